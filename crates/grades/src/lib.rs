@@ -1,0 +1,1 @@
+//! GradES: the method, without a tensor framework.
