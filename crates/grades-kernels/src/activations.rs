@@ -1,0 +1,157 @@
+//! Activation functions, plain and gated (`activation(gate) · up`, Shazeer 2020, arXiv 2002.05202), with gradients.
+
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
+
+use rayon::prelude::*;
+
+use crate::dispatch::multiversion;
+use crate::math::{erf, exp, mul_add, sigmoid, tanh};
+
+/// An activation function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)`; gated, it is SwiGLU.
+    Silu,
+    /// `x · Φ(x)` with the error function: `gelu` of Hugging Face.
+    Gelu,
+    /// `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`: `gelu_pytorch_tanh` and `gelu_new`.
+    GeluTanh,
+}
+
+/// Elements of a block of work.
+const BLOCK: usize = 8192;
+
+/// `out = activation(x)`, all of one length.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn activate(activation: Activation, x: &[f32], out: &mut [f32]) {
+    assert_eq!(out.len(), x.len());
+    x.par_chunks(BLOCK).zip(out.par_chunks_mut(BLOCK)).for_each(|(x, out)| match activation {
+        Activation::Silu => plain_silu(x, out),
+        Activation::Gelu => plain_gelu(x, out),
+        Activation::GeluTanh => plain_gelu_tanh(x, out),
+    });
+}
+
+/// `dx = dout · activation′(x)`, all of one length.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn activate_backward(activation: Activation, x: &[f32], dout: &[f32], dx: &mut [f32]) {
+    assert_eq!(dout.len(), x.len());
+    assert_eq!(dx.len(), x.len());
+    x.par_chunks(BLOCK).zip(dout.par_chunks(BLOCK)).zip(dx.par_chunks_mut(BLOCK)).for_each(|((x, dout), dx)| {
+        match activation {
+            Activation::Silu => plain_silu_backward(x, dout, dx),
+            Activation::Gelu => plain_gelu_backward(x, dout, dx),
+            Activation::GeluTanh => plain_gelu_tanh_backward(x, dout, dx),
+        }
+    });
+}
+
+/// `out = activation(gate) · up`, all of one length.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn gated(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert_eq!(up.len(), gate.len());
+    assert_eq!(out.len(), gate.len());
+    gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)).zip(out.par_chunks_mut(BLOCK)).for_each(|((gate, up), out)| {
+        match activation {
+            Activation::Silu => gated_silu(gate, up, out),
+            Activation::Gelu => gated_gelu(gate, up, out),
+            Activation::GeluTanh => gated_gelu_tanh(gate, up, out),
+        }
+    });
+}
+
+/// `dgate = dout · up · activation′(gate)` and `dup = dout · activation(gate)`, all of one length.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn gated_backward(
+    activation: Activation,
+    gate: &[f32],
+    up: &[f32],
+    dout: &[f32],
+    dgate: &mut [f32],
+    dup: &mut [f32],
+) {
+    assert_eq!(up.len(), gate.len());
+    assert_eq!(dout.len(), gate.len());
+    assert_eq!(dgate.len(), gate.len());
+    assert_eq!(dup.len(), gate.len());
+    gate.par_chunks(BLOCK)
+        .zip(up.par_chunks(BLOCK))
+        .zip(dout.par_chunks(BLOCK))
+        .zip(dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK)))
+        .for_each(|(((gate, up), dout), (dgate, dup))| match activation {
+            Activation::Silu => gated_silu_backward(gate, up, dout, dgate, dup),
+            Activation::Gelu => gated_gelu_backward(gate, up, dout, dgate, dup),
+            Activation::GeluTanh => gated_gelu_tanh_backward(gate, up, dout, dgate, dup),
+        });
+}
+
+/// Value and derivative of SiLU.
+#[inline(always)]
+fn silu<const FMA: bool>(x: f32) -> (f32, f32) {
+    let s = sigmoid::<FMA>(x);
+    (x * s, s * mul_add::<FMA>(x, 1.0 - s, 1.0))
+}
+
+/// Value and derivative of GeLU.
+#[inline(always)]
+fn gelu<const FMA: bool>(x: f32) -> (f32, f32) {
+    let cumulative = 0.5 * (1.0 + erf::<FMA>(x * FRAC_1_SQRT_2));
+    let density = exp::<FMA>(-0.5 * x * x) * (FRAC_2_SQRT_PI / (2.0 * SQRT_2));
+    (x * cumulative, mul_add::<FMA>(x, density, cumulative))
+}
+
+/// Value and derivative of GeLU's tanh approximation.
+#[inline(always)]
+fn gelu_tanh<const FMA: bool>(x: f32) -> (f32, f32) {
+    const C: f32 = 0.797_884_6; // √(2/π)
+    let square = x * x;
+    let t = tanh::<FMA>(C * x * mul_add::<FMA>(0.044_715, square, 1.0));
+    let slope = C * mul_add::<FMA>(3.0 * 0.044_715, square, 1.0);
+    let half = 0.5 * (1.0 + t);
+    (x * half, mul_add::<FMA>(0.5 * x * slope, mul_add::<FMA>(-t, t, 1.0), half))
+}
+
+/// The four loops over one activation; the function is inlined into each, so each is vectorised.
+macro_rules! loops {
+    ($function:ident: $plain:ident $plain_backward:ident $gated:ident $gated_backward:ident) => {
+        multiversion! {
+            fn $plain<FMA>(x: &[f32], out: &mut [f32]) {
+                for (x, out) in x.iter().zip(out) {
+                    *out = $function::<FMA>(*x).0;
+                }
+            }
+
+            fn $plain_backward<FMA>(x: &[f32], dout: &[f32], dx: &mut [f32]) {
+                for ((x, dout), dx) in x.iter().zip(dout).zip(dx) {
+                    *dx = dout * $function::<FMA>(*x).1;
+                }
+            }
+
+            fn $gated<FMA>(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                for ((gate, up), out) in gate.iter().zip(up).zip(out) {
+                    *out = $function::<FMA>(*gate).0 * up;
+                }
+            }
+
+            fn $gated_backward<FMA>(gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+                for (((gate, up), dout), (dgate, dup)) in gate.iter().zip(up).zip(dout).zip(dgate.iter_mut().zip(dup)) {
+                    let (value, slope) = $function::<FMA>(*gate);
+                    *dgate = dout * up * slope;
+                    *dup = dout * value;
+                }
+            }
+        }
+    };
+}
+
+loops!(silu: plain_silu plain_silu_backward gated_silu gated_silu_backward);
+loops!(gelu: plain_gelu plain_gelu_backward gated_gelu gated_gelu_backward);
+loops!(gelu_tanh: plain_gelu_tanh plain_gelu_tanh_backward gated_gelu_tanh gated_gelu_tanh_backward);

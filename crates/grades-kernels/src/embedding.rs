@@ -1,0 +1,74 @@
+//! Looking up rows of an embedding, and adding their gradients back.
+
+use rayon::prelude::*;
+
+use crate::OutOfRange;
+
+/// Rows of a block of work.
+const BLOCK_ROWS: usize = 64;
+
+/// Copies row `ids[i]` of `weight [vocab, width]` into row `i` of `out [ids, width]`.
+///
+/// # Errors
+/// If an id lies outside the vocabulary; nothing is then written.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn gather(weight: &[f32], width: usize, ids: &[i64], out: &mut [f32]) -> Result<(), OutOfRange> {
+    assert_eq!(out.len(), ids.len() * width);
+    check(ids, weight.len(), width)?;
+    if out.is_empty() {
+        return Ok(());
+    }
+    out.par_chunks_mut(BLOCK_ROWS * width).zip(ids.par_chunks(BLOCK_ROWS)).for_each(|(out, ids)| {
+        for (out, &id) in out.chunks_exact_mut(width).zip(ids) {
+            out.copy_from_slice(&weight[id as usize * width..][..width]);
+        }
+    });
+    Ok(())
+}
+
+/// Adds row `i` of `dout [ids, width]` to row `ids[i]` of `dweight [vocab, width]`, in the order of the ids.
+///
+/// # Errors
+/// If an id lies outside the vocabulary; nothing is then written.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn scatter_add(dout: &[f32], width: usize, ids: &[i64], dweight: &mut [f32]) -> Result<(), OutOfRange> {
+    assert_eq!(dout.len(), ids.len() * width);
+    check(ids, dweight.len(), width)?;
+    if dout.is_empty() {
+        return Ok(());
+    }
+    // Sorted by id, the work falls into ranges of the vocabulary that no two threads share.
+    let mut rows: Vec<usize> = (0..ids.len()).collect();
+    rows.sort_by_key(|&row| ids[row]);
+    let mut jobs = Vec::new();
+    let (mut rest, mut taken) = (dweight, 0);
+    for same_id in rows.chunk_by(|&a, &b| ids[a] == ids[b]) {
+        let start = ids[same_id[0]] as usize * width;
+        let (_, after) = std::mem::take(&mut rest).split_at_mut(start - taken);
+        let (target, after) = after.split_at_mut(width);
+        rest = after;
+        taken = start + width;
+        jobs.push((target, same_id));
+    }
+    jobs.into_par_iter().with_min_len(BLOCK_ROWS).for_each(|(target, rows)| {
+        for &row in rows {
+            for (target, gradient) in target.iter_mut().zip(&dout[row * width..]) {
+                *target += gradient;
+            }
+        }
+    });
+    Ok(())
+}
+
+fn check(ids: &[i64], len: usize, width: usize) -> Result<(), OutOfRange> {
+    assert!(width > 0);
+    let limit = len / width;
+    match ids.iter().position(|&id| !usize::try_from(id).is_ok_and(|id| id < limit)) {
+        Some(row) => Err(OutOfRange { what: "token id", row, value: ids[row], limit }),
+        None => Ok(()),
+    }
+}
