@@ -1,0 +1,8 @@
+//! Multiple-choice benchmarks by log-likelihood, with the conventions of lm-evaluation-harness 0.4.
+
+pub mod score;
+pub mod task;
+mod tasks;
+
+pub use score::{LogLikelihood, QuestionScore, TaskScore};
+pub use task::{Question, Task};

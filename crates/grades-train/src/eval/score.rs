@@ -1,0 +1,7 @@
+//! x
+/// x
+pub trait LogLikelihood {}
+/// x
+pub struct QuestionScore;
+/// x
+pub struct TaskScore;
