@@ -4,26 +4,19 @@
 //! in one loop and no family has to list its own again.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use grades::UnitId;
+use grades::{Companion, UnitId};
 
 use crate::Error;
 
 /// Where a parameter belongs, which decides when it is frozen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A projection matrix or its bias: a unit of freezing.
     Unit(UnitId),
-    /// A norm of one decoder layer.
-    LayerNorm {
-        /// The layer, from 0.
-        layer: usize,
-    },
-    /// The input embedding (and the head too, where they are tied).
-    Embedding,
-    /// The norm before the head.
-    FinalNorm,
-    /// An untied head.
-    Head,
+    /// What may freeze with the units around it: a layer's norms, the input embedding.
+    Companion(Companion),
+    /// What trains until the end: the last norm, an untied head.
+    Always,
 }
 
 /// One parameter tensor.

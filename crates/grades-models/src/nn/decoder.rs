@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use grades::{Role, Tower, UnitId};
+use grades::{Companion, Role, Tower, UnitId};
 
 use super::{Rope, RopeScaling};
 use crate::Error;
@@ -124,13 +124,14 @@ impl Decoder {
     pub fn load(config: DecoderConfig, source: &dyn Source, device: &Device) -> Result<Self, Error> {
         let mut builder = Builder::new(source, device);
         let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
-        let embedding = builder.add("model.embed_tokens.weight", &[vocabulary, hidden], Place::Embedding)?;
+        let input = Place::Companion(Companion::Embedding { tower: Tower::Language });
+        let embedding = builder.add("model.embed_tokens.weight", &[vocabulary, hidden], input)?;
         let layers = (0..config.num_hidden_layers).map(|index| Layer::load(&config, index, &mut builder));
         let layers = layers.collect::<Result<_, _>>()?;
-        let norm = builder.add("model.norm.weight", &[hidden], Place::FinalNorm)?;
+        let norm = builder.add("model.norm.weight", &[hidden], Place::Always)?;
         let head = match config.tie_word_embeddings {
             true => None,
-            false => Some(builder.add("lm_head.weight", &[vocabulary, hidden], Place::Head)?),
+            false => Some(builder.add("lm_head.weight", &[vocabulary, hidden], Place::Always)?),
         };
         let rope = Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling);
         Ok(Self { parameters: builder.finish(), config, embedding, layers, norm, head, rope })
@@ -266,14 +267,15 @@ impl Layer {
         let query = config.num_attention_heads * config.head_dim;
         let key = config.num_key_value_heads * config.head_dim;
         let norm = |builder: &mut Builder<'_>, name: &str| {
-            builder.add(&format!("model.layers.{index}.{name}.weight"), &[hidden], Place::LayerNorm { layer: index })
+            let norms = Companion::Norms { tower: Tower::Language, layer: index };
+            builder.add(&format!("model.layers.{index}.{name}.weight"), &[hidden], Place::Companion(norms))
         };
         let projection = |builder: &mut Builder<'_>, bias: bool, parts: &[(&str, Role, usize, usize)]| {
             let mut projection = Projection { weights: Vec::new(), biases: Vec::new() };
             for &(name, role, rows, columns) in parts {
-                let unit = Place::Unit(UnitId { tower: Tower::Language, layer: index, role });
+                let unit = Place::Unit(UnitId::language(index, role));
                 let name = format!("model.layers.{index}.{name}");
-                projection.weights.push(builder.add(&format!("{name}.weight"), &[rows, columns], unit.clone())?);
+                projection.weights.push(builder.add(&format!("{name}.weight"), &[rows, columns], unit)?);
                 if bias {
                     projection.biases.push(builder.add(&format!("{name}.bias"), &[rows], unit)?);
                 }
