@@ -1,1 +1,4 @@
 //! Transformer models on Burn.
+
+pub mod tokenizer;
+pub mod weights;
