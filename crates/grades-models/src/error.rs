@@ -1,7 +1,5 @@
 //! What can go wrong with a model.
 
-use std::path::PathBuf;
-
 /// An error of this crate; its message is one sentence that names the file or key and the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -40,14 +38,9 @@ pub enum Error {
         /// The backend's message.
         reason: String,
     },
-    /// A file could not be read or written.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's message.
-        source: std::io::Error,
-    },
+    /// The checkpoint's files.
+    #[error(transparent)]
+    Weights(#[from] crate::weights::WeightsError),
 }
 
 impl Error {

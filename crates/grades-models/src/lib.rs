@@ -8,6 +8,8 @@ pub mod nn;
 pub mod ops;
 pub mod parameters;
 pub mod registry;
+pub mod tokenizer;
+pub mod weights;
 
 pub use error::Error;
 pub use nn::{Decoder, KvCache, Tokens};

@@ -7,6 +7,7 @@ use crate::config::HfConfig;
 use crate::families::{llama, mistral, qwen2};
 use crate::nn::{Decoder, DecoderConfig};
 use crate::parameters::Source;
+use crate::weights::Checkpoint;
 
 type Family = (&'static str, fn(&HfConfig) -> Result<DecoderConfig, Error>);
 
@@ -36,4 +37,22 @@ pub fn decoder_config(config: &HfConfig) -> Result<DecoderConfig, Error> {
 /// As [`decoder_config`] and [`Decoder::load`].
 pub fn load(config: &HfConfig, source: &dyn Source, device: &Device) -> Result<Decoder, Error> {
     Decoder::load(decoder_config(config)?, source, device)
+}
+
+/// The model of a checkpoint on disk, read tensor by tensor.
+///
+/// # Errors
+/// As [`load`], and if a file cannot be read.
+pub fn open(checkpoint: &Checkpoint, device: &Device) -> Result<Decoder, Error> {
+    load(&HfConfig::new(checkpoint.config()?.clone())?, checkpoint, device)
+}
+
+impl Source for Checkpoint {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.info(name).ok().map(|info| info.shape.clone())
+    }
+
+    fn load(&self, name: &str, _: &[usize]) -> Result<Vec<f32>, Error> {
+        Ok(self.load_f32(name)?)
+    }
 }
