@@ -130,10 +130,6 @@ impl HfConfig {
                 high_freq_factor: number("high_freq_factor")?,
                 original_max_position_embeddings: number("original_max_position_embeddings")?,
             },
-            Some("divisors") => RopeScaling::Divisors(
-                optional(parameters, "divisors")?
-                    .ok_or_else(|| Error::config("lacks `divisors` in its rope scaling"))?,
-            ),
             Some(other) => {
                 return Err(Error::config(format!(
                     "has the rope type `{other}`; supported are default, linear and llama3"

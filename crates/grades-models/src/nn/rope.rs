@@ -27,8 +27,6 @@ pub enum RopeScaling {
         /// The length that the model was first trained with.
         original_max_position_embeddings: f64,
     },
-    /// A divisor for each pair of dimensions, as GGUF files store the scaling, `[head_dim / 2]`.
-    Divisors(Vec<f32>),
 }
 
 /// The rotary embedding of one model: makes its tables, as long as the texts that come.
@@ -43,8 +41,7 @@ impl Rope {
     #[must_use]
     pub fn new(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Self {
         let frequencies = (0..head_dim / 2).map(|pair| {
-            let frequency = theta.powf(-2.0 * pair as f64 / head_dim as f64);
-            scale(frequency, pair, scaling)
+            scale(theta.powf(-2.0 * pair as f64 / head_dim as f64), scaling)
         });
         let empty = Arc::new(RopeTable { cos: Vec::new(), sin: Vec::new() });
         Self { frequencies: frequencies.collect(), table: Mutex::new((0, empty)) }
@@ -65,11 +62,10 @@ impl Rope {
     }
 }
 
-fn scale(frequency: f64, pair: usize, scaling: &RopeScaling) -> f64 {
+fn scale(frequency: f64, scaling: &RopeScaling) -> f64 {
     match scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
-        RopeScaling::Divisors(divisors) => frequency / divisors.get(pair).map_or(1.0, |&d| f64::from(d)),
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
             let turns = original_max_position_embeddings * frequency / (2.0 * PI);
             let smooth = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);

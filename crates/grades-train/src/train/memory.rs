@@ -19,3 +19,11 @@ pub fn peak() -> Option<u64> {
 pub fn resident() -> Option<u64> {
     status("VmRSS:")
 }
+
+/// The processor's name (Linux only).
+#[must_use]
+pub fn processor() -> Option<String> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = info.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
