@@ -61,9 +61,12 @@ fn methods_are_chosen_by_name() {
         (r#"{"method": "none"}"#, "none"),
         (r#"{"method": "grades", "tau": 1.5, "alpha": 0.5}"#, "grades"),
         (r#"{"method": "validation_loss", "patience": 5}"#, "validation_loss"),
+        (r#"{"method": "autofreeze", "num_intervals": 5}"#, "autofreeze"),
+        (r#"{"method": "aflora", "window": 5}"#, "aflora"),
+        (r#"{"method": "loraf", "sparsity": 0.5}"#, "loraf"),
     ] {
         let method: EarlyStopping = serde_json::from_str(json).unwrap();
-        assert_eq!(method.build(&units, 100).unwrap().name(), name);
+        assert_eq!((method.name(), method.build(&units, 100).unwrap().name()), (name, name));
         let written = serde_json::to_string(&method).unwrap();
         assert_eq!(serde_json::from_str::<EarlyStopping>(&written).unwrap(), method);
     }
