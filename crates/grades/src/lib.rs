@@ -70,7 +70,8 @@ pub use monitor::Monitor;
 pub use norm::{Norm, ShapeError};
 pub use policy::auto::{AutoTau, Parts};
 pub use policy::{
-    Cost, EarlyStopping, Elements, NoPolicy, NoneConfig, Observation, Policy, PolicyMemory, PolicyState,
+    AfLora, AfLoraConfig, AfLoraState, AutoFreeze, AutoFreezeConfig, AutoFreezeState, Cost, EarlyStopping, Elements,
+    Loraf, LorafConfig, LorafState, NoPolicy, NoneConfig, Observation, Policy, PolicyMemory, PolicyState,
     ValidationLoss, ValidationLossConfig, ValidationLossState,
 };
 pub use preset::Preset;

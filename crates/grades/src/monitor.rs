@@ -163,6 +163,11 @@ impl Monitor {
         &self.config
     }
 
+    /// The last step observed, 0 before the first.
+    pub fn last_step(&self) -> usize {
+        self.last_step
+    }
+
     /// The grace period in steps: decisions are made at later steps only.
     pub fn grace(&self) -> usize {
         self.grace

@@ -75,13 +75,11 @@ pub enum RestoreError {
         /// The method of this run.
         current: &'static str,
     },
-    /// Arrays that are missing or have changed their size.
-    #[error("the saved state lacks the array `{name}` of {expected} values: resume from a complete checkpoint")]
+    /// An array that is missing or has changed its size.
+    #[error("the saved state lacks the array `{name}` or holds it in another size: resume from a complete checkpoint")]
     Buffer {
         /// The array.
         name: String,
-        /// Values expected.
-        expected: usize,
     },
 }
 

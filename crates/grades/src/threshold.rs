@@ -103,15 +103,32 @@ impl Tau {
     }
 }
 
-/// Whether `text` matches `pattern` with `*` and `?`.
+/// Whether `text` matches `pattern` with `*` and `?`. Takes quadratic time at most: only the last `*` is retried.
 fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.split_first(), text.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => (0..=text.len()).any(|skip| wildcard(rest, &text[skip..])),
-        (Some((b'?', rest)), Some((_, text))) => wildcard(rest, text),
-        (Some((a, rest)), Some((b, text))) => a == b && wildcard(rest, text),
-        _ => false,
+    let (mut p, mut t) = (0, 0);
+    // Where the last `*` stands and the end of what it has swallowed so far.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(c) if *c == b'?' || *c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => {
+                let Some((at, end)) = star else {
+                    return false;
+                };
+                star = Some((at, end + 1));
+                p = at + 1;
+                t = end + 1;
+            }
+        }
     }
+    pattern[p..].iter().all(|c| *c == b'*')
 }
 
 impl fmt::Display for Tau {

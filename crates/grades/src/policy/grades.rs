@@ -4,7 +4,6 @@ use super::{Cost, Observation, Policy, PolicyMemory, PolicyState};
 use crate::decision::{Decision, Wants};
 use crate::monitor::Monitor;
 use crate::state::RestoreError;
-use crate::unit::UnitId;
 
 pub(super) const NAME: &str = "grades";
 
@@ -21,8 +20,13 @@ impl Policy for Monitor {
         Self::observe(self, step, observation.measurements)
     }
 
-    fn frozen(&self) -> Vec<UnitId> {
-        Self::frozen(self).into_iter().collect()
+    fn in_force(&self) -> Decision {
+        Decision {
+            step: self.last_step(),
+            freeze: Self::frozen(self).into_iter().collect(),
+            freeze_companions: self.frozen_companions().into_iter().collect(),
+            ..Decision::default()
+        }
     }
 
     fn cost(&self) -> Cost {

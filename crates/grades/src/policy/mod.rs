@@ -1,10 +1,14 @@
 //! Every way of ending or thinning out training early, behind one trait.
 //!
-//! The training loop treats them alike. At each step (0 is before the first update) it asks [`Policy::wants`], passes
-//! what was asked for in an [`Observation`], and applies the [`Decision`].
+//! The training loop treats them alike. At the start, fresh or restored, it applies [`Policy::in_force`]. At each step
+//! (0 is before the first update) it asks [`Policy::wants`], passes what was asked for in an [`Observation`], and applies
+//! the [`Decision`].
 
+mod aflora;
 pub(crate) mod auto;
+mod autofreeze;
 mod grades;
+mod loraf;
 mod none;
 mod validation_loss;
 
@@ -20,6 +24,9 @@ use crate::signal::Measurement;
 use crate::state::{MonitorState, RestoreError};
 use crate::unit::UnitId;
 
+pub use aflora::{AfLora, AfLoraConfig, AfLoraState};
+pub use autofreeze::{AutoFreeze, AutoFreezeConfig, AutoFreezeState};
+pub use loraf::{Loraf, LorafConfig, LorafState};
 pub use none::{NoPolicy, NoneConfig};
 pub use validation_loss::{ValidationLoss, ValidationLossConfig, ValidationLossState};
 
@@ -71,8 +78,14 @@ pub trait Policy: fmt::Debug + Send {
     /// it for others does no harm. A value that is missing or not finite never freezes or stops anything.
     fn observe(&mut self, step: usize, observation: &Observation<'_>) -> Decision;
 
+    /// All that was decided and still holds, as one decision: what to apply to a model before its first step, freshly
+    /// started or restored. Some methods freeze something from the beginning.
+    fn in_force(&self) -> Decision;
+
     /// The units that are frozen, in order.
-    fn frozen(&self) -> Vec<UnitId>;
+    fn frozen(&self) -> Vec<UnitId> {
+        self.in_force().freeze
+    }
 
     /// What its checks have cost so far.
     fn cost(&self) -> Cost;
@@ -111,6 +124,12 @@ pub enum PolicyMemory {
     Grades(MonitorState),
     /// Of [`ValidationLoss`].
     ValidationLoss(ValidationLossState),
+    /// Of [`AutoFreeze`].
+    Autofreeze(AutoFreezeState),
+    /// Of [`AfLora`].
+    Aflora(AfLoraState),
+    /// Of [`Loraf`].
+    Loraf(LorafState),
 }
 
 impl PolicyMemory {
@@ -120,6 +139,9 @@ impl PolicyMemory {
             Self::None => none::NAME,
             Self::Grades(_) => grades::NAME,
             Self::ValidationLoss(_) => validation_loss::NAME,
+            Self::Autofreeze(_) => autofreeze::NAME,
+            Self::Aflora(_) => aflora::NAME,
+            Self::Loraf(_) => loraf::NAME,
         }
     }
 }
@@ -134,6 +156,12 @@ pub enum EarlyStopping {
     Grades(Config),
     /// Classic early stopping on the validation loss.
     ValidationLoss(ValidationLossConfig),
+    /// AutoFreeze: a growing prefix of layers.
+    Autofreeze(AutoFreezeConfig),
+    /// AFLoRA: adapter tensors along a schedule; LoRA only.
+    Aflora(AfLoraConfig),
+    /// LoRAF: A fixed, B sparse; LoRA only.
+    Loraf(LorafConfig),
 }
 
 impl Default for EarlyStopping {
@@ -152,6 +180,54 @@ impl EarlyStopping {
             Self::None(_) => Box::new(NoPolicy),
             Self::Grades(config) => Box::new(Monitor::new(config.clone(), units, planned_steps)?),
             Self::ValidationLoss(config) => Box::new(ValidationLoss::new(config.clone(), planned_steps)?),
+            Self::Autofreeze(config) => Box::new(AutoFreeze::new(config.clone(), units, planned_steps)?),
+            Self::Aflora(config) => Box::new(AfLora::new(config.clone(), units, planned_steps)?),
+            Self::Loraf(config) => Box::new(Loraf::new(config.clone(), units, planned_steps)?),
         })
+    }
+}
+
+impl EarlyStopping {
+    /// The name that a config writes as `method`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::None(_) => none::NAME,
+            Self::Grades(_) => grades::NAME,
+            Self::ValidationLoss(_) => validation_loss::NAME,
+            Self::Autofreeze(_) => autofreeze::NAME,
+            Self::Aflora(_) => aflora::NAME,
+            Self::Loraf(_) => loraf::NAME,
+        }
+    }
+
+    /// Whether the method is defined for LoRA adapter pairs only. A policy cannot tell pairs from whole weights: check
+    /// before building.
+    pub fn needs_lora(&self) -> bool {
+        matches!(self, Self::Aflora(_) | Self::Loraf(_))
+    }
+}
+
+/// Fails unless both runs have the same options and planned steps.
+fn check_run_of<C: fmt::Debug>(saved: (&C, usize), current: (&C, usize)) -> Result<(), RestoreError> {
+    // Compared as text: numbers that passed through JSON may differ in the last bit.
+    let (of_saved, of_current) = (format!("{:?}", saved.0), format!("{:?}", current.0));
+    if of_saved != of_current {
+        return Err(RestoreError::Config { saved: of_saved, current: of_current });
+    }
+    if saved.1 != current.1 {
+        return Err(RestoreError::PlannedSteps { saved: saved.1, current: current.1 });
+    }
+    Ok(())
+}
+
+/// Takes an array out of a saved state.
+fn take_buffer(
+    buffers: &mut BTreeMap<String, Vec<f32>>,
+    name: String,
+    expected: Option<usize>,
+) -> Result<Vec<f32>, RestoreError> {
+    match buffers.remove(&name) {
+        Some(values) if expected.is_none_or(|len| len == values.len()) => Ok(values),
+        _ => Err(RestoreError::Buffer { name }),
     }
 }

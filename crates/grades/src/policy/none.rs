@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use super::{Cost, Observation, Policy, PolicyMemory, PolicyState};
 use crate::decision::{Decision, Wants};
 use crate::state::RestoreError;
-use crate::unit::UnitId;
 
 pub(super) const NAME: &str = "none";
 
@@ -31,8 +30,8 @@ impl Policy for NoPolicy {
         Decision { step, ..Decision::default() }
     }
 
-    fn frozen(&self) -> Vec<UnitId> {
-        Vec::new()
+    fn in_force(&self) -> Decision {
+        Decision::default()
     }
 
     fn cost(&self) -> Cost {

@@ -6,7 +6,6 @@ use super::{Cost, Observation, Policy, PolicyMemory, PolicyState};
 use crate::config::{ConfigError, require, share_of_steps};
 use crate::decision::{Decision, StopReason, Wants};
 use crate::state::{RestoreError, exact};
-use crate::unit::UnitId;
 
 pub(super) const NAME: &str = "validation_loss";
 
@@ -131,8 +130,8 @@ impl Policy for ValidationLoss {
         decision
     }
 
-    fn frozen(&self) -> Vec<UnitId> {
-        Vec::new()
+    fn in_force(&self) -> Decision {
+        Decision { step: self.state.last_step, ..Decision::default() }
     }
 
     fn cost(&self) -> Cost {
@@ -152,13 +151,7 @@ impl Policy for ValidationLoss {
             PolicyMemory::ValidationLoss(saved) => saved,
             other => return Err(RestoreError::Policy { saved: other.name(), current: NAME }),
         };
-        let (described, current) = (format!("{:?}", saved.config), format!("{:?}", self.state.config));
-        if described != current {
-            return Err(RestoreError::Config { saved: described, current });
-        }
-        if saved.planned_steps != self.state.planned_steps {
-            return Err(RestoreError::PlannedSteps { saved: saved.planned_steps, current: self.state.planned_steps });
-        }
+        super::check_run_of((&saved.config, saved.planned_steps), (&self.state.config, self.state.planned_steps))?;
         self.state = saved;
         Ok(())
     }
