@@ -214,3 +214,95 @@ macro_rules! loops {
 loops!(silu: plain_silu plain_silu_backward gated_silu gated_silu_backward);
 loops!(gelu: plain_gelu plain_gelu_backward gated_gelu gated_gelu_backward);
 loops!(gelu_tanh: plain_gelu_tanh plain_gelu_tanh_backward gated_gelu_tanh gated_gelu_tanh_backward);
+
+#[cfg(test)]
+mod tests {
+    use super::{Activation, activate, activate_backward, gated, gated_backward};
+    use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
+
+    const ALL: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh];
+
+    fn reference(activation: Activation, x: f64) -> f64 {
+        match activation {
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::Gelu => {
+                let (mut term, mut sum) = (x / 2.0_f64.sqrt(), x / 2.0_f64.sqrt());
+                for n in 1..150 {
+                    term *= -x * x / 2.0 / f64::from(n);
+                    sum += term / f64::from(2 * n + 1);
+                }
+                x * 0.5 * (1.0 + sum * std::f64::consts::FRAC_2_SQRT_PI)
+            }
+            Activation::GeluTanh => {
+                let inside = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+                x * 0.5 * (1.0 + inside.tanh())
+            }
+        }
+    }
+
+    fn spread(seed: u64, count: usize) -> Vec<f32> {
+        numbers(seed, count).iter().map(|x| 4.0 * x).collect()
+    }
+
+    #[test]
+    fn plain_activations_equal_the_reference_and_its_differences() {
+        for activation in ALL {
+            for len in [0, 1, 15, 100, 8200] {
+                let (x, dout) = (spread(1, len), numbers(2, len));
+                let results = on_any_threads(|| {
+                    let [mut out, mut dx] = std::array::from_fn(|_| vec![f32::NAN; len]);
+                    activate(activation, &x, &mut out);
+                    activate_backward(activation, &x, &dout, &mut dx);
+                    vec![out, dx]
+                });
+                let expected: Vec<f64> = x.iter().map(|&x| reference(activation, f64::from(x))).collect();
+                assert_close(&results[0], &expected, 1e-6, &format!("{activation:?}"));
+                let loss =
+                    |x: &[f64]| x.iter().zip(&dout).map(|(&x, &d)| reference(activation, x) * f64::from(d)).sum();
+                if len <= 100 {
+                    assert_gradient(loss, &x, &results[1], &format!("{activation:?}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gated_activations_equal_the_reference_and_its_differences() {
+        for activation in ALL {
+            for len in [0, 1, 50, 8193] {
+                let (gate, up, dout) = (spread(1, len), numbers(2, len), numbers(3, len));
+                let results = on_any_threads(|| {
+                    let [mut out, mut dgate, mut dup] = std::array::from_fn(|_| vec![f32::NAN; len]);
+                    gated(activation, &gate, &up, &mut out);
+                    gated_backward(activation, &gate, &up, &dout, &mut dgate, &mut dup);
+                    vec![out, dgate, dup]
+                });
+                let product = |gate: &[f64], up: &[f64]| -> Vec<f64> {
+                    gate.iter().zip(up).map(|(&gate, up)| reference(activation, gate) * up).collect()
+                };
+                let (gate64, up64) = (in_f64(&gate), in_f64(&up));
+                assert_close(&results[0], &product(&gate64, &up64), 1e-6, &format!("{activation:?}"));
+                if len <= 50 {
+                    let loss = |gate: &[f64]| inner(&product(gate, &up64), &dout);
+                    assert_gradient(loss, &gate, &results[1], &format!("{activation:?} dgate"));
+                    let loss = |up: &[f64]| inner(&product(&gate64, up), &dout);
+                    assert_gradient(loss, &up, &results[2], &format!("{activation:?} dup"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn far_from_zero_they_are_the_identity_or_nothing() {
+        for activation in ALL {
+            let x = [-1e4, -100.0, 100.0, 1e4];
+            let (mut out, mut slope) = ([f32::NAN; 4], [f32::NAN; 4]);
+            activate(activation, &x, &mut out);
+            activate_backward(activation, &x, &[1.0; 4], &mut slope);
+            for (out, expected) in out.iter().zip([0.0, 0.0, 100.0, 1e4]) {
+                assert!((out - expected).abs() <= 1e-6 * expected.max(1.0), "{activation:?}: {out}");
+            }
+            assert_close(&slope, &[0.0, 0.0, 1.0, 1.0], 1e-6, &format!("{activation:?}"));
+        }
+    }
+}

@@ -194,3 +194,132 @@ multiversion! {
         total.ln() as f32 - own
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Head, HeadGradients, NO_LABEL, for_each_chunk, labelled_rows, linear_cross_entropy, log_likelihood};
+    use crate::OutOfRange;
+    use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
+
+    /// Losses of all rows in f64.
+    fn reference(hidden: &[f64], weight: &[f64], labels: &[i64], size: usize) -> Vec<f64> {
+        let loss = |(row, &label): (usize, &i64)| {
+            if label == NO_LABEL {
+                return 0.0;
+            }
+            let hidden = &hidden[row * size..][..size];
+            let logit = |w: &[f64]| w.iter().zip(hidden).map(|(w, h)| w * h).sum::<f64>();
+            let logits: Vec<f64> = weight.chunks(size).map(logit).collect();
+            logits.iter().map(|l| l.exp()).sum::<f64>().ln() - logits[label as usize]
+        };
+        labels.iter().enumerate().map(loss).collect()
+    }
+
+    fn labels(rows: usize, vocab: usize) -> Vec<i64> {
+        (0..rows).map(|row| if row % 3 == 1 { NO_LABEL } else { (row * 7 % vocab) as i64 }).collect()
+    }
+
+    #[test]
+    fn loss_and_gradients_equal_the_reference_and_its_differences() {
+        for (rows, size, vocab) in [(0, 3, 5), (1, 1, 1), (5, 3, 7), (20, 9, 33), (2, 5, 40)] {
+            // Three times the usual spread, so that the losses differ.
+            let hidden: Vec<f32> = numbers(1, rows * size).iter().map(|x| 3.0 * x).collect();
+            let weight = numbers(2, vocab * size);
+            let labels = labels(rows, vocab);
+            let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+            let before = numbers(3, weight.len());
+            let results = on_any_threads(|| {
+                let (mut dhidden, mut dweight) = (vec![f32::NAN; hidden.len()], before.clone());
+                let gradients = HeadGradients { dhidden: Some(&mut dhidden), dweight: Some(&mut dweight) };
+                let loss = linear_cross_entropy(head, gradients).unwrap();
+                assert_eq!(linear_cross_entropy(head, HeadGradients::default()).unwrap(), loss);
+                let mut alone = vec![f32::NAN; hidden.len()];
+                linear_cross_entropy(head, HeadGradients { dhidden: Some(&mut alone), dweight: None }).unwrap();
+                assert_eq!(alone, dhidden);
+                let sum = vec![loss.sum as f32, loss.count as f32];
+                vec![loss.rows, dhidden, dweight, sum]
+            });
+            let (hidden64, weight64) = (in_f64(&hidden), in_f64(&weight));
+            let expected = reference(&hidden64, &weight64, &labels, size);
+            let what = format!("{rows} rows of {size}, vocabulary {vocab}");
+            assert_close(&results[0], &expected, 2e-6, &what);
+            let total = [expected.iter().sum(), labels.iter().filter(|&&l| l != NO_LABEL).count() as f64];
+            assert_close(&results[3], &total, 2e-6, &what);
+            let loss = |hidden: &[f64]| reference(hidden, &weight64, &labels, size).iter().sum();
+            assert_gradient(loss, &hidden, &results[1], &what);
+            let added: Vec<f32> = results[2].iter().zip(&before).map(|(after, before)| after - before).collect();
+            let loss = |weight: &[f64]| reference(&hidden64, weight, &labels, size).iter().sum();
+            assert_gradient(loss, &weight, &added, &what);
+        }
+    }
+
+    #[test]
+    fn chunks_together_equal_the_whole() {
+        // A vocabulary of which a chunk holds 16 rows only.
+        let (rows, size, vocab) = (50, 2, 1 << 20);
+        let (hidden, weight) = (numbers(1, rows * size), numbers(2, vocab * size));
+        let labels: Vec<i64> = (0..rows as i64).map(|row| row * 20_000).collect();
+        let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+        let mut chunks = Vec::new();
+        for_each_chunk(&head, &labelled_rows(&head).unwrap(), |rows, _, _| chunks.push(rows.len()));
+        assert_eq!(chunks, [16, 16, 16, 2]);
+        let mut dhidden = vec![0.0; hidden.len()];
+        let gradients = HeadGradients { dhidden: Some(&mut dhidden), dweight: None };
+        let loss = linear_cross_entropy(head, gradients).unwrap();
+        let expected = reference(&in_f64(&hidden), &in_f64(&weight), &labels, size);
+        assert_close(&loss.rows, &expected, 2e-6, "losses");
+        for row in [0, 15, 16, 49] {
+            let state = &hidden[row * size..][..size];
+            let exps = weight.chunks(size).map(|w| inner(&in_f64(w), state).exp());
+            let mut expected = vec![0.0; size];
+            let mut total = 0.0;
+            for (w, exp) in weight.chunks(size).zip(exps) {
+                total += exp;
+                expected.iter_mut().zip(w).for_each(|(e, &w)| *e += exp * f64::from(w));
+            }
+            let own = &weight[labels[row] as usize * size..];
+            expected.iter_mut().zip(own).for_each(|(e, &w)| *e = *e / total - f64::from(w));
+            assert_close(&dhidden[row * size..][..size], &expected, 1e-5, "gradient of a row");
+        }
+    }
+
+    #[test]
+    fn likelihoods_are_minus_the_losses_and_know_the_greedy_choice() {
+        // One hidden element: logits are the weights times it.
+        let weight = [0.0, 2.0, -1.0, 2.0];
+        let head = Head {
+            hidden: &[1.0, 1.0, -3.0, 1.0, 1.0],
+            weight: &weight,
+            labels: &[1, 3, 2, NO_LABEL, 0],
+            hidden_size: 1,
+        };
+        let scores = log_likelihood(head).unwrap();
+        let losses = linear_cross_entropy(head, HeadGradients::default()).unwrap();
+        let rows: Vec<_> = scores.iter().map(|s| (s.row, s.is_greedy)).collect();
+        assert_eq!(rows, [(0, true), (1, false), (2, true), (4, false)]);
+        for score in &scores {
+            assert_eq!(score.log_probability, -losses.rows[score.row]);
+        }
+        let total = 1.0 + 2.0 * 2.0_f64.exp() + (-1.0_f64).exp();
+        assert!((f64::from(scores[4 - 1].log_probability) + total.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn labels_outside_the_vocabulary_are_errors() {
+        for value in [-1, -101, 2] {
+            let head = Head { hidden: &[0.0; 4], weight: &[0.0; 4], labels: &[0, value], hidden_size: 2 };
+            let error = OutOfRange { what: "label", row: 1, value, limit: 2 };
+            assert_eq!(linear_cross_entropy(head, HeadGradients::default()), Err(error.clone()));
+            assert_eq!(log_likelihood(head), Err(error));
+        }
+    }
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        let head = Head { hidden: &[1000.0], weight: &[1.0, -1.0], labels: &[1], hidden_size: 1 };
+        let mut dhidden = [0.0];
+        let gradients = HeadGradients { dhidden: Some(&mut dhidden), dweight: None };
+        assert_eq!(linear_cross_entropy(head, gradients).unwrap().sum, 2000.0);
+        assert_eq!(dhidden, [2.0]);
+    }
+}

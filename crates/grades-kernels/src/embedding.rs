@@ -72,3 +72,44 @@ fn check(ids: &[i64], len: usize, width: usize) -> Result<(), OutOfRange> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{gather, scatter_add};
+    use crate::OutOfRange;
+    use crate::testing::{numbers, on_any_threads};
+
+    #[test]
+    fn rows_are_copied_and_their_gradients_added_in_order() {
+        let (vocab, width) = (13, 5);
+        for count in [0, 1, 7, 300] {
+            let ids: Vec<i64> = (0..count as i64).map(|i| i * i % vocab).collect();
+            let (weight, dout) = (numbers(1, 13 * width), numbers(2, count * width));
+            let before = numbers(3, 13 * width);
+            let results = on_any_threads(|| {
+                let mut out = vec![f32::NAN; count * width];
+                gather(&weight, width, &ids, &mut out).unwrap();
+                let mut dweight = before.clone();
+                scatter_add(&dout, width, &ids, &mut dweight).unwrap();
+                vec![out, dweight]
+            });
+            let mut expected = before.clone();
+            for (row, &id) in ids.iter().enumerate() {
+                for d in 0..width {
+                    assert_eq!(results[0][row * width + d], weight[id as usize * width + d]);
+                    expected[id as usize * width + d] += dout[row * width + d];
+                }
+            }
+            assert_eq!(results[1], expected);
+        }
+    }
+
+    #[test]
+    fn ids_outside_the_vocabulary_are_errors() {
+        for value in [-1, 3, i64::MAX] {
+            let error = OutOfRange { what: "token id", row: 1, value, limit: 3 };
+            assert_eq!(gather(&[0.0; 6], 2, &[0, value], &mut [0.0; 4]), Err(error.clone()));
+            assert_eq!(scatter_add(&[0.0; 4], 2, &[0, value], &mut [0.0; 6]), Err(error));
+        }
+    }
+}

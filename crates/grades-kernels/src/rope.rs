@@ -87,3 +87,60 @@ multiversion! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{RotaryTable, Rotation, rope};
+    use crate::OutOfRange;
+    use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
+
+    /// Hugging Face's `x · cos + rotate_half(x) · sin` with cos and sin doubled to the whole rotary width.
+    fn reference(x: &[f64], heads: usize, head_dim: usize, table: RotaryTable, positions: &[u32]) -> Vec<f64> {
+        let half = table.rotary_dim / 2;
+        let mut out = x.to_vec();
+        for (i, out) in out.iter_mut().enumerate() {
+            let (row, d) = (i / (heads * head_dim), i % head_dim);
+            if d < table.rotary_dim {
+                let angle = positions[row] as usize * half + d % half;
+                let rotated = if d < half { -x[i + half] } else { x[i - half] };
+                *out = x[i] * f64::from(table.cos[angle]) + rotated * f64::from(table.sin[angle]);
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn rotations_equal_the_reference_and_undo_each_other() {
+        for (heads, head_dim, rotary_dim, rows) in
+            [(1, 2, 2, 1), (3, 8, 8, 33), (2, 64, 64, 17), (2, 10, 6, 5), (1, 256, 256, 3), (2, 8, 8, 0)]
+        {
+            let angles = numbers(1, 20 * rotary_dim / 2);
+            let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| ((3.0 * a).cos(), (3.0 * a).sin())).unzip();
+            let table = RotaryTable { cos: &cos, sin: &sin, rotary_dim };
+            let positions: Vec<u32> = (0..rows).map(|row| row * 7 % 20).collect();
+            let x = numbers(2, rows as usize * heads * head_dim);
+            let dout = numbers(3, x.len());
+            let results = on_any_threads(|| {
+                let [mut y, mut back, mut dx] = [x.clone(), x.clone(), dout.clone()];
+                rope(&mut y, heads, head_dim, table, &positions, Rotation::Forward).unwrap();
+                rope(&mut back, heads, head_dim, table, &positions, Rotation::Forward).unwrap();
+                rope(&mut back, heads, head_dim, table, &positions, Rotation::Inverse).unwrap();
+                rope(&mut dx, heads, head_dim, table, &positions, Rotation::Inverse).unwrap();
+                vec![y, back, dx]
+            });
+            assert_close(&results[0], &reference(&in_f64(&x), heads, head_dim, table, &positions), 1e-6, "forward");
+            assert_close(&results[1], &in_f64(&x), 1e-6, "there and back");
+            let loss = |x: &[f64]| inner(&reference(x, heads, head_dim, table, &positions), &dout);
+            assert_gradient(loss, &x, &results[2], "gradient");
+        }
+    }
+
+    #[test]
+    fn a_position_outside_the_table_is_an_error_and_changes_nothing() {
+        let table = RotaryTable { cos: &[0.0; 4], sin: &[1.0; 4], rotary_dim: 2 };
+        let mut x = [1.0; 6];
+        let error = rope(&mut x, 1, 2, table, &[0, 3, 4], Rotation::Forward).unwrap_err();
+        assert_eq!(error, OutOfRange { what: "position", row: 2, value: 4, limit: 4 });
+        assert_eq!(x, [1.0; 6]);
+    }
+}

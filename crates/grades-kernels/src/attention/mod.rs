@@ -4,7 +4,8 @@
 
 mod backward;
 mod forward;
-pub mod reference;
+#[cfg(test)]
+mod reference;
 mod segment;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use super::{Attention, Segment};
 
 /// What [`super::attention`] gives as `out`, with all scores of a row at once.
-pub fn attention(attention: &Attention, segments: &[Segment], q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
+pub(super) fn attention(attention: &Attention, segments: &[Segment], q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
     let Attention { heads, kv_heads, head_dim, .. } = *attention;
     let mut out = vec![0.0; q.len()];
     for segment in segments {

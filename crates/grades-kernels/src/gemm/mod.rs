@@ -7,7 +7,8 @@
 
 mod matrix;
 mod portable;
-pub mod reference;
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;
 

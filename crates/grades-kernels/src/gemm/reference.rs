@@ -3,17 +3,17 @@
 use super::{Matrix, MatrixMut};
 
 /// What [`super::nt`] computes.
-pub fn nt(a: Matrix, b: Matrix, c: MatrixMut, accumulate: bool) {
+pub(super) fn nt(a: Matrix, b: Matrix, c: MatrixMut, accumulate: bool) {
     product(a.columns(), |i, p| a.at(i, p), |p, j| b.at(j, p), c, accumulate);
 }
 
 /// What [`super::nn`] computes.
-pub fn nn(a: Matrix, b: Matrix, c: MatrixMut, accumulate: bool) {
+pub(super) fn nn(a: Matrix, b: Matrix, c: MatrixMut, accumulate: bool) {
     product(a.columns(), |i, p| a.at(i, p), |p, j| b.at(p, j), c, accumulate);
 }
 
 /// What [`super::tn`] computes.
-pub fn tn(a: Matrix, b: Matrix, c: MatrixMut, accumulate: bool) {
+pub(super) fn tn(a: Matrix, b: Matrix, c: MatrixMut, accumulate: bool) {
     product(a.rows(), |i, p| a.at(p, i), |p, j| b.at(p, j), c, accumulate);
 }
 
