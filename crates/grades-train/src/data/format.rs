@@ -7,9 +7,10 @@ use serde_json::Value;
 use super::{DataError, Record};
 use crate::eval::task::Task;
 
-/// One entry of `datasets`.
+/// One entry of `datasets`. The keys for columns are those of Axolotl; each belongs to the types that it names, and where it
+/// is left out the column has the name in brackets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct DatasetSpec {
     /// A jsonl, json or csv file, or a folder with one such file per split.
     pub path: String,
@@ -18,15 +19,6 @@ pub struct DatasetSpec {
     pub kind: String,
     /// As in Hugging Face datasets: `train`, `train[:1000]`, `train[10%:20%]`. Of a single file only the slice counts.
     pub split: Option<String>,
-    /// Columns with other names than the type expects.
-    #[serde(flatten)]
-    pub columns: Columns,
-}
-
-/// Names of columns, as Axolotl names the keys; each belongs to the types that its description names.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Columns {
     /// `text`: the text (`text`).
     pub field: Option<String>,
     /// `completion`: the prompt (`prompt`).
@@ -53,31 +45,31 @@ impl DatasetSpec {
     /// # Errors
     /// A sentence: the type is unknown, or a column key is set that the type does not use.
     pub fn format(&self) -> Result<Format, String> {
-        let mut columns = self.columns.clone();
-        let mut take = |option: fn(&mut Columns) -> &mut Option<String>, default: &str| {
-            option(&mut columns).take().unwrap_or_else(|| default.to_owned())
+        let mut unused = self.clone();
+        let mut take = |key: fn(&mut Self) -> &mut Option<String>, default: &str| {
+            key(&mut unused).take().unwrap_or_else(|| default.to_owned())
         };
         let format = match self.kind.as_str() {
             "completion" => Format::Completion {
-                prompt: take(|c| &mut c.field_prompt, "prompt"),
-                completion: take(|c| &mut c.field_completion, "completion"),
+                prompt: take(|spec| &mut spec.field_prompt, "prompt"),
+                completion: take(|spec| &mut spec.field_completion, "completion"),
             },
             "alpaca" => Format::Alpaca {
-                instruction: take(|c| &mut c.field_instruction, "instruction"),
-                input: take(|c| &mut c.field_input, "input"),
-                output: take(|c| &mut c.field_output, "output"),
+                instruction: take(|spec| &mut spec.field_instruction, "instruction"),
+                input: take(|spec| &mut spec.field_input, "input"),
+                output: take(|spec| &mut spec.field_output, "output"),
             },
             "sharegpt" => Format::ShareGpt(Conversation {
-                messages: take(|c| &mut c.field_messages, "conversations"),
-                role: take(|c| &mut c.message_field_role, "from"),
-                content: take(|c| &mut c.message_field_content, "value"),
+                messages: take(|spec| &mut spec.field_messages, "conversations"),
+                role: take(|spec| &mut spec.message_field_role, "from"),
+                content: take(|spec| &mut spec.message_field_content, "value"),
             }),
             "messages" | "chat_template" => Format::Messages(Conversation {
-                messages: take(|c| &mut c.field_messages, "messages"),
-                role: take(|c| &mut c.message_field_role, "role"),
-                content: take(|c| &mut c.message_field_content, "content"),
+                messages: take(|spec| &mut spec.field_messages, "messages"),
+                role: take(|spec| &mut spec.message_field_role, "role"),
+                content: take(|spec| &mut spec.message_field_content, "content"),
             }),
-            "text" => Format::Text { field: take(|c| &mut c.field, "text") },
+            "text" => Format::Text { field: take(|spec| &mut spec.field, "text") },
             name => match Task::named(name) {
                 Some(task) => Format::Task(task),
                 None => {
@@ -90,17 +82,16 @@ impl DatasetSpec {
                 }
             },
         };
-        match columns.first_set() {
+        match unused.column_key() {
             Some(key) => Err(format!("{key} of data set {} is not used by type `{}`; remove it", self.path, self.kind)),
             None => Ok(format),
         }
     }
-}
 
-impl Columns {
-    fn first_set(&self) -> Option<String> {
+    /// The first key for a column that is set.
+    fn column_key(&self) -> Option<String> {
         let Ok(Value::Object(keys)) = serde_json::to_value(self) else { return None };
-        keys.into_iter().find(|(_, value)| !value.is_null()).map(|(key, _)| key)
+        keys.into_iter().find(|(key, value)| key.contains("field") && !value.is_null()).map(|(key, _)| key)
     }
 }
 

@@ -107,10 +107,10 @@ fn completion() {
 fn columns_may_have_other_names() {
     let mut fixture = fixture("completion", r#"{"q": "a", "a": "b"}"#);
     assert!(fixture.error().contains("`prompt`") && fixture.error().contains("it has q, a"));
-    fixture.spec.columns.field_prompt = Some("q".to_owned());
-    fixture.spec.columns.field_completion = Some("a".to_owned());
+    fixture.spec.field_prompt = Some("q".to_owned());
+    fixture.spec.field_completion = Some("a".to_owned());
     assert_eq!(fixture.marked(OPTIONS), ["^a⟦ b$⟧"]);
-    fixture.spec.columns.field_output = Some("a".to_owned());
+    fixture.spec.field_output = Some("a".to_owned());
     assert!(fixture.error().contains("field_output") && fixture.error().contains("`completion`"));
 }
 

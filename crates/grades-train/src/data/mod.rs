@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use batch::{Batch, Loader};
+pub use batch::{Batch, Loader, LoaderOptions};
 pub use format::{DatasetSpec, Format};
 pub use source::Record;
 pub use tokens::{Encode, NO_LOSS, Tokenized};

@@ -18,6 +18,11 @@ impl CountOrShare {
         Self(value)
     }
 
+    /// The number as written.
+    pub fn value(self) -> f64 {
+        self.0
+    }
+
     /// Whether the number is a whole number or between 0 and 1.
     pub fn is_valid(self) -> bool {
         self.0 >= 0.0 && (self.0 < 1.0 || self.0.fract() == 0.0) && self.0 < u32::MAX.into()
