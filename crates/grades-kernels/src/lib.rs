@@ -1,1 +1,54 @@
-//! CPU kernels over plain slices.
+//! CPU kernels of the training step, over plain slices.
+//!
+//! Every matrix and every batch is row-major `f32`. A kernel writes into buffers of its caller and says in its
+//! documentation what shape each of them has. Work is split into blocks of a fixed size, so that a result is the
+//! same, bit for bit, on one thread and on many; the threads are those of the current [rayon] pool. The
+//! instruction set (AVX-512, AVX2 with FMA, or what the target guarantees) is chosen at run time.
+//!
+//! A buffer whose length contradicts the stated shape is a mistake of the calling code and panics, as indexing a
+//! slice does. What depends on data (a label or token outside the vocabulary, a byte count that fits no block)
+//! is a typed error.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`gemm`] | matrix products for the forward pass, the input gradient and the weight gradient |
+//! | [`norms`] | RMS norm and layer norm |
+//! | [`rope`] | rotary position embedding |
+//! | [`activations`] | SiLU and GeLU, plain and gated |
+//! | [`attention`] | blockwise attention over packed rows, with grouped heads and a sliding window |
+//! | [`cross_entropy`] | the language-model head and its loss, without holding all logits |
+//! | [`embedding`] | looking rows up, and adding their gradients back |
+//! | [`optimizer`] | AdamW and SGD, measuring the gradient's change in the same pass |
+//! | [`quant`] | decoding GGUF blocks |
+
+mod dispatch;
+mod math;
+
+pub mod activations;
+pub mod attention;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod gemm;
+pub mod norms;
+pub mod optimizer;
+pub mod quant;
+pub mod rope;
+
+#[cfg(test)]
+mod testing;
+
+/// An index in the data that lies outside the table it points into.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "row {row} has {what} {value}, outside 0..{limit}: check that tokenizer, sequence length and model fit together"
+)]
+pub struct OutOfRange {
+    /// What the index is: `"token id"`, `"label"` or `"position"`.
+    pub what: &'static str,
+    /// The row that has it.
+    pub row: usize,
+    /// The index itself.
+    pub value: i64,
+    /// The size of the table.
+    pub limit: usize,
+}

@@ -1,1 +1,15 @@
-//! Transformer models on Burn.
+//! Transformer models on Burn: operations, families, weights, tokenizers, generation.
+
+pub mod config;
+mod error;
+mod families;
+pub mod host;
+pub mod nn;
+pub mod ops;
+pub mod parameters;
+pub mod registry;
+pub mod tokenizer;
+pub mod weights;
+
+pub use error::Error;
+pub use nn::{Decoder, KvCache, Tokens};

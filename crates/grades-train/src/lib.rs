@@ -2,5 +2,7 @@
 
 pub mod config;
 pub mod data;
+pub mod encoder;
 pub mod eval;
 pub mod schedule;
+pub mod train;

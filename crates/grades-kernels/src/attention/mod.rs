@@ -1,0 +1,57 @@
+//! Blockwise attention over packed rows (Dao et al. 2022, arXiv 2205.14135): several samples lie behind each other in
+//! one batch of tokens and do not see each other. Only the log-sum-exp of every row of scores is kept; the backward
+//! pass recomputes the probabilities block by block.
+
+mod backward;
+mod forward;
+#[cfg(test)]
+mod reference;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+pub use backward::{AttentionGradients, Saved, attention_backward};
+pub use forward::attention;
+pub use segment::Segment;
+
+/// Queries of a block of work.
+const BLOCK_QUERIES: usize = 64;
+/// Keys that are scored at once.
+const BLOCK_KEYS: usize = 128;
+
+/// The form of an attention layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// Heads of the queries; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Heads of keys and values; query head `h` uses head `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Factor of the scores, usually `1 / √head_dim`.
+    pub scale: f32,
+    /// Whether a position sees no later ones.
+    pub causal: bool,
+    /// With a window `w`, position `i` sees only positions `j > i − w` (as Mistral in Hugging Face does), and, where
+    /// not causal, `j < i + w`.
+    pub window: Option<usize>,
+}
+
+impl Attention {
+    /// Elements of a token's queries.
+    fn query_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Elements of a token's keys.
+    fn key_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Panics if the form is impossible.
+    fn check(&self) {
+        assert!(self.heads > 0 && self.kv_heads > 0 && self.head_dim > 0, "attention without heads");
+        assert_eq!(self.heads % self.kv_heads, 0, "the heads do not fall into groups");
+        assert_ne!(self.window, Some(0), "a window of nothing");
+    }
+}

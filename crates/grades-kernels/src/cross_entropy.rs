@@ -1,0 +1,325 @@
+//! The language-model head and its cross-entropy in one: `loss = Σ −ln softmax(hidden · weightᵀ)[label]`.
+//!
+//! Logits exist only for rows that have a label, and only for one chunk of them at a time.
+
+use rayon::prelude::*;
+
+use crate::OutOfRange;
+use crate::dispatch::multiversion;
+use crate::gemm::{self, Matrix, MatrixMut};
+use crate::math::{exp, max, sum};
+
+/// The label of a row that has none, as in PyTorch.
+pub const NO_LABEL: i64 = -100;
+
+/// Logits that exist at a time: 64 MiB. Each chunk of rows goes once through the weight and its gradient, so small
+/// chunks would be bound by memory.
+const CHUNK_ELEMENTS: usize = 16 << 20;
+
+/// What the loss is computed from.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The last hidden states, `[rows, hidden_size]`.
+    pub hidden: &'a [f32],
+    /// The head's weight, `[vocab, hidden_size]`.
+    pub weight: &'a [f32],
+    /// The label of every row, already shifted, `[rows]`; [`NO_LABEL`] where there is none.
+    pub labels: &'a [i64],
+    /// Elements of a hidden state.
+    pub hidden_size: usize,
+}
+
+/// The loss of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CrossEntropy {
+    /// Σ over the labelled rows; divide by `count` for the mean.
+    pub sum: f64,
+    /// The number of labelled rows.
+    pub count: usize,
+    /// The loss of each row, `[rows]`; 0 where there is no label.
+    pub rows: Vec<f32>,
+}
+
+/// Where the gradients of `scale · Σ loss` go; what is `None` is not computed.
+#[derive(Debug, Default)]
+pub struct HeadGradients<'a> {
+    /// The factor on the sum, `1 / count` for the gradients of the mean.
+    pub scale: f32,
+    /// `[rows, hidden_size]`, overwritten; zero where there is no label.
+    pub dhidden: Option<&'a mut [f32]>,
+    /// `[vocab, hidden_size]`, added to.
+    pub dweight: Option<&'a mut [f32]>,
+}
+
+/// How well a label was predicted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LabelScore {
+    /// The row.
+    pub row: usize,
+    /// ln softmax(logits)\[label\].
+    pub log_probability: f32,
+    /// Whether no other logit is larger: greedy decoding would give the label (of equal logits, the first counts).
+    pub is_greedy: bool,
+}
+
+/// The loss, and in the same pass the gradients that `gradients` asks for.
+///
+/// # Errors
+/// If a label is neither [`NO_LABEL`] nor within the vocabulary; nothing is then written.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn linear_cross_entropy(head: Head, mut gradients: HeadGradients) -> Result<CrossEntropy, OutOfRange> {
+    let labelled = labelled_rows(&head)?;
+    let size = head.hidden_size;
+    if let Some(dhidden) = &mut gradients.dhidden {
+        assert_eq!(dhidden.len(), head.hidden.len());
+        dhidden.fill(0.0);
+    }
+    if let Some(dweight) = &gradients.dweight {
+        assert_eq!(dweight.len(), head.weight.len());
+    }
+    let gradient_scale = (gradients.dhidden.is_some() || gradients.dweight.is_some()).then_some(gradients.scale);
+    let mut result = CrossEntropy { sum: 0.0, count: labelled.len(), rows: vec![0.0; head.labels.len()] };
+    for_each_chunk(&head, &labelled, |rows, hidden, logits| {
+        let vocab = logits.len() / rows.len();
+        let losses: Vec<f32> = logits
+            .par_chunks_exact_mut(vocab)
+            .zip(rows)
+            .map(|(logits, &(_, label))| row_loss(logits, label, gradient_scale))
+            .collect();
+        for (&(row, _), &loss) in rows.iter().zip(&losses) {
+            result.rows[row] = loss;
+            result.sum += f64::from(loss);
+        }
+        let dlogits = Matrix::new(logits, rows.len(), vocab);
+        if let Some(dweight) = &mut gradients.dweight {
+            let hidden = Matrix::new(hidden, rows.len(), size);
+            gemm::tn(dlogits, hidden, MatrixMut::new(dweight, vocab, size), true);
+        }
+        if let Some(dhidden) = &mut gradients.dhidden {
+            let weight = Matrix::new(head.weight, vocab, size);
+            gemm::nn(dlogits, weight, MatrixMut::new(hidden, rows.len(), size), false);
+            for (&(row, _), gradient) in rows.iter().zip(hidden.chunks_exact(size)) {
+                dhidden[row * size..][..size].copy_from_slice(gradient);
+            }
+        }
+    });
+    Ok(result)
+}
+
+/// The log-probability of every label, for evaluation: one entry per labelled row, in order.
+///
+/// # Errors
+/// If a label is neither [`NO_LABEL`] nor within the vocabulary.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn log_likelihood(head: Head) -> Result<Vec<LabelScore>, OutOfRange> {
+    let labelled = labelled_rows(&head)?;
+    let mut scores = Vec::with_capacity(labelled.len());
+    for_each_chunk(&head, &labelled, |rows, _, logits| {
+        let vocab = logits.len() / rows.len();
+        scores.par_extend(logits.par_chunks_exact_mut(vocab).zip(rows).map(|(logits, &(row, label))| {
+            let own = logits[label];
+            let is_greedy = logits[..label].iter().all(|&l| l < own) && logits[label + 1..].iter().all(|&l| l <= own);
+            LabelScore { row, log_probability: -row_loss(logits, label, None), is_greedy }
+        }));
+    });
+    Ok(scores)
+}
+
+/// Rows with a label, and the label.
+fn labelled_rows(head: &Head) -> Result<Vec<(usize, usize)>, OutOfRange> {
+    assert!(head.hidden_size > 0);
+    assert_eq!(head.hidden.len(), head.labels.len() * head.hidden_size);
+    assert_eq!(head.weight.len() % head.hidden_size, 0);
+    let limit = head.weight.len() / head.hidden_size;
+    let labelled = head.labels.iter().enumerate().filter(|&(_, &label)| label != NO_LABEL);
+    labelled
+        .map(|(row, &value)| match usize::try_from(value) {
+            Ok(label) if label < limit => Ok((row, label)),
+            _ => Err(OutOfRange { what: "label", row, value, limit }),
+        })
+        .collect()
+}
+
+/// Calls `visit` with chunks of labelled rows, their gathered hidden states `[chunk, hidden_size]` (scratch that it may
+/// overwrite) and their logits `[chunk, vocab]`.
+fn for_each_chunk(
+    head: &Head,
+    labelled: &[(usize, usize)],
+    mut visit: impl FnMut(&[(usize, usize)], &mut [f32], &mut [f32]),
+) {
+    let size = head.hidden_size;
+    let vocab = head.weight.len() / size;
+    if labelled.is_empty() {
+        return;
+    }
+    let chunk = (CHUNK_ELEMENTS / vocab / 16 * 16).clamp(16, labelled.len().max(16)).min(labelled.len());
+    let mut hidden = vec![0.0; chunk * size];
+    let mut logits = vec![0.0; chunk * vocab];
+    for rows in labelled.chunks(chunk) {
+        let hidden = &mut hidden[..rows.len() * size];
+        let logits = &mut logits[..rows.len() * vocab];
+        for (&(row, _), gathered) in rows.iter().zip(hidden.chunks_exact_mut(size)) {
+            gathered.copy_from_slice(&head.hidden[row * size..][..size]);
+        }
+        let weight = Matrix::new(head.weight, vocab, size);
+        gemm::nt(Matrix::new(hidden, rows.len(), size), weight, MatrixMut::new(logits, rows.len(), vocab), false);
+        visit(rows, hidden, logits);
+    }
+}
+
+multiversion! {
+    /// The loss of one row of logits, which become the gradient of the loss if asked.
+    fn row_loss<FMA>(logits: &mut [f32], label: usize, gradient_scale: Option<f32>) -> f32 {
+        let largest = max(logits);
+        let own = logits[label] - largest;
+        // Blocks, so that the sum of a large vocabulary loses little.
+        let mut total = 0.0_f64;
+        for block in logits.chunks_mut(1024) {
+            for logit in block.iter_mut() {
+                *logit = exp::<FMA>(*logit - largest);
+            }
+            total += f64::from(sum(block));
+        }
+        if let Some(scale) = gradient_scale {
+            let factor = (f64::from(scale) / total) as f32;
+            for probability in logits.iter_mut() {
+                *probability *= factor;
+            }
+            logits[label] -= scale;
+        }
+        total.ln() as f32 - own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Head, HeadGradients, NO_LABEL, for_each_chunk, labelled_rows, linear_cross_entropy, log_likelihood};
+    use crate::OutOfRange;
+    use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
+
+    /// Losses of all rows in f64.
+    fn reference(hidden: &[f64], weight: &[f64], labels: &[i64], size: usize) -> Vec<f64> {
+        let loss = |(row, &label): (usize, &i64)| {
+            if label == NO_LABEL {
+                return 0.0;
+            }
+            let hidden = &hidden[row * size..][..size];
+            let logit = |w: &[f64]| w.iter().zip(hidden).map(|(w, h)| w * h).sum::<f64>();
+            let logits: Vec<f64> = weight.chunks(size).map(logit).collect();
+            logits.iter().map(|l| l.exp()).sum::<f64>().ln() - logits[label as usize]
+        };
+        labels.iter().enumerate().map(loss).collect()
+    }
+
+    fn labels(rows: usize, vocab: usize) -> Vec<i64> {
+        (0..rows).map(|row| if row % 3 == 1 { NO_LABEL } else { (row * 7 % vocab) as i64 }).collect()
+    }
+
+    #[test]
+    fn loss_and_gradients_equal_the_reference_and_its_differences() {
+        for (rows, size, vocab) in [(0, 3, 5), (1, 1, 1), (5, 3, 7), (20, 9, 33), (2, 5, 40)] {
+            // Three times the usual spread, so that the losses differ.
+            let hidden: Vec<f32> = numbers(1, rows * size).iter().map(|x| 3.0 * x).collect();
+            let weight = numbers(2, vocab * size);
+            let labels = labels(rows, vocab);
+            let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+            let before = numbers(3, weight.len());
+            let results = on_any_threads(|| {
+                let (mut dhidden, mut dweight) = (vec![f32::NAN; hidden.len()], before.clone());
+                let gradients = HeadGradients { dhidden: Some(&mut dhidden), dweight: Some(&mut dweight) };
+                let loss = linear_cross_entropy(head, gradients).unwrap();
+                assert_eq!(linear_cross_entropy(head, HeadGradients::default()).unwrap(), loss);
+                let mut alone = vec![f32::NAN; hidden.len()];
+                linear_cross_entropy(head, HeadGradients { dhidden: Some(&mut alone), dweight: None }).unwrap();
+                assert_eq!(alone, dhidden);
+                let sum = vec![loss.sum as f32, loss.count as f32];
+                vec![loss.rows, dhidden, dweight, sum]
+            });
+            let (hidden64, weight64) = (in_f64(&hidden), in_f64(&weight));
+            let expected = reference(&hidden64, &weight64, &labels, size);
+            let what = format!("{rows} rows of {size}, vocabulary {vocab}");
+            assert_close(&results[0], &expected, 2e-6, &what);
+            let total = [expected.iter().sum(), labels.iter().filter(|&&l| l != NO_LABEL).count() as f64];
+            assert_close(&results[3], &total, 2e-6, &what);
+            let loss = |hidden: &[f64]| reference(hidden, &weight64, &labels, size).iter().sum();
+            assert_gradient(loss, &hidden, &results[1], &what);
+            let added: Vec<f32> = results[2].iter().zip(&before).map(|(after, before)| after - before).collect();
+            let loss = |weight: &[f64]| reference(&hidden64, weight, &labels, size).iter().sum();
+            assert_gradient(loss, &weight, &added, &what);
+        }
+    }
+
+    #[test]
+    fn chunks_together_equal_the_whole() {
+        // A vocabulary of which a chunk holds 16 rows only.
+        let (rows, size, vocab) = (50, 2, 1 << 20);
+        let (hidden, weight) = (numbers(1, rows * size), numbers(2, vocab * size));
+        let labels: Vec<i64> = (0..rows as i64).map(|row| row * 20_000).collect();
+        let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+        let mut chunks = Vec::new();
+        for_each_chunk(&head, &labelled_rows(&head).unwrap(), |rows, _, _| chunks.push(rows.len()));
+        assert_eq!(chunks, [16, 16, 16, 2]);
+        let mut dhidden = vec![0.0; hidden.len()];
+        let gradients = HeadGradients { dhidden: Some(&mut dhidden), dweight: None };
+        let loss = linear_cross_entropy(head, gradients).unwrap();
+        let expected = reference(&in_f64(&hidden), &in_f64(&weight), &labels, size);
+        assert_close(&loss.rows, &expected, 2e-6, "losses");
+        for row in [0, 15, 16, 49] {
+            let state = &hidden[row * size..][..size];
+            let exps = weight.chunks(size).map(|w| inner(&in_f64(w), state).exp());
+            let mut expected = vec![0.0; size];
+            let mut total = 0.0;
+            for (w, exp) in weight.chunks(size).zip(exps) {
+                total += exp;
+                expected.iter_mut().zip(w).for_each(|(e, &w)| *e += exp * f64::from(w));
+            }
+            let own = &weight[labels[row] as usize * size..];
+            expected.iter_mut().zip(own).for_each(|(e, &w)| *e = *e / total - f64::from(w));
+            assert_close(&dhidden[row * size..][..size], &expected, 1e-5, "gradient of a row");
+        }
+    }
+
+    #[test]
+    fn likelihoods_are_minus_the_losses_and_know_the_greedy_choice() {
+        // One hidden element: logits are the weights times it.
+        let weight = [0.0, 2.0, -1.0, 2.0];
+        let head = Head {
+            hidden: &[1.0, 1.0, -3.0, 1.0, 1.0],
+            weight: &weight,
+            labels: &[1, 3, 2, NO_LABEL, 0],
+            hidden_size: 1,
+        };
+        let scores = log_likelihood(head).unwrap();
+        let losses = linear_cross_entropy(head, HeadGradients::default()).unwrap();
+        let rows: Vec<_> = scores.iter().map(|s| (s.row, s.is_greedy)).collect();
+        assert_eq!(rows, [(0, true), (1, false), (2, true), (4, false)]);
+        for score in &scores {
+            assert_eq!(score.log_probability, -losses.rows[score.row]);
+        }
+        let total = 1.0 + 2.0 * 2.0_f64.exp() + (-1.0_f64).exp();
+        assert!((f64::from(scores[4 - 1].log_probability) + total.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn labels_outside_the_vocabulary_are_errors() {
+        for value in [-1, -101, 2] {
+            let head = Head { hidden: &[0.0; 4], weight: &[0.0; 4], labels: &[0, value], hidden_size: 2 };
+            let error = OutOfRange { what: "label", row: 1, value, limit: 2 };
+            assert_eq!(linear_cross_entropy(head, HeadGradients::default()), Err(error.clone()));
+            assert_eq!(log_likelihood(head), Err(error));
+        }
+    }
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        let head = Head { hidden: &[1000.0], weight: &[1.0, -1.0], labels: &[1], hidden_size: 1 };
+        let mut dhidden = [0.0];
+        let gradients = HeadGradients { dhidden: Some(&mut dhidden), dweight: None };
+        assert_eq!(linear_cross_entropy(head, gradients).unwrap().sum, 2000.0);
+        assert_eq!(dhidden, [2.0]);
+    }
+}

@@ -1,0 +1,72 @@
+//! Choosing the instruction set at run time.
+//!
+//! [`multiversion!`] compiles one safe function body several times, for AVX-512, for AVX2 with FMA and for the
+//! target's baseline, and calls the best version that the processor runs. The vector code itself comes from the
+//! compiler: bodies are loops over lanes without branches.
+
+/// The instruction sets that are compiled apart.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Level {
+    Baseline,
+    Avx2,
+    Avx512,
+}
+
+/// The best level of this processor. The standard library caches the detection.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn level() -> Level {
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+        {
+            Level::Avx512
+        } else {
+            Level::Avx2
+        }
+    } else {
+        Level::Baseline
+    }
+}
+
+/// Whether the target guarantees a fused multiply-add, without any detection.
+pub(crate) const BASELINE_FMA: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+
+/// Defines functions that are compiled for each instruction set. `FMA` is a constant inside the body, for
+/// [`crate::math::mul_add`]: without the instruction, a fused multiply-add would be a slow library call.
+macro_rules! multiversion {
+    ($(
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident<$fma:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    )*) => {$(
+        $(#[$meta])*
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body<const $fma: bool>($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    body::<true>($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    body::<true>($($arg),*)
+                }
+                match $crate::dispatch::level() {
+                    // SAFETY: `level` has detected every feature that `avx512` enables.
+                    $crate::dispatch::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: `level` has detected every feature that `avx2` enables.
+                    $crate::dispatch::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::dispatch::Level::Baseline => {}
+                }
+            }
+            body::<{ $crate::dispatch::BASELINE_FMA }>($($arg),*)
+        }
+    )*};
+}
+pub(crate) use multiversion;

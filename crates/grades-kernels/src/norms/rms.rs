@@ -1,0 +1,107 @@
+//! RMS norm: `y = x / √(mean(x²) + ε) · scale` (Zhang and Sennrich 2019, arXiv 1910.07467).
+
+use rayon::prelude::*;
+
+use super::{BLOCK_ROWS, sum_partials};
+use crate::dispatch::multiversion;
+use crate::math::{dot, mul_add};
+
+/// RMS norm of every row of `x [rows, width]` into `out [rows, width]`, with `scale [width]`; keeps
+/// `1 / √(mean(x²) + ε)` of each row in `inverse_rms [rows]` for the backward pass.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn rms_norm(x: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32], inverse_rms: &mut [f32]) {
+    let width = scale.len();
+    assert_eq!(x.len(), inverse_rms.len() * width);
+    assert_eq!(out.len(), x.len());
+    if x.is_empty() {
+        inverse_rms.fill(1.0 / epsilon.sqrt());
+        return;
+    }
+    let block = BLOCK_ROWS * width;
+    x.par_chunks(block)
+        .zip(out.par_chunks_mut(block))
+        .zip(inverse_rms.par_chunks_mut(BLOCK_ROWS))
+        .for_each(|((x, out), inverse_rms)| forward_rows(x, scale, epsilon, out, inverse_rms));
+}
+
+multiversion! {
+    fn forward_rows<FMA>(x: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32], inverse_rms: &mut [f32]) {
+        let width = scale.len();
+        for ((x, out), inverse) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(inverse_rms) {
+            *inverse = 1.0 / (dot::<FMA>(x, x) / width as f32 + epsilon).sqrt();
+            for ((out, x), scale) in out.iter_mut().zip(x).zip(scale) {
+                *out = x * *inverse * scale;
+            }
+        }
+    }
+
+    fn backward_rows<FMA>(
+        x: &[f32], scale: &[f32], inverse_rms: &[f32], dout: &[f32], dx: &mut [f32], dscale: Option<&mut [f32]>,
+    ) {
+        let width = scale.len();
+        let rows = x.chunks_exact(width).zip(dout.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
+        for (((x, dout), dx), &inverse) in rows.zip(inverse_rms) {
+            for ((dx, dout), scale) in dx.iter_mut().zip(dout).zip(scale) {
+                *dx = dout * scale;
+            }
+            let factor = -dot::<FMA>(dx, x) / width as f32 * inverse * inverse;
+            for (dx, x) in dx.iter_mut().zip(x) {
+                *dx = mul_add::<FMA>(*x, factor, *dx) * inverse;
+            }
+        }
+        if let Some(dscale) = dscale {
+            dscale.fill(0.0);
+            for ((x, dout), &inverse) in x.chunks_exact(width).zip(dout.chunks_exact(width)).zip(inverse_rms) {
+                for ((dscale, x), dout) in dscale.iter_mut().zip(x).zip(dout) {
+                    *dscale = mul_add::<FMA>(dout * inverse, *x, *dscale);
+                }
+            }
+        }
+    }
+}
+
+/// Gradients of [`rms_norm`]: `dx [rows, width]` from `dout [rows, width]` and what the forward pass kept, and
+/// `dscale [width]` if asked. Both are overwritten.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn rms_norm_backward(
+    x: &[f32],
+    scale: &[f32],
+    inverse_rms: &[f32],
+    dout: &[f32],
+    dx: &mut [f32],
+    dscale: Option<&mut [f32]>,
+) {
+    let width = scale.len();
+    assert_eq!(x.len(), inverse_rms.len() * width);
+    assert_eq!(dout.len(), x.len());
+    assert_eq!(dx.len(), x.len());
+    if x.is_empty() {
+        if let Some(dscale) = dscale {
+            dscale.fill(0.0);
+        }
+        return;
+    }
+    let block = BLOCK_ROWS * width;
+    let blocks = x
+        .par_chunks(block)
+        .zip(dout.par_chunks(block))
+        .zip(dx.par_chunks_mut(block))
+        .zip(inverse_rms.par_chunks(BLOCK_ROWS));
+    match dscale {
+        None => {
+            blocks.for_each(|(((x, dout), dx), inverse)| backward_rows(x, scale, inverse, dout, dx, None));
+        }
+        Some(dscale) => {
+            assert_eq!(dscale.len(), width);
+            let mut partials = vec![0.0; inverse_rms.len().div_ceil(BLOCK_ROWS) * width];
+            blocks.zip(partials.par_chunks_mut(width)).for_each(|((((x, dout), dx), inverse), partial)| {
+                backward_rows(x, scale, inverse, dout, dx, Some(partial));
+            });
+            sum_partials(&partials, dscale);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+use super::{LayerNormGradients, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
+use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
+
+const EPSILON: f32 = 1e-3;
+const SIZES: [(usize, usize); 7] = [(0, 4), (1, 1), (1, 33), (5, 16), (33, 7), (70, 65), (3, 576)];
+
+fn reference_rms(x: &[f64], scale: &[f64]) -> Vec<f64> {
+    let normalise = |row: &[f64]| {
+        let mean = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
+        let inverse = 1.0 / (mean + f64::from(EPSILON)).sqrt();
+        row.iter().zip(scale).map(|(x, s)| x * inverse * s).collect::<Vec<_>>()
+    };
+    x.chunks(scale.len()).flat_map(normalise).collect()
+}
+
+fn reference_layer(x: &[f64], scale: &[f64], bias: &[f64]) -> Vec<f64> {
+    let normalise = |row: &[f64]| {
+        let mean = row.iter().sum::<f64>() / row.len() as f64;
+        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / row.len() as f64;
+        let inverse = 1.0 / (variance + f64::from(EPSILON)).sqrt();
+        row.iter().zip(scale).zip(bias).map(|((x, s), b)| (x - mean) * inverse * s + b).collect::<Vec<_>>()
+    };
+    x.chunks(scale.len()).flat_map(normalise).collect()
+}
+
+#[test]
+fn rms_norm_equals_the_reference_and_its_finite_differences() {
+    for (rows, width) in SIZES {
+        let (x, scale, dout) = (numbers(1, rows * width), numbers(2, width), numbers(3, rows * width));
+        let results = on_any_threads(|| {
+            let [mut out, mut dx, mut dx_alone] = std::array::from_fn(|_| vec![f32::NAN; rows * width]);
+            let mut inverse = vec![f32::NAN; rows];
+            let mut dscale = vec![f32::NAN; width];
+            rms_norm(&x, &scale, EPSILON, &mut out, &mut inverse);
+            rms_norm_backward(&x, &scale, &inverse, &dout, &mut dx, Some(&mut dscale));
+            rms_norm_backward(&x, &scale, &inverse, &dout, &mut dx_alone, None);
+            vec![out, dx, dscale, dx_alone]
+        });
+        let [out, dx, dscale, dx_alone] = &results[..] else { unreachable!() };
+        assert_eq!(dx, dx_alone);
+        let (x64, scale64) = (in_f64(&x), in_f64(&scale));
+        let what = format!("{rows}×{width}");
+        assert_close(out, &reference_rms(&x64, &scale64), 2e-6, &what);
+        assert_gradient(|x| inner(&reference_rms(x, &scale64), &dout), &x, dx, &what);
+        assert_gradient(|scale| inner(&reference_rms(&x64, scale), &dout), &scale, dscale, &what);
+    }
+}
+
+#[test]
+fn layer_norm_equals_the_reference_and_its_finite_differences() {
+    for (rows, width) in SIZES {
+        // A mean far from 0, as the residual stream of vision towers has, must not cost the variance its digits.
+        let x: Vec<f32> = numbers(1, rows * width).iter().map(|x| x + 10.0).collect();
+        let (scale, bias, dout) = (numbers(2, width), numbers(4, width), numbers(3, rows * width));
+        let results = on_any_threads(|| {
+            let [mut out, mut dx, mut dx_alone] = std::array::from_fn(|_| vec![f32::NAN; rows * width]);
+            let [mut mean, mut inverse] = std::array::from_fn(|_| vec![f32::NAN; rows]);
+            let [mut dscale, mut dbias] = std::array::from_fn(|_| vec![f32::NAN; width]);
+            layer_norm(&x, &scale, &bias, EPSILON, &mut out, &mut mean, &mut inverse);
+            let both = LayerNormGradients { dx: &mut dx, dscale_dbias: Some((&mut dscale, &mut dbias)) };
+            layer_norm_backward(&x, &scale, &mean, &inverse, &dout, both);
+            let alone = LayerNormGradients { dx: &mut dx_alone, dscale_dbias: None };
+            layer_norm_backward(&x, &scale, &mean, &inverse, &dout, alone);
+            vec![out, dx, dscale, dbias, dx_alone]
+        });
+        let [out, dx, dscale, dbias, dx_alone] = &results[..] else { unreachable!() };
+        assert_eq!(dx, dx_alone);
+        let (x64, scale64, bias64) = (in_f64(&x), in_f64(&scale), in_f64(&bias));
+        let what = format!("{rows}×{width}");
+        assert_close(out, &reference_layer(&x64, &scale64, &bias64), 1e-5, &what);
+        if width > 1 {
+            assert_gradient(|x| inner(&reference_layer(x, &scale64, &bias64), &dout), &x, dx, &what);
+            assert_gradient(|s| inner(&reference_layer(&x64, s, &bias64), &dout), &scale, dscale, &what);
+        }
+        assert_gradient(|b| inner(&reference_layer(&x64, &scale64, b), &dout), &bias, dbias, &what);
+    }
+}

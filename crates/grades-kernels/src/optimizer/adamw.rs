@@ -1,0 +1,107 @@
+//! AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) as `torch.optim.AdamW` computes it.
+
+use rayon::prelude::*;
+
+use super::block::{BLOCK, change, measure_blocks, measure_gradient};
+use super::{Measure, Sums, Update};
+use crate::dispatch::multiversion;
+use crate::math::mul_add;
+
+/// The hyper-parameters of a step, with PyTorch's names and defaults in mind.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Decay of the first moment (0.9).
+    pub beta1: f64,
+    /// Decay of the second moment (0.999).
+    pub beta2: f64,
+    /// Added to the root of the corrected second moment (1e-8).
+    pub epsilon: f64,
+    /// Decoupled: the weight shrinks by `learning_rate · weight_decay` of itself (0.01).
+    pub weight_decay: f64,
+    /// The number of this step for this parameter, from 1: corrects the moments' start at zero.
+    pub step: u64,
+}
+
+/// The moments of one parameter, as long as it; zeros before the first step.
+#[derive(Debug)]
+pub struct AdamWState<'a> {
+    /// Moving average of the gradient.
+    pub first_moment: &'a mut [f32],
+    /// Moving average of its square.
+    pub second_moment: &'a mut [f32],
+}
+
+/// The factors of one step in f32, made in f64 as PyTorch does.
+#[derive(Clone, Copy)]
+struct Factors {
+    gradient: f32,
+    keep: f32,
+    toward1: f32,
+    beta2: f32,
+    toward2: f32,
+    root_correction2: f32,
+    epsilon: f32,
+    step_size: f32,
+}
+
+/// One AdamW step; gives what `update.measure` asks for.
+///
+/// # Panics
+/// If the lengths differ or `step` is 0.
+pub fn adamw(options: &AdamW, update: Update, state: AdamWState) -> Sums {
+    let Update { parameter, gradient, gradient_scale, measure } = update;
+    let AdamWState { first_moment, second_moment } = state;
+    let len = parameter.len();
+    assert!(gradient.len() == len && first_moment.len() == len && second_moment.len() == len);
+    assert!(options.step > 0, "steps count from 1");
+    let steps = options.step as f64;
+    let factors = Factors {
+        gradient: gradient_scale,
+        keep: (1.0 - options.learning_rate * options.weight_decay) as f32,
+        toward1: (1.0 - options.beta1) as f32,
+        beta2: options.beta2 as f32,
+        toward2: (1.0 - options.beta2) as f32,
+        root_correction2: (1.0 - options.beta2.powf(steps)).sqrt() as f32,
+        epsilon: options.epsilon as f32,
+        step_size: (options.learning_rate / (1.0 - options.beta1.powf(steps))) as f32,
+    };
+    let sums: Vec<Sums> = parameter
+        .par_chunks_mut(BLOCK)
+        .zip(gradient.par_chunks(BLOCK))
+        .zip(first_moment.par_chunks_mut(BLOCK).zip(second_moment.par_chunks_mut(BLOCK)))
+        .zip(measure_blocks(measure, len))
+        .map(|(((parameter, gradient), (first, second)), measure)| {
+            let mut sums = Sums::default();
+            if matches!(measure, Measure::Off) {
+                step_block(parameter, gradient, first, second, factors);
+                return sums;
+            }
+            // The block is in the cache: measuring costs arithmetic, and memory only for the previous gradient.
+            let mut before = [0.0; BLOCK];
+            let before = &mut before[..parameter.len()];
+            before.copy_from_slice(parameter);
+            step_block(parameter, gradient, first, second, factors);
+            [sums.weight_l1_change, sums.weight_sq_change] = change(parameter, before);
+            measure_gradient(gradient, measure, &mut sums);
+            sums
+        })
+        .collect();
+    sums.into_iter().sum()
+}
+
+multiversion! {
+    fn step_block<FMA>(
+        parameter: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], factors: Factors,
+    ) {
+        let moments = first.iter_mut().zip(second);
+        for ((parameter, gradient), (first, second)) in parameter.iter_mut().zip(gradient).zip(moments) {
+            let gradient = gradient * factors.gradient;
+            *first = mul_add::<FMA>(gradient - *first, factors.toward1, *first);
+            *second = mul_add::<FMA>(factors.toward2 * gradient, gradient, factors.beta2 * *second);
+            let denominator = second.sqrt() / factors.root_correction2 + factors.epsilon;
+            *parameter = *parameter * factors.keep - factors.step_size * (*first / denominator);
+        }
+    }
+}

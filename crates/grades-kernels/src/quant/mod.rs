@@ -1,0 +1,187 @@
+//! Decoding the block-quantised types of GGUF to f32, as ggml's `dequantize_row_*` functions define them.
+
+mod k_quants;
+mod legacy;
+#[cfg(test)]
+mod tests;
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+/// A type of GGUF tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(non_camel_case_types, reason = "ggml's names")]
+#[expect(missing_docs, reason = "ggml's names say all there is")]
+pub enum GgufType {
+    F32,
+    F16,
+    BF16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2_K,
+    Q3_K,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+}
+
+/// Bytes that do not hold the values asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The number of values is no whole number of blocks.
+    #[error(
+        "{values} values are no whole number of {kind:?} blocks of {block_size}: the tensor's shape does not fit its type"
+    )]
+    Values {
+        /// The type.
+        kind: GgufType,
+        /// The values asked for.
+        values: usize,
+        /// Values of a block.
+        block_size: usize,
+    },
+    /// The number of bytes is not that of the values.
+    #[error(
+        "{values} values of type {kind:?} take {expected} bytes, not {bytes}: the file is truncated or its header is wrong"
+    )]
+    Bytes {
+        /// The type.
+        kind: GgufType,
+        /// The values asked for.
+        values: usize,
+        /// What they take.
+        expected: usize,
+        /// The bytes given.
+        bytes: usize,
+    },
+}
+
+impl GgufType {
+    /// Every type.
+    pub const ALL: [Self; 13] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2_K,
+        Self::Q3_K,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
+    ];
+
+    /// The type with this number in a GGUF file (ggml's `enum ggml_type`), if it is one of these.
+    pub fn from_id(id: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.id() == id)
+    }
+
+    /// The number of the type in a GGUF file.
+    pub fn id(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
+            Self::Q8_0 => 8,
+            Self::Q2_K => 10,
+            Self::Q3_K => 11,
+            Self::Q4_K => 12,
+            Self::Q5_K => 13,
+            Self::Q6_K => 14,
+            Self::BF16 => 30,
+        }
+    }
+
+    /// Values of a block.
+    pub fn block_size(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => legacy::BLOCK,
+            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K => k_quants::BLOCK,
+        }
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q8_0 => 34,
+            Self::Q2_K => 84,
+            Self::Q3_K => 110,
+            Self::Q4_K => 144,
+            Self::Q5_K => 176,
+            Self::Q6_K => 210,
+        }
+    }
+
+    /// Bytes of a tensor of so many values.
+    ///
+    /// # Errors
+    /// If they are no whole number of blocks, or more than can be addressed.
+    pub fn bytes_of(self, values: usize) -> Result<usize, DecodeError> {
+        let block_size = self.block_size();
+        (values / block_size)
+            .checked_mul(self.block_bytes())
+            .filter(|_| values.is_multiple_of(block_size))
+            .ok_or(DecodeError::Values { kind: self, values, block_size })
+    }
+}
+
+/// Blocks that one task decodes.
+const TASK_VALUES: usize = 16_384;
+
+/// Decodes the blocks in `bytes` into `out`, on all threads.
+///
+/// # Errors
+/// If `bytes` is not exactly as long as `out.len()` values of this type are.
+pub fn decode(kind: GgufType, bytes: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
+    let expected = kind.bytes_of(out.len())?;
+    if bytes.len() != expected {
+        return Err(DecodeError::Bytes { kind, values: out.len(), expected, bytes: bytes.len() });
+    }
+    let task_bytes = TASK_VALUES / kind.block_size() * kind.block_bytes();
+    bytes.par_chunks(task_bytes).zip(out.par_chunks_mut(TASK_VALUES)).for_each(|(bytes, out)| match kind {
+        GgufType::F32 => blocks(bytes, out, |b: &[u8; 4], y: &mut [f32; 1]| y[0] = f32::from_le_bytes(*b)),
+        GgufType::F16 => blocks(bytes, out, |b: &[u8; 2], y: &mut [f32; 1]| y[0] = half_at(b, 0)),
+        GgufType::BF16 => {
+            blocks(bytes, out, |b: &[u8; 2], y: &mut [f32; 1]| y[0] = bf16::from_le_bytes(*b).to_f32());
+        }
+        GgufType::Q4_0 => blocks(bytes, out, legacy::q4_0),
+        GgufType::Q4_1 => blocks(bytes, out, legacy::q4_1),
+        GgufType::Q5_0 => blocks(bytes, out, legacy::q5_0),
+        GgufType::Q5_1 => blocks(bytes, out, legacy::q5_1),
+        GgufType::Q8_0 => blocks(bytes, out, legacy::q8_0),
+        GgufType::Q2_K => blocks(bytes, out, k_quants::q2_k),
+        GgufType::Q3_K => blocks(bytes, out, k_quants::q3_k),
+        GgufType::Q4_K => blocks(bytes, out, k_quants::q4_k),
+        GgufType::Q5_K => blocks(bytes, out, k_quants::q5_k),
+        GgufType::Q6_K => blocks(bytes, out, k_quants::q6_k),
+    });
+    Ok(())
+}
+
+/// Calls `decode` for every block of B bytes and N values.
+fn blocks<const B: usize, const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn(&[u8; B], &mut [f32; N])) {
+    for (block, values) in bytes.as_chunks::<B>().0.iter().zip(out.as_chunks_mut::<N>().0) {
+        decode(block, values);
+    }
+}
+
+/// The little-endian f16 at byte `at`.
+fn half_at<const B: usize>(block: &[u8; B], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}

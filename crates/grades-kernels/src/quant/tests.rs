@@ -1,0 +1,78 @@
+use safetensors::SafeTensors;
+
+use super::{DecodeError, GgufType, decode};
+
+/// The blocks recorded with the reference implementation; `GRADES_FIXTURES` may name other fixtures.
+fn recorded() -> Vec<u8> {
+    let folder = std::env::var("GRADES_FIXTURES")
+        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures").to_owned());
+    std::fs::read(format!("{folder}/gguf/blocks.safetensors")).unwrap()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+#[test]
+fn every_recorded_type_decodes_exactly() {
+    let file = recorded();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let mut seen = 0;
+    for kind in GgufType::ALL {
+        let name = format!("{kind:?}").to_lowercase();
+        let Ok(bytes) = tensors.tensor(&format!("{name}.bytes")) else { continue };
+        let expected = floats(tensors.tensor(&format!("{name}.values")).unwrap().data());
+        let mut values = vec![f32::NAN; expected.len()];
+        decode(kind, bytes.data(), &mut values).unwrap();
+        assert_eq!(values, expected, "{name}");
+        seen += 1;
+    }
+    assert_eq!(seen, 10);
+}
+
+#[test]
+fn tensors_longer_than_a_task_decode_as_their_blocks() {
+    let file = recorded();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    for kind in GgufType::ALL.into_iter().filter(|kind| kind.block_size() > 1) {
+        let bytes = tensors.tensor(&format!("{kind:?}.bytes").to_lowercase()).unwrap();
+        let mut once = vec![0.0; bytes.data().len() / kind.block_bytes() * kind.block_size()];
+        decode(kind, bytes.data(), &mut once).unwrap();
+        let times = 2 * super::TASK_VALUES / once.len() + 1;
+        let mut values = vec![0.0; times * once.len()];
+        decode(kind, &bytes.data().repeat(times), &mut values).unwrap();
+        assert_eq!(values, once.repeat(times), "{kind:?}");
+    }
+}
+
+#[test]
+fn plain_floats_decode_exactly() {
+    let mut values = [0.0; 2];
+    decode(GgufType::F32, &[0, 0, 0xc0, 0x3f, 0, 0, 0, 0xc0], &mut values).unwrap();
+    assert_eq!(values, [1.5, -2.0]);
+    decode(GgufType::F16, &[0, 0x3e, 0, 0xc0], &mut values).unwrap();
+    assert_eq!(values, [1.5, -2.0]);
+    decode(GgufType::BF16, &[0xc0, 0x3f, 0, 0xc0], &mut values).unwrap();
+    assert_eq!(values, [1.5, -2.0]);
+}
+
+#[test]
+fn bytes_that_do_not_fit_are_errors() {
+    let mut out = [0.0; 32];
+    let error = decode(GgufType::Q4_0, &[0; 17], &mut out).unwrap_err();
+    assert_eq!(error, DecodeError::Bytes { kind: GgufType::Q4_0, values: 32, expected: 18, bytes: 17 });
+    let error = decode(GgufType::Q4_K, &[0; 18], &mut out).unwrap_err();
+    assert_eq!(error, DecodeError::Values { kind: GgufType::Q4_K, values: 32, block_size: 256 });
+    assert!(GgufType::F32.bytes_of(usize::MAX).is_err());
+    assert_eq!(decode(GgufType::Q6_K, &[], &mut []), Ok(()));
+}
+
+#[test]
+fn ids_are_those_of_ggml() {
+    assert_eq!(GgufType::from_id(12), Some(GgufType::Q4_K));
+    assert_eq!(GgufType::from_id(30), Some(GgufType::BF16));
+    assert_eq!(GgufType::from_id(4), None);
+    for kind in GgufType::ALL {
+        assert_eq!(GgufType::from_id(kind.id()), Some(kind));
+    }
+}

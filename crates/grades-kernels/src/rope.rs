@@ -1,0 +1,146 @@
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-split convention of Hugging Face:
+//! element `i` of a head is paired with element `i + rotary_dim / 2`.
+
+use rayon::prelude::*;
+
+use crate::OutOfRange;
+use crate::dispatch::multiversion;
+use crate::math::mul_add;
+
+/// Cosines and sines of every position's angles, `[positions, rotary_dim / 2]` each.
+#[derive(Clone, Copy, Debug)]
+pub struct RotaryTable<'a> {
+    /// cos(position · frequency), times the attention scaling where a model has one.
+    pub cos: &'a [f32],
+    /// sin(position · frequency), likewise.
+    pub sin: &'a [f32],
+    /// How many elements at the start of each head rotate; even, at most the head's size.
+    pub rotary_dim: usize,
+}
+
+/// The sense of a rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// By the angle: the forward pass.
+    Forward,
+    /// By minus the angle: the backward pass.
+    Inverse,
+}
+
+/// Rows of a block of work.
+const BLOCK_ROWS: usize = 16;
+
+/// Rotates every head of `x [rows, heads, head_dim]` in place, row `r` by the angles of `positions[r]`.
+///
+/// # Errors
+/// If a position lies outside the table; `x` is then unchanged.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn rope(
+    x: &mut [f32],
+    heads: usize,
+    head_dim: usize,
+    table: RotaryTable,
+    positions: &[u32],
+    rotation: Rotation,
+) -> Result<(), OutOfRange> {
+    let half = table.rotary_dim / 2;
+    assert_eq!(table.rotary_dim % 2, 0, "an odd number of elements cannot be paired");
+    assert!(table.rotary_dim <= head_dim);
+    assert_eq!(table.cos.len(), table.sin.len());
+    assert_eq!(x.len(), positions.len() * heads * head_dim);
+    if x.is_empty() || half == 0 {
+        return Ok(());
+    }
+    let limit = table.cos.len() / half;
+    if let Some(row) = positions.iter().position(|&p| p as usize >= limit) {
+        return Err(OutOfRange { what: "position", row, value: i64::from(positions[row]), limit });
+    }
+    x.par_chunks_mut(BLOCK_ROWS * heads * head_dim).zip(positions.par_chunks(BLOCK_ROWS)).for_each(|(x, positions)| {
+        rotate_rows(x, heads, head_dim, table, positions, rotation);
+    });
+    Ok(())
+}
+
+multiversion! {
+    fn rotate_rows<FMA>(
+        x: &mut [f32], heads: usize, head_dim: usize, table: RotaryTable, positions: &[u32], rotation: Rotation,
+    ) {
+        let half = table.rotary_dim / 2;
+        let sign = match rotation {
+            Rotation::Forward => 1.0,
+            Rotation::Inverse => -1.0,
+        };
+        for (row, &position) in x.chunks_exact_mut(heads * head_dim).zip(positions) {
+            let start = position as usize * half;
+            let (cos, sin) = (&table.cos[start..start + half], &table.sin[start..start + half]);
+            for head in row.chunks_exact_mut(head_dim) {
+                let (first, rest) = head.split_at_mut(half);
+                for (((a, b), cos), sin) in first.iter_mut().zip(rest).zip(cos).zip(sin) {
+                    let sin = sin * sign;
+                    let rotated = mul_add::<FMA>(*a, *cos, -(*b * sin));
+                    *b = mul_add::<FMA>(*b, *cos, *a * sin);
+                    *a = rotated;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RotaryTable, Rotation, rope};
+    use crate::OutOfRange;
+    use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
+
+    /// Hugging Face's `x · cos + rotate_half(x) · sin` with cos and sin doubled to the whole rotary width.
+    fn reference(x: &[f64], heads: usize, head_dim: usize, table: RotaryTable, positions: &[u32]) -> Vec<f64> {
+        let half = table.rotary_dim / 2;
+        let mut out = x.to_vec();
+        for (i, out) in out.iter_mut().enumerate() {
+            let (row, d) = (i / (heads * head_dim), i % head_dim);
+            if d < table.rotary_dim {
+                let angle = positions[row] as usize * half + d % half;
+                let rotated = if d < half { -x[i + half] } else { x[i - half] };
+                *out = x[i] * f64::from(table.cos[angle]) + rotated * f64::from(table.sin[angle]);
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn rotations_equal_the_reference_and_undo_each_other() {
+        for (heads, head_dim, rotary_dim, rows) in
+            [(1, 2, 2, 1), (3, 8, 8, 33), (2, 64, 64, 17), (2, 10, 6, 5), (1, 256, 256, 3), (2, 8, 8, 0)]
+        {
+            let angles = numbers(1, 20 * rotary_dim / 2);
+            let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| ((3.0 * a).cos(), (3.0 * a).sin())).unzip();
+            let table = RotaryTable { cos: &cos, sin: &sin, rotary_dim };
+            let positions: Vec<u32> = (0..rows).map(|row| row * 7 % 20).collect();
+            let x = numbers(2, rows as usize * heads * head_dim);
+            let dout = numbers(3, x.len());
+            let results = on_any_threads(|| {
+                let [mut y, mut back, mut dx] = [x.clone(), x.clone(), dout.clone()];
+                rope(&mut y, heads, head_dim, table, &positions, Rotation::Forward).unwrap();
+                rope(&mut back, heads, head_dim, table, &positions, Rotation::Forward).unwrap();
+                rope(&mut back, heads, head_dim, table, &positions, Rotation::Inverse).unwrap();
+                rope(&mut dx, heads, head_dim, table, &positions, Rotation::Inverse).unwrap();
+                vec![y, back, dx]
+            });
+            assert_close(&results[0], &reference(&in_f64(&x), heads, head_dim, table, &positions), 1e-6, "forward");
+            assert_close(&results[1], &in_f64(&x), 1e-6, "there and back");
+            let loss = |x: &[f64]| inner(&reference(x, heads, head_dim, table, &positions), &dout);
+            assert_gradient(loss, &x, &results[2], "gradient");
+        }
+    }
+
+    #[test]
+    fn a_position_outside_the_table_is_an_error_and_changes_nothing() {
+        let table = RotaryTable { cos: &[0.0; 4], sin: &[1.0; 4], rotary_dim: 2 };
+        let mut x = [1.0; 6];
+        let error = rope(&mut x, 1, 2, table, &[0, 3, 4], Rotation::Forward).unwrap_err();
+        assert_eq!(error, OutOfRange { what: "position", row: 2, value: 4, limit: 4 });
+        assert_eq!(x, [1.0; 6]);
+    }
+}
