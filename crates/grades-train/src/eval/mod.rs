@@ -4,5 +4,5 @@ pub mod score;
 pub mod task;
 mod tasks;
 
-pub use score::{LogLikelihood, QuestionScore, TaskScore};
+pub use score::{LogLikelihood, QuestionScore, ScoreError, ScoreOptions, TaskScore, score};
 pub use task::{Question, Task};
