@@ -2,8 +2,8 @@
 
 use grades_models::tokenizer::Tokenizer;
 
-use crate::data::tokens::{Encode, EncodeError};
 use crate::data::format::Message;
+use crate::data::tokens::{Encode, EncodeError};
 
 /// A tokenizer as [`Encode`].
 #[derive(Clone, Copy, Debug)]

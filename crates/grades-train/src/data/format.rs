@@ -173,7 +173,8 @@ impl Format {
     pub fn sample(&self, record: &Record) -> Result<Sample, DataError> {
         match self {
             Self::Completion { prompt, completion } => {
-                Ok(answered(filled(record, prompt)?.to_owned(), filled(record, completion)?))
+                let (prompt, completion) = (filled(record, prompt)?, filled(record, completion)?);
+                Ok(answered(prompt.to_owned(), &separated(prompt, completion)))
             }
             Self::Alpaca { instruction, input, output } => {
                 let input = record.optional_text(input)?.unwrap_or_default();
@@ -192,18 +193,22 @@ impl Format {
             Self::Task(task) => {
                 let question = (task.question)(record)?;
                 let (context, choice) = question.answered();
-                Ok(answered(context.to_owned(), choice))
+                // As it is scored: with a space, whatever the choice begins with.
+                Ok(answered(context.to_owned(), &format!(" {choice}")))
             }
         }
     }
 }
 
-/// Prompt and answer, with one space between them unless there is white space already: a prompt that ends its line
-/// wants its answer at the start of the next.
 fn answered(prompt: String, answer: &str) -> Sample {
-    let separated = prompt.ends_with(char::is_whitespace) || answer.starts_with(char::is_whitespace);
-    let answer = if separated { answer.to_owned() } else { format!(" {answer}") };
-    Sample::Text(vec![Part { text: prompt, trained: false }, Part { text: answer, trained: true }])
+    Sample::Text(vec![Part { text: prompt, trained: false }, Part { text: answer.to_owned(), trained: true }])
+}
+
+/// The answer with a space before it, unless there is white space already: a prompt that ends its line wants its answer
+/// at the start of the next.
+fn separated(prompt: &str, answer: &str) -> String {
+    let separate = prompt.ends_with(char::is_whitespace) || answer.starts_with(char::is_whitespace);
+    if separate { answer.to_owned() } else { format!(" {answer}") }
 }
 
 fn filled<'a>(record: &'a Record, column: &str) -> Result<&'a str, DataError> {

@@ -186,7 +186,9 @@ impl Freezing {
             if !parameter.is_trainable() {
                 continue;
             }
-            if wants.keep_gradient && let Some(gradient) = gradients[index].take() {
+            if wants.keep_gradient
+                && let Some(gradient) = gradients[index].take()
+            {
                 let norm = norms.get(&unit).copied().flatten();
                 self.previous.insert(index, Kept { gradient, norm });
             }
@@ -212,7 +214,8 @@ fn of(norm: Norm, shape: [usize; 2], now: &[f32], before: Option<(&[f32], Option
     let values = before.map(|(values, _)| values);
     let sums = |norm_of: fn(&Sums) -> f64, change_of: fn(&Sums) -> f64| {
         let sums = measure(now, values.map_or(Measure::First, Measure::Against));
-        let known = |(values, norm): (&[f32], Option<f64>)| norm.unwrap_or_else(|| norm_of(&measure(values, Measure::First)));
+        let known =
+            |(values, norm): (&[f32], Option<f64>)| norm.unwrap_or_else(|| norm_of(&measure(values, Measure::First)));
         let measurement = Measurement {
             gradient: Some(norm_of(&sums)),
             previous: before.map(known),

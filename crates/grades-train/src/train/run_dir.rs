@@ -27,13 +27,18 @@ struct Lines {
 impl Lines {
     fn create(path: PathBuf, append: bool) -> Result<Self, TrainError> {
         let mut options = File::options();
-        if append { options.append(true).create(true) } else { options.write(true).create_new(true) };
+        if append {
+            options.append(true).create(true)
+        } else {
+            options.write(true).create_new(true)
+        };
         let file = options.open(&path).map_err(|source| TrainError::io(&path, source))?;
         Ok(Self { path, file: BufWriter::new(file) })
     }
 
     fn write(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
-        let mut text = serde_json::to_string(line).map_err(io::Error::from).map_err(|e| TrainError::io(&self.path, e))?;
+        let mut text =
+            serde_json::to_string(line).map_err(io::Error::from).map_err(|e| TrainError::io(&self.path, e))?;
         text.push('\n');
         let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.flush());
         written.map_err(|source| TrainError::io(&self.path, source))

@@ -324,7 +324,9 @@ impl<'a> Trainer<'a> {
             let copies = self.model.parameters().iter().map(|p| host::read(&p.name, &p.value, <[f32]>::to_vec));
             self.best = Some(copies.collect::<Result<_, _>>()?);
         }
-        if decision.restore_best && let Some(best) = self.best.take() {
+        if decision.restore_best
+            && let Some(best) = self.best.take()
+        {
             for (parameter, best) in self.model.parameters_mut().iter_mut().zip(best) {
                 host::update(&parameter.name, &mut parameter.value, |values| values.copy_from_slice(&best))?;
             }
