@@ -73,14 +73,13 @@ impl Args {
         let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
         let mut model = registry::open(&checkpoint, &Device::default())?;
         tokenizer.check_fits(model.config().vocab_size)?;
-        let options =
-            ScoreOptions { max_length: model.config().max_position_embeddings, batch_tokens: BATCH_TOKENS };
+        let options = ScoreOptions { max_length: model.config().max_position_embeddings, batch_tokens: BATCH_TOKENS };
         let mut results = BTreeMap::new();
         for (task, questions) in questions {
             let started = Instant::now();
             let requests: usize = questions.iter().map(|question| question.choices.len()).sum();
             let bar = indicatif::ProgressBar::new(requests as u64).with_prefix(task.name);
-            let encoder = Encoder(&tokenizer);
+            let encoder = Encoder::new(&tokenizer);
             let (result, scores) =
                 score(task, &questions, &encoder, &mut model, options, &mut |done| bar.set_position(done as u64))?;
             bar.finish_and_clear();

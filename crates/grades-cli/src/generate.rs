@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use burn::tensor::Device;
 use grades_models::generate::{Limits, generate};
 use grades_models::registry;
-use grades_models::sampling::Sampler;
+use grades_models::sampling::{Sampler, SamplingOptions};
 use grades_models::template::{ChatTemplate, Message};
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::Checkpoint;
@@ -52,13 +53,19 @@ impl Args {
         let model = registry::open(&checkpoint, &Device::default())?;
         tokenizer.check_fits(model.config().vocab_size)?;
         let prompt = if self.chat {
-            let template = ChatTemplate::of(&tokenizer)?;
-            let messages = [Message { role: "user".into(), content: self.prompt.clone() }];
+            let template =
+                ChatTemplate::of(&tokenizer).context("the model has no chat template; leave --chat out")??;
+            let messages = [Message::new("user", &self.prompt)];
             tokenizer.encode(&template.render(&messages, true)?, false)?
         } else {
             tokenizer.encode(&self.prompt, true)?
         };
-        let mut sampler = Sampler::new(self.temperature, self.top_p, self.top_k, self.seed)?;
+        let mut sampler = Sampler::new(SamplingOptions {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            seed: self.seed,
+        })?;
         let limits = Limits { max_new_tokens: self.max_new_tokens, stop: tokenizer.eos_id().into_iter().collect() };
         let show = |piece: &str| {
             if !json {

@@ -47,7 +47,15 @@ impl Args {
         let query = (config.num_attention_heads * config.head_dim) as u64;
         let key = (config.num_key_value_heads * config.head_dim) as u64;
         let (hidden, inner) = (config.hidden_size as u64, config.intermediate_size as u64);
-        let adapter = [(query, hidden), (key, hidden), (key, hidden), (hidden, query), (inner, hidden), (inner, hidden), (hidden, inner)];
+        let adapter = [
+            (query, hidden),
+            (key, hidden),
+            (key, hidden),
+            (hidden, query),
+            (inner, hidden),
+            (inner, hidden),
+            (hidden, inner),
+        ];
         let lora: u64 = adapter.iter().map(|(rows, columns)| LORA_RANK * (rows + columns)).sum::<u64>()
             * config.num_hidden_layers as u64;
         let units = config.num_hidden_layers * adapter.len();

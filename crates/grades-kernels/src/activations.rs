@@ -137,8 +137,7 @@ pub fn gated_joined_backward(
     }
     assert_eq!(dout.len() % width, 0);
     let block = BLOCK_ROWS * 2 * width;
-    let blocks =
-        gate_up.par_chunks(block).zip(dout.par_chunks(BLOCK_ROWS * width)).zip(gradient.par_chunks_mut(block));
+    let blocks = gate_up.par_chunks(block).zip(dout.par_chunks(BLOCK_ROWS * width)).zip(gradient.par_chunks_mut(block));
     blocks.for_each(|((gate_up, dout), gradient)| {
         let rows = gate_up.chunks_exact(2 * width).zip(dout.chunks_exact(width));
         for ((joined, dout), gradient) in rows.zip(gradient.chunks_exact_mut(2 * width)) {

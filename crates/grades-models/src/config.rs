@@ -98,9 +98,9 @@ impl HfConfig {
             None | Some("silu" | "swish") => Ok(Activation::Silu),
             Some("gelu") => Ok(Activation::Gelu),
             Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
-            Some(other) => Err(Error::config(format!(
-                "has `hidden_act: {other}`; supported are silu, gelu and gelu_pytorch_tanh"
-            ))),
+            Some(other) => {
+                Err(Error::config(format!("has `hidden_act: {other}`; supported are silu, gelu and gelu_pytorch_tanh")))
+            }
         }
     }
 

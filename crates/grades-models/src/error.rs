@@ -18,7 +18,9 @@ pub enum Error {
         known: String,
     },
     /// A tensor that the architecture needs has another shape in the checkpoint.
-    #[error("tensor `{name}` has shape {found:?} where the config asks for {expected:?}; config and weights are not of one model")]
+    #[error(
+        "tensor `{name}` has shape {found:?} where the config asks for {expected:?}; config and weights are not of one model"
+    )]
     Shape {
         /// The tensor.
         name: String,

@@ -1,8 +1,8 @@
 //! A tensor's values as a slice of the host: without a copy on the CPU backend, through a copy on others.
 
+use burn::backend::Flex;
 use burn::backend::autodiff::Autodiff;
 use burn::backend::flex::FlexTensor;
-use burn::backend::Flex;
 use burn::tensor::{Tensor, TensorData};
 
 use crate::Error;

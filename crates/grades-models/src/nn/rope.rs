@@ -40,9 +40,8 @@ impl Rope {
     /// The embedding of heads of size `head_dim` with base `theta`.
     #[must_use]
     pub fn new(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Self {
-        let frequencies = (0..head_dim / 2).map(|pair| {
-            scale(theta.powf(-2.0 * pair as f64 / head_dim as f64), scaling)
-        });
+        let frequencies =
+            (0..head_dim / 2).map(|pair| scale(theta.powf(-2.0 * pair as f64 / head_dim as f64), scaling));
         let empty = Arc::new(RopeTable { cos: Vec::new(), sin: Vec::new() });
         Self { frequencies: frequencies.collect(), table: Mutex::new((0, empty)) }
     }

@@ -99,12 +99,7 @@ fn ids_of(ids: &[u32]) -> Vec<i64> {
 }
 
 impl Ops for Flex {
-    fn project(
-        x: FlexTensor,
-        weights: Tensors<Self>,
-        biases: Tensors<Self>,
-        residual: Tensors<Self>,
-    ) -> FlexTensor {
+    fn project(x: FlexTensor, weights: Tensors<Self>, biases: Tensors<Self>, residual: Tensors<Self>) -> FlexTensor {
         let x = Values::of(x);
         let weights: Vec<_> = weights.0.into_iter().map(Values::of).collect();
         let (rows, total) = (x.dims()[0], weights.iter().map(|w| w.dims()[0]).sum::<usize>());
@@ -228,8 +223,7 @@ impl Ops for Flex {
         let (query, key) = (q.dims(), k.dims());
         let mut dq = vec![0.0; query[0] * query[1]];
         let (mut dk, mut dv) = (vec![0.0; key[0] * key[1]], vec![0.0; key[0] * key[1]]);
-        let saved =
-            Saved { q: q.slice(), k: k.slice(), v: v.slice(), out: out.slice(), log_sum_exp: lse.slice() };
+        let saved = Saved { q: q.slice(), k: k.slice(), v: v.slice(), out: out.slice(), log_sum_exp: lse.slice() };
         let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
         attention_backward(&form(&spec), &segments(&spec), saved, dout.slice(), gradients);
         (tensor(dq, query), tensor(dk, key), tensor(dv, key))
@@ -247,13 +241,7 @@ impl Ops for Flex {
         let (dy, gate_up) = (Values::of(dy), Values::of(gate_up));
         let [rows, joined] = gate_up.dims();
         let mut gradient = vec![0.0; rows * joined];
-        activations::gated_joined_backward(
-            kernel(activation),
-            gate_up.slice(),
-            dy.slice(),
-            joined / 2,
-            &mut gradient,
-        );
+        activations::gated_joined_backward(kernel(activation), gate_up.slice(), dy.slice(), joined / 2, &mut gradient);
         tensor(gradient, [rows, joined])
     }
 
@@ -267,12 +255,7 @@ impl Ops for Flex {
     }
 
     #[expect(clippy::expect_used, reason = "the tokens of a batch are checked before it reaches a model")]
-    fn embed_backward(
-        dy: FlexTensor,
-        onto: Tensors<Self>,
-        ids: Arc<Vec<u32>>,
-        vocabulary: usize,
-    ) -> FlexTensor {
+    fn embed_backward(dy: FlexTensor, onto: Tensors<Self>, ids: Arc<Vec<u32>>, vocabulary: usize) -> FlexTensor {
         let dy = Values::of(dy);
         let width = dy.dims()[1];
         let mut gradient = match onto.0.into_iter().next() {
@@ -294,11 +277,8 @@ impl Ops for Flex {
         let (hidden, weight) = (Values::of(hidden), Values::of(weight));
         let mut dhidden = want_hidden.then(|| vec![0.0; hidden.slice().len()]);
         let mut dweight = want_weight.then(|| vec![0.0; weight.slice().len()]);
-        let gradients = HeadGradients {
-            scale: spec.scale,
-            dhidden: dhidden.as_deref_mut(),
-            dweight: dweight.as_deref_mut(),
-        };
+        let gradients =
+            HeadGradients { scale: spec.scale, dhidden: dhidden.as_deref_mut(), dweight: dweight.as_deref_mut() };
         let loss = linear_cross_entropy(head(&hidden, &weight, &spec.targets), gradients)
             .expect("targets within the vocabulary");
         let total = (loss.sum * f64::from(spec.scale)) as f32;

@@ -87,10 +87,7 @@ pub trait Ops: Backend {
     }
 
     /// The gradient of [`project`](Ops::project) in its input: `dx = dy · [W₁; W₂; …]`, `[tokens, in]`.
-    fn project_input_gradient(
-        dy: FloatTensor<Self>,
-        #[extension_type] weights: Tensors<Self>,
-    ) -> FloatTensor<Self> {
+    fn project_input_gradient(dy: FloatTensor<Self>, #[extension_type] weights: Tensors<Self>) -> FloatTensor<Self> {
         stock::project_input_gradient::<Self>(dy, weights)
     }
 

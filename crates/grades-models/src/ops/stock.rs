@@ -127,8 +127,7 @@ fn rotate<B: Backend>(x: FloatTensor<B>, heads: usize, spec: &AttentionSpec, sig
         B::float_slice(x.clone(), &[Slice::from(0..tokens), Slice::from(0..heads), Slice::from(range)])
     };
     let (low, high) = (part(0..half), part(half..spec.head_dim));
-    let new_low =
-        B::float_sub(B::float_mul(low.clone(), cos.clone()), B::float_mul(high.clone(), sin.clone()));
+    let new_low = B::float_sub(B::float_mul(low.clone(), cos.clone()), B::float_mul(high.clone(), sin.clone()));
     let new_high = B::float_add(B::float_mul(high, cos), B::float_mul(low, sin));
     B::float_reshape(B::float_cat(vec![new_low, new_high], 2), Shape::from([tokens, width]))
 }
@@ -348,8 +347,7 @@ pub(super) fn cross_entropy<B: Backend>(
     want_weight: bool,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>, Option<FloatTensor<B>>) {
     let (device, all) = (hidden.device(), hidden.shape());
-    let Labelled { hidden, logits, lse, rows, targets, count } =
-        labelled::<B>(hidden, weight.clone(), &spec.targets);
+    let Labelled { hidden, logits, lse, rows, targets, count } = labelled::<B>(hidden, weight.clone(), &spec.targets);
     let right = B::float_gather(1, logits.clone(), targets.clone());
     let loss = B::float_mul_scalar(B::float_sum(B::float_sub(lse.clone(), right)), spec.scale.into());
     if !want_hidden && !want_weight {

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{DataError, Record};
 use crate::eval::task::Task;
+pub use grades_models::template::Message;
 
 /// One entry of `datasets`. The keys for columns are those of Axolotl; each belongs to the types that it names, and where it
 /// is left out the column has the name in brackets.
@@ -154,15 +155,6 @@ pub struct Part {
     pub text: String,
     /// Whether its tokens count in the loss.
     pub trained: bool,
-}
-
-/// A message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, …
-    pub role: String,
-    /// The text.
-    pub content: String,
 }
 
 impl Format {

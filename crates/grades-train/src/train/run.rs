@@ -89,7 +89,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         )));
     }
     // Data first: a mistake in a row shows before the model is loaded.
-    let samples = data::load(&config.datasets, &Encoder(&tokenizer), config.token_options())?;
+    let samples = data::load(&config.datasets, &Encoder::new(&tokenizer), config.token_options())?;
     let (dropped_samples, truncated_samples) = (samples.dropped, samples.truncated);
     let (train, validation) = split::split(samples.samples, config.val_set_size, config.seed)?;
     let validation_samples = validation.len();
