@@ -67,6 +67,14 @@ impl<'a> Matrix<'a> {
         self.data[row * self.row_stride + column]
     }
 
+    pub(crate) fn row_stride(&self) -> isize {
+        self.row_stride as isize
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const f32 {
+        self.data.as_ptr()
+    }
+
     pub(crate) fn strided(self) -> Strided<'a> {
         Strided {
             data: self.data,
