@@ -40,9 +40,11 @@ pub struct CrossEntropy {
     pub rows: Vec<f32>,
 }
 
-/// Where the gradients of the **sum** of the losses go; what is `None` is not computed.
+/// Where the gradients of `scale · Σ loss` go; what is `None` is not computed.
 #[derive(Debug, Default)]
 pub struct HeadGradients<'a> {
+    /// The factor on the sum, `1 / count` for the gradients of the mean.
+    pub scale: f32,
     /// `[rows, hidden_size]`, overwritten; zero where there is no label.
     pub dhidden: Option<&'a mut [f32]>,
     /// `[vocab, hidden_size]`, added to.
@@ -77,14 +79,14 @@ pub fn linear_cross_entropy(head: Head, mut gradients: HeadGradients) -> Result<
     if let Some(dweight) = &gradients.dweight {
         assert_eq!(dweight.len(), head.weight.len());
     }
-    let wants_gradient = gradients.dhidden.is_some() || gradients.dweight.is_some();
+    let gradient_scale = (gradients.dhidden.is_some() || gradients.dweight.is_some()).then_some(gradients.scale);
     let mut result = CrossEntropy { sum: 0.0, count: labelled.len(), rows: vec![0.0; head.labels.len()] };
     for_each_chunk(&head, &labelled, |rows, hidden, logits| {
         let vocab = logits.len() / rows.len();
         let losses: Vec<f32> = logits
             .par_chunks_exact_mut(vocab)
             .zip(rows)
-            .map(|(logits, &(_, label))| row_loss(logits, label, wants_gradient))
+            .map(|(logits, &(_, label))| row_loss(logits, label, gradient_scale))
             .collect();
         for (&(row, _), &loss) in rows.iter().zip(&losses) {
             result.rows[row] = loss;
@@ -121,7 +123,7 @@ pub fn log_likelihood(head: Head) -> Result<Vec<LabelScore>, OutOfRange> {
         scores.par_extend(logits.par_chunks_exact_mut(vocab).zip(rows).map(|(logits, &(row, label))| {
             let own = logits[label];
             let is_greedy = logits[..label].iter().all(|&l| l < own) && logits[label + 1..].iter().all(|&l| l <= own);
-            LabelScore { row, log_probability: -row_loss(logits, label, false), is_greedy }
+            LabelScore { row, log_probability: -row_loss(logits, label, None), is_greedy }
         }));
     });
     Ok(scores)
@@ -171,7 +173,7 @@ fn for_each_chunk(
 
 multiversion! {
     /// The loss of one row of logits, which become the gradient of the loss if asked.
-    fn row_loss<FMA>(logits: &mut [f32], label: usize, gradient: bool) -> f32 {
+    fn row_loss<FMA>(logits: &mut [f32], label: usize, gradient_scale: Option<f32>) -> f32 {
         let largest = max(logits);
         let own = logits[label] - largest;
         // Blocks, so that the sum of a large vocabulary loses little.
@@ -182,12 +184,12 @@ multiversion! {
             }
             total += f64::from(sum(block));
         }
-        if gradient {
-            let factor = (1.0 / total) as f32;
+        if let Some(scale) = gradient_scale {
+            let factor = (f64::from(scale) / total) as f32;
             for probability in logits.iter_mut() {
                 *probability *= factor;
             }
-            logits[label] -= 1.0;
+            logits[label] -= scale;
         }
         total.ln() as f32 - own
     }

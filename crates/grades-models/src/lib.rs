@@ -1,1 +1,18 @@
-//! Transformer models on Burn.
+//! Transformer models on Burn: operations, families, weights, tokenizers, generation.
+
+pub mod config;
+mod error;
+mod families;
+pub mod generate;
+pub mod host;
+pub mod nn;
+pub mod ops;
+pub mod parameters;
+pub mod registry;
+pub mod sampling;
+pub mod template;
+pub mod tokenizer;
+pub mod weights;
+
+pub use error::Error;
+pub use nn::{Decoder, KvCache, Tokens};

@@ -1,1 +1,8 @@
 //! Data, training, evaluation, reports.
+
+pub mod config;
+pub mod data;
+pub mod encoder;
+pub mod eval;
+pub mod schedule;
+pub mod train;

@@ -1,0 +1,306 @@
+//! The decoder that the llama-like families share: embedding, layers of attention and gated MLP, norm, head.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+use grades::{Companion, Role, Tower, UnitId};
+
+use super::{Rope, RopeScaling};
+use crate::Error;
+use crate::ops::{self, Activation, AttentionSpec, CrossEntropySpec, Layout, Tie};
+use crate::parameters::{Builder, ParameterId, Parameters, Place, Source};
+
+/// The sizes of a decoder and what tells the families apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderConfig {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the MLP.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Size of a head.
+    pub head_dim: usize,
+    /// Added to the mean square inside a norm.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary embedding.
+    pub rope_theta: f64,
+    /// Stretching of the rotary embedding.
+    pub rope_scaling: RopeScaling,
+    /// Longest text that the model was made for.
+    pub max_position_embeddings: usize,
+    /// Whether the head is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Whether q, k and v have biases.
+    pub qkv_bias: bool,
+    /// Whether o has one.
+    pub o_bias: bool,
+    /// Whether the MLP's projections have them.
+    pub mlp_bias: bool,
+    /// Sliding window of the attention.
+    pub sliding_window: Option<usize>,
+    /// The MLP's non-linearity.
+    pub activation: Activation,
+}
+
+/// A flat batch of tokens.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// Token ids, `[tokens]`.
+    pub ids: Arc<Vec<u32>>,
+    /// Samples and positions.
+    pub layout: Arc<Layout>,
+}
+
+/// Keys and values of the tokens that were seen, per layer, each `[tokens, kv_heads · head_dim]`.
+#[derive(Debug, Default)]
+pub struct KvCache {
+    layers: Vec<Option<(Tensor<2>, Tensor<2>)>>,
+    tokens: usize,
+}
+
+impl KvCache {
+    /// Number of tokens held.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Adds the new tokens' keys and values of one layer; returns all of that layer.
+    fn extend(&mut self, layer: usize, k: Tensor<2>, v: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        if self.layers.len() <= layer {
+            self.layers.resize(layer + 1, None);
+        }
+        let all = match self.layers[layer].take() {
+            Some((keys, values)) => (Tensor::cat(vec![keys, k], 0), Tensor::cat(vec![values, v], 0)),
+            None => (k, v),
+        };
+        self.layers[layer] = Some(all.clone());
+        all
+    }
+}
+
+/// A linear layer, possibly of several matrices that share their input.
+#[derive(Debug)]
+struct Projection {
+    weights: Vec<ParameterId>,
+    biases: Vec<ParameterId>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention_norm: ParameterId,
+    qkv: Projection,
+    o: Projection,
+    mlp_norm: ParameterId,
+    gate_up: Projection,
+    down: Projection,
+}
+
+/// A decoder-only language model.
+#[derive(Debug)]
+pub struct Decoder {
+    config: DecoderConfig,
+    parameters: Parameters,
+    embedding: ParameterId,
+    layers: Vec<Layer>,
+    norm: ParameterId,
+    /// The untied head.
+    head: Option<ParameterId>,
+    rope: Rope,
+}
+
+impl Decoder {
+    /// Puts the model together from the tensors of `source`, named as transformers' llama names them.
+    ///
+    /// # Errors
+    /// When a tensor is missing, cannot be read, or has another shape than the config says.
+    pub fn load(config: DecoderConfig, source: &dyn Source, device: &Device) -> Result<Self, Error> {
+        let mut builder = Builder::new(source, device);
+        let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
+        let input = Place::Companion(Companion::Embedding { tower: Tower::Language });
+        let embedding = builder.add("model.embed_tokens.weight", &[vocabulary, hidden], input)?;
+        let layers = (0..config.num_hidden_layers).map(|index| Layer::load(&config, index, &mut builder));
+        let layers = layers.collect::<Result<_, _>>()?;
+        let norm = builder.add("model.norm.weight", &[hidden], Place::Always)?;
+        let head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(builder.add("lm_head.weight", &[vocabulary, hidden], Place::Always)?),
+        };
+        let rope = Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling);
+        Ok(Self { parameters: builder.finish(), config, embedding, layers, norm, head, rope })
+    }
+
+    /// The sizes.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// All parameters.
+    #[must_use]
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// All parameters.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// The mean-like loss `scale · Σ −log p(target)` of a training batch, `[1]`.
+    #[must_use]
+    pub fn loss(&self, tokens: &Tokens, targets: Arc<Vec<i64>>, scale: f32) -> Tensor<1> {
+        let tied = self.head.is_none() && self.parameters.get(self.embedding).is_trainable();
+        let tie = tied.then(Tie::default);
+        let x = self.embed(tokens, tie.clone(), true);
+        let x = self.run_layers(x, 0, tokens, None, true);
+        ops::cross_entropy(x, self.head_weight(true), CrossEntropySpec { targets, scale }, tie)
+    }
+
+    /// `log p(target)` of every row that has a target, in order, `[targets]`. Nothing is recorded for gradients.
+    #[must_use]
+    pub fn log_likelihoods(&self, tokens: &Tokens, targets: Arc<Vec<i64>>) -> Tensor<1> {
+        ops::log_likelihoods(self.hidden(tokens, None), self.head_weight(false), targets)
+    }
+
+    /// Logits of every token, `[tokens, vocabulary]`. Nothing is recorded for gradients.
+    #[must_use]
+    pub fn logits(&self, tokens: &Tokens) -> Tensor<2> {
+        ops::project(self.hidden(tokens, None), vec![self.head_weight(false)], Vec::new(), None)
+    }
+
+    /// Logits that follow the last of `ids`, `[1, vocabulary]`; `ids` follow what the cache holds, and join it.
+    #[must_use]
+    pub fn next_logits(&self, ids: &[u32], cache: &mut KvCache) -> Tensor<2> {
+        let layout = Arc::new(Layout::cached(cache.tokens, ids.len()));
+        let hidden = self.hidden(&Tokens { ids: Arc::new(ids.to_vec()), layout }, Some(cache));
+        cache.tokens += ids.len();
+        let last = hidden.slice([ids.len() - 1..ids.len()]);
+        ops::project(last, vec![self.head_weight(false)], Vec::new(), None)
+    }
+
+    /// The normed output of the last layer, `[tokens, hidden]`, outside autodiff.
+    fn hidden(&self, tokens: &Tokens, cache: Option<&mut KvCache>) -> Tensor<2> {
+        let x = self.embed(tokens, None, false);
+        self.run_layers(x, 0, tokens, cache, false)
+    }
+
+    fn embed(&self, tokens: &Tokens, tie: Option<Tie>, track: bool) -> Tensor<2> {
+        ops::embed(self.parameters.value(self.embedding, track), tokens.ids.clone(), tie)
+    }
+
+    /// Layers `first..` and the final norm.
+    fn run_layers(
+        &self,
+        mut x: Tensor<2>,
+        first: usize,
+        tokens: &Tokens,
+        mut cache: Option<&mut KvCache>,
+        track: bool,
+    ) -> Tensor<2> {
+        let spec = self.attention_spec(tokens);
+        for (index, layer) in self.layers.iter().enumerate().skip(first) {
+            let cache = cache.as_deref_mut().map(|cache| (cache, index));
+            x = self.layer(layer, x, spec.clone(), cache, track);
+        }
+        ops::rms_norm(x, self.parameters.value(self.norm, track), self.config.rms_norm_eps as f32)
+    }
+
+    fn layer(
+        &self,
+        layer: &Layer,
+        x: Tensor<2>,
+        spec: AttentionSpec,
+        cache: Option<(&mut KvCache, usize)>,
+        track: bool,
+    ) -> Tensor<2> {
+        let norm = |x: Tensor<2>, scale| {
+            ops::rms_norm(x, self.parameters.value(scale, track), self.config.rms_norm_eps as f32)
+        };
+        let project = |projection: &Projection, x, residual| {
+            let values = |ids: &[ParameterId]| ids.iter().map(|&id| self.parameters.value(id, track)).collect();
+            ops::project(x, values(&projection.weights), values(&projection.biases), residual)
+        };
+        let qkv = project(&layer.qkv, norm(x.clone(), layer.attention_norm), None);
+        let seen = match cache {
+            None => ops::self_attention(qkv, spec),
+            Some((cache, index)) => {
+                let (q, k, v) = ops::split_heads(qkv, spec.clone());
+                let (k, v) = cache.extend(index, k, v);
+                ops::attend(q, k, v, spec)
+            }
+        };
+        let x = project(&layer.o, seen, Some(x));
+        let gate_up = project(&layer.gate_up, norm(x.clone(), layer.mlp_norm), None);
+        project(&layer.down, ops::gated_activation(gate_up, self.config.activation), Some(x))
+    }
+
+    fn attention_spec(&self, tokens: &Tokens) -> AttentionSpec {
+        let longest = tokens.layout.positions.iter().max().map_or(0, |&p| p as usize + 1);
+        AttentionSpec {
+            heads: self.config.num_attention_heads,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+            scale: (self.config.head_dim as f32).powf(-0.5),
+            causal: true,
+            window: self.config.sliding_window,
+            rope: Some(self.rope.table(longest)),
+            layout: tokens.layout.clone(),
+        }
+    }
+
+    fn head_weight(&self, track: bool) -> Tensor<2> {
+        self.parameters.value(self.head.unwrap_or(self.embedding), track)
+    }
+}
+
+impl Layer {
+    fn load(config: &DecoderConfig, index: usize, builder: &mut Builder<'_>) -> Result<Self, Error> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let query = config.num_attention_heads * config.head_dim;
+        let key = config.num_key_value_heads * config.head_dim;
+        let norm = |builder: &mut Builder<'_>, name: &str| {
+            let norms = Companion::Norms { tower: Tower::Language, layer: index };
+            builder.add(&format!("model.layers.{index}.{name}.weight"), &[hidden], Place::Companion(norms))
+        };
+        let projection = |builder: &mut Builder<'_>, bias: bool, parts: &[(&str, Role, usize, usize)]| {
+            let mut projection = Projection { weights: Vec::new(), biases: Vec::new() };
+            for &(name, role, rows, columns) in parts {
+                let unit = Place::Unit(UnitId::language(index, role));
+                let name = format!("model.layers.{index}.{name}");
+                projection.weights.push(builder.add(&format!("{name}.weight"), &[rows, columns], unit)?);
+                if bias {
+                    projection.biases.push(builder.add(&format!("{name}.bias"), &[rows], unit)?);
+                }
+            }
+            Ok::<_, Error>(projection)
+        };
+        Ok(Self {
+            attention_norm: norm(builder, "input_layernorm")?,
+            qkv: projection(
+                builder,
+                config.qkv_bias,
+                &[
+                    ("self_attn.q_proj", Role::Q, query, hidden),
+                    ("self_attn.k_proj", Role::K, key, hidden),
+                    ("self_attn.v_proj", Role::V, key, hidden),
+                ],
+            )?,
+            o: projection(builder, config.o_bias, &[("self_attn.o_proj", Role::O, hidden, query)])?,
+            mlp_norm: norm(builder, "post_attention_layernorm")?,
+            gate_up: projection(
+                builder,
+                config.mlp_bias,
+                &[("mlp.gate_proj", Role::Gate, inner, hidden), ("mlp.up_proj", Role::Up, inner, hidden)],
+            )?,
+            down: projection(builder, config.mlp_bias, &[("mlp.down_proj", Role::Down, hidden, inner)])?,
+        })
+    }
+}

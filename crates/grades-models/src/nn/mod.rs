@@ -1,0 +1,7 @@
+//! The parts that model families share; a family only says how they are wired.
+
+mod decoder;
+mod rope;
+
+pub use decoder::{Decoder, DecoderConfig, KvCache, Tokens};
+pub use rope::{Rope, RopeScaling};

@@ -1,0 +1,107 @@
+//! What an attention operation needs to know beside its tensors.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Tokens that see one another: queries `query` of the flat batch look at keys `key`, and at no others.
+///
+/// In training both ranges are the same. With a KV cache the keys also hold earlier tokens, and the last query
+/// stands at the last key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Rows of the query tensor.
+    pub query: Range<usize>,
+    /// Rows of the key and value tensors.
+    pub key: Range<usize>,
+}
+
+/// Where the samples of a flat batch of tokens are, and each token's position within its sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The position of each token within its sample, `[tokens]`.
+    pub positions: Vec<u32>,
+    /// The samples, in order, together covering all tokens.
+    pub segments: Vec<Segment>,
+}
+
+impl Layout {
+    /// Samples that lie side by side in one batch, each starting at position 0.
+    #[must_use]
+    pub fn packed(segments: &[Range<usize>]) -> Self {
+        let positions = segments.iter().flat_map(|s| 0..s.len() as u32).collect();
+        let segments = segments.iter().map(|s| Segment { query: s.clone(), key: s.clone() }).collect();
+        Self { positions, segments }
+    }
+
+    /// `tokens` new tokens that follow `past` cached ones.
+    #[must_use]
+    pub fn cached(past: usize, tokens: usize) -> Self {
+        Self {
+            positions: (past as u32..(past + tokens) as u32).collect(),
+            segments: vec![Segment { query: 0..tokens, key: 0..past + tokens }],
+        }
+    }
+
+    /// How many (query, key) pairs one head computes, for counting operations.
+    #[must_use]
+    pub fn visible_pairs(&self, causal: bool, window: Option<usize>) -> u64 {
+        let visible = |segment: &Segment| -> u64 {
+            let past = segment.key.len() - segment.query.len();
+            let seen = |i: usize| {
+                let before = if causal { past + i + 1 } else { segment.key.len() };
+                window.map_or(before, |w| before.min(w)) as u64
+            };
+            (0..segment.query.len()).map(seen).sum()
+        };
+        self.segments.iter().map(visible).sum()
+    }
+}
+
+/// Cosines and sines of the rotary embedding, each `[positions, head_dim / 2]`, scaled as the rope variant asks.
+#[derive(Debug)]
+pub struct RopeTable {
+    /// Cosines.
+    pub cos: Vec<f32>,
+    /// Sines.
+    pub sin: Vec<f32>,
+}
+
+/// One layer's attention over one batch.
+#[derive(Clone, Debug)]
+pub struct AttentionSpec {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; each serves `heads / kv_heads` query heads.
+    pub kv_heads: usize,
+    /// Size of a head.
+    pub head_dim: usize,
+    /// Factor on the scores, usually 1/√head_dim.
+    pub scale: f32,
+    /// Whether a token sees only itself and earlier ones.
+    pub causal: bool,
+    /// Sliding window: a token sees itself and the `window − 1` tokens before it.
+    pub window: Option<usize>,
+    /// Rotary embedding of queries and keys.
+    pub rope: Option<Arc<RopeTable>>,
+    /// The batch.
+    pub layout: Arc<Layout>,
+}
+
+impl AttentionSpec {
+    /// Width of the queries, `heads · head_dim`.
+    #[must_use]
+    pub fn query_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of the keys, and of the values, `kv_heads · head_dim`.
+    #[must_use]
+    pub fn key_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Operations of the two products of the forward pass (scores, and weighted values).
+    pub(super) fn operations(&self) -> u64 {
+        4 * self.layout.visible_pairs(self.causal, self.window) * (self.heads * self.head_dim) as u64
+    }
+}

@@ -1,0 +1,330 @@
+//! The operations that models are made of: one trait over Burn's backends.
+//!
+//! Every method has a default body of stock Burn operations (`stock.rs`), so every backend works; the CPU backend
+//! `Flex` overrides them with this project's kernels (`flex.rs`); one generic implementation gives their gradients
+//! (`autodiff.rs`). The functions at the end of this file are the same operations over [`Tensor`], which is what the
+//! models call. A batch is flat: `[tokens, width]`, its samples described by a [`Layout`].
+
+mod attention;
+mod autodiff;
+mod flex;
+mod flops;
+mod stock;
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::Tensor;
+
+pub use attention::{AttentionSpec, Layout, RopeTable, Segment};
+pub use flops::Flops;
+pub use tensors::Tensors;
+
+/// The non-linearity of a gated MLP: `activation(gate) · up`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)` (SwiGLU).
+    Silu,
+    /// `x · Φ(x)`, exact.
+    Gelu,
+    /// The tanh approximation of `Gelu`.
+    GeluTanh,
+}
+
+/// The target of a token that has no loss.
+pub const IGNORE: i64 = -100;
+
+/// What a cross-entropy computes in one pass over its logits, which are never held all at once.
+#[derive(Clone, Debug)]
+pub struct CrossEntropySpec {
+    /// The token to predict at each row, [`IGNORE`] where there is none, `[rows]`.
+    pub targets: Arc<Vec<i64>>,
+    /// The loss is `scale · Σ −log p(target)`; `1 / labels` makes it a mean.
+    pub scale: f32,
+}
+
+/// Where the head of a model with tied embeddings leaves its weight gradient for the embedding to add to.
+///
+/// Burn adds two gradients of one parameter out of place, which for a tied embedding is a second matrix of
+/// `[vocabulary, hidden]`. With a tie the head's backward pass leaves its gradient here instead of registering it, and
+/// the embedding's, which runs after it because the head depends on the embedding's output, adds its rows and
+/// registers the sum. Only sound where that dependence is tracked: the model gives a tie to both operations only when
+/// the embedding's weight is tracked, and a head whose input is untracked registers its gradient itself.
+#[derive(Clone, Debug, Default)]
+pub struct Tie(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
+
+impl Tie {
+    fn put<T: Any + Send>(&self, gradient: T) {
+        if let Ok(mut slot) = self.0.lock() {
+            *slot = Some(Box::new(gradient));
+        }
+    }
+
+    fn take<T: Any + Send>(&self) -> Option<T> {
+        let gradient = self.0.lock().ok()?.take()?;
+        gradient.downcast().ok().map(|gradient| *gradient)
+    }
+}
+
+/// Operations of a transformer, forward and backward.
+#[backend_extension(Flex, Autodiff)]
+pub trait Ops: Backend {
+    /// `y = x · [W₁; W₂; …]ᵀ + b + residual`: x `[tokens, in]`, each W `[outᵢ, in]`, y `[tokens, Σ outᵢ]`.
+    ///
+    /// `biases` is empty or one `[1, outᵢ]` a weight; `residual` is empty or one `[tokens, Σ outᵢ]`.
+    fn project(
+        x: FloatTensor<Self>,
+        #[extension_type] weights: Tensors<Self>,
+        #[extension_type] biases: Tensors<Self>,
+        #[extension_type] residual: Tensors<Self>,
+    ) -> FloatTensor<Self> {
+        stock::project::<Self>(x, weights, biases, residual)
+    }
+
+    /// The gradient of [`project`](Ops::project) in its input: `dx = dy · [W₁; W₂; …]`, `[tokens, in]`.
+    fn project_input_gradient(
+        dy: FloatTensor<Self>,
+        #[extension_type] weights: Tensors<Self>,
+    ) -> FloatTensor<Self> {
+        stock::project_input_gradient::<Self>(dy, weights)
+    }
+
+    /// The gradient of [`project`](Ops::project) in the weight behind columns `first..first + rows` of y:
+    /// `dW = dy[:, columns]ᵀ · x`, `[rows, in]`.
+    fn project_weight_gradient(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        first: usize,
+        rows: usize,
+    ) -> FloatTensor<Self> {
+        stock::project_weight_gradient::<Self>(dy, x, first, rows)
+    }
+
+    /// `y = x / √(mean(x²) + eps) · scale` by row: x `[tokens, width]`, scale `[1, width]` (Zhang and Sennrich 2019).
+    fn rms_norm(x: FloatTensor<Self>, scale: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        Self::rms_norm_forward(x, scale, eps).0
+    }
+
+    /// [`rms_norm`](Ops::rms_norm) and the `1 / √(mean(x²) + eps)` of each row, `[tokens, 1]`.
+    fn rms_norm_forward(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        stock::rms_norm_forward::<Self>(x, scale, eps)
+    }
+
+    /// The gradients of [`rms_norm`](Ops::rms_norm): dx `[tokens, width]`, and dscale `[1, width]` where it is wanted.
+    fn rms_norm_backward(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        inverse_rms: FloatTensor<Self>,
+        want_scale: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        stock::rms_norm_backward::<Self>(dy, x, scale, inverse_rms, want_scale)
+    }
+
+    /// Softmax attention over the samples of a batch: `[q | k | v]` `[tokens, (heads + 2 kv_heads) · head_dim]` to
+    /// `[tokens, heads · head_dim]`. Queries and keys are rotated here when the spec holds a rope table.
+    fn self_attention(qkv: FloatTensor<Self>, spec: AttentionSpec) -> FloatTensor<Self> {
+        let (q, k, v) = Self::split_heads(qkv, spec.clone());
+        Self::attend(q, k, v, spec).0
+    }
+
+    /// Splits `[q | k | v]` and rotates q and k: q `[tokens, heads · head_dim]`, k and v `[tokens, kv_heads · head_dim]`.
+    fn split_heads(
+        qkv: FloatTensor<Self>,
+        spec: AttentionSpec,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        stock::split_heads::<Self>(qkv, &spec)
+    }
+
+    /// The gradient of [`split_heads`](Ops::split_heads): rotates dq and dk back and joins the three.
+    fn join_heads(
+        dq: FloatTensor<Self>,
+        dk: FloatTensor<Self>,
+        dv: FloatTensor<Self>,
+        spec: AttentionSpec,
+    ) -> FloatTensor<Self> {
+        stock::join_heads::<Self>(dq, dk, dv, &spec)
+    }
+
+    /// Attention over split, rotated heads: the output `[tokens, heads · head_dim]` and the log-sum-exp of each row of
+    /// scores `[tokens, heads]`, all that the backward pass keeps of the scores.
+    fn attend(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        spec: AttentionSpec,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        stock::attend::<Self>(q, k, v, &spec)
+    }
+
+    /// The gradients of [`attend`](Ops::attend) in q, k and v.
+    #[expect(clippy::too_many_arguments, reason = "all that the backward pass of attention needs")]
+    fn attend_backward(
+        dout: FloatTensor<Self>,
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        log_sum_exp: FloatTensor<Self>,
+        spec: AttentionSpec,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        stock::attend_backward::<Self>(dout, q, k, v, out, log_sum_exp, &spec)
+    }
+
+    /// `activation(gate) · up` of `[gate | up]` `[tokens, 2 · width]` (Shazeer 2020).
+    fn gated_activation(gate_up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        stock::gated_activation::<Self>(gate_up, activation)
+    }
+
+    /// The gradient of [`gated_activation`](Ops::gated_activation), `[tokens, 2 · width]`.
+    fn gated_activation_backward(
+        dy: FloatTensor<Self>,
+        gate_up: FloatTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        stock::gated_activation_backward::<Self>(dy, gate_up, activation)
+    }
+
+    /// Rows `ids` of `weight` `[vocabulary, hidden]`: `[tokens, hidden]`.
+    fn embed(weight: FloatTensor<Self>, ids: Arc<Vec<u32>>, tie: Option<Tie>) -> FloatTensor<Self> {
+        let _ = tie;
+        stock::embed::<Self>(weight, &ids)
+    }
+
+    /// The gradient of [`embed`](Ops::embed): the rows of dy added at `ids` to `onto`, or to zeros of
+    /// `[vocabulary, hidden]` where `onto` is empty.
+    fn embed_backward(
+        dy: FloatTensor<Self>,
+        #[extension_type] onto: Tensors<Self>,
+        ids: Arc<Vec<u32>>,
+        vocabulary: usize,
+    ) -> FloatTensor<Self> {
+        stock::embed_backward::<Self>(dy, onto, &ids, vocabulary)
+    }
+
+    /// `scale · Σ −log softmax(hidden · Wᵀ)[target]` as `[1]`: hidden `[rows, hidden]`, weight `[vocabulary, hidden]`.
+    fn cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        spec: CrossEntropySpec,
+        tie: Option<Tie>,
+    ) -> FloatTensor<Self> {
+        let _ = tie;
+        Self::cross_entropy_forward(hidden, weight, spec, false, false).0
+    }
+
+    /// [`cross_entropy`](Ops::cross_entropy) together with its gradients in `hidden` and in `weight` where they are
+    /// wanted, all from one pass over the logits.
+    fn cross_entropy_forward(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        spec: CrossEntropySpec,
+        want_hidden: bool,
+        want_weight: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>, Option<FloatTensor<Self>>) {
+        stock::cross_entropy::<Self>(hidden, weight, &spec, want_hidden, want_weight)
+    }
+
+    /// `log softmax(hidden · Wᵀ)[target]` of every row that has a target, in order, `[targets]`.
+    fn log_likelihoods(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: Arc<Vec<i64>>,
+    ) -> FloatTensor<Self> {
+        stock::log_likelihoods::<Self>(hidden, weight, &targets)
+    }
+}
+
+fn tensors(list: Vec<Tensor<2>>) -> Tensors<Dispatch> {
+    Tensors(list.into_iter().map(Tensor::into_dispatch).collect())
+}
+
+/// [`Ops::project`].
+#[must_use]
+pub fn project(
+    x: Tensor<2>,
+    weights: Vec<Tensor<2>>,
+    biases: Vec<Tensor<2>>,
+    residual: Option<Tensor<2>>,
+) -> Tensor<2> {
+    let [tokens, width] = x.dims();
+    let out: usize = weights.iter().map(|w| w.dims()[0]).sum();
+    flops::forward(flops::product(tokens, out, width));
+    Tensor::from_dispatch(Dispatch::project(
+        x.into_dispatch(),
+        tensors(weights),
+        tensors(biases),
+        tensors(residual.into_iter().collect()),
+    ))
+}
+
+/// [`Ops::rms_norm`].
+#[must_use]
+pub fn rms_norm(x: Tensor<2>, scale: Tensor<2>, eps: f32) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), scale.into_dispatch(), eps))
+}
+
+/// [`Ops::self_attention`].
+#[must_use]
+pub fn self_attention(qkv: Tensor<2>, spec: AttentionSpec) -> Tensor<2> {
+    flops::forward(spec.operations());
+    Tensor::from_dispatch(Dispatch::self_attention(qkv.into_dispatch(), spec))
+}
+
+/// [`Ops::split_heads`].
+#[must_use]
+pub fn split_heads(qkv: Tensor<2>, spec: AttentionSpec) -> (Tensor<2>, Tensor<2>, Tensor<2>) {
+    let (q, k, v) = Dispatch::split_heads(qkv.into_dispatch(), spec);
+    (Tensor::from_dispatch(q), Tensor::from_dispatch(k), Tensor::from_dispatch(v))
+}
+
+/// [`Ops::attend`] without the log-sum-exp.
+#[must_use]
+pub fn attend(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, spec: AttentionSpec) -> Tensor<2> {
+    flops::forward(spec.operations());
+    Tensor::from_dispatch(Dispatch::attend(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), spec).0)
+}
+
+/// [`Ops::gated_activation`].
+#[must_use]
+pub fn gated_activation(gate_up: Tensor<2>, activation: Activation) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::gated_activation(gate_up.into_dispatch(), activation))
+}
+
+/// [`Ops::embed`].
+#[must_use]
+pub fn embed(weight: Tensor<2>, ids: Arc<Vec<u32>>, tie: Option<Tie>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::embed(weight.into_dispatch(), ids, tie))
+}
+
+/// [`Ops::cross_entropy`].
+#[must_use]
+pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, spec: CrossEntropySpec, tie: Option<Tie>) -> Tensor<1> {
+    flops::forward(head_operations(&weight, &spec.targets));
+    Tensor::from_dispatch(Dispatch::cross_entropy(hidden.into_dispatch(), weight.into_dispatch(), spec, tie))
+}
+
+/// [`Ops::log_likelihoods`].
+#[must_use]
+pub fn log_likelihoods(hidden: Tensor<2>, weight: Tensor<2>, targets: Arc<Vec<i64>>) -> Tensor<1> {
+    flops::forward(head_operations(&weight, &targets));
+    Tensor::from_dispatch(Dispatch::log_likelihoods(hidden.into_dispatch(), weight.into_dispatch(), targets))
+}
+
+/// Operations of the head's product, computed only for rows that have a target.
+fn head_operations(weight: &Tensor<2>, targets: &[i64]) -> u64 {
+    head_operations_of(weight.dims(), targets)
+}
+
+fn head_operations_of([vocabulary, hidden]: [usize; 2], targets: &[i64]) -> u64 {
+    flops::product(targets.iter().filter(|&&t| t != IGNORE).count(), vocabulary, hidden)
+}

@@ -1,0 +1,170 @@
+//! The parameters of a model: one flat table, each entry with its checkpoint name and its place in the model.
+//!
+//! A model's layers hold [`ParameterId`]s into the table, so that training, saving and inspecting see every parameter
+//! in one loop and no family has to list its own again.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use grades::{Companion, UnitId};
+
+use crate::Error;
+
+/// Where a parameter belongs, which decides when it is frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A projection matrix or its bias: a unit of freezing.
+    Unit(UnitId),
+    /// What may freeze with the units around it: a layer's norms, the input embedding.
+    Companion(Companion),
+    /// What trains until the end: the last norm, an untied head.
+    Always,
+}
+
+/// One parameter tensor.
+#[derive(Debug)]
+pub struct Parameter {
+    /// Its name in a Hugging Face checkpoint.
+    pub name: String,
+    /// Its shape in a Hugging Face checkpoint.
+    pub shape: Vec<usize>,
+    /// Its place in the model.
+    pub place: Place,
+    /// Its values as `[rows, columns]`; a vector has one row.
+    pub value: Tensor<2>,
+}
+
+impl Parameter {
+    /// Number of values.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it holds no value.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a backward pass computes its gradient.
+    #[must_use]
+    pub fn is_trainable(&self) -> bool {
+        self.value.is_require_grad()
+    }
+
+    /// Tracks or untracks it: an untracked parameter costs nothing in the backward pass.
+    pub fn set_trainable(&mut self, trainable: bool) {
+        if trainable != self.is_trainable() {
+            let device = self.value.device();
+            let value = std::mem::replace(&mut self.value, Tensor::empty([1, 1], &device));
+            self.value = if trainable { value.autodiff().require_grad() } else { value.inner() };
+        }
+    }
+}
+
+/// Index of a parameter in its model's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParameterId(usize);
+
+impl ParameterId {
+    /// The position in the table, in the order of [`Parameters::iter`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// All parameters of a model.
+#[derive(Debug, Default)]
+pub struct Parameters(Vec<Parameter>);
+
+impl Parameters {
+    /// The table's entries, in the order of the model.
+    pub fn iter(&self) -> std::slice::Iter<'_, Parameter> {
+        self.0.iter()
+    }
+
+    /// The table's entries, in the order of the model.
+    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Parameter> {
+        self.0.iter_mut()
+    }
+
+    /// Number of parameter tensors.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The value for a forward pass; outside autodiff where `track` is off.
+    pub(crate) fn value(&self, id: ParameterId, track: bool) -> Tensor<2> {
+        let value = self.0[id.0].value.clone();
+        if track || !value.is_autodiff() { value } else { value.inner() }
+    }
+
+    pub(crate) fn get(&self, id: ParameterId) -> &Parameter {
+        &self.0[id.0]
+    }
+}
+
+impl std::ops::Index<usize> for Parameters {
+    type Output = Parameter;
+
+    fn index(&self, index: usize) -> &Parameter {
+        &self.0[index]
+    }
+}
+
+impl std::ops::IndexMut<usize> for Parameters {
+    fn index_mut(&mut self, index: usize) -> &mut Parameter {
+        &mut self.0[index]
+    }
+}
+
+/// Where the values of a new model come from.
+pub trait Source {
+    /// The shape of a tensor, if there is one of that name.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+
+    /// The values of tensor `name`, row-major, as f32; `shape` is what the model expects.
+    ///
+    /// # Errors
+    /// When the tensor is missing or cannot be read.
+    fn load(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error>;
+}
+
+/// Fills a table from a [`Source`] while a model is put together.
+pub(crate) struct Builder<'a> {
+    source: &'a dyn Source,
+    device: &'a Device,
+    parameters: Parameters,
+}
+
+impl<'a> Builder<'a> {
+    pub(crate) fn new(source: &'a dyn Source, device: &'a Device) -> Self {
+        Self { source, device, parameters: Parameters::default() }
+    }
+
+    /// Loads one parameter of the given checkpoint shape (1 or 2 dimensions).
+    pub(crate) fn add(&mut self, name: &str, shape: &[usize], place: Place) -> Result<ParameterId, Error> {
+        if let Some(found) = self.source.shape(name)
+            && found != shape
+        {
+            return Err(Error::Shape { name: name.into(), found, expected: shape.into() });
+        }
+        let values = self.source.load(name, shape)?;
+        let columns = shape.last().copied().unwrap_or(1);
+        let rows = shape.iter().product::<usize>() / columns.max(1);
+        let value = Tensor::from_data(TensorData::new(values, [rows, columns]), self.device);
+        self.parameters.0.push(Parameter { name: name.into(), shape: shape.into(), place, value });
+        Ok(ParameterId(self.parameters.0.len() - 1))
+    }
+
+    pub(crate) fn finish(self) -> Parameters {
+        self.parameters
+    }
+}

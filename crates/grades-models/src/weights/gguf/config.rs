@@ -1,0 +1,169 @@
+//! The `config.json` that a GGUF file's metadata stands for.
+
+use std::f64::consts::TAU;
+
+use serde_json::{Map, Value, json};
+
+use super::Metadata;
+use crate::weights::error::{Result, WeightsError};
+
+/// What the tensor table says about the model.
+pub(super) struct Facts {
+    /// Rows of the embedding.
+    pub(super) vocab_size: usize,
+    /// Whether there is no `output.weight`.
+    pub(super) tied: bool,
+    /// Whether the query projection has a bias.
+    pub(super) attention_bias: bool,
+    /// Whether the MLP projections have a bias.
+    pub(super) mlp_bias: bool,
+    /// The type of most unquantised matrices, as `torch_dtype` spells it.
+    pub(super) torch_dtype: &'static str,
+    /// `rope_freqs.weight`: the divisor of each rotary frequency (llama-3 scaling).
+    pub(super) rope_freqs: Option<Vec<f32>>,
+    /// `rope_factors_short.weight` and `rope_factors_long.weight` (phi-3 scaling).
+    pub(super) rope_factors: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+/// Hugging Face's class for each supported `general.architecture`, whose name is also the `model_type`.
+const ARCHITECTURES: [(&str, &str); 5] = [
+    ("llama", "LlamaForCausalLM"),
+    ("mistral", "MistralForCausalLM"),
+    ("phi3", "Phi3ForCausalLM"),
+    ("qwen2", "Qwen2ForCausalLM"),
+    ("qwen3", "Qwen3ForCausalLM"),
+];
+
+/// The architecture, if this module knows what its converter does to the weights.
+pub(super) fn architecture(metadata: &Metadata) -> Result<&str> {
+    let name = metadata.string("general.architecture").ok_or_else(|| metadata.missing("general.architecture"))?;
+    if ARCHITECTURES.iter().any(|(known, _)| *known == name) {
+        return Ok(name);
+    }
+    let known: Vec<&str> = ARCHITECTURES.iter().map(|(name, _)| *name).collect();
+    Err(WeightsError::unsupported(
+        metadata.path(),
+        format!("its architecture is {name}, and GGUF files of {} can be read", known.join(", ")),
+    ))
+}
+
+/// Number of attention heads and of key-value heads.
+pub(super) fn heads(metadata: &Metadata) -> Result<(usize, usize)> {
+    let heads = metadata.size("attention.head_count")?;
+    let kv_heads = metadata.optional_size("attention.head_count_kv")?.unwrap_or(heads);
+    Ok((heads, kv_heads))
+}
+
+/// The config in the keys that checkpoints on the Hub have.
+pub(super) fn synthesize(metadata: &Metadata, facts: &Facts) -> Result<Value> {
+    let architecture = architecture(metadata)?;
+    let class = ARCHITECTURES.iter().find(|(name, _)| *name == architecture).map_or("", |(_, class)| class);
+    let hidden = metadata.size("embedding_length")?;
+    let (heads, kv_heads) = heads(metadata)?;
+    // Only llama and mistral state the head's size as the rotary size; phi3 may rotate a part of the head.
+    let rotary = metadata.optional_size("rope.dimension_count")?;
+    let head_dim = match metadata.optional_size("attention.key_length")? {
+        Some(size) => size,
+        None => rotary.filter(|_| matches!(architecture, "llama" | "mistral")).unwrap_or(hidden / heads),
+    };
+    let context = metadata.size("context_length")?;
+    let theta = metadata.optional_float("rope.freq_base")?.unwrap_or(10_000.0);
+
+    let mut config = Map::new();
+    let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
+    set("architectures", json!([class]));
+    set("model_type", json!(architecture));
+    set("hidden_act", json!("silu"));
+    set("hidden_size", json!(hidden));
+    set("intermediate_size", json!(metadata.size("feed_forward_length")?));
+    set("num_hidden_layers", json!(metadata.size("block_count")?));
+    set("num_attention_heads", json!(heads));
+    set("num_key_value_heads", json!(kv_heads));
+    set("head_dim", json!(head_dim));
+    set("rms_norm_eps", json!(metadata.float("attention.layer_norm_rms_epsilon")?));
+    set("rope_theta", json!(theta));
+    if let Some(scaling) = rope_scaling(metadata, facts, theta, head_dim, context)? {
+        set("rope_scaling", scaling);
+    }
+    set("max_position_embeddings", json!(context));
+    set("vocab_size", json!(facts.vocab_size));
+    set("tie_word_embeddings", json!(facts.tied));
+    if architecture == "llama" {
+        set("attention_bias", json!(facts.attention_bias));
+        set("mlp_bias", json!(facts.mlp_bias));
+    }
+    if matches!(architecture, "mistral" | "phi3") {
+        set("sliding_window", json!(metadata.optional_size("attention.sliding_window")?));
+    }
+    if architecture == "phi3" {
+        set("partial_rotary_factor", json!(rotary.map_or(1.0, |r| r as f64 / head_dim as f64)));
+        if let Some(original) = metadata.optional_size("rope.scaling.original_context_length")? {
+            set("original_max_position_embeddings", json!(original));
+        }
+    }
+    set("attention_dropout", json!(0.0));
+    set("torch_dtype", json!(facts.torch_dtype));
+    for (key, token) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
+        if let Some(id) = metadata.integer(&format!("tokenizer.ggml.{token}_token_id")) {
+            set(key, json!(id as u64));
+        }
+    }
+    Ok(Value::Object(config))
+}
+
+fn rope_scaling(
+    metadata: &Metadata,
+    facts: &Facts,
+    theta: f64,
+    head_dim: usize,
+    context: usize,
+) -> Result<Option<Value>> {
+    if let Some(divisors) = &facts.rope_freqs {
+        return llama3_scaling(metadata, divisors, theta, head_dim).map(Some);
+    }
+    if let Some((short, long)) = &facts.rope_factors {
+        return Ok(Some(json!({ "type": "longrope", "short_factor": short, "long_factor": long })));
+    }
+    let kind = metadata.architecture_string("rope.scaling.type").unwrap_or("none");
+    let factor = metadata.optional_float("rope.scaling.factor")?.unwrap_or(1.0);
+    match kind {
+        "none" => Ok(None),
+        "linear" => Ok(Some(json!({ "rope_type": "linear", "factor": factor }))),
+        "yarn" => {
+            let original = metadata.optional_size("rope.scaling.original_context_length")?.unwrap_or(context);
+            Ok(Some(json!({
+                "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original,
+            })))
+        }
+        other => Err(WeightsError::unsupported(
+            metadata.path(),
+            format!("its rotary embedding is scaled by {other}; none, linear, yarn and llama-3 scaling are known"),
+        )),
+    }
+}
+
+/// Finds the llama-3 parameters again from the frequency divisors that the converter computed from them.
+///
+/// The file does not keep the parameters. All models published with this scaling share low 1, high 4 and an original
+/// context of 8192; the factor is the largest divisor. The result is checked against every divisor.
+fn llama3_scaling(metadata: &Metadata, divisors: &[f32], theta: f64, head_dim: usize) -> Result<Value> {
+    let (low, high, original) = (1.0, 4.0, 8192.0);
+    let factor = f64::from(divisors.iter().copied().fold(1.0, f32::max));
+    let agrees = divisors.len() == head_dim / 2
+        && divisors.iter().enumerate().all(|(i, &divisor)| {
+            let wavelength = TAU * theta.powf(2.0 * i as f64 / head_dim as f64);
+            let smooth = ((original / wavelength - low) / (high - low)).clamp(0.0, 1.0);
+            let expected = 1.0 / ((1.0 - smooth) / factor + smooth);
+            (f64::from(divisor) - expected).abs() < 1e-3 * expected
+        });
+    if !agrees {
+        return Err(WeightsError::unsupported(
+            metadata.path(),
+            "its rope_freqs.weight is not llama-3 scaling with the published parameters; use the safetensors weights",
+        ));
+    }
+    Ok(json!({
+        "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+        "original_max_position_embeddings": original as u64,
+    }))
+}

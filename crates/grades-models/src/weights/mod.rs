@@ -1,0 +1,337 @@
+//! Checkpoints on disk: named tensors out of safetensors and GGUF files, and saving in the Hugging Face layout.
+//!
+//! Nothing here knows the tensor framework: values are host `Vec<f32>`, one tensor at a time.
+
+mod dtype;
+mod error;
+mod file;
+pub mod gguf;
+mod safetensors;
+mod save;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+pub use dtype::Dtype;
+pub use error::{Result, WeightsError};
+pub use save::{SaveDtype, SaveOptions, TensorToSave, save_checkpoint};
+
+use file::TensorFile;
+
+/// Values decoded per read: 1 MiB of f32, a multiple of every quantisation's block.
+const VALUES_PER_READ: usize = 1 << 18;
+
+/// Shape and storage of one tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Sizes in Hugging Face order, `[out_features, in_features]` for a projection.
+    pub shape: Vec<usize>,
+    /// How the values are stored.
+    pub dtype: Dtype,
+    /// Size in the file.
+    pub bytes: u64,
+}
+
+impl TensorInfo {
+    /// The number of values.
+    pub fn values(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// A tensor and its place in one of the files.
+#[derive(Debug)]
+struct Stored {
+    info: TensorInfo,
+    file: usize,
+    offset: u64,
+    /// Rows of each head are stored interleaved (GGUF, llama architecture): the number of heads.
+    interleaved_heads: Option<usize>,
+}
+
+/// An open checkpoint: a config and named tensors, read when asked for.
+///
+/// Names are those of Hugging Face (`model.layers.0.self_attn.q_proj.weight`), also for GGUF files.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    config: Option<Value>,
+    generation_config: Option<Value>,
+    files: Vec<TensorFile>,
+    tensors: BTreeMap<String, Stored>,
+}
+
+impl Checkpoint {
+    /// Opens a folder (`config.json` with `model.safetensors`, or shards with `model.safetensors.index.json`, or
+    /// exactly one `.gguf` file), a single `.safetensors` file, or a `.gguf` file.
+    ///
+    /// Reads headers only. A multi-file checkpoint is checked for absent shards, absent tensors and duplicates.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        match locate(path)? {
+            Layout::Gguf(file) => Self::open_gguf(path, &file),
+            Layout::Safetensors(file) => {
+                let folder = file.parent().unwrap_or(Path::new("."));
+                let mut checkpoint = Self::empty(path, folder)?;
+                checkpoint.add_safetensors(&file)?;
+                Ok(checkpoint)
+            }
+            Layout::Sharded(index) => Self::open_sharded(path, &index),
+        }
+    }
+
+    fn empty(path: &Path, folder: &Path) -> Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            config: read_json_if_present(&folder.join("config.json"))?,
+            generation_config: read_json_if_present(&folder.join("generation_config.json"))?,
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+        })
+    }
+
+    fn open_gguf(path: &Path, file: &Path) -> Result<Self> {
+        let file = TensorFile::open(file)?;
+        let contents = gguf::read(&file)?;
+        let mut checkpoint = Self {
+            path: path.to_owned(),
+            config: Some(contents.config),
+            generation_config: None,
+            files: vec![file],
+            tensors: BTreeMap::new(),
+        };
+        for tensor in contents.tensors {
+            let stored = Stored {
+                info: tensor.info,
+                file: 0,
+                offset: tensor.offset,
+                interleaved_heads: tensor.interleaved_heads,
+            };
+            checkpoint.insert(tensor.name, stored)?;
+        }
+        Ok(checkpoint)
+    }
+
+    fn open_sharded(path: &Path, index_path: &Path) -> Result<Self> {
+        let folder = index_path.parent().unwrap_or(Path::new("."));
+        let mut checkpoint = Self::empty(path, folder)?;
+        let index = read_json(index_path)?;
+        let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| {
+            WeightsError::malformed(index_path, "it has no object weight_map of tensor names to shard files")
+        })?;
+        let mut shards: Vec<&str> = Vec::new();
+        for (name, shard) in map {
+            let shard = shard.as_str().filter(|s| is_plain_file_name(s)).ok_or_else(|| {
+                WeightsError::malformed(
+                    index_path,
+                    format!("weight_map does not name a file of this folder for {name}"),
+                )
+            })?;
+            if !shards.contains(&shard) {
+                shards.push(shard);
+            }
+        }
+        shards.sort_unstable();
+        for shard in shards {
+            let file = folder.join(shard);
+            if !file.is_file() {
+                return Err(WeightsError::NotACheckpoint {
+                    path: path.to_owned(),
+                    problem: format!("its index names the shard {shard}, which is absent; download it"),
+                });
+            }
+            checkpoint.add_safetensors(&file)?;
+        }
+        match map.keys().find(|name| !checkpoint.tensors.contains_key(*name)) {
+            Some(name) => Err(WeightsError::malformed(
+                index_path,
+                format!("it lists tensor {name}, which none of the shards has"),
+            )),
+            None => Ok(checkpoint),
+        }
+    }
+
+    fn add_safetensors(&mut self, path: &Path) -> Result<()> {
+        let file = TensorFile::open(path)?;
+        let entries = safetensors::read_header(&file)?;
+        let index = self.files.len();
+        self.files.push(file);
+        for entry in entries {
+            let stored = Stored { info: entry.info, file: index, offset: entry.offset, interleaved_heads: None };
+            self.insert(entry.name, stored)?;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, name: String, stored: Stored) -> Result<()> {
+        let path = &self.files[stored.file].path;
+        match self.tensors.entry(name) {
+            Entry::Vacant(place) => {
+                place.insert(stored);
+                Ok(())
+            }
+            Entry::Occupied(place) => {
+                Err(WeightsError::malformed(path, format!("tensor {} occurs twice in the checkpoint", place.key())))
+            }
+        }
+    }
+
+    /// What was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The model's `config.json`; for a GGUF file, what its metadata says in the same keys.
+    ///
+    /// # Errors
+    /// If the safetensors file has no `config.json` beside it.
+    pub fn config(&self) -> Result<&Value> {
+        self.config.as_ref().ok_or_else(|| WeightsError::NotACheckpoint {
+            path: self.path.clone(),
+            problem: "there is no config.json beside the weights, so the architecture is unknown".into(),
+        })
+    }
+
+    /// `generation_config.json`, where there is one.
+    pub fn generation_config(&self) -> Option<&Value> {
+        self.generation_config.as_ref()
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Shape and storage of a tensor.
+    pub fn info(&self, name: &str) -> Result<&TensorInfo> {
+        Ok(&self.stored(name)?.info)
+    }
+
+    /// The values of a tensor, row-major in [`TensorInfo::shape`], decoded to f32 in pieces as they are read.
+    pub fn load_f32(&self, name: &str) -> Result<Vec<f32>> {
+        let stored = self.stored(name)?;
+        let file = &self.files[stored.file];
+        let dtype = stored.info.dtype;
+        let not_float = || WeightsError::NotFloat { path: file.path.clone(), name: name.to_owned(), dtype };
+        let (block_values, block_bytes) = dtype.block().ok_or_else(not_float)?;
+
+        let mut values = zeroed::<f32>(name, stored.info.values())?;
+        let mut bytes = vec![0; VALUES_PER_READ.min(values.len()) / block_values * block_bytes];
+        let mut offset = stored.offset;
+        for piece in values.chunks_mut(VALUES_PER_READ) {
+            let bytes = &mut bytes[..piece.len() / block_values * block_bytes];
+            file.read_at(offset, bytes)?;
+            offset += bytes.len() as u64;
+            if !dtype.decode(bytes, piece) {
+                return Err(not_float());
+            }
+        }
+        Ok(match stored.interleaved_heads {
+            Some(heads) => gguf::deinterleave(&values, stored.info.shape[0], heads),
+            None => values,
+        })
+    }
+
+    /// The bytes of a tensor as stored, rows in the order of [`TensorInfo::shape`]: for weights that stay packed.
+    pub fn raw(&self, name: &str) -> Result<Vec<u8>> {
+        let stored = self.stored(name)?;
+        let mut bytes = zeroed::<u8>(name, stored.info.bytes as usize)?;
+        self.files[stored.file].read_at(stored.offset, &mut bytes)?;
+        Ok(match stored.interleaved_heads {
+            Some(heads) => gguf::deinterleave(&bytes, stored.info.shape[0], heads),
+            None => bytes,
+        })
+    }
+
+    fn stored(&self, name: &str) -> Result<&Stored> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| WeightsError::MissingTensor { path: self.path.clone(), name: name.to_owned() })
+    }
+}
+
+/// Where the tensors are.
+enum Layout {
+    Gguf(PathBuf),
+    Safetensors(PathBuf),
+    Sharded(PathBuf),
+}
+
+/// The GGUF file that `path` is or, as a folder without safetensors, holds.
+pub(crate) fn locate_gguf(path: &Path) -> Result<Option<PathBuf>> {
+    Ok(match locate(path)? {
+        Layout::Gguf(file) => Some(file),
+        Layout::Safetensors(_) | Layout::Sharded(_) => None,
+    })
+}
+
+fn locate(path: &Path) -> Result<Layout> {
+    let not_a_checkpoint = |problem: String| WeightsError::NotACheckpoint { path: path.to_owned(), problem };
+    let metadata = fs::metadata(path).map_err(WeightsError::io("open", path))?;
+    if !metadata.is_dir() {
+        return match path.extension().and_then(|e| e.to_str()) {
+            Some("gguf") => Ok(Layout::Gguf(path.to_owned())),
+            Some("safetensors") => Ok(Layout::Safetensors(path.to_owned())),
+            _ => Err(not_a_checkpoint("it is neither a folder nor a .safetensors or .gguf file".into())),
+        };
+    }
+    let single = path.join("model.safetensors");
+    if single.is_file() {
+        return Ok(Layout::Safetensors(single));
+    }
+    let index = path.join("model.safetensors.index.json");
+    if index.is_file() {
+        return Ok(Layout::Sharded(index));
+    }
+    let mut gguf = Vec::new();
+    for entry in fs::read_dir(path).map_err(WeightsError::io("read", path))? {
+        let entry = entry.map_err(WeightsError::io("read", path))?.path();
+        if entry.extension().is_some_and(|e| e == "gguf") {
+            gguf.push(entry);
+        }
+    }
+    match (gguf.pop(), gguf.len()) {
+        (Some(file), 0) => Ok(Layout::Gguf(file)),
+        (Some(_), more) => Err(not_a_checkpoint(format!("it holds {} .gguf files; name the one to open", more + 1))),
+        (None, _) => Err(not_a_checkpoint(
+            "it holds no model.safetensors, no model.safetensors.index.json and no .gguf file; \
+             convert weights of other formats to safetensors first"
+                .into(),
+        )),
+    }
+}
+
+/// Memory for one tensor; the count comes from a header that was checked against the size of the file.
+fn zeroed<T: Clone + Default>(name: &str, count: usize) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_| WeightsError::OutOfMemory {
+        name: name.to_owned(),
+        bytes: (count as u64).saturating_mul(size_of::<T>() as u64),
+    })?;
+    values.resize(count, T::default());
+    Ok(values)
+}
+
+fn is_plain_file_name(name: &str) -> bool {
+    Path::new(name).file_name().is_some_and(|file| file == name) && !name.contains(['/', '\\'])
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = fs::read(path).map_err(WeightsError::io("read", path))?;
+    serde_json::from_slice(&text).map_err(|e| WeightsError::malformed(path, format!("it does not parse as JSON: {e}")))
+}
+
+fn read_json_if_present(path: &Path) -> Result<Option<Value>> {
+    if path.is_file() { read_json(path).map(Some) } else { Ok(None) }
+}

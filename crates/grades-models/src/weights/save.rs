@@ -1,0 +1,307 @@
+//! Saving a checkpoint in the Hugging Face layout.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype as Stored, Metadata, TensorInfo};
+use serde_json::{Map, Value, json};
+
+use super::error::{Result, WeightsError};
+
+/// The floating-point type of saved weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaveDtype {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of a binary32, rounded to nearest even.
+    BF16,
+}
+
+impl SaveDtype {
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+
+    fn stored(self) -> Stored {
+        match self {
+            Self::F32 => Stored::F32,
+            Self::F16 => Stored::F16,
+            Self::BF16 => Stored::BF16,
+        }
+    }
+
+    /// As `torch_dtype` in a config spells it.
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::BF16 => "bfloat16",
+        }
+    }
+
+    fn write(self, values: &[f32], out: &mut impl Write) -> std::io::Result<()> {
+        for values in values.chunks(16 << 10) {
+            let bytes: Vec<u8> = match self {
+                Self::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                Self::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+                Self::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+            };
+            out.write_all(&bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// How to save.
+#[derive(Debug, Clone, Copy)]
+pub struct SaveOptions<'a> {
+    /// The type of all weights.
+    pub dtype: SaveDtype,
+    /// Bytes of tensors above which a new shard begins; a larger tensor has a shard of its own.
+    pub max_shard_size: u64,
+    /// `generation_config.json`; without it one is made from the config's token ids, if it has any.
+    pub generation_config: Option<&'a Value>,
+}
+
+impl Default for SaveOptions<'_> {
+    /// BF16 in shards of 5 GB.
+    fn default() -> Self {
+        Self { dtype: SaveDtype::BF16, max_shard_size: 5_000_000_000, generation_config: None }
+    }
+}
+
+/// One tensor to save; its values are asked for when their turn has come.
+pub struct TensorToSave<'a> {
+    name: String,
+    shape: Vec<usize>,
+    values: Box<dyn FnOnce() -> Result<Cow<'a, [f32]>> + 'a>,
+}
+
+impl<'a> TensorToSave<'a> {
+    /// A tensor of values in memory, row-major in `shape`.
+    pub fn new(name: impl Into<String>, shape: &[usize], values: impl Into<Cow<'a, [f32]>>) -> Self {
+        let values = values.into();
+        Self { name: name.into(), shape: shape.to_vec(), values: Box::new(move || Ok(values)) }
+    }
+
+    /// A tensor whose values are produced by `values` when it is written.
+    pub fn deferred(
+        name: impl Into<String>,
+        shape: &[usize],
+        values: impl FnOnce() -> Result<Cow<'a, [f32]>> + 'a,
+    ) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), values: Box::new(values) }
+    }
+
+    fn values(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Writes `config.json`, `generation_config.json` and `model.safetensors` (shards with an index above
+/// [`SaveOptions::max_shard_size`]) into the folder `dir`, which may exist but must not hold any of them.
+///
+/// With `tie_word_embeddings` in `config`, `lm_head.weight` is not written. `torch_dtype` of the saved config is the
+/// type of the saved weights.
+///
+/// All files are complete before the first appears in `dir`, and `config.json` appears last.
+///
+/// # Errors
+/// If a file is in the way, a tensor's size contradicts its shape, or the disk refuses.
+pub fn save_checkpoint<'a>(
+    dir: &Path,
+    config: &Value,
+    tensors: impl IntoIterator<Item = TensorToSave<'a>>,
+    options: &SaveOptions<'_>,
+) -> Result<()> {
+    let tied = config.get("tie_word_embeddings").and_then(Value::as_bool) == Some(true);
+    let tensors: Vec<TensorToSave<'a>> =
+        tensors.into_iter().filter(|tensor| !(tied && tensor.name == "lm_head.weight")).collect();
+    let mut names = HashSet::new();
+    if let Some(tensor) = tensors.iter().find(|tensor| !names.insert(tensor.name.as_str())) {
+        return Err(WeightsError::SavedTwice { name: tensor.name.clone() });
+    }
+    refuse_existing(dir)?;
+
+    let staging = Staging::beside(dir)?;
+    let mut files = write_shards(&staging.path, tensors, options)?;
+    let generation = options.generation_config.cloned().or_else(|| generation_config(config));
+    if let Some(generation) = generation {
+        write_json(&staging.path.join("generation_config.json"), &generation)?;
+        files.push("generation_config.json".into());
+    }
+    write_json(&staging.path.join("config.json"), &with_dtype(config, options.dtype))?;
+    files.push("config.json".into());
+    staging.publish(dir, &files)
+}
+
+/// Splits the tensors and writes the shards; returns the file names, an index last.
+fn write_shards(dir: &Path, tensors: Vec<TensorToSave<'_>>, options: &SaveOptions<'_>) -> Result<Vec<String>> {
+    let mut shards: Vec<Vec<TensorToSave<'_>>> = vec![Vec::new()];
+    let (mut filled, mut total) = (0, 0);
+    for tensor in tensors {
+        let bytes = (tensor.values() * options.dtype.bytes()) as u64;
+        if filled > 0 && filled + bytes > options.max_shard_size {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled += bytes;
+        total += bytes;
+        if let Some(shard) = shards.last_mut() {
+            shard.push(tensor);
+        }
+    }
+    let count = shards.len();
+    let mut files = Vec::new();
+    let mut weight_map = Map::new();
+    for (i, shard) in shards.into_iter().enumerate() {
+        let file = match count {
+            1 => "model.safetensors".to_owned(),
+            _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+        };
+        weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), json!(file))));
+        write_safetensors(&dir.join(&file), shard, options.dtype)?;
+        files.push(file);
+    }
+    if count > 1 {
+        let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+        write_json(&dir.join("model.safetensors.index.json"), &index)?;
+        files.push("model.safetensors.index.json".into());
+    }
+    Ok(files)
+}
+
+/// Streams tensors into one safetensors file, one in memory at a time.
+fn write_safetensors(path: &Path, tensors: Vec<TensorToSave<'_>>, dtype: SaveDtype) -> Result<()> {
+    let mut end = 0;
+    let infos = tensors
+        .iter()
+        .map(|tensor| {
+            let begin = end;
+            end += tensor.values() * dtype.bytes();
+            let info = TensorInfo { dtype: dtype.stored(), shape: tensor.shape.clone(), data_offsets: (begin, end) };
+            (tensor.name.clone(), info)
+        })
+        .collect();
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let mut header = Metadata::new(Some(format), infos)
+        .map_err(|e| e.to_string())
+        .and_then(|metadata| serde_json::to_vec(&metadata).map_err(|e| e.to_string()))
+        .map_err(|e| WeightsError::malformed(path, format!("its header cannot be written: {e}")))?;
+    // The values begin at a multiple of eight, as the reference implementation writes them.
+    header.resize(header.len().next_multiple_of(8), b' ');
+
+    let io = || WeightsError::io("write", path);
+    let mut out = BufWriter::new(File::create_new(path).map_err(io())?);
+    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io())?;
+    out.write_all(&header).map_err(io())?;
+    for tensor in tensors {
+        let expected = tensor.values();
+        let values = (tensor.values)()?;
+        if values.len() != expected {
+            return Err(WeightsError::WrongSize {
+                name: tensor.name,
+                shape: tensor.shape,
+                expected,
+                values: values.len(),
+            });
+        }
+        dtype.write(&values, &mut out).map_err(io())?;
+    }
+    let file = out.into_inner().map_err(|e| io()(e.into_error()))?;
+    file.sync_all().map_err(io())
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let io = || WeightsError::io("write", path);
+    let mut file = File::create_new(path).map_err(io())?;
+    file.write_all(format!("{value:#}\n").as_bytes()).map_err(io())?;
+    file.sync_all().map_err(io())
+}
+
+/// The config with the type of the saved weights, under the key that it already uses (`dtype` since transformers 5).
+fn with_dtype(config: &Value, dtype: SaveDtype) -> Value {
+    let mut config = config.clone();
+    if let Value::Object(config) = &mut config {
+        let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        config.insert(key.to_owned(), json!(dtype.torch_name()));
+    }
+    config
+}
+
+/// What generation needs to know, from the config.
+fn generation_config(config: &Value) -> Option<Value> {
+    let mut generation = Map::from_iter([("_from_model_config".to_owned(), json!(true))]);
+    for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+        if let Some(id) = config.get(key).filter(|id| !id.is_null()) {
+            generation.insert(key.to_owned(), id.clone());
+        }
+    }
+    (generation.len() > 1).then_some(Value::Object(generation))
+}
+
+/// Fails if `dir` already has weights, in any layout, or a config.
+fn refuse_existing(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir).map_err(WeightsError::io("read", dir))? {
+        let entry = entry.map_err(WeightsError::io("read", dir))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let ours = matches!(&*name, "config.json" | "generation_config.json" | "model.safetensors.index.json")
+            || name.ends_with(".safetensors");
+        if ours {
+            return Err(WeightsError::Exists { path: entry.path() });
+        }
+    }
+    Ok(())
+}
+
+/// A folder beside the destination, on the same file system, that disappears unless it is published.
+struct Staging {
+    path: PathBuf,
+}
+
+impl Staging {
+    fn beside(dir: &Path) -> Result<Self> {
+        let name = dir.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+        let parent = match dir.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        fs::create_dir_all(parent).map_err(WeightsError::io("create", parent))?;
+        let path = parent.join(format!(".{name}.partial-{}", std::process::id()));
+        fs::create_dir(&path).map_err(WeightsError::io("create", &path))?;
+        Ok(Self { path })
+    }
+
+    /// Moves `files` into `dir` in their order; a new folder appears whole.
+    fn publish(self, dir: &Path, files: &[String]) -> Result<()> {
+        if !dir.exists() {
+            return fs::rename(&self.path, dir).map_err(WeightsError::io("create", dir));
+        }
+        refuse_existing(dir)?;
+        for file in files {
+            let target = dir.join(file);
+            fs::rename(self.path.join(file), &target).map_err(WeightsError::io("create", &target))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // After publishing a new folder there is nothing left to remove; a failure here leaves only a hidden folder.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}

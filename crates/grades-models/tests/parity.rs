@@ -1,0 +1,196 @@
+//! Parity with the reference implementation: logits, loss, every gradient and three AdamW steps of the fixtures.
+//!
+//! The fixtures are those of the repository, or those of the folder that `GRADES_FIXTURES` names.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use grades_models::config::HfConfig;
+use grades_models::ops::{IGNORE, Layout};
+use grades_models::parameters::Source;
+use grades_models::{Decoder, Error, Tokens, host, registry};
+
+/// Relative tolerance of the f32 path, in norm.
+const TOLERANCE: f64 = 1e-4;
+
+struct Values {
+    tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,
+}
+
+impl Values {
+    fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let values = |view: &safetensors::tensor::TensorView<'_>| -> Vec<f64> {
+            match view.dtype() {
+                safetensors::Dtype::F32 => {
+                    view.data().as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect()
+                }
+                safetensors::Dtype::I64 => {
+                    view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect()
+                }
+                other => panic!("{other:?} in {}", path.display()),
+            }
+        };
+        let tensors = file.iter().map(|(name, view)| (name.into(), (view.shape().into(), values(&view)))).collect();
+        Self { tensors }
+    }
+
+    fn get(&self, name: &str) -> &[f64] {
+        &self.tensors.get(name).unwrap_or_else(|| panic!("no `{name}` in the fixture")).1
+    }
+}
+
+impl Source for Values {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.get(name).map(|(shape, _)| shape.clone())
+    }
+
+    fn load(&self, name: &str, _: &[usize]) -> Result<Vec<f32>, Error> {
+        match self.tensors.get(name) {
+            Some((_, values)) => Ok(values.iter().map(|&v| v as f32).collect()),
+            None => Err(Error::Input(format!("no {name}"))),
+        }
+    }
+}
+
+fn fixtures() -> PathBuf {
+    std::env::var_os("GRADES_FIXTURES")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures"), PathBuf::from)
+}
+
+/// A batch of the fixture without its padding: the kept cells of the padded `[rows, columns]`, and each row's tokens.
+struct Batch {
+    kept: Vec<usize>,
+    tokens: Tokens,
+    targets: Arc<Vec<i64>>,
+}
+
+impl Batch {
+    fn new(expected: &Values) -> Self {
+        let [rows, columns] = expected.shape("input_ids").unwrap()[..] else { panic!("ids are not 2-D") };
+        let (ids, mask, labels) = (expected.get("input_ids"), expected.get("attention_mask"), expected.get("labels"));
+        let (mut kept, mut segments, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        for row in 0..rows {
+            let start = kept.len();
+            kept.extend((row * columns..(row + 1) * columns).filter(|&cell| mask[cell] != 0.0));
+            segments.push(start..kept.len());
+            targets.extend(kept[start..].iter().skip(1).map(|&cell| labels[cell] as i64).chain([IGNORE]));
+        }
+        let ids = Arc::new(kept.iter().map(|&cell| ids[cell] as u32).collect());
+        let tokens = Tokens { ids, layout: Arc::new(Layout::packed(&segments)) };
+        Self { kept, tokens, targets: Arc::new(targets) }
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / self.targets.iter().filter(|&&t| t != IGNORE).count() as f32
+    }
+}
+
+fn load(folder: &Path, config: &str, device: &Device) -> Decoder {
+    let json = std::fs::read_to_string(folder.join(config)).unwrap();
+    let config = HfConfig::new(serde_json::from_str(&json).unwrap()).unwrap();
+    registry::load(&config, &Values::read(&folder.join("model.safetensors")), device).unwrap()
+}
+
+/// ‖found − expected‖ / ‖expected‖.
+fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let difference: f64 = found.iter().zip(expected).map(|(&f, e)| (f64::from(f) - e).powi(2)).sum();
+    let size: f64 = expected.iter().map(|e| e * e).sum();
+    (difference / size.max(1e-20)).sqrt()
+}
+
+fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
+    let error = relative_error(found, expected);
+    assert!(error < TOLERANCE, "{what} differs by {error:.2e}");
+}
+
+/// AdamW as the fixtures' script runs it, in f64: lr 1e-2, betas 0.9 and 0.999, eps 1e-8, weight decay 0.01.
+fn adamw(step: i32, weight: &mut [f32], gradient: &[f32], m: &mut [f64], v: &mut [f64]) {
+    for (((w, &g), m), v) in weight.iter_mut().zip(gradient).zip(m).zip(v) {
+        let g = f64::from(g);
+        *m = 0.9 * *m + 0.1 * g;
+        *v = 0.999 * *v + 0.001 * g * g;
+        let (m, v) = (*m / (1.0 - 0.9f64.powi(step)), *v / (1.0 - 0.999f64.powi(step)));
+        let decayed = f64::from(*w) * (1.0 - 1e-2 * 0.01);
+        *w = (decayed - 1e-2 * m / (v.sqrt() + 1e-8)) as f32;
+    }
+}
+
+fn check_family(folder: &Path, config: &str) {
+    let device = Device::default().autodiff();
+    let expected = Values::read(&folder.join("expected.safetensors"));
+    let mut model = load(folder, config, &device);
+    let batch = Batch::new(&expected);
+
+    let vocabulary = model.config().vocab_size;
+    let reference = expected.get("logits");
+    let kept = |cell: &usize| &reference[cell * vocabulary..(cell + 1) * vocabulary];
+    let reference: Vec<f64> = batch.kept.iter().flat_map(kept).copied().collect();
+    host::read("logits", &model.logits(&batch.tokens), |found| assert_close("logits", found, &reference)).unwrap();
+
+    let mut state: Vec<(Vec<f64>, Vec<f64>)> =
+        model.parameters().iter().map(|p| (vec![0.0; p.len()], vec![0.0; p.len()])).collect();
+    for parameter in model.parameters_mut().iter_mut() {
+        parameter.set_trainable(true);
+    }
+    for step in 1..=3 {
+        let loss = model.loss(&batch.tokens, batch.targets.clone(), batch.scale());
+        let mut gradients = loss.backward();
+        host::read("loss", &loss, |found| {
+            assert_close(&format!("loss of step {step}"), found, expected.get(&format!("loss.{step}")));
+        })
+        .unwrap();
+        for (parameter, (m, v)) in model.parameters_mut().iter_mut().zip(&mut state) {
+            let gradient = parameter.value.grad_remove(&mut gradients).unwrap();
+            host::read(&parameter.name, &gradient, |gradient| {
+                if step == 1 {
+                    let reference = expected.get(&format!("grad.{}", parameter.name));
+                    assert_close(&format!("gradient of {}", parameter.name), gradient, reference);
+                }
+                host::update(&parameter.name, &mut parameter.value, |w| adamw(step, w, gradient, m, v)).unwrap();
+            })
+            .unwrap();
+        }
+    }
+    for parameter in model.parameters().iter() {
+        let reference = expected.get(&format!("weight.3.{}", parameter.name));
+        host::read(&parameter.name, &parameter.value, |found| {
+            assert_close(&format!("{} after three steps", parameter.name), found, reference);
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn families_match_the_reference() {
+    let known: BTreeSet<&str> = registry::families().collect();
+    let mut checked = 0;
+    let mut folders: Vec<_> = std::fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    for folder in folders.iter().filter(|folder| folder.is_dir()) {
+        let name = folder.file_name().unwrap().to_string_lossy();
+        let family = std::fs::read_to_string(folder.join("config.json"))
+            .ok()
+            .and_then(|json| serde_json::from_str::<serde_json::Value>(&json).ok())
+            .and_then(|config| Some(config.get("model_type")?.as_str()?.to_owned()));
+        let adapter = folder.join("adapter_config.json").exists();
+        match family {
+            Some(family) if known.contains(family.as_str()) && !adapter => {
+                println!("{name}: checking");
+                for config in ["config.json", "config.v4.json"] {
+                    if folder.join(config).exists() {
+                        check_family(folder, config);
+                    }
+                }
+                checked += 1;
+            }
+            Some(family) => println!("{name}: skipped, {family} (adapter: {adapter}) is not a family of this test"),
+            None => println!("{name}: skipped, it holds no model"),
+        }
+    }
+    assert!(checked > 0, "no fixture of a known family in {}", fixtures().display());
+}

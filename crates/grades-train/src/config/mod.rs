@@ -1,0 +1,138 @@
+//! `config.yaml`: read, overridden from the command line, checked, and written back whole.
+//!
+//! Two stages: `raw` is YAML as it was written, with the overrides applied; `resolved` is every option with its value
+//! and the one place where options are declared. Paths in a config are relative to the current directory, as in
+//! Axolotl.
+
+mod raw;
+mod resolved;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use resolved::{Config, Optimizer, Precision, Threads};
+
+impl Config {
+    /// Reads `path`, applies `overrides` (`key=value`, dotted for nested keys, lists by index, values in YAML), and
+    /// checks the result.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not YAML, an option is unknown, of the wrong type, not supported yet, or out of its
+    /// range.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, overrides).map_err(|error| match error {
+            ConfigError::Yaml(message) => ConfigError::YamlFile { path: path.to_owned(), message },
+            error => error,
+        })
+    }
+
+    /// As [`load`](Self::load), from text.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse(yaml: &str, overrides: &[String]) -> Result<Self, ConfigError> {
+        let mut tree = raw::parse(yaml)?;
+        for text in overrides {
+            raw::apply(&mut tree, text)?;
+        }
+        let config = raw::resolve(tree)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The config with every option, as YAML that [`parse`](Self::parse) reads back to an equal one. Options without a
+    /// value are left out.
+    ///
+    /// # Errors
+    /// The text cannot be formed.
+    pub fn to_yaml(&self) -> Result<String, ConfigError> {
+        let tree = serde_json::to_value(self).map_err(|error| ConfigError::Yaml(error.to_string()))?;
+        serde_saphyr::to_string(&raw::without_nulls(tree)).map_err(|error| ConfigError::Yaml(error.to_string()))
+    }
+}
+
+/// What can be wrong with a config. Each message names the key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: the config cannot be read ({source})", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not YAML.
+    #[error("{}: the config is not valid YAML ({message})", path.display())]
+    YamlFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        message: String,
+    },
+    /// A text is not YAML.
+    #[error("the config is not valid YAML ({0})")]
+    Yaml(String),
+    /// An override is not `key=value`, or its key leads nowhere.
+    #[error("the override `{text}` {problem}")]
+    Override {
+        /// The override as given.
+        text: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An option that does not exist.
+    #[error("there is no option `{key}`; {hint}")]
+    UnknownKey {
+        /// The option, with the path to it.
+        key: String,
+        /// The nearest option, or all.
+        hint: String,
+    },
+    /// An option that is planned.
+    #[error("`{key}` is not supported yet; remove it, or set it to false")]
+    NotYet {
+        /// The option.
+        key: &'static str,
+    },
+    /// An option that must be given.
+    #[error("`{key}` is missing; {hint}")]
+    Missing {
+        /// The option.
+        key: &'static str,
+        /// What to write.
+        hint: &'static str,
+    },
+    /// A value of the wrong type.
+    #[error("`{key}: {value}` cannot be used: {problem}")]
+    WrongType {
+        /// The option, with the path to it.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What was expected.
+        problem: String,
+    },
+    /// A value out of its range.
+    #[error("`{key}: {value}` cannot be used: it must be {allowed}")]
+    OutOfRange {
+        /// The option.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// Options that do not go together, or an entry whose parts do not.
+    #[error("{0}")]
+    Inconsistent(String),
+    /// An option of early stopping is out of its range.
+    #[error("early_stopping: {0}")]
+    EarlyStopping(#[from] grades::ConfigError),
+}
+
+#[cfg(test)]
+mod tests;

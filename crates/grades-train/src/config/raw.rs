@@ -1,0 +1,234 @@
+//! The first stage: YAML as written, overrides, and errors that name the key.
+
+use serde_json::{Map, Value};
+
+use super::{Config, ConfigError};
+
+/// Keys of later versions. As `null` or `false` they say what holds anyway.
+const NOT_YET: [&str; 12] = [
+    "adapter",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "lora_target_linear",
+    "lora_model_dir",
+    "load_in_4bit",
+    "load_in_8bit",
+    "gradient_checkpointing",
+    "report_to",
+    "chat_template",
+];
+
+/// What other tools call an option.
+const OTHER_NAMES: [(&str, &str); 20] = [
+    ("base_model", "model"),
+    ("model_name_or_path", "model"),
+    ("dataset", "datasets"),
+    ("batch_size", "micro_batch_size"),
+    ("per_device_train_batch_size", "micro_batch_size"),
+    ("gradient_accumulation", "gradient_accumulation_steps"),
+    ("num_train_epochs", "num_epochs"),
+    ("epochs", "num_epochs"),
+    ("lr", "learning_rate"),
+    ("lr_scheduler_type", "lr_scheduler"),
+    ("optim", "optimizer"),
+    ("max_seq_length", "sequence_len"),
+    ("max_seq_len", "sequence_len"),
+    ("max_length", "sequence_len"),
+    ("cutoff_len", "sequence_len"),
+    ("packing", "sample_packing"),
+    ("val_size", "val_set_size"),
+    ("max_norm", "max_grad_norm"),
+    ("bf16", "precision"),
+    ("fp16", "precision"),
+];
+
+/// The mapping that `yaml` holds; an empty text is an empty mapping.
+pub(super) fn parse(yaml: &str) -> Result<Value, ConfigError> {
+    match value(yaml)? {
+        Value::Null => Ok(Value::Object(Map::new())),
+        Value::Object(tree) => Ok(Value::Object(tree)),
+        _ => Err(ConfigError::Yaml("it must hold one `key: value` a line".to_owned())),
+    }
+}
+
+fn value(yaml: &str) -> Result<Value, ConfigError> {
+    serde_saphyr::from_str(yaml).map_err(|error| {
+        let message = error.without_snippet().to_string();
+        ConfigError::Yaml(message.split_whitespace().collect::<Vec<_>>().join(" "))
+    })
+}
+
+/// Sets one option of `tree` from `key=value`.
+pub(super) fn apply(tree: &mut Value, text: &str) -> Result<(), ConfigError> {
+    let fail = |problem: String| ConfigError::Override { text: text.to_owned(), problem };
+    let Some((key, new)) = text.split_once('=').map(|(key, new)| (key.trim(), new)) else {
+        return Err(fail("is not written as key=value".to_owned()));
+    };
+    if key.split('.').any(str::is_empty) {
+        return Err(fail("has an empty key".to_owned()));
+    }
+    let new = value(new).map_err(|error| fail(format!("has a value that is not YAML: {error}")))?;
+    // Another method of early stopping does not know the options of the one in the file.
+    if key == "early_stopping.method" && tree.pointer("/early_stopping/method").is_some_and(|old| *old != new) {
+        tree["early_stopping"] = Value::Null;
+    }
+    let mut place = tree;
+    let mut path = String::new();
+    for part in key.split('.') {
+        if place.is_null() {
+            *place = Value::Object(Map::new());
+        }
+        place = match place {
+            Value::Object(map) => map.entry(part).or_insert(Value::Null),
+            Value::Array(items) => {
+                let len = items.len();
+                let index = part.parse().ok().filter(|index: &usize| *index <= len);
+                let Some(index) = index else {
+                    return Err(fail(format!(
+                        "needs a number up to {len} in place of `{part}`, as `{path}` is a list"
+                    )));
+                };
+                if index == len {
+                    items.push(Value::Null);
+                }
+                &mut items[index]
+            }
+            _ => return Err(fail(format!("sets a key inside `{path}`, which is a single value"))),
+        };
+        path = if path.is_empty() { part.to_owned() } else { format!("{path}.{part}") };
+    }
+    *place = new;
+    Ok(())
+}
+
+/// The config that `tree` means, its ranges not yet checked.
+pub(super) fn resolve(mut tree: Value) -> Result<Config, ConfigError> {
+    if let Value::Object(map) = &mut tree {
+        for key in NOT_YET {
+            match map.shift_remove(key) {
+                None | Some(Value::Null | Value::Bool(false)) => {}
+                Some(_) => return Err(ConfigError::NotYet { key }),
+            }
+        }
+        match map.get_mut("early_stopping") {
+            // `early_stopping: none` is short for `{method: none}`, and options without a method are those of GradES.
+            Some(Value::String(method)) => {
+                let method = std::mem::take(method);
+                map.insert("early_stopping".to_owned(), serde_json::json!({ "method": method }));
+            }
+            Some(Value::Object(options)) if !options.contains_key("method") => {
+                options.insert("method".to_owned(), "grades".into());
+            }
+            _ => {}
+        }
+    }
+    let tree = without_nulls(tree);
+    serde_json::from_value(tree.clone()).map_err(|error| {
+        let (path, value, error) = blame(&tree, &|tree| tree).unwrap_or((Vec::new(), tree, error));
+        explain(&path, &value, &error.to_string())
+    })
+}
+
+/// The tree without options that are null: those are as if left out.
+pub(super) fn without_nulls(tree: Value) -> Value {
+    match tree {
+        Value::Object(map) => {
+            Value::Object(map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
+        value => value,
+    }
+}
+
+/// Finds the smallest part of `tree` that is an error by itself: serde_json does not say where an error is. Every key
+/// may be left out, so each is tried alone (but for `method`, which says what the keys beside it mean).
+fn blame(tree: &Value, wrap: &dyn Fn(Value) -> Value) -> Option<(Vec<String>, Value, serde_json::Error)> {
+    let error = serde_json::from_value::<Config>(wrap(tree.clone())).err()?;
+    let within = match tree {
+        Value::Object(map) => map.iter().find_map(|(key, value)| {
+            let alone = |value: Value| {
+                let mut one = Map::new();
+                if let Some(method) = map.get("method") {
+                    one.insert("method".to_owned(), method.clone());
+                }
+                one.insert(key.clone(), value);
+                wrap(Value::Object(one))
+            };
+            blame(value, &alone).map(|found| (key.clone(), found))
+        }),
+        // Not into a list where none is allowed.
+        Value::Array(_) if serde_json::from_value::<Config>(wrap(Value::Array(Vec::new()))).is_err() => None,
+        Value::Array(items) => items.iter().enumerate().find_map(|(index, item)| {
+            blame(item, &|item| wrap(Value::Array(vec![item]))).map(|found| (index.to_string(), found))
+        }),
+        _ => None,
+    };
+    Some(match within {
+        Some((key, (mut path, value, error))) => {
+            path.insert(0, key);
+            (path, value, error)
+        }
+        None => (Vec::new(), tree.clone(), error),
+    })
+}
+
+fn explain(path: &[String], value: &Value, message: &str) -> ConfigError {
+    let key = path.join(".");
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    if message.starts_with("unknown field") {
+        let unknown = quoted.next().unwrap_or_default();
+        let known: Vec<&str> = quoted.collect();
+        return ConfigError::UnknownKey { hint: hint(unknown, &known), key };
+    }
+    let problem = if message.starts_with("unknown variant") {
+        format!("it must be one of {}", quoted.skip(1).collect::<Vec<_>>().join(", "))
+    } else {
+        let message = message.split(" at line ").next().unwrap_or(message);
+        [
+            (", expected f64", ", expected a number"),
+            (", expected usize", ", expected a whole number from 0"),
+            (", expected u64", ", expected a whole number from 0"),
+            (", expected a JSON number", ", expected a number"),
+            (", expected a boolean", ", expected true or false"),
+        ]
+        .iter()
+        .fold(message.to_owned(), |message, (rust, words)| message.replace(rust, words))
+    };
+    ConfigError::WrongType { key, value: value.to_string(), problem }
+}
+
+fn hint(unknown: &str, known: &[&str]) -> String {
+    let other = OTHER_NAMES.iter().find(|(name, _)| *name == unknown).map(|(_, option)| *option);
+    let nearest = known
+        .iter()
+        .map(|name| (distance(unknown, name), *name))
+        .min()
+        .filter(|(distance, name)| 3 * distance <= name.len().max(3))
+        .map(|(_, name)| name);
+    match other.filter(|name| known.contains(name)).or(nearest) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None if known.is_empty() => "there are none to set here".to_owned(),
+        None => format!("the options here are {}", known.join(", ")),
+    }
+}
+
+/// How many letters must be changed, added, left out or swapped with their neighbour to make `a` into `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = changed.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}

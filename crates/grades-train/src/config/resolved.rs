@@ -1,0 +1,315 @@
+//! The second stage: every option of a run, declared once, with its default and its range.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::ConfigError;
+use crate::data::split::CountOrShare;
+use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, TokenOptions};
+use crate::schedule::{LrScheduler, Schedule};
+
+/// All options of a run. Names and, where the tools agree, defaults are those of Axolotl and TRL.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The model: a folder in the Hugging Face layout, or a GGUF file. Required.
+    pub model: String,
+    /// The run's directory, made by the run; one that exists is never overwritten. Default: `model-out`.
+    pub output_dir: PathBuf,
+    /// The training data. At least one is required.
+    pub datasets: Vec<DatasetSpec>,
+    /// Samples kept back for validation: a count (from 1) or a share (below 1). Default: 0, none.
+    pub val_set_size: CountOrShare,
+
+    /// Largest number of tokens of a sample, and of a packed row. Default: 2048.
+    pub sequence_len: usize,
+    /// What happens to longer samples: `raise` (default), `drop` or `truncate`.
+    pub excess_length_strategy: ExcessLength,
+    /// Whether a row is filled with samples up to `sequence_len` tokens, instead of being one sample. The samples of a row
+    /// do not see each other. Default: false.
+    pub sample_packing: bool,
+    /// Whether prompts count in the loss as well. Default: false.
+    pub train_on_inputs: bool,
+
+    /// Rows of a micro-batch. Default: 8.
+    pub micro_batch_size: usize,
+    /// Micro-batches of a step. Default: 1.
+    pub gradient_accumulation_steps: usize,
+    /// Times that the data are gone through, which may be a fraction. Default: 1.
+    pub num_epochs: f64,
+    /// Steps of the run, in place of `num_epochs`.
+    pub max_steps: Option<usize>,
+
+    /// The learning rate at the end of the warm-up. Default: 2e-5.
+    pub learning_rate: f64,
+    /// What it does then: `cosine` (default), `linear` or `constant`.
+    pub lr_scheduler: LrScheduler,
+    /// Share of the steps over which it rises from 0, rounded up. Default: 0.
+    pub warmup_ratio: Option<f64>,
+    /// Steps over which it rises from 0, in place of `warmup_ratio`.
+    pub warmup_steps: Option<usize>,
+    /// `adamw` (default; `adamw_torch` is the same) or `sgd`.
+    pub optimizer: Optimizer,
+    /// Decoupled weight decay with AdamW, added to the gradient with SGD, on every weight. Default: 0.
+    pub weight_decay: f64,
+    /// AdamW: decay of the mean gradient. Default: 0.9.
+    pub adam_beta1: f64,
+    /// AdamW: decay of the mean square. Default: 0.999.
+    pub adam_beta2: f64,
+    /// AdamW: added to the root of the mean square. Default: 1e-8.
+    pub adam_epsilon: f64,
+    /// SGD: momentum. Default: 0.
+    pub momentum: f64,
+    /// Gradients with a larger norm over all parameters are scaled down to it; 0 turns that off. Default: 1.
+    pub max_grad_norm: f64,
+
+    /// Seed of everything random: the validation set, the order of the samples. Default: 42.
+    pub seed: u64,
+    /// Numbers of the matrix products: `auto` (default), `f32` or `bf16`.
+    pub precision: Precision,
+    /// Threads: a number, or `auto` (default) for one per core.
+    pub threads: Threads,
+
+    /// Steps between lines in the log; metrics are recorded at every step all the same. Default: 10.
+    pub logging_steps: usize,
+    /// Steps between validations: a count, or a share of all steps. Left out: at the end of every epoch.
+    pub eval_steps: Option<CountOrShare>,
+    /// Steps between checkpoints: a count, or a share of all steps. Left out: none but the final model.
+    pub save_steps: Option<CountOrShare>,
+    /// A checkpoint to go on from.
+    pub resume_from_checkpoint: Option<PathBuf>,
+
+    /// What ends or thins out the training early: `{method: grades, …}` with the options of [`grades::Config`] (default,
+    /// with its defaults), `{method: validation_loss, …}`, or `none`.
+    pub early_stopping: grades::EarlyStopping,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            output_dir: PathBuf::from("model-out"),
+            datasets: Vec::new(),
+            val_set_size: CountOrShare::default(),
+            sequence_len: 2048,
+            excess_length_strategy: ExcessLength::Raise,
+            sample_packing: false,
+            train_on_inputs: false,
+            micro_batch_size: 8,
+            gradient_accumulation_steps: 1,
+            num_epochs: 1.0,
+            max_steps: None,
+            learning_rate: 2e-5,
+            lr_scheduler: LrScheduler::Cosine,
+            warmup_ratio: None,
+            warmup_steps: None,
+            optimizer: Optimizer::AdamW,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            momentum: 0.0,
+            max_grad_norm: 1.0,
+            seed: 42,
+            precision: Precision::Auto,
+            threads: Threads(None),
+            logging_steps: 10,
+            eval_steps: None,
+            save_steps: None,
+            resume_from_checkpoint: None,
+            early_stopping: grades::EarlyStopping::default(),
+        }
+    }
+}
+
+/// The optimizers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019).
+    #[serde(alias = "adamw_torch", alias = "adamw_torch_fused")]
+    AdamW,
+    /// Stochastic gradient descent, with momentum as in PyTorch.
+    Sgd,
+}
+
+/// The numbers of the matrix products. Weights and optimizer state are f32 always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// The fastest that the machine has.
+    Auto,
+    /// f32.
+    F32,
+    /// bf16 with sums in f32.
+    Bf16,
+}
+
+/// A number of threads, or `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub struct Threads(Option<NonZeroUsize>);
+
+impl Threads {
+    /// The number, or `None` for one per core.
+    pub fn count(self) -> Option<NonZeroUsize> {
+        self.0
+    }
+}
+
+impl TryFrom<Value> for Threads {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        if value == "auto" {
+            return Ok(Self(None));
+        }
+        let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).and_then(NonZeroUsize::new);
+        count.map(|count| Self(Some(count))).ok_or("it must be auto or a whole number from 1")
+    }
+}
+
+impl From<Threads> for Value {
+    fn from(threads: Threads) -> Self {
+        threads.0.map_or_else(|| "auto".into(), |count| count.get().into())
+    }
+}
+
+impl Config {
+    /// Checks every value by itself and against the others. What depends on the model or the data is checked there.
+    ///
+    /// # Errors
+    /// The first option that cannot be used.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.model.is_empty() {
+            return Err(ConfigError::Missing { key: "model", hint: "give a model folder or a GGUF file" });
+        }
+        if self.datasets.is_empty() {
+            return Err(ConfigError::Missing {
+                key: "datasets",
+                hint: "give at least one entry, such as {path: data.jsonl, type: completion}",
+            });
+        }
+        for (index, spec) in self.datasets.iter().enumerate() {
+            for (key, value) in [("path", &spec.path), ("type", &spec.kind)] {
+                if value.is_empty() {
+                    return Err(ConfigError::Inconsistent(format!(
+                        "`datasets.{index}.{key}` is missing; each data set needs a path and a type"
+                    )));
+                }
+            }
+            spec.format().map_err(ConfigError::Inconsistent)?;
+        }
+        self.validate_numbers()?;
+        if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
+            return Err(ConfigError::Inconsistent(
+                "`warmup_ratio` and `warmup_steps` are both set; remove one of them".to_owned(),
+            ));
+        }
+        if self.precision == Precision::Bf16 {
+            return Err(ConfigError::Inconsistent(
+                "`precision: bf16` is not supported yet; set it to auto or f32".to_owned(),
+            ));
+        }
+        self.validate_early_stopping()
+    }
+
+    fn validate_numbers(&self) -> Result<(), ConfigError> {
+        const FROM_ONE: &str = "a whole number from 1";
+        const COUNT_OR_SHARE: &str = "a whole number from 1 or a share between 0 and 1";
+        let number = |fits: bool, key: &'static str, value: f64, allowed: &'static str| {
+            if fits { Ok(()) } else { Err(ConfigError::OutOfRange { key, value: value.to_string(), allowed }) }
+        };
+        for (key, value) in [
+            ("sequence_len", Some(self.sequence_len)),
+            ("micro_batch_size", Some(self.micro_batch_size)),
+            ("gradient_accumulation_steps", Some(self.gradient_accumulation_steps)),
+            ("logging_steps", Some(self.logging_steps)),
+            ("max_steps", self.max_steps),
+        ] {
+            number(value.is_none_or(|value| value >= 1), key, value.unwrap_or(1) as f64, FROM_ONE)?;
+        }
+        let finite = |value: f64| value >= 0.0 && value.is_finite();
+        for (key, value) in [
+            ("learning_rate", self.learning_rate),
+            ("weight_decay", self.weight_decay),
+            ("max_grad_norm", self.max_grad_norm),
+        ] {
+            number(finite(value), key, value, "a number from 0")?;
+        }
+        for (key, value) in [("num_epochs", self.num_epochs), ("adam_epsilon", self.adam_epsilon)] {
+            number(finite(value) && value > 0.0, key, value, "a number above 0")?;
+        }
+        for (key, value) in
+            [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2), ("momentum", self.momentum)]
+        {
+            number((0.0..1.0).contains(&value), key, value, "a number from 0 up to, but not including, 1")?;
+        }
+        if let Some(ratio) = self.warmup_ratio {
+            number((0.0..=1.0).contains(&ratio), "warmup_ratio", ratio, "a share from 0 to 1")?;
+        }
+        let share = self.val_set_size;
+        number(share.is_valid(), "val_set_size", share.value(), "a whole number or a share between 0 and 1")?;
+        for (key, value) in [("eval_steps", self.eval_steps), ("save_steps", self.save_steps)] {
+            if let Some(value) = value {
+                number(value.is_valid() && value.value() > 0.0, key, value.value(), COUNT_OR_SHARE)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_early_stopping(&self) -> Result<(), ConfigError> {
+        match &self.early_stopping {
+            grades::EarlyStopping::Grades(config) => config.validate()?,
+            grades::EarlyStopping::ValidationLoss(config) => {
+                grades::ValidationLoss::new(config.clone(), 1)?;
+                if self.val_set_size.value() == 0.0 {
+                    return Err(ConfigError::Inconsistent(
+                        "`early_stopping.method: validation_loss` needs samples to validate on; set val_set_size"
+                            .to_owned(),
+                    ));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// How the data become tokens.
+    pub fn token_options(&self) -> TokenOptions {
+        TokenOptions {
+            sequence_len: self.sequence_len,
+            train_on_inputs: self.train_on_inputs,
+            excess_length: self.excess_length_strategy,
+        }
+    }
+
+    /// How the samples become steps.
+    pub fn loader_options(&self) -> LoaderOptions {
+        LoaderOptions {
+            micro_batch_size: self.micro_batch_size,
+            gradient_accumulation_steps: self.gradient_accumulation_steps,
+            packing: self.packing(),
+            seed: self.seed,
+        }
+    }
+
+    /// The tokens of a row with sample packing, `None` without.
+    pub fn packing(&self) -> Option<usize> {
+        self.sample_packing.then_some(self.sequence_len)
+    }
+
+    /// The learning rate over a run of `total_steps`.
+    pub fn schedule(&self, total_steps: usize) -> Schedule {
+        let share = || (self.warmup_ratio.unwrap_or(0.0) * total_steps as f64).ceil() as usize;
+        Schedule {
+            scheduler: self.lr_scheduler,
+            learning_rate: self.learning_rate,
+            warmup_steps: self.warmup_steps.unwrap_or_else(share),
+            total_steps,
+        }
+    }
+}

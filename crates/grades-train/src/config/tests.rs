@@ -1,0 +1,244 @@
+use super::*;
+
+const MINIMAL: &str = "model: m\ndatasets:\n  - {path: d.jsonl, type: completion}\n";
+
+fn parse(yaml: &str, overrides: &[&str]) -> Result<Config, ConfigError> {
+    Config::parse(yaml, &overrides.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+}
+
+#[track_caller]
+fn error(yaml: &str, overrides: &[&str], wanted: &[&str]) {
+    let error = parse(yaml, overrides).unwrap_err().to_string();
+    for wanted in wanted {
+        assert!(error.contains(wanted), "`{wanted}` is not in: {error}");
+    }
+    assert!(!error.contains('\n'), "{error}");
+}
+
+#[test]
+fn a_minimal_config_has_the_defaults() {
+    let config = parse(MINIMAL, &[]).unwrap();
+    let defaults = Config { model: config.model.clone(), datasets: config.datasets.clone(), ..Config::default() };
+    assert_eq!(config, defaults);
+    assert_eq!((config.datasets[0].path.as_str(), config.datasets[0].kind.as_str()), ("d.jsonl", "completion"));
+}
+
+const FULL: &str = r#"
+model: models/tiny.gguf
+output_dir: runs/a
+datasets:
+  - path: data/piqa
+    type: piqa
+    split: train[:1000]
+  - path: chat.jsonl
+    type: chat_template
+    field_messages: turns
+val_set_size: 0.05
+sequence_len: 256
+excess_length_strategy: drop
+sample_packing: true
+train_on_inputs: yes
+micro_batch_size: 4
+gradient_accumulation_steps: 2
+num_epochs: 6
+max_steps: 120
+learning_rate: 5e-5
+lr_scheduler: linear
+warmup_ratio: 0.05
+optimizer: adamw_torch
+weight_decay: 0.01
+adam_epsilon: 1e-8
+seed: 7
+precision: f32
+threads: 2
+eval_steps: 0.05
+save_steps: 20
+early_stopping:
+  method: grades
+  tau: {default: 1.5, mlp: 3}
+  alpha: 0.25
+  patience: 2
+  companions: follow
+load_in_4bit: false
+adapter: null
+"#;
+
+#[test]
+fn every_option_is_read() {
+    let config = parse(FULL, &[]).unwrap();
+    assert_eq!(config.datasets[0].split.as_deref(), Some("train[:1000]"));
+    assert_eq!(config.datasets[1].field_messages.as_deref(), Some("turns"));
+    assert_eq!(config.val_set_size.of(1000), 50);
+    assert_eq!((config.learning_rate, config.weight_decay, config.num_epochs), (5e-5, 0.01, 6.0));
+    assert_eq!((config.optimizer, config.precision), (Optimizer::AdamW, Precision::F32));
+    assert_eq!(config.threads.count().map(|count| count.get()), Some(2));
+    assert_eq!((config.max_steps, config.warmup_steps), (Some(120), None));
+    assert_eq!(config.schedule(101).warmup_steps, 6);
+    assert_eq!(config.packing(), Some(256));
+    assert!(config.train_on_inputs);
+    assert_eq!((config.eval_steps.unwrap().of(120), config.save_steps.unwrap().of(120)), (6, 20));
+    let grades::EarlyStopping::Grades(options) = &config.early_stopping else { panic!("{config:?}") };
+    assert_eq!((options.alpha, options.patience, options.companions), (Some(0.25), 2, grades::Companions::Follow));
+    let grades::Tau::ByKey(taus) = &options.tau else { panic!("{options:?}") };
+    assert_eq!(taus.values().copied().collect::<Vec<_>>(), [1.5, 3.0]);
+}
+
+#[test]
+fn the_resolved_config_reads_back_to_itself() {
+    for (yaml, overrides) in [
+        (MINIMAL, vec![]),
+        (FULL, vec![]),
+        (
+            MINIMAL,
+            vec![
+                "learning_rate=1.2345678901234567e-7",
+                "model='on: off # no'",
+                "early_stopping=none",
+                "val_set_size=17",
+            ],
+        ),
+        (MINIMAL, vec!["early_stopping.method=validation_loss", "val_set_size=0.1", "datasets.0.split=train[:10%]"]),
+        (MINIMAL, vec!["early_stopping.tau=auto", "seed=18446744073709551615", "model='12'", "datasets.0.path='~'"]),
+    ] {
+        let config = parse(yaml, &overrides).unwrap();
+        let written = config.to_yaml().unwrap();
+        assert_eq!(parse(&written, &[]).unwrap(), config, "{written}");
+        assert_eq!(parse(&written, &[]).unwrap().to_yaml().unwrap(), written);
+        assert!(!written.contains("null"), "{written}");
+    }
+}
+
+#[test]
+fn overrides_reach_every_place() {
+    let config = parse(
+        FULL,
+        &[
+            "learning_rate=1e-4",
+            "datasets.1.path=other.jsonl",
+            "datasets.2={path: t, type: text}",
+            "early_stopping.patience=5",
+            "warmup_ratio=null",
+            "warmup_steps=3",
+            "lr_scheduler=constant",
+            "output_dir=a=b",
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.learning_rate, 1e-4);
+    assert_eq!(
+        config.datasets.iter().map(|spec| spec.path.as_str()).collect::<Vec<_>>(),
+        ["data/piqa", "other.jsonl", "t"]
+    );
+    assert_eq!((config.warmup_ratio, config.warmup_steps), (None, Some(3)));
+    assert_eq!(config.output_dir, PathBuf::from("a=b"));
+    assert!(matches!(config.early_stopping, grades::EarlyStopping::Grades(options) if options.patience == 5));
+
+    let config = parse("", &["model=m", "datasets=[{path: p, type: text}]", "early_stopping.tau=2.5"]).unwrap();
+    assert!(
+        matches!(config.early_stopping, grades::EarlyStopping::Grades(options) if options.tau == grades::Tau::Number(2.5))
+    );
+}
+
+#[test]
+fn another_method_drops_the_options_of_the_one_before() {
+    let config = parse(FULL, &["early_stopping.method=none"]).unwrap();
+    assert!(matches!(config.early_stopping, grades::EarlyStopping::None(_)));
+    let config = parse(FULL, &["early_stopping.method=validation_loss", "early_stopping.patience=4"]).unwrap();
+    assert!(matches!(config.early_stopping, grades::EarlyStopping::ValidationLoss(options) if options.patience == 4));
+    let config = parse(FULL, &["early_stopping.method=grades"]).unwrap();
+    assert!(matches!(config.early_stopping, grades::EarlyStopping::Grades(options) if options.patience == 2));
+}
+
+#[test]
+fn unknown_options_are_named_with_the_nearest() {
+    for (line, key, nearest) in [
+        ("learning_rat: 1", "`learning_rat`", "`learning_rate`"),
+        ("sequnece_len: 1", "`sequnece_len`", "`sequence_len`"),
+        ("base_model: m", "`base_model`", "`model`"),
+        ("per_device_train_batch_size: 1", "`per_device_train_batch_size`", "`micro_batch_size`"),
+        ("early_stopping: {method: grades, patiense: 3}", "`early_stopping.patiense`", "`patience`"),
+        ("early_stopping: {method: validation_loss, tau: 3}", "`early_stopping.tau`", "min_delta"),
+        ("early_stopping: {method: none, tau: 3}", "`early_stopping.tau`", "none to set"),
+        ("quux: 1", "`quux`", "the options here are model, output_dir"),
+    ] {
+        error(&format!("{MINIMAL}{line}\n"), &[], &[key, nearest]);
+    }
+    error(MINIMAL, &["datasets.0.splt=train"], &["`datasets.0.splt`", "`split`"]);
+}
+
+#[test]
+fn values_of_the_wrong_type_are_named() {
+    for (line, wanted) in [
+        ("learning_rate: fast", ["`learning_rate: \"fast\"`", "a number"]),
+        ("max_steps: -1", ["`max_steps: -1`", "a whole number from 0"]),
+        ("micro_batch_size: 2.5", ["`micro_batch_size: 2.5`", "a whole number"]),
+        ("sample_packing: 3", ["`sample_packing: 3`", "true or false"]),
+        ("lr_scheduler: cosin", ["`lr_scheduler: \"cosin\"`", "cosine, linear, constant"]),
+        ("optimizer: lion", ["`optimizer: \"lion\"`", "sgd"]),
+        ("threads: none", ["`threads: \"none\"`", "auto or a whole number"]),
+        ("val_set_size: half", ["`val_set_size: \"half\"`", "a number"]),
+        ("early_stopping: {method: magic}", ["early_stopping.method", "grades"]),
+        ("early_stopping: magic", ["early_stopping.method", "grades"]),
+        ("early_stopping: {tau: [1]}", ["`early_stopping.tau: [1]`", "auto"]),
+        ("early_stopping: {patience: many}", ["`early_stopping.patience: \"many\"`", "whole number"]),
+        ("early_stopping: 3", ["`early_stopping: 3`", "expected"]),
+    ] {
+        error(&format!("{MINIMAL}{line}\n"), &[], &wanted);
+    }
+    error(MINIMAL, &["datasets.0.path=[1]"], &["`datasets.0.path: [1]`", "a string"]);
+    error(MINIMAL, &["datasets=d.jsonl"], &["`datasets: \"d.jsonl\"`"]);
+}
+
+#[test]
+fn values_out_of_range_are_named_with_the_range() {
+    for (line, wanted) in [
+        ("sequence_len: 0", ["`sequence_len: 0`", "from 1"]),
+        ("max_steps: 0", ["`max_steps: 0`", "from 1"]),
+        ("learning_rate: -1e-5", ["`learning_rate: -0.00001`", "from 0"]),
+        ("learning_rate: .inf", ["non-finite", "line 4"]),
+        ("num_epochs: 0", ["`num_epochs: 0`", "above 0"]),
+        ("adam_beta2: 1", ["`adam_beta2: 1`", "not including, 1"]),
+        ("warmup_ratio: 3", ["`warmup_ratio: 3`", "0 to 1"]),
+        ("val_set_size: 1.5", ["`val_set_size: 1.5`", "share"]),
+        ("val_set_size: -2", ["`val_set_size: -2`", "share"]),
+        ("eval_steps: 0", ["`eval_steps: 0`", "from 1"]),
+        ("early_stopping: {alpha: 2}", ["early_stopping", "alpha"]),
+        ("early_stopping: {method: validation_loss}", ["validation_loss", "val_set_size"]),
+        ("precision: bf16", ["`precision: bf16`", "not supported yet"]),
+        ("adapter: lora", ["`adapter`", "not supported yet"]),
+        ("load_in_4bit: true", ["`load_in_4bit`", "not supported yet"]),
+    ] {
+        error(&format!("{MINIMAL}{line}\n"), &[], &wanted);
+    }
+    error(MINIMAL, &["warmup_ratio=0.1", "warmup_steps=3"], &["`warmup_ratio` and `warmup_steps`"]);
+    error(
+        MINIMAL,
+        &["early_stopping={method: validation_loss, patience: 0}", "val_set_size=3"],
+        &["early_stopping", "patience"],
+    );
+    error("datasets: [{path: a, type: text}]", &[], &["`model` is missing"]);
+    error("model: m", &[], &["`datasets` is missing"]);
+    error("model: m\ndatasets: [{path: a}]", &[], &["`datasets.0.type` is missing"]);
+    error("model: m\ndatasets: [{path: a, type: verse}]", &[], &["`verse`", "alpaca"]);
+    error("model: m\ndatasets: [{path: a, type: text, field_prompt: p}]", &[], &["field_prompt", "`text`"]);
+}
+
+#[test]
+fn broken_yaml_and_overrides_are_named() {
+    error("model: [", &[], &["not valid YAML", "line"]);
+    error("model: a\nmodel: b", &[], &["not valid YAML", "model"]);
+    error("- a", &[], &["key: value"]);
+    error(MINIMAL, &["learning_rate"], &["`learning_rate`", "key=value"]);
+    error(MINIMAL, &["=3"], &["`=3`", "empty key"]);
+    error(MINIMAL, &["datasets..path=3"], &["empty key"]);
+    error(MINIMAL, &["datasets.5.path=a"], &["`5`", "up to 1", "`datasets` is a list"]);
+    error(MINIMAL, &["datasets.first.path=a"], &["`first`"]);
+    error(MINIMAL, &["model.path=a"], &["inside `model`"]);
+    error(MINIMAL, &["model=[a"], &["`model=[a`", "not YAML"]);
+    let error = Config::load(Path::new("no-such-config.yaml"), &[]).unwrap_err().to_string();
+    assert!(error.contains("no-such-config.yaml"), "{error}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "model: [").unwrap();
+    let error = Config::load(file.path(), &[]).unwrap_err().to_string();
+    assert!(error.contains(&file.path().display().to_string()) && error.contains("line"), "{error}");
+}

@@ -1,0 +1,168 @@
+//! Micro-batches: flat sequences of tokens in which each sample sees only itself.
+
+use std::sync::Arc;
+
+use grades_models::Tokens;
+use grades_models::ops::Layout;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::packing::first_fit;
+use super::tokens::{NO_LOSS, Tokenized};
+
+/// A micro-batch: samples one after the other, without padding. All vectors but `segments` and `samples` are `[tokens]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// For each token the one that it should be followed by, or [`NO_LOSS`]: labels are already shifted here.
+    pub targets: Vec<i64>,
+    /// The position of each token in its sample, from 0.
+    pub positions: Vec<u32>,
+    /// Where each sample begins and ends (exclusive): attention stays within these, `[samples]`.
+    pub segments: Vec<(usize, usize)>,
+    /// Which sample each segment is, `[samples]`.
+    pub samples: Vec<usize>,
+    /// How many targets are not [`NO_LOSS`].
+    pub label_count: usize,
+}
+
+impl Batch {
+    /// The batch as a model takes it.
+    pub fn tokens(&self) -> Tokens {
+        let segments: Vec<_> = self.segments.iter().map(|&(start, end)| start..end).collect();
+        Tokens { ids: Arc::new(self.ids.clone()), layout: Arc::new(Layout::packed(&segments)) }
+    }
+
+    /// Appends a sample. Its tokens from the last label on are left out: they are only ever targets, and no loss
+    /// depends on what would be computed from them.
+    pub fn push(&mut self, index: usize, tokens: &Tokenized) {
+        let inputs = input_len(tokens);
+        let start = self.ids.len();
+        self.ids.extend_from_slice(&tokens.ids[..inputs]);
+        self.targets.extend_from_slice(&tokens.labels[1..=inputs]);
+        self.positions.extend((0_u32..).take(inputs));
+        self.segments.push((start, start + inputs));
+        self.samples.push(index);
+        self.label_count += tokens.label_count();
+    }
+}
+
+/// The tokens of a sample that the model must read: all before the last label.
+fn input_len(tokens: &Tokenized) -> usize {
+    tokens.labels.iter().rposition(|label| *label != NO_LOSS).unwrap_or(0)
+}
+
+/// How samples form micro-batches, and these the steps of the optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoaderOptions {
+    /// Rows of a micro-batch.
+    pub micro_batch_size: usize,
+    /// Micro-batches of a step.
+    pub gradient_accumulation_steps: usize,
+    /// With sample packing, the tokens of a row; without, a row is one sample.
+    pub packing: Option<usize>,
+    /// Seed of the order.
+    pub seed: u64,
+}
+
+/// Training samples in an order that depends on the seed and the epoch alone.
+///
+/// Rows are packed once, so that every epoch has the same number of steps, and shuffled anew in every epoch. The last
+/// micro-batch of an epoch, and the last step, may be smaller than the others; none crosses into the next epoch.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    samples: Vec<Tokenized>,
+    rows: Vec<Vec<usize>>,
+    options: LoaderOptions,
+    epoch: Option<(usize, Vec<usize>)>,
+}
+
+impl Loader {
+    /// A loader over `samples`. Sizes of 0 count as 1.
+    pub fn new(samples: Vec<Tokenized>, options: LoaderOptions) -> Self {
+        let mut order: Vec<usize> = (0..samples.len()).collect();
+        if options.packing.is_some() {
+            order.shuffle(&mut ChaCha8Rng::seed_from_u64(options.seed));
+        }
+        let rows = rows(&samples, &order, options.packing);
+        Self { samples, rows, options, epoch: None }
+    }
+
+    /// The samples, as [`Batch::samples`] counts them.
+    pub fn samples(&self) -> &[Tokenized] {
+        &self.samples
+    }
+
+    /// Steps of one epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.micro_batches().div_ceil(self.options.gradient_accumulation_steps.max(1))
+    }
+
+    /// The micro-batches of the optimizer's step `step`, counted from 0 over all epochs. A run is resumed by asking for
+    /// the step that comes next. Empty only if there are no samples.
+    pub fn step(&mut self, step: usize) -> Vec<Batch> {
+        let (epoch, step) = match self.steps_per_epoch() {
+            0 => return Vec::new(),
+            steps => (step / steps, step % steps),
+        };
+        let order = match self.epoch.take() {
+            Some((of, order)) if of == epoch => order,
+            _ => self.order(epoch),
+        };
+        let rows = self.options.micro_batch_size.max(1);
+        let micro_batches = self.options.gradient_accumulation_steps.max(1);
+        let batches = order
+            .chunks(rows)
+            .skip(step * micro_batches)
+            .take(micro_batches)
+            .map(|rows| batch(&self.samples, rows.iter().map(|row| &self.rows[*row])))
+            .collect();
+        self.epoch = Some((epoch, order));
+        batches
+    }
+
+    fn micro_batches(&self) -> usize {
+        self.rows.len().div_ceil(self.options.micro_batch_size.max(1))
+    }
+
+    fn order(&self, epoch: usize) -> Vec<usize> {
+        // A stream of its own for each epoch, apart from stream 0 that packing uses: `seed + epoch` would give
+        // neighbouring seeds the same orders.
+        let mut generator = ChaCha8Rng::seed_from_u64(self.options.seed);
+        generator.set_stream(epoch as u64 + 1);
+        let mut order: Vec<usize> = (0..self.rows.len()).collect();
+        order.shuffle(&mut generator);
+        order
+    }
+}
+
+/// Samples in their order, for validation.
+pub fn in_order(samples: &[Tokenized], micro_batch_size: usize, packing: Option<usize>) -> Vec<Batch> {
+    let order: Vec<usize> = (0..samples.len()).collect();
+    rows(samples, &order, packing).chunks(micro_batch_size.max(1)).map(|rows| batch(samples, rows)).collect()
+}
+
+fn rows(samples: &[Tokenized], order: &[usize], packing: Option<usize>) -> Vec<Vec<usize>> {
+    match packing {
+        None => order.iter().map(|sample| vec![*sample]).collect(),
+        Some(sequence_len) => {
+            let lengths: Vec<usize> = order.iter().map(|sample| input_len(&samples[*sample])).collect();
+            let rows = first_fit(&lengths, sequence_len);
+            rows.into_iter().map(|row| row.into_iter().map(|item| order[item]).collect()).collect()
+        }
+    }
+}
+
+fn batch<'a>(samples: &[Tokenized], rows: impl IntoIterator<Item = &'a Vec<usize>>) -> Batch {
+    let mut batch = Batch::default();
+    for sample in rows.into_iter().flatten() {
+        batch.push(*sample, &samples[*sample]);
+    }
+    batch
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

@@ -1,0 +1,268 @@
+//! The shapes in which rows hold samples: `completion`, `alpaca`, `sharegpt`, `messages`, `text`, and the benchmark
+//! tasks by name.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{DataError, Record};
+use crate::eval::task::Task;
+
+/// One entry of `datasets`. The keys for columns are those of Axolotl; each belongs to the types that it names, and where it
+/// is left out the column has the name in brackets.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DatasetSpec {
+    /// A jsonl, json or csv file, or a folder with one such file per split.
+    pub path: String,
+    /// `completion`, `alpaca`, `sharegpt`, `messages` (also called `chat_template`), `text`, or a task such as `piqa`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// As in Hugging Face datasets: `train`, `train[:1000]`, `train[10%:20%]`. Of a single file only the slice counts.
+    pub split: Option<String>,
+    /// `text`: the text (`text`).
+    pub field: Option<String>,
+    /// `completion`: the prompt (`prompt`).
+    pub field_prompt: Option<String>,
+    /// `completion`: the answer (`completion`).
+    pub field_completion: Option<String>,
+    /// `alpaca`: the instruction (`instruction`).
+    pub field_instruction: Option<String>,
+    /// `alpaca`: the input, which a row may lack (`input`).
+    pub field_input: Option<String>,
+    /// `alpaca`: the answer (`output`).
+    pub field_output: Option<String>,
+    /// `messages`, `sharegpt`: the list of messages (`messages`, `conversations`).
+    pub field_messages: Option<String>,
+    /// `messages`, `sharegpt`: who says it (`role`, `from`).
+    pub message_field_role: Option<String>,
+    /// `messages`, `sharegpt`: what is said (`content`, `value`).
+    pub message_field_content: Option<String>,
+}
+
+impl DatasetSpec {
+    /// The format that `type` names, with the columns of this entry.
+    ///
+    /// # Errors
+    /// A sentence: the type is unknown, or a column key is set that the type does not use.
+    pub fn format(&self) -> Result<Format, String> {
+        let mut unused = self.clone();
+        let mut take = |key: fn(&mut Self) -> &mut Option<String>, default: &str| {
+            key(&mut unused).take().unwrap_or_else(|| default.to_owned())
+        };
+        let format = match self.kind.as_str() {
+            "completion" => Format::Completion {
+                prompt: take(|spec| &mut spec.field_prompt, "prompt"),
+                completion: take(|spec| &mut spec.field_completion, "completion"),
+            },
+            "alpaca" => Format::Alpaca {
+                instruction: take(|spec| &mut spec.field_instruction, "instruction"),
+                input: take(|spec| &mut spec.field_input, "input"),
+                output: take(|spec| &mut spec.field_output, "output"),
+            },
+            "sharegpt" => Format::ShareGpt(Conversation {
+                messages: take(|spec| &mut spec.field_messages, "conversations"),
+                role: take(|spec| &mut spec.message_field_role, "from"),
+                content: take(|spec| &mut spec.message_field_content, "value"),
+            }),
+            "messages" | "chat_template" => Format::Messages(Conversation {
+                messages: take(|spec| &mut spec.field_messages, "messages"),
+                role: take(|spec| &mut spec.message_field_role, "role"),
+                content: take(|spec| &mut spec.message_field_content, "content"),
+            }),
+            "text" => Format::Text { field: take(|spec| &mut spec.field, "text") },
+            name => match Task::named(name) {
+                Some(task) => Format::Task(task),
+                None => {
+                    return Err(format!(
+                        "type `{name}` of data set {} is not known; the types are completion, alpaca, sharegpt, messages, \
+                         text and the tasks {}",
+                        self.path,
+                        Task::names()
+                    ));
+                }
+            },
+        };
+        match unused.column_key() {
+            Some(key) => Err(format!("{key} of data set {} is not used by type `{}`; remove it", self.path, self.kind)),
+            None => Ok(format),
+        }
+    }
+
+    /// The first key for a column that is set.
+    fn column_key(&self) -> Option<String> {
+        let Ok(Value::Object(keys)) = serde_json::to_value(self) else { return None };
+        keys.into_iter().find(|(key, value)| key.contains("field") && !value.is_null()).map(|(key, _)| key)
+    }
+}
+
+/// How a row becomes a sample, with the names of the columns.
+#[derive(Clone, Debug)]
+pub enum Format {
+    /// A prompt and its answer.
+    Completion {
+        /// Column of the prompt.
+        prompt: String,
+        /// Column of the answer.
+        completion: String,
+    },
+    /// An instruction, perhaps an input, and the answer, in the prompt text of Stanford Alpaca.
+    Alpaca {
+        /// Column of the instruction.
+        instruction: String,
+        /// Column of the input.
+        input: String,
+        /// Column of the answer.
+        output: String,
+    },
+    /// A conversation whose speakers are called `human`, `gpt` and `system`.
+    ShareGpt(Conversation),
+    /// A conversation whose roles are those of the chat template.
+    Messages(Conversation),
+    /// Plain text, all of it to be learnt.
+    Text {
+        /// Column of the text.
+        field: String,
+    },
+    /// A benchmark: the question as prompt, the right choice as answer.
+    Task(&'static Task),
+}
+
+/// The columns of a conversation.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    /// Column of the list of messages.
+    pub messages: String,
+    /// Key of a message's role.
+    pub role: String,
+    /// Key of a message's text.
+    pub content: String,
+}
+
+/// A row as text, with what is to be learnt marked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sample {
+    /// Consecutive texts, to be encoded one by one and followed by the end-of-text token.
+    Text(Vec<Part>),
+    /// A conversation, to be rendered by the model's chat template.
+    Conversation(Vec<Message>),
+}
+
+/// A piece of a sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The text.
+    pub text: String,
+    /// Whether its tokens count in the loss.
+    pub trained: bool,
+}
+
+/// A message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, …
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+impl Format {
+    /// The sample that `record` holds.
+    ///
+    /// # Errors
+    /// A column is missing, of the wrong type, or empty.
+    pub fn sample(&self, record: &Record) -> Result<Sample, DataError> {
+        match self {
+            Self::Completion { prompt, completion } => {
+                let (prompt, completion) = (filled(record, prompt)?, filled(record, completion)?);
+                Ok(answered(prompt.to_owned(), &separated(prompt, completion)))
+            }
+            Self::Alpaca { instruction, input, output } => {
+                let input = record.optional_text(input)?.unwrap_or_default();
+                Ok(answered(alpaca_prompt(filled(record, instruction)?, input), filled(record, output)?))
+            }
+            Self::ShareGpt(columns) => columns.sample(record, |speaker| match speaker {
+                "human" | "user" => Some("user"),
+                "gpt" | "chatgpt" | "assistant" | "model" => Some("assistant"),
+                "system" => Some("system"),
+                _ => None,
+            }),
+            Self::Messages(columns) => columns.sample(record, |role| Some(role)),
+            Self::Text { field } => {
+                Ok(Sample::Text(vec![Part { text: filled(record, field)?.to_owned(), trained: true }]))
+            }
+            Self::Task(task) => {
+                let question = (task.question)(record)?;
+                let (context, choice) = question.answered();
+                // As it is scored: with a space, whatever the choice begins with.
+                Ok(answered(context.to_owned(), &format!(" {choice}")))
+            }
+        }
+    }
+}
+
+fn answered(prompt: String, answer: &str) -> Sample {
+    Sample::Text(vec![Part { text: prompt, trained: false }, Part { text: answer.to_owned(), trained: true }])
+}
+
+/// The answer with a space before it, unless there is white space already: a prompt that ends its line wants its answer
+/// at the start of the next.
+fn separated(prompt: &str, answer: &str) -> String {
+    let separate = prompt.ends_with(char::is_whitespace) || answer.starts_with(char::is_whitespace);
+    if separate { answer.to_owned() } else { format!(" {answer}") }
+}
+
+fn filled<'a>(record: &'a Record, column: &str) -> Result<&'a str, DataError> {
+    let text = record.text(column)?;
+    if text.trim().is_empty() {
+        return Err(record.error(format!("column `{column}` is empty; fill it in or remove the row")));
+    }
+    Ok(text)
+}
+
+/// The prompt of Stanford Alpaca, with the line end after `### Response:` that Axolotl gives it.
+fn alpaca_prompt(instruction: &str, input: &str) -> String {
+    if input.trim().is_empty() {
+        return format!(
+            "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n\
+             ### Instruction:\n{instruction}\n\n### Response:\n"
+        );
+    }
+    format!(
+        "Below is an instruction that describes a task, paired with an input that provides further context. Write a \
+         response that appropriately completes the request.\n\n\
+         ### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+    )
+}
+
+impl Conversation {
+    fn sample(&self, record: &Record, role_of: impl Fn(&str) -> Option<&str>) -> Result<Sample, DataError> {
+        let mut messages = Vec::new();
+        for (number, message) in (1..).zip(record.objects(&self.messages)?) {
+            let text = |key: &str| {
+                message.get(key).and_then(Value::as_str).ok_or_else(|| {
+                    let found = message.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                    record.error(format!("message {number} in `{}` has no text `{key}`; it has {found}", self.messages))
+                })
+            };
+            let speaker = text(&self.role)?;
+            let Some(role) = role_of(speaker) else {
+                return Err(record.error(format!(
+                    "message {number} in `{}` is from `{speaker}`; known are human, gpt and system",
+                    self.messages
+                )));
+            };
+            messages.push(Message { role: role.to_owned(), content: text(&self.content)?.to_owned() });
+        }
+        if !messages.iter().any(|message| message.role == "assistant") {
+            return Err(record.error(format!(
+                "`{}` has no message of the assistant, so there is nothing to learn; remove the row",
+                self.messages
+            )));
+        }
+        Ok(Sample::Conversation(messages))
+    }
+}
+
+#[cfg(test)]
+#[path = "format_tests.rs"]
+mod tests;

@@ -1,0 +1,388 @@
+//! Files of samples: jsonl, json, csv, or a folder with one such file per split, and slices of them.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::DataError;
+
+/// Where a row was read, as the messages name it: `train.jsonl:12` or `train.json, row 12`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    file: Arc<Path>,
+    at: At,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Line(u64),
+    Row(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at {
+            At::Line(line) => write!(f, "{}:{line}", self.file.display()),
+            At::Row(row) => write!(f, "{}, row {row}", self.file.display()),
+        }
+    }
+}
+
+/// One row of a data set: its columns, and where it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Where the row was read.
+    pub place: Place,
+    columns: Map<String, Value>,
+}
+
+impl Record {
+    /// The text in `column`.
+    ///
+    /// # Errors
+    /// The column is missing or holds no text.
+    pub fn text(&self, column: &str) -> Result<&str, DataError> {
+        let value = self.value(column)?;
+        value.as_str().ok_or_else(|| self.wrong_type(column, value, "text"))
+    }
+
+    /// The text in `column`, or `None` where the column is missing or null.
+    ///
+    /// # Errors
+    /// The column holds something else than text.
+    pub fn optional_text(&self, column: &str) -> Result<Option<&str>, DataError> {
+        match self.columns.get(column) {
+            None | Some(Value::Null) => Ok(None),
+            Some(_) => self.text(column).map(Some),
+        }
+    }
+
+    /// The whole number in `column`, also where it is written as text: csv knows nothing else, and sets on the
+    /// Hub differ in it.
+    ///
+    /// # Errors
+    /// The column is missing or holds no whole number.
+    pub fn integer(&self, column: &str) -> Result<i64, DataError> {
+        let value = self.value(column)?;
+        let number = match value {
+            Value::Number(number) => number.as_i64(),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        number.ok_or_else(|| self.wrong_type(column, value, "a whole number"))
+    }
+
+    /// The truth value in `column`, also where it is written as text.
+    ///
+    /// # Errors
+    /// The column is missing or holds neither true nor false.
+    pub fn boolean(&self, column: &str) -> Result<bool, DataError> {
+        match self.value(column)? {
+            Value::Bool(value) => Ok(*value),
+            Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(true),
+            Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(false),
+            value => Err(self.wrong_type(column, value, "true or false")),
+        }
+    }
+
+    /// The list of texts in `column`; `column` may name an entry of an object, as in `choices.text`.
+    ///
+    /// # Errors
+    /// The column is missing or holds something else.
+    pub fn texts(&self, column: &str) -> Result<Vec<&str>, DataError> {
+        let value = self.value(column)?;
+        value
+            .as_array()
+            .and_then(|items| items.iter().map(Value::as_str).collect())
+            .ok_or_else(|| self.wrong_type(column, value, "a list of texts"))
+    }
+
+    /// The list of objects in `column`.
+    ///
+    /// # Errors
+    /// The column is missing or holds something else.
+    pub fn objects(&self, column: &str) -> Result<Vec<&Map<String, Value>>, DataError> {
+        let value = self.value(column)?;
+        value
+            .as_array()
+            .and_then(|items| items.iter().map(Value::as_object).collect())
+            .ok_or_else(|| self.wrong_type(column, value, "a list of objects"))
+    }
+
+    /// Whether the row has `column`.
+    pub fn has(&self, column: &str) -> bool {
+        self.columns.contains_key(column)
+    }
+
+    /// An error about this row.
+    pub fn error(&self, message: impl Into<String>) -> DataError {
+        DataError::Row { place: self.place.to_string(), message: message.into() }
+    }
+
+    fn value(&self, column: &str) -> Result<&Value, DataError> {
+        let (first, rest) = column.split_once('.').unwrap_or((column, ""));
+        let found = match self.columns.get(column) {
+            Some(value) => Some(value),
+            None if rest.is_empty() => None,
+            None => self.columns.get(first).and_then(|value| value.get(rest)),
+        };
+        found.ok_or_else(|| DataError::MissingColumn {
+            place: self.place.to_string(),
+            column: column.to_owned(),
+            found: list(self.columns.keys()),
+        })
+    }
+
+    fn wrong_type(&self, column: &str, value: &Value, wanted: &str) -> DataError {
+        let found = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "true or false",
+            Value::Number(_) => "a number",
+            Value::String(_) => "text",
+            Value::Array(_) => "a list",
+            Value::Object(_) => "an object",
+        };
+        self.error(format!("column `{column}` must hold {wanted}, but holds {found}"))
+    }
+}
+
+/// Reads a file, or the file of a folder that `split` names, and returns the rows that `split` selects.
+///
+/// `split` follows Hugging Face datasets: `train`, `train[:1000]`, `train[10%:20%]`, `train[-100:]`, and unions
+/// `train[:10]+train[-10:]`. For a single file only the slice counts. Without `split` a folder gives its `train` file.
+///
+/// # Errors
+/// The path is not there or is not readable, a line is not a JSON object, the split is misspelt or selects nothing.
+pub fn read(path: &Path, split: Option<&str>) -> Result<Vec<Record>, DataError> {
+    let selections = parse_split(split.unwrap_or("train"))?;
+    let mut rows = Vec::new();
+    let mut opened: Option<(PathBuf, Vec<Record>)> = None;
+    for selection in &selections {
+        let file = find_file(path, &selection.name)?;
+        if opened.as_ref().is_none_or(|(name, _)| *name != file) {
+            let all = read_file(&file)?;
+            opened = Some((file, all));
+        }
+        let Some((file, all)) = &opened else { continue };
+        let (start, end) = selection.bounds(all.len());
+        if start >= end {
+            return Err(DataError::EmptySplit {
+                path: file.clone(),
+                split: split.unwrap_or("train").to_owned(),
+                rows: all.len(),
+            });
+        }
+        rows.extend_from_slice(&all[start..end]);
+    }
+    Ok(rows)
+}
+
+const EXTENSIONS: [&str; 3] = ["jsonl", "json", "csv"];
+
+fn find_file(path: &Path, split: &str) -> Result<PathBuf, DataError> {
+    if path.is_file() {
+        return Ok(path.to_owned());
+    }
+    if !path.is_dir() {
+        return Err(DataError::NotFound { path: path.to_owned() });
+    }
+    let candidates: Vec<PathBuf> = EXTENSIONS
+        .iter()
+        .map(|extension| path.join(format!("{split}.{extension}")))
+        .filter(|file| file.is_file())
+        .collect();
+    match candidates.as_slice() {
+        [file] => Ok(file.clone()),
+        [] => Err(DataError::NoSuchSplit { path: path.to_owned(), split: split.to_owned(), found: listing(path) }),
+        [first, second, ..] => Err(DataError::AmbiguousSplit { first: first.clone(), second: second.clone() }),
+    }
+}
+
+fn listing(folder: &Path) -> String {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    const SHOWN: usize = 10;
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    if more > 0 {
+        names.push(format!("{more} more"));
+    }
+    list(&names)
+}
+
+fn list<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| name.as_ref().to_owned()).collect();
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+fn read_file(path: &Path) -> Result<Vec<Record>, DataError> {
+    let extension =
+        path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    if !EXTENSIONS.contains(&extension.as_str()) {
+        return Err(DataError::Unsupported { path: path.to_owned() });
+    }
+    let bytes = fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line =
+            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        DataError::Row {
+            place: format!("{}:{line}", path.display()),
+            message: "the text is not UTF-8; convert the file".to_owned(),
+        }
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let file: Arc<Path> = Arc::from(path);
+    let rows = match extension.as_str() {
+        "jsonl" => json_lines(&file, text)?,
+        "json" => json_array(&file, text)?,
+        _ => csv_rows(&file, text)?,
+    };
+    if rows.is_empty() {
+        return Err(DataError::NoRows { path: path.to_owned() });
+    }
+    Ok(rows)
+}
+
+fn json_lines(file: &Arc<Path>, text: &str) -> Result<Vec<Record>, DataError> {
+    let mut rows = Vec::new();
+    for (line, text) in (1..).zip(text.lines()) {
+        if text.trim().is_empty() {
+            continue;
+        }
+        let place = Place { file: file.clone(), at: At::Line(line) };
+        let columns = serde_json::from_str(text).map_err(|error| DataError::Row {
+            place: place.to_string(),
+            message: format!("the line is not one JSON object ({})", without_position(&error)),
+        })?;
+        rows.push(Record { place, columns });
+    }
+    Ok(rows)
+}
+
+/// serde_json counts lines within the text it got; the place already names the line of the file.
+fn without_position(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    match message.rfind(" at line ") {
+        Some(end) => format!("{}, column {}", &message[..end], error.column()),
+        None => message,
+    }
+}
+
+fn json_array(file: &Arc<Path>, text: &str) -> Result<Vec<Record>, DataError> {
+    let invalid = |message: String| DataError::Invalid { path: file.to_path_buf(), message };
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| invalid(format!("is not JSON ({error}); if it has one object a line, name it .jsonl")))?;
+    let items = match value {
+        Value::Array(items) => items,
+        Value::Object(mut object) => match object.shift_remove("data") {
+            Some(Value::Array(items)) => items,
+            _ => return Err(invalid("holds an object without a list `data`; put the rows into a list".to_owned())),
+        },
+        _ => return Err(invalid("must hold a list of objects".to_owned())),
+    };
+    (1..)
+        .zip(items)
+        .map(|(row, item)| {
+            let place = Place { file: file.clone(), at: At::Row(row) };
+            match item {
+                Value::Object(columns) => Ok(Record { place, columns }),
+                _ => Err(DataError::Row { place: place.to_string(), message: "the row is not an object".to_owned() }),
+            }
+        })
+        .collect()
+}
+
+fn csv_rows(file: &Arc<Path>, text: &str) -> Result<Vec<Record>, DataError> {
+    let invalid = |error: csv::Error| DataError::Invalid {
+        path: file.to_path_buf(),
+        message: format!("is not valid csv ({error})"),
+    };
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let header = reader.headers().map_err(invalid)?.clone();
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(invalid)?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let columns = header
+            .iter()
+            .zip(&record)
+            .map(|(name, value)| (name.to_owned(), Value::String(value.to_owned())))
+            .collect();
+        rows.push(Record { place: Place { file: file.clone(), at: At::Line(line) }, columns });
+    }
+    Ok(rows)
+}
+
+/// One part of a split: a name and a range in rows or in percent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Selection {
+    name: String,
+    from: Option<i64>,
+    to: Option<i64>,
+    percent: bool,
+}
+
+impl Selection {
+    /// The range of rows out of `rows`, as datasets' `_rel_to_abs_instr` computes it with rounding "closest".
+    fn bounds(&self, rows: usize) -> (usize, usize) {
+        let absolute = |boundary: Option<i64>, default: usize| {
+            let Some(boundary) = boundary else { return default };
+            let boundary =
+                if self.percent { (boundary as f64 * rows as f64 / 100.0).round_ties_even() as i64 } else { boundary };
+            let distance = usize::try_from(boundary.unsigned_abs()).unwrap_or(usize::MAX);
+            if boundary < 0 { rows.saturating_sub(distance) } else { distance.min(rows) }
+        };
+        (absolute(self.from, 0), absolute(self.to, rows))
+    }
+}
+
+fn parse_split(split: &str) -> Result<Vec<Selection>, DataError> {
+    split
+        .split('+')
+        .map(|part| parse_selection(part.trim()).ok_or_else(|| DataError::BadSplit { split: split.to_owned() }))
+        .collect()
+}
+
+fn parse_selection(text: &str) -> Option<Selection> {
+    let (name, slice) = match text.split_once('[') {
+        Some((name, slice)) => (name, Some(slice.strip_suffix(']')?)),
+        None => (text, None),
+    };
+    let of_name = |letter: char| letter.is_alphanumeric() || "_.-".contains(letter);
+    if name.is_empty() || !name.chars().all(of_name) {
+        return None;
+    }
+    let (from, to) = slice.map_or(Some((None, None)), |slice| {
+        let (from, to) = slice.split_once(':')?;
+        Some((parse_boundary(from)?, parse_boundary(to)?))
+    })?;
+    // As in datasets, one percent sign makes both boundaries percentages.
+    let percent = [from, to].into_iter().flatten().any(|(_, percent)| percent);
+    let (from, to) = (from.map(|(value, _)| value), to.map(|(value, _)| value));
+    if percent && [from, to].into_iter().flatten().any(|value| value.abs() > 100) {
+        return None;
+    }
+    Some(Selection { name: name.to_owned(), from, to, percent })
+}
+
+/// `None`: not a boundary; `Some(None)`: left out; else its value and whether it is in percent.
+fn parse_boundary(text: &str) -> Option<Option<(i64, bool)>> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Some(None);
+    }
+    let (number, percent) = text.strip_suffix('%').map_or((text, false), |number| (number, true));
+    number.replace('_', "").parse().ok().map(|value| Some((value, percent)))
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

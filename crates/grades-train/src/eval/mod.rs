@@ -1,0 +1,9 @@
+//! Multiple-choice benchmarks by log-likelihood, with the conventions of lm-evaluation-harness 0.4.
+
+mod model;
+pub mod score;
+pub mod task;
+mod tasks;
+
+pub use score::{LogLikelihood, QuestionScore, ScoreError, ScoreOptions, TaskScore, score};
+pub use task::{Question, Task};

@@ -1,0 +1,258 @@
+//! Log-likelihoods of choices, and the accuracies that follow from them.
+
+use std::cmp::Reverse;
+use std::error::Error;
+
+use serde::Serialize;
+
+use super::task::{Question, Task};
+use crate::data::{Batch, DataError, Encode, NO_LOSS, Tokenized};
+
+/// What the evaluation needs from a model.
+pub trait LogLikelihood {
+    /// The natural logarithm of the probability of each target of `batch` that is not [`NO_LOSS`], given the tokens of
+    /// its segment up to there, in the order of the targets: `[label_count]`.
+    ///
+    /// # Errors
+    /// The model cannot compute it.
+    fn log_likelihoods(&mut self, batch: &Batch) -> Result<Vec<f32>, ModelError>;
+}
+
+/// Why a model failed.
+pub type ModelError = Box<dyn Error + Send + Sync>;
+
+/// Limits of the evaluation.
+#[derive(Clone, Copy, Debug)]
+pub struct ScoreOptions {
+    /// The most tokens that the model reads at once; longer questions lose their beginning.
+    pub max_length: usize,
+    /// Tokens of a batch, unless a single request has more. Changes speed and memory, not results.
+    pub batch_tokens: usize,
+}
+
+/// How well a task was done.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TaskScore {
+    /// Share of questions whose right choice is the likeliest.
+    pub acc: f64,
+    /// The same with each choice's log-likelihood divided by its number of characters.
+    pub acc_norm: f64,
+    /// Standard error of `acc`; none with a single question.
+    pub acc_stderr: Option<f64>,
+    /// Standard error of `acc_norm`.
+    pub acc_norm_stderr: Option<f64>,
+    /// Number of questions.
+    pub n: usize,
+}
+
+/// How one question was answered.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct QuestionScore {
+    /// The task's name.
+    pub task: &'static str,
+    /// The question's row, counted from 0.
+    pub index: usize,
+    /// The log-likelihood of each choice, summed over its tokens.
+    pub loglikelihoods: Vec<f64>,
+    /// The index of the right choice.
+    pub target: usize,
+    /// 1 if the likeliest choice is the right one, else 0.
+    pub acc: u8,
+    /// 1 if the likeliest choice by character is the right one, else 0.
+    pub acc_norm: u8,
+}
+
+/// Scores every choice of `questions`, and calls `progress` with the number of requests done after each batch.
+///
+/// # Errors
+/// A text cannot be encoded, a choice does not fit the model, the model fails, or its output is not finite.
+pub fn score(
+    task: &Task,
+    questions: &[Question],
+    encoder: &dyn Encode,
+    model: &mut dyn LogLikelihood,
+    options: ScoreOptions,
+    progress: &mut dyn FnMut(usize),
+) -> Result<(TaskScore, Vec<QuestionScore>), ScoreError> {
+    let failed = |index: usize, message: String| ScoreError::Question { task: task.name, index, message };
+    let mut requests = Vec::new();
+    let mut origin = Vec::new();
+    for (index, question) in questions.iter().enumerate() {
+        for (choice, text) in question.choices.iter().enumerate() {
+            let request = request(question.context(choice), text, encoder, options.max_length);
+            requests.push(request.map_err(|message| failed(index, message))?);
+            origin.push(index);
+        }
+    }
+    let mut likelihoods = vec![0.0; requests.len()];
+    let mut done = 0;
+    for batch in batches(&requests, options.batch_tokens) {
+        let values = model.log_likelihoods(&batch).map_err(|source| ScoreError::Model { task: task.name, source })?;
+        if values.len() != batch.label_count {
+            return Err(ScoreError::Count { expected: batch.label_count, found: values.len() });
+        }
+        let mut values = values.iter().copied();
+        for request in &batch.samples {
+            // In f64: a sum of many f32 would depend on the order.
+            let sum: f64 = values.by_ref().take(requests[*request].label_count()).map(f64::from).sum();
+            if !sum.is_finite() {
+                let message = format!("the model gives a log-likelihood of {sum}; its weights may be damaged");
+                return Err(failed(origin[*request], message));
+            }
+            likelihoods[*request] = sum;
+        }
+        done += batch.samples.len();
+        progress(done);
+    }
+    let mut likelihoods = likelihoods.into_iter();
+    let scores: Vec<QuestionScore> = questions
+        .iter()
+        .enumerate()
+        .map(|(index, question)| {
+            judge(task, index, question, likelihoods.by_ref().take(question.choices.len()).collect())
+        })
+        .collect();
+    Ok((summary(&scores), scores))
+}
+
+/// One choice as tokens, labelled from its first token on, as lm-evaluation-harness encodes it: white space at the end of
+/// the context goes over to the continuation, the tokens of the context are those it has alone, and those of the
+/// continuation are what the whole text has beyond as many.
+fn request(context: &str, choice: &str, encoder: &dyn Encode, max_length: usize) -> Result<Tokenized, String> {
+    let encode = |text: &str, special| {
+        encoder.encode(text, special).map_err(|error| format!("the tokenizer cannot encode the text ({error})"))
+    };
+    let continuation = format!(" {choice}");
+    let kept = context.trim_end();
+    let (mut ids, continuation) = if context.is_empty() {
+        let Some(start) = encoder.bos_id().or(encoder.eos_id()) else {
+            return Err("the question has no text, and the model no token to begin a text with".to_owned());
+        };
+        (vec![start], encode(&continuation, false)?)
+    } else {
+        let whole = encode(&format!("{context}{continuation}"), true)?;
+        let alone = encode(kept, true)?;
+        let rest = whole.get(alone.len()..).unwrap_or_default().to_vec();
+        (alone, rest)
+    };
+    if ids.is_empty() || continuation.is_empty() {
+        return Err("the question or one of its choices has no tokens; correct the row".to_owned());
+    }
+    if continuation.len() > max_length {
+        return Err(format!(
+            "a choice has {} tokens, more than the {max_length} that the model reads; leave the question out",
+            continuation.len()
+        ));
+    }
+    let mut labels = vec![NO_LOSS; ids.len()];
+    labels.extend(continuation.iter().map(|id| i64::from(*id)));
+    ids.extend(continuation);
+    // The last token is only a target, so the model reads one less than there are.
+    let excess = ids.len().saturating_sub(max_length.saturating_add(1));
+    ids.drain(..excess);
+    labels.drain(..excess);
+    Ok(Tokenized { ids, labels })
+}
+
+/// Batches of about `tokens` tokens, longest requests first, so that memory runs out early if at all. `samples` of a
+/// batch are indices of requests.
+fn batches(requests: &[Tokenized], tokens: usize) -> Vec<Batch> {
+    let mut order: Vec<usize> = (0..requests.len()).collect();
+    order.sort_by_key(|request| Reverse(requests[*request].ids.len()));
+    let mut batches: Vec<Batch> = Vec::new();
+    for request in order {
+        let size = requests[request].ids.len();
+        match batches.last_mut() {
+            Some(batch) if batch.ids.len() + size <= tokens => batch.push(request, &requests[request]),
+            _ => {
+                let mut batch = Batch::default();
+                batch.push(request, &requests[request]);
+                batches.push(batch);
+            }
+        }
+    }
+    batches
+}
+
+fn judge(task: &Task, index: usize, question: &Question, loglikelihoods: Vec<f64>) -> QuestionScore {
+    let by_character: Vec<f64> = loglikelihoods
+        .iter()
+        .zip(&question.choices)
+        .map(|(likelihood, choice)| likelihood / choice.chars().count() as f64)
+        .collect();
+    let right = |values: &[f64]| u8::from(argmax(values) == Some(question.target));
+    QuestionScore {
+        task: task.name,
+        index,
+        target: question.target,
+        acc: right(&loglikelihoods),
+        acc_norm: right(&by_character),
+        loglikelihoods,
+    }
+}
+
+/// The first of the largest values, as numpy's.
+fn argmax(values: &[f64]) -> Option<usize> {
+    values
+        .iter()
+        .enumerate()
+        .fold(None, |best, (index, value)| match best {
+            Some((_, largest)) if *value <= largest => best,
+            _ => Some((index, *value)),
+        })
+        .map(|(index, _)| index)
+}
+
+fn summary(scores: &[QuestionScore]) -> TaskScore {
+    let (acc, acc_stderr) = mean(scores.iter().map(|score| score.acc));
+    let (acc_norm, acc_norm_stderr) = mean(scores.iter().map(|score| score.acc_norm));
+    TaskScore { acc, acc_norm, acc_stderr, acc_norm_stderr, n: scores.len() }
+}
+
+/// The mean and its standard error, from the sample's deviation (n − 1).
+fn mean(hits: impl ExactSizeIterator<Item = u8>) -> (f64, Option<f64>) {
+    let n = hits.len() as f64;
+    let mean = hits.map(f64::from).sum::<f64>() / n.max(1.0);
+    // Of zeros and ones the squared deviations sum up to n · mean · (1 − mean).
+    let error = (n > 1.0).then(|| (mean * (1.0 - mean) / (n - 1.0)).sqrt());
+    (mean, error)
+}
+
+/// What can go wrong when a task is scored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScoreError {
+    /// The task's data cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A question cannot be scored.
+    #[error("{task}, question {index}: {message}")]
+    Question {
+        /// The task's name.
+        task: &'static str,
+        /// The question's row, counted from 0.
+        index: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// The model failed.
+    #[error("{task}: the model failed ({source})")]
+    Model {
+        /// The task's name.
+        task: &'static str,
+        /// Why.
+        source: ModelError,
+    },
+    /// The model answered with another number of values than there are labels.
+    #[error("the model gave {found} log-likelihoods for {expected} labels")]
+    Count {
+        /// Labels of the batch.
+        expected: usize,
+        /// Values of the model.
+        found: usize,
+    },
+}
+
+#[cfg(test)]
+#[path = "score_tests.rs"]
+mod tests;

@@ -1,0 +1,220 @@
+use super::*;
+use crate::data::format::Message;
+use crate::data::tokens::EncodeError;
+
+/// One token a word with the space before it, which a final space has no part in; white space alone is a token.
+/// 0 begins a text.
+struct Words;
+
+impl Encode for Words {
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, EncodeError> {
+        let mut ids: Vec<u32> = add_special_tokens.then_some(0).into_iter().collect();
+        let mut word = String::new();
+        for letter in text.chars() {
+            if letter == ' ' && !word.is_empty() {
+                ids.push(token(&word));
+                word.clear();
+            }
+            word.push(letter);
+        }
+        if !word.is_empty() {
+            ids.push(token(&word));
+        }
+        Ok(ids)
+    }
+
+    fn bos_id(&self) -> Option<u32> {
+        Some(0)
+    }
+
+    fn eos_id(&self) -> Option<u32> {
+        Some(999)
+    }
+
+    fn render(&self, _: &[Message], _: bool) -> Result<String, EncodeError> {
+        Err("no template".into())
+    }
+}
+
+/// 1 + the place in the alphabet of the word's letters, in base 30; a leading space counts as 29.
+fn token(word: &str) -> u32 {
+    word.chars().fold(0, |sum, letter| (sum * 30 + if letter == ' ' { 29 } else { letter as u32 % 29 + 1 }) % 100_003)
+}
+
+/// A model whose log-likelihood depends on every token up to the target and on nothing outside the segment.
+#[derive(Default)]
+struct Hashing {
+    batches: Vec<usize>,
+}
+
+fn hashed(ids: &[u32], target: i64) -> f32 {
+    let sum = ids.iter().fold(7_u64, |sum, id| (sum * 31 + u64::from(*id)) % 1009);
+    -(((sum * 17 + target as u64) % 1009) as f32) / 100.0
+}
+
+impl LogLikelihood for Hashing {
+    fn log_likelihoods(&mut self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+        self.batches.push(batch.ids.len());
+        let mut values = Vec::new();
+        for (start, end) in &batch.segments {
+            for at in *start..*end {
+                assert_eq!(batch.positions[at] as usize, at - start);
+                if batch.targets[at] != NO_LOSS {
+                    values.push(hashed(&batch.ids[*start..=at], batch.targets[at]));
+                }
+            }
+        }
+        Ok(values)
+    }
+}
+
+const OPTIONS: ScoreOptions = ScoreOptions { max_length: 100, batch_tokens: 40 };
+
+fn questions() -> Vec<Question> {
+    let words = ["tin", "red clay", "a long walk home", "oak", "we sing"];
+    (0..23)
+        .map(|index| Question {
+            contexts: vec![format!("Question: {} {}?\nAnswer:", words[index % 5], "so ".repeat(index % 4))],
+            choices: (0..2 + index % 3).map(|choice| words[(index + choice) % 5].to_owned()).collect(),
+            target: index % 2,
+        })
+        .collect()
+}
+
+fn run(questions: &[Question], options: ScoreOptions) -> (TaskScore, Vec<QuestionScore>, Vec<usize>) {
+    let mut model = Hashing::default();
+    let mut done = Vec::new();
+    let task = Task::named("piqa").unwrap();
+    let (score, samples) = score(task, questions, &Words, &mut model, options, &mut |count| done.push(count)).unwrap();
+    assert_eq!(
+        done.last().copied().unwrap_or(0),
+        questions.iter().map(|question| question.choices.len()).sum::<usize>()
+    );
+    (score, samples, model.batches)
+}
+
+#[test]
+fn batches_do_not_change_the_results() {
+    let questions = questions();
+    let (one, samples, batches) = run(&questions, ScoreOptions { batch_tokens: 1, ..OPTIONS });
+    assert_eq!(batches.len(), questions.iter().map(|question| question.choices.len()).sum::<usize>());
+    assert!(batches.is_sorted_by(|a, b| a >= b));
+    for batch_tokens in [40, 1000, usize::MAX] {
+        let (score, packed, batches) = run(&questions, ScoreOptions { batch_tokens, ..OPTIONS });
+        assert_eq!((score, &packed), (one, &samples));
+        assert!(batches.iter().all(|tokens| *tokens <= batch_tokens));
+    }
+    // And they are what the model says of each choice alone.
+    for (question, sample) in questions.iter().zip(&samples) {
+        for (choice, likelihood) in question.choices.iter().zip(&sample.loglikelihoods) {
+            let context = Words.encode(&question.contexts[0], true).unwrap();
+            let mut ids = context.clone();
+            let mut sum = 0.0;
+            for id in Words.encode(&format!(" {choice}"), false).unwrap() {
+                sum += f64::from(hashed(&ids, i64::from(id)));
+                ids.push(id);
+            }
+            assert_eq!(sum, *likelihood);
+        }
+    }
+}
+
+#[test]
+fn spaces_at_the_end_of_a_context_go_to_the_continuation() {
+    let ids = |context: &str, choice: &str| {
+        let request = request(context, choice, &Words, 100).unwrap();
+        let first = request.labels.iter().position(|label| *label != NO_LOSS).unwrap();
+        (request.ids[..first].to_vec(), request.ids[first..].to_vec())
+    };
+    assert_eq!(ids("a b", "c"), (vec![0, token("a"), token(" b")], vec![token(" c")]));
+    // Two spaces in a row: one is a word of its own, and neither stays with the context.
+    assert_eq!(ids("a b ", "c"), (vec![0, token("a"), token(" b")], vec![token(" "), token(" c")]));
+    assert_eq!(ids("", "c d"), (vec![0], vec![token(" c"), token(" d")]));
+}
+
+#[test]
+fn long_questions_lose_their_beginning() {
+    let whole = request("a b c d e f", "x y", &Words, 100).unwrap();
+    let cut = request("a b c d e f", "x y", &Words, 4).unwrap();
+    // The model reads 4 tokens: d e f x would be 3 + 1, with y as last target.
+    assert_eq!(cut.ids, whole.ids[whole.ids.len() - 5..]);
+    assert_eq!(cut.labels, whole.labels[whole.labels.len() - 5..]);
+    let mut batch = Batch::default();
+    batch.push(0, &cut);
+    assert_eq!((batch.ids.len(), batch.label_count), (4, 2));
+    assert!(request("a", "x y z", &Words, 2).unwrap_err().contains("3 tokens"));
+    assert!(request("a", "x y", &Words, 2).is_ok());
+}
+
+#[test]
+fn each_choice_may_have_its_own_context() {
+    let question = |contexts: &[&str]| Question {
+        contexts: contexts.iter().map(|context| (*context).to_owned()).collect(),
+        choices: vec!["was big.".to_owned(); 2],
+        target: 0,
+    };
+    let (_, both, _) = run(&[question(&["since the bag", "since the box"])], OPTIONS);
+    let (_, bag, _) = run(&[question(&["since the bag"])], OPTIONS);
+    assert_eq!(both[0].loglikelihoods[0], bag[0].loglikelihoods[0]);
+    assert_ne!(both[0].loglikelihoods[0], both[0].loglikelihoods[1]);
+}
+
+#[test]
+fn accuracies_follow_from_likelihoods() {
+    let task = Task::named("piqa").unwrap();
+    let question = |target| Question {
+        contexts: vec![String::new()],
+        choices: ["né", "naïveté", "no"].map(str::to_owned).to_vec(),
+        target,
+    };
+    // By character: −2/2, −3.5/7, −1.5/2 (not by byte: −2/3, −3.5/9).
+    let judged = |target| judge(task, 4, &question(target), vec![-2.0, -3.5, -1.5]);
+    assert_eq!(
+        (0..3).map(|target| (judged(target).acc, judged(target).acc_norm)).collect::<Vec<_>>(),
+        [(0, 0), (0, 1), (1, 0)]
+    );
+    assert_eq!(argmax(&[-1.0, -0.5, -0.5]), Some(1));
+    assert_eq!(argmax(&[]), None);
+
+    let scores: Vec<QuestionScore> = [1, 1, 0, 1].map(|target| QuestionScore { acc: target, ..judged(1) }).to_vec();
+    let score = summary(&scores);
+    assert_eq!((score.acc, score.acc_norm, score.n), (0.75, 1.0, 4));
+    // Deviation 0.5 of the sample [1, 1, 0, 1], over √4.
+    assert!((score.acc_stderr.unwrap() - 0.25).abs() < 1e-15);
+    assert_eq!(score.acc_norm_stderr, Some(0.0));
+    assert_eq!(summary(&scores[..1]).acc_stderr, None);
+    assert_eq!(summary(&[]).acc, 0.0);
+}
+
+#[test]
+fn records_have_the_fields_that_are_promised() {
+    let (score, samples, _) = run(&questions()[..1], OPTIONS);
+    let line = serde_json::to_value(&samples[0]).unwrap();
+    let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["task", "index", "loglikelihoods", "target", "acc", "acc_norm"]);
+    let keys: Vec<String> = serde_json::to_value(score).unwrap().as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["acc", "acc_norm", "acc_stderr", "acc_norm_stderr", "n"]);
+}
+
+struct Broken(Vec<f32>);
+
+impl LogLikelihood for Broken {
+    fn log_likelihoods(&mut self, _: &Batch) -> Result<Vec<f32>, ModelError> {
+        if self.0.is_empty() { Err("out of memory".into()) } else { Ok(self.0.clone()) }
+    }
+}
+
+#[test]
+fn a_broken_model_is_an_error() {
+    let question =
+        Question { contexts: vec!["a".to_owned()], choices: vec!["b".to_owned(), "c".to_owned()], target: 0 };
+    let with = |values: Vec<f32>| {
+        let task = Task::named("piqa").unwrap();
+        let result = score(task, std::slice::from_ref(&question), &Words, &mut Broken(values), OPTIONS, &mut |_| ());
+        result.unwrap_err().to_string()
+    };
+    assert!(with(vec![]).contains("out of memory"));
+    assert!(with(vec![-1.0]).contains("1 log-likelihoods for 2 labels"));
+    let error = with(vec![-1.0, f32::NAN]);
+    assert!(error.contains("piqa, question 0") && error.contains("NaN"), "{error}");
+}

@@ -1,0 +1,120 @@
+//! Benchmark tasks as questions: what the model reads, the choices, and the right one.
+
+use std::path::Path;
+
+use super::tasks::TASKS;
+use crate::data::{DataError, Record, source};
+
+/// A benchmark: how its rows become questions.
+#[derive(Debug)]
+pub struct Task {
+    /// Its name, as lm-evaluation-harness has it, which is also the name of its folder.
+    pub name: &'static str,
+    /// The split on which lm-evaluation-harness scores it.
+    pub split: &'static str,
+    /// Turns a row, in the columns of the set on the Hugging Face Hub, into a question.
+    pub question: fn(&Record) -> Result<Question, DataError>,
+}
+
+/// A multiple-choice question. Each choice is scored as continuation of its context, with a space before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// What stands before the choices: one text for all, or one for each.
+    pub contexts: Vec<String>,
+    /// The choices.
+    pub choices: Vec<String>,
+    /// The index of the right one.
+    pub target: usize,
+}
+
+impl Question {
+    /// A question whose choices continue one and the same context.
+    ///
+    /// # Errors
+    /// `target` is not one of the choices.
+    pub fn new<T: AsRef<str>>(
+        record: &Record,
+        context: String,
+        choices: &[T],
+        target: Option<usize>,
+    ) -> Result<Self, DataError> {
+        match target {
+            Some(target) if target < choices.len() => Ok(Self {
+                contexts: vec![context],
+                choices: choices.iter().map(|choice| choice.as_ref().to_owned()).collect(),
+                target,
+            }),
+            _ => {
+                Err(record
+                    .error(format!("the right answer is not one of the {} choices; correct the row", choices.len())))
+            }
+        }
+    }
+
+    /// The context of choice `index`.
+    pub fn context(&self, index: usize) -> &str {
+        self.contexts.get(index).or(self.contexts.first()).map_or("", String::as_str)
+    }
+
+    /// The context and the right choice, as training data.
+    pub fn answered(&self) -> (&str, &str) {
+        (self.context(self.target), &self.choices[self.target])
+    }
+}
+
+impl Task {
+    /// The task with this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        TASKS.iter().copied().find(|task| task.name == name)
+    }
+
+    /// All names, for messages.
+    pub fn names() -> String {
+        TASKS.iter().map(|task| task.name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// All tasks.
+    pub fn all() -> &'static [&'static Self] {
+        TASKS
+    }
+
+    /// The task with this name, or an error that lists the names there are.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(name: &str) -> Result<&'static Self, DataError> {
+        Self::named(name).ok_or_else(|| DataError::UnknownTask { name: name.to_owned(), known: Self::names() })
+    }
+
+    /// The questions of `rows`, in their order.
+    ///
+    /// # Errors
+    /// A row does not have the task's columns.
+    pub fn questions(&self, rows: &[Record]) -> Result<Vec<Question>, DataError> {
+        rows.iter().map(self.question).collect()
+    }
+
+    /// The first `limit` questions of `split` (default: the task's) in `data_dir/<task>/<split>.jsonl` (or json, csv).
+    ///
+    /// # Errors
+    /// There is no such file, or a row does not have the task's columns.
+    pub fn load(&self, data_dir: &Path, split: Option<&str>, limit: Option<usize>) -> Result<Vec<Question>, DataError> {
+        let mut rows = source::read(&data_dir.join(self.name), Some(split.unwrap_or(self.split)))?;
+        rows.truncate(limit.unwrap_or(usize::MAX));
+        self.questions(&rows)
+    }
+}
+
+/// The index that a number counted from 1 means.
+pub(super) fn from_one(number: i64) -> Option<usize> {
+    usize::try_from(number).ok()?.checked_sub(1)
+}
+
+/// The index of `key` in `labels`.
+pub(super) fn position_of(labels: &[&str], key: &str) -> Option<usize> {
+    labels.iter().position(|label| *label == key)
+}
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;

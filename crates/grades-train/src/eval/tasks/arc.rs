@@ -1,0 +1,12 @@
+//! ARC: science questions of school tests (Clark et al. 2018), in an easy and a hard part.
+
+use super::{Question, Record, Result, Task, position_of};
+
+pub(super) const EASY: Task = Task { name: "arc_easy", split: "test", question };
+pub(super) const CHALLENGE: Task = Task { name: "arc_challenge", split: "test", question };
+
+fn question(row: &Record) -> Result<Question> {
+    let context = format!("Question: {}\nAnswer:", row.text("question")?);
+    let target = position_of(&row.texts("choices.label")?, row.text("answerKey")?);
+    Question::new(row, context, &row.texts("choices.text")?, target)
+}

@@ -1,0 +1,11 @@
+//! BoolQ: yes or no, after a passage (Clark et al. 2019). The set's own files have `answer`, SuperGLUE's `label`.
+
+use super::{Question, Record, Result, Task};
+
+pub(super) const TASK: Task = Task { name: "boolq", split: "validation", question };
+
+fn question(row: &Record) -> Result<Question> {
+    let context = format!("{}\nQuestion: {}?\nAnswer:", row.text("passage")?, row.text("question")?);
+    let target = if row.has("label") { row.integer("label")? } else { row.boolean("answer")?.into() };
+    Question::new(row, context, &["no", "yes"], target.try_into().ok())
+}

@@ -1,0 +1,234 @@
+//! Where the method meets the model: measures gradients for the policy and carries out what it decides.
+//!
+//! Nothing else in the trainer knows of units; nothing in the `grades` crate knows of tensors.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+use grades::{Companion, Decision, Elements, Measurement, Norm, PartId, UnitId, Wants};
+use grades_kernels::optimizer::{Measure, Sums, measure, sum_squares};
+use grades_models::parameters::{Parameters, Place};
+use grades_models::{Decoder, Error, host};
+
+use super::optimizer::Optimizer;
+
+/// The gradients of one step by the index of their parameter; `None` where a parameter is frozen.
+pub type Gradients = Vec<Option<Tensor<2>>>;
+
+/// A gradient of the step before, kept for comparison.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) gradient: Tensor<2>,
+    /// Its norm, where it was measured.
+    pub(super) norm: Option<f64>,
+}
+
+/// The units of a model, in their order.
+#[must_use]
+pub fn units(model: &Decoder) -> Vec<UnitId> {
+    let mut units: Vec<UnitId> = model.parameters().iter().filter_map(|p| unit(p.place)).collect();
+    units.sort_unstable();
+    units.dedup();
+    units
+}
+
+fn unit(place: Place) -> Option<UnitId> {
+    match place {
+        Place::Unit(unit) => Some(unit),
+        Place::Companion(_) | Place::Always => None,
+    }
+}
+
+/// What is kept between steps for the policy, and how its decisions reach the parameters.
+#[derive(Debug)]
+pub struct Freezing {
+    /// The matrices of the units (not their biases) by index in the parameter table.
+    matrices: Vec<(usize, UnitId)>,
+    pub(super) previous: BTreeMap<usize, Kept>,
+    pub(super) weights: BTreeMap<usize, Vec<f32>>,
+}
+
+/// What one look at all gradients gave.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// The Frobenius norm of all gradients together, before clipping.
+    pub gradient_norm: f64,
+    /// The measurements of the units, if any were wanted.
+    pub units: Vec<(UnitId, Vec<Measurement>)>,
+}
+
+impl Freezing {
+    /// For a model all of whose units train.
+    #[must_use]
+    pub fn new(model: &Decoder) -> Self {
+        let matrices = model.parameters().iter().enumerate().filter(|(_, p)| p.shape.len() == 2);
+        let matrices = matrices.filter_map(|(index, p)| Some((index, unit(p.place)?))).collect();
+        Self { matrices, previous: BTreeMap::new(), weights: BTreeMap::new() }
+    }
+
+    /// Goes once through all gradients: their global norm, and what the policy wants of the units.
+    ///
+    /// # Errors
+    /// When the device fails to hand values over.
+    pub fn measure(&self, model: &Decoder, gradients: &Gradients, wants: &Wants) -> Result<Measured, Error> {
+        let by_index: BTreeMap<usize, UnitId> = self.matrices.iter().copied().collect();
+        let mut measured = Measured::default();
+        let mut squares = 0.0;
+        for (index, (parameter, gradient)) in model.parameters().iter().zip(gradients).enumerate() {
+            let Some(gradient) = gradient else { continue };
+            let name = &parameter.name;
+            match by_index.get(&index).filter(|_| wants.measure && !wants.after_update()) {
+                None => squares += host::read(name, gradient, sum_squares)?,
+                Some(unit) => {
+                    let shape = gradient.dims();
+                    let (measurement, sum) = host::read(name, gradient, |now| match self.previous.get(&index) {
+                        None => Ok(of(wants.norm, shape, now, None)),
+                        Some(Kept { gradient, norm }) => {
+                            host::read(name, gradient, |before| of(wants.norm, shape, now, Some((before, *norm))))
+                        }
+                    })??;
+                    squares += sum;
+                    measured.units.push((*unit, vec![measurement]));
+                }
+            }
+        }
+        measured.gradient_norm = squares.sqrt();
+        Ok(measured)
+    }
+
+    /// How far the weights have moved from the copies that were kept, for signals of the weights.
+    ///
+    /// # Errors
+    /// When the device fails to hand values over.
+    pub fn measure_weights(&self, model: &Decoder, norm: Norm) -> Result<Vec<(UnitId, Vec<Measurement>)>, Error> {
+        let mut measurements = Vec::new();
+        for &(index, unit) in &self.matrices {
+            let parameter = &model.parameters()[index];
+            if !parameter.is_trainable() {
+                continue;
+            }
+            let mut measurement = Measurement::default();
+            if let Some(kept) = self.weights.get(&index) {
+                let shape = parameter.value.dims();
+                let moved = |now: &[f32]| Measurement::of_weight(norm, shape, now, kept).unwrap_or_default();
+                measurement = host::read(&parameter.name, &parameter.value, moved)?;
+            }
+            measurements.push((unit, vec![measurement]));
+        }
+        Ok(measurements)
+    }
+
+    /// Hands the elements of the units' matrices to `f`: of their gradients, or of their weights.
+    ///
+    /// # Errors
+    /// When the device fails to hand values over.
+    pub fn with_elements<T>(
+        &self,
+        parameters: &Parameters,
+        gradients: Option<&Gradients>,
+        f: impl FnOnce(&[Elements<'_>]) -> T,
+    ) -> Result<T, Error> {
+        let mut copies = Vec::new();
+        for &(index, unit) in &self.matrices {
+            let parameter = &parameters[index];
+            let tensor = match gradients {
+                Some(gradients) => gradients[index].as_ref(),
+                None => Some(&parameter.value),
+            };
+            if let Some(tensor) = tensor {
+                copies.push((PartId { unit, part: 0 }, host::read(&parameter.name, tensor, <[f32]>::to_vec)?));
+            }
+        }
+        let elements: Vec<_> = copies.iter().map(|(tensor, values)| Elements { tensor: *tensor, values }).collect();
+        Ok(f(&elements))
+    }
+
+    /// Freezes and unfreezes what the decision names: an untracked parameter has no gradient, no optimizer state and
+    /// nothing kept for comparison.
+    pub fn apply(&mut self, decision: &Decision, model: &mut Decoder, optimizer: &mut Optimizer) {
+        let named = |place: Place, units: &[UnitId], companions: &[Companion]| match place {
+            Place::Unit(unit) => units.contains(&unit),
+            Place::Companion(companion) => companions.contains(&companion),
+            Place::Always => false,
+        };
+        for (index, parameter) in model.parameters_mut().iter_mut().enumerate() {
+            if named(parameter.place, &decision.freeze, &decision.freeze_companions) {
+                parameter.set_trainable(false);
+                optimizer.release(index);
+                self.previous.remove(&index);
+                self.weights.remove(&index);
+            }
+            if named(parameter.place, &decision.unfreeze, &decision.unfreeze_companions) {
+                parameter.set_trainable(true);
+                optimizer.release(index);
+            }
+        }
+    }
+
+    /// Keeps what the next steps will be compared with, and lets go of what they will not.
+    ///
+    /// The gradients themselves are kept, not copies: the optimizer is done with them.
+    ///
+    /// # Errors
+    /// When the device fails to hand values over.
+    pub fn keep(
+        &mut self,
+        model: &Decoder,
+        gradients: &mut Gradients,
+        measured: &Measured,
+        wants: &Wants,
+    ) -> Result<(), Error> {
+        self.previous.clear();
+        let norms: BTreeMap<UnitId, Option<f64>> =
+            measured.units.iter().map(|(unit, parts)| (*unit, parts.first().and_then(|part| part.gradient))).collect();
+        for &(index, unit) in &self.matrices {
+            let parameter = &model.parameters()[index];
+            if !parameter.is_trainable() {
+                continue;
+            }
+            if wants.keep_gradient
+                && let Some(gradient) = gradients[index].take()
+            {
+                let norm = norms.get(&unit).copied().flatten();
+                self.previous.insert(index, Kept { gradient, norm });
+            }
+            if wants.keep_weight {
+                let copy = host::read(&parameter.name, &parameter.value, <[f32]>::to_vec)?;
+                self.weights.insert(index, copy);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes kept for comparison.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let gradients: usize = self.previous.values().map(|kept| kept.gradient.shape().num_elements()).sum();
+        let weights: usize = self.weights.values().map(Vec::len).sum();
+        ((gradients + weights) * size_of::<f32>()) as u64
+    }
+}
+
+/// The measurement of one gradient against the one before and its norm, and the sum of its squares.
+fn of(norm: Norm, shape: [usize; 2], now: &[f32], before: Option<(&[f32], Option<f64>)>) -> (Measurement, f64) {
+    let values = before.map(|(values, _)| values);
+    let sums = |norm_of: fn(&Sums) -> f64, change_of: fn(&Sums) -> f64| {
+        let sums = measure(now, values.map_or(Measure::First, Measure::Against));
+        let known =
+            |(values, norm): (&[f32], Option<f64>)| norm.unwrap_or_else(|| norm_of(&measure(values, Measure::First)));
+        let measurement = Measurement {
+            gradient: Some(norm_of(&sums)),
+            previous: before.map(known),
+            change: before.map(|_| change_of(&sums)),
+            weight_change: None,
+        };
+        (measurement, sums.sq)
+    };
+    match norm {
+        Norm::L1 => sums(|s| s.l1, |s| s.l1_change),
+        Norm::Frobenius => sums(|s| s.sq.sqrt(), |s| s.sq_change.sqrt()),
+        Norm::Spectral | Norm::Inf | Norm::One => {
+            (Measurement::of_gradient(norm, shape, now, values).unwrap_or_default(), sum_squares(now))
+        }
+    }
+}

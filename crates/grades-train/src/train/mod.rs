@@ -1,0 +1,75 @@
+//! Training: one loop ([`trainer`]), with what it needs around it.
+
+pub mod freeze;
+pub mod memory;
+pub mod optimizer;
+mod run;
+pub mod run_dir;
+pub mod trainer;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use run::{Summary, run};
+pub use run_dir::RunDir;
+pub use trainer::{Outcome, Trainer};
+
+/// What can go wrong in a training run; each message is one sentence that names the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// There is something in the run's directory.
+    #[error("{}: there is already a run in this directory; choose another output_dir, or set resume_from_checkpoint", path.display())]
+    RunExists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's message.
+        source: io::Error,
+    },
+    /// The loss is NaN or infinite.
+    #[error(
+        "the loss of step {step} is {loss}, so training cannot go on; lower learning_rate, or set max_grad_norm, and check \
+         the samples of this step: {samples}"
+    )]
+    Loss {
+        /// The step, from 1.
+        step: usize,
+        /// The loss.
+        loss: f64,
+        /// The indices of the step's samples.
+        samples: String,
+    },
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] grades_models::Error),
+    /// The checkpoint's files.
+    #[error(transparent)]
+    Weights(#[from] grades_models::weights::WeightsError),
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] grades_models::tokenizer::TokenizerError),
+    /// The options of early stopping.
+    #[error("early_stopping: {0}")]
+    EarlyStopping(#[from] grades::ConfigError),
+    /// A checkpoint's decisions do not fit the run.
+    #[error(transparent)]
+    Restore(#[from] grades::RestoreError),
+    /// Anything else, as one sentence.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl TrainError {
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { path: path.into(), source }
+    }
+}

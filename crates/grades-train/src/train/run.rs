@@ -1,0 +1,194 @@
+//! A whole run: config → model → data → trainer → run directory.
+
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use grades_models::ops::Flops;
+use grades_models::tokenizer::Tokenizer;
+use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
+use grades_models::{Decoder, host, registry};
+use serde::Serialize;
+
+use super::freeze::units;
+use super::optimizer::Rule;
+use super::run_dir::RunDir;
+use super::trainer::{Options, Outcome, Trainer};
+use super::{TrainError, memory};
+use crate::config::{Config, Optimizer};
+use crate::data::{self, Loader, batch, split};
+use crate::encoder::Encoder;
+use crate::schedule::total_steps;
+
+/// What `grades train --json` prints, and `summary.json` of the run directory holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// The run's directory.
+    pub run_dir: PathBuf,
+    /// The trained model, in the Hugging Face layout.
+    pub model_dir: PathBuf,
+    /// Steps made.
+    pub steps: usize,
+    /// Steps planned.
+    pub planned_steps: usize,
+    /// Why training ended before the planned steps; `null` if it did not.
+    pub stopped_by: Option<&'static str>,
+    /// Seconds of the training steps with validation.
+    pub seconds: f64,
+    /// Seconds of them spent on validation.
+    pub validation_seconds: f64,
+    /// Seconds of them spent on measuring for early stopping.
+    pub monitor_seconds: f64,
+    /// Tokens that went through the model in training.
+    pub tokens: u64,
+    /// Matrices that can freeze.
+    pub units: usize,
+    /// Matrices that are frozen at the end.
+    pub frozen_units: usize,
+    /// Mean training loss over all steps.
+    pub train_loss: f64,
+    /// Loss on the validation set at the end; `null` if there is none.
+    pub val_loss: Option<f64>,
+    /// Executed operations by kind.
+    pub flops: Flops,
+    /// Most memory that the process held; `null` where the system does not say.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// What of the machine and the program may matter for a figure.
+#[derive(Debug, Serialize)]
+struct Environment {
+    version: &'static str,
+    commit: Option<&'static str>,
+    operating_system: &'static str,
+    architecture: &'static str,
+    processor: Option<String>,
+    threads: usize,
+    precision: &'static str,
+    samples: usize,
+    validation_samples: usize,
+    dropped_samples: usize,
+    truncated_samples: usize,
+    parameters: usize,
+    units: usize,
+    planned_steps: usize,
+}
+
+/// Runs a config to the end and leaves everything in its directory.
+///
+/// # Errors
+/// One sentence about the file, key or row that is wrong; nothing that existed is changed.
+pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
+    let checkpoint = Checkpoint::open(&config.model)?;
+    let tokenizer = Tokenizer::from_checkpoint(&config.model)?;
+    let sizes = registry::decoder_config(&grades_models::config::HfConfig::new(checkpoint.config()?.clone())?)?;
+    tokenizer.check_fits(sizes.vocab_size)?;
+    if config.sequence_len > sizes.max_position_embeddings {
+        return Err(TrainError::Other(format!(
+            "`sequence_len: {}` is longer than the model's context of {} tokens; lower it",
+            config.sequence_len, sizes.max_position_embeddings
+        )));
+    }
+    // Data first: a mistake in a row shows before the model is loaded.
+    let samples = data::load(&config.datasets, &Encoder(&tokenizer), config.token_options())?;
+    let (dropped_samples, truncated_samples) = (samples.dropped, samples.truncated);
+    let (train, validation) = split::split(samples.samples, config.val_set_size, config.seed)?;
+    let validation_samples = validation.len();
+    let validation = batch::in_order(&validation, config.micro_batch_size, config.packing());
+    let loader = Loader::new(train, config.loader_options());
+    let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
+
+    let mut dir = RunDir::create(&config.output_dir)?;
+    let model = registry::open(&checkpoint, &Device::default().autodiff())?;
+    let policy = config.early_stopping.build(&units(&model), planned_steps)?;
+    let environment = Environment {
+        version: env!("CARGO_PKG_VERSION"),
+        commit: option_env!("GRADES_COMMIT"),
+        operating_system: std::env::consts::OS,
+        architecture: std::env::consts::ARCH,
+        processor: memory::processor(),
+        threads: grades_kernels::threads(),
+        precision: "f32",
+        samples: loader.samples().len(),
+        validation_samples,
+        dropped_samples,
+        truncated_samples,
+        parameters: model.parameters().iter().map(|p| p.len()).sum(),
+        units: units(&model).len(),
+        planned_steps,
+    };
+    dir.write("config.yaml", config.to_yaml().map_err(|e| TrainError::Other(e.to_string()))?.as_bytes())?;
+    dir.write("environment.json", &json(&environment)?)?;
+
+    let options = options(config, planned_steps, loader.steps_per_epoch());
+    let trainer = Trainer::new(model, policy, loader, &validation, options, &mut dir);
+    let trainer = if progress { trainer.with_progress() } else { trainer };
+    let (model, outcome) = trainer.train()?;
+    save(&model, &checkpoint, &tokenizer, &dir)?;
+    let summary = summary(&dir, &model, &outcome, planned_steps);
+    dir.write("summary.json", &json(&summary)?)?;
+    Ok(summary)
+}
+
+fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Options {
+    let rule = match config.optimizer {
+        Optimizer::AdamW => {
+            Rule::AdamW { beta1: config.adam_beta1, beta2: config.adam_beta2, epsilon: config.adam_epsilon }
+        }
+        Optimizer::Sgd => Rule::Sgd { momentum: config.momentum },
+    };
+    Options {
+        schedule: config.schedule(planned_steps),
+        rule,
+        weight_decay: config.weight_decay,
+        max_grad_norm: Some(config.max_grad_norm).filter(|&norm| norm > 0.0),
+        eval_steps: config.eval_steps.map_or(Some(steps_per_epoch), |every| Some(every.of(planned_steps))),
+        logging_steps: config.logging_steps,
+    }
+}
+
+fn save(model: &Decoder, checkpoint: &Checkpoint, tokenizer: &Tokenizer, dir: &RunDir) -> Result<(), TrainError> {
+    let failed = |error: grades_models::Error| WeightsError::Values(error.to_string());
+    let tensors = model.parameters().iter().map(|parameter| {
+        TensorToSave::deferred(&parameter.name, &parameter.shape, move || {
+            host::read(&parameter.name, &parameter.value, |values| values.to_vec().into()).map_err(failed)
+        })
+    });
+    let options = SaveOptions {
+        dtype: SaveDtype::F32,
+        generation_config: checkpoint.generation_config(),
+        ..SaveOptions::default()
+    };
+    save_checkpoint(&dir.model(), checkpoint.config()?, tensors, &options)?;
+    Ok(tokenizer.save(&dir.model())?)
+}
+
+fn summary(dir: &RunDir, model: &Decoder, outcome: &Outcome, planned_steps: usize) -> Summary {
+    let frozen = |unit: &grades::UnitId| {
+        use grades_models::parameters::Place;
+        model.parameters().iter().all(|p| p.place != Place::Unit(*unit) || !p.is_trainable())
+    };
+    let units = units(model);
+    Summary {
+        run_dir: dir.path().into(),
+        model_dir: dir.model(),
+        steps: outcome.steps,
+        planned_steps,
+        stopped_by: outcome.stopped.map(grades::StopReason::name),
+        seconds: outcome.seconds,
+        validation_seconds: outcome.validation_seconds,
+        monitor_seconds: outcome.monitor_seconds,
+        tokens: outcome.tokens,
+        frozen_units: units.iter().filter(|unit| frozen(unit)).count(),
+        units: units.len(),
+        train_loss: outcome.train_loss,
+        val_loss: outcome.val_loss,
+        flops: outcome.flops,
+        peak_memory_bytes: memory::peak(),
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, TrainError> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|e| TrainError::Other(e.to_string()))?;
+    text.push(b'\n');
+    Ok(text)
+}

@@ -1,0 +1,121 @@
+//! A run's directory: what happened, one JSON object a line, so that reports need nothing else.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::TrainError;
+
+/// The directory of one run: `config.yaml`, `environment.json`, `metrics.jsonl`, `signals.jsonl`, `events.jsonl`,
+/// `checkpoints/`, `model/` and, at the end, `summary.json`.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    metrics: Lines,
+    signals: Lines,
+    events: Lines,
+}
+
+#[derive(Debug)]
+struct Lines {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Lines {
+    fn create(path: PathBuf, append: bool) -> Result<Self, TrainError> {
+        let mut options = File::options();
+        if append {
+            options.append(true).create(true)
+        } else {
+            options.write(true).create_new(true)
+        };
+        let file = options.open(&path).map_err(|source| TrainError::io(&path, source))?;
+        Ok(Self { path, file: BufWriter::new(file) })
+    }
+
+    fn write(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
+        let mut text =
+            serde_json::to_string(line).map_err(io::Error::from).map_err(|e| TrainError::io(&self.path, e))?;
+        text.push('\n');
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.flush());
+        written.map_err(|source| TrainError::io(&self.path, source))
+    }
+}
+
+impl RunDir {
+    /// Makes the directory of a new run.
+    ///
+    /// # Errors
+    /// If there is already something in it (a run is never overwritten), or it cannot be made.
+    pub fn create(path: &Path) -> Result<Self, TrainError> {
+        let occupied = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+        if occupied || path.is_file() {
+            return Err(TrainError::RunExists { path: path.into() });
+        }
+        fs::create_dir_all(path).map_err(|source| TrainError::io(path, source))?;
+        Self::open(path, false)
+    }
+
+    /// Goes on with the directory of an interrupted run.
+    ///
+    /// # Errors
+    /// If its logs cannot be opened.
+    pub fn resume(path: &Path) -> Result<Self, TrainError> {
+        Self::open(path, true)
+    }
+
+    fn open(path: &Path, append: bool) -> Result<Self, TrainError> {
+        let lines = |name: &str| Lines::create(path.join(name), append);
+        let (metrics, signals, events) = (lines("metrics.jsonl")?, lines("signals.jsonl")?, lines("events.jsonl")?);
+        Ok(Self { path: path.into(), metrics, signals, events })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the final model goes.
+    #[must_use]
+    pub fn model(&self) -> PathBuf {
+        self.path.join("model")
+    }
+
+    /// Appends a line to `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn metric(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
+        self.metrics.write(line)
+    }
+
+    /// Appends a line to `signals.jsonl`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn signal(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
+        self.signals.write(line)
+    }
+
+    /// Appends a line to `events.jsonl`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn event(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
+        self.events.write(line)
+    }
+
+    /// Writes a file of the directory in one piece: it is there whole or not at all.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, name: &str, contents: &[u8]) -> Result<(), TrainError> {
+        let (path, partial) = (self.path.join(name), self.path.join(format!(".{name}.partial")));
+        let written = fs::write(&partial, contents).and_then(|()| fs::rename(&partial, &path));
+        written.map_err(|source| TrainError::io(&path, source))
+    }
+}

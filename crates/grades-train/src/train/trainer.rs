@@ -1,0 +1,371 @@
+//! The training loop: forward → loss → backward → measure → decide → update → log, for every method alike.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use grades::{Decision, Observation, Policy, StopReason, Wants};
+use grades_kernels::optimizer::axpy;
+use grades_models::ops::Flops;
+use grades_models::{Decoder, host};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::freeze::{Freezing, Gradients, Measured};
+use super::optimizer::{Optimizer, Rule};
+use super::run_dir::RunDir;
+use super::{TrainError, memory};
+use crate::data::{Batch, Loader};
+use crate::schedule::Schedule;
+
+/// The options of the loop itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// The learning rate over the steps; its total is the number of planned steps.
+    pub schedule: Schedule,
+    /// The rule of the update.
+    pub rule: Rule,
+    /// Decay of the weights.
+    pub weight_decay: f64,
+    /// Largest global norm of the gradients; larger ones are scaled down to it.
+    pub max_grad_norm: Option<f64>,
+    /// Validates after every so many steps.
+    pub eval_steps: Option<usize>,
+    /// Writes a line of metrics after every so many steps.
+    pub logging_steps: usize,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Steps that were made.
+    pub steps: usize,
+    /// Why training ended before the planned steps.
+    pub stopped: Option<StopReason>,
+    /// Tokens that went through the model in training.
+    pub tokens: u64,
+    /// Mean training loss per predicted token over all steps, as transformers' `training_loss`: the mean of the steps.
+    pub train_loss: f64,
+    /// Loss on the validation set at the end.
+    pub val_loss: Option<f64>,
+    /// Operations of the training steps.
+    pub flops: Flops,
+    /// Seconds of all steps with validation.
+    pub seconds: f64,
+    /// Seconds of them spent on validation.
+    pub validation_seconds: f64,
+    /// Seconds of them spent on measuring for the policy.
+    pub monitor_seconds: f64,
+}
+
+/// One line of `metrics.jsonl`.
+#[derive(Debug, Serialize)]
+struct StepMetrics {
+    step: usize,
+    loss: f64,
+    learning_rate: f64,
+    gradient_norm: f64,
+    tokens: u64,
+    seconds: f64,
+    step_seconds: f64,
+    monitor_seconds: f64,
+    frozen_units: usize,
+    flops: Flops,
+    optimizer_bytes: u64,
+    kept_bytes: u64,
+    resident_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    val_loss: Option<f64>,
+}
+
+/// A run in progress.
+pub struct Trainer<'a> {
+    model: Decoder,
+    policy: Box<dyn Policy>,
+    loader: Loader,
+    validation: &'a [Batch],
+    options: Options,
+    optimizer: Optimizer,
+    freezing: Freezing,
+    units: usize,
+    best: Option<Vec<Vec<f32>>>,
+    dir: &'a mut RunDir,
+    progress: ProgressBar,
+    outcome: Outcome,
+    loss_sum: f64,
+}
+
+impl<'a> Trainer<'a> {
+    /// Sets a run up: every parameter of the model trains.
+    #[must_use]
+    pub fn new(
+        mut model: Decoder,
+        policy: Box<dyn Policy>,
+        loader: Loader,
+        validation: &'a [Batch],
+        options: Options,
+        dir: &'a mut RunDir,
+    ) -> Self {
+        for parameter in model.parameters_mut().iter_mut() {
+            parameter.set_trainable(true);
+        }
+        let freezing = Freezing::new(&model);
+        let optimizer = Optimizer::new(options.rule, options.weight_decay, model.parameters().len());
+        let units = super::freeze::units(&model).len();
+        let outcome = Outcome {
+            steps: 0,
+            stopped: None,
+            tokens: 0,
+            train_loss: f64::NAN,
+            val_loss: None,
+            flops: Flops::default(),
+            seconds: 0.0,
+            validation_seconds: 0.0,
+            monitor_seconds: 0.0,
+        };
+        Self {
+            model,
+            policy,
+            loader,
+            validation,
+            options,
+            optimizer,
+            freezing,
+            units,
+            best: None,
+            dir,
+            progress: ProgressBar::hidden(),
+            outcome,
+            loss_sum: 0.0,
+        }
+    }
+
+    /// Shows a progress bar on standard error, where that is a terminal.
+    #[must_use]
+    pub fn with_progress(mut self) -> Self {
+        let style = "{bar:30} {pos}/{len} {msg} [{elapsed}<{eta}]";
+        self.progress = ProgressBar::new(self.options.schedule.total_steps as u64);
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            self.progress.set_style(style);
+        }
+        self
+    }
+
+    /// Trains to the end: the planned steps, or the policy's stop. Returns the trained model.
+    ///
+    /// # Errors
+    /// If the loss is not finite, or a file cannot be written.
+    pub fn train(mut self) -> Result<(Decoder, Outcome), TrainError> {
+        let planned = self.options.schedule.total_steps;
+        let before_first = self.policy.wants(0);
+        if before_first != Wants::default() {
+            self.observe_after_update(0, before_first, &Measured::default(), &mut Vec::new())?;
+        }
+        for step in self.outcome.steps + 1..=planned {
+            let stop = self.step(step)?;
+            self.outcome.steps = step;
+            if stop.is_some() {
+                self.outcome.stopped = stop;
+                break;
+            }
+        }
+        self.progress.finish_and_clear();
+        self.outcome.train_loss = self.loss_sum / self.outcome.steps.max(1) as f64;
+        self.outcome.val_loss = self.validate()?;
+        Ok((self.model, self.outcome))
+    }
+
+    /// One step of the optimizer, `step` counted from 1.
+    fn step(&mut self, step: usize) -> Result<Option<StopReason>, TrainError> {
+        let (started, flops) = (Instant::now(), Flops::executed());
+        let validated = self.outcome.validation_seconds;
+        let batches = self.loader.step(step - 1);
+        let (loss, mut gradients) = self.backward(step, &batches)?;
+        let flops = Flops::executed().since(&flops);
+
+        // Algorithm 1: a matrix that freezes at this step is not updated any more.
+        let wants = self.policy.wants(step);
+        let watch = Instant::now();
+        let measured = self.freezing.measure(&self.model, &gradients, &wants)?;
+        let mut stop = None;
+        if wants != Wants::default() && !wants.after_update() {
+            stop = self.observe(step, &wants, &measured, Some(&gradients), None)?;
+        }
+        let mut monitor_seconds = watch.elapsed().as_secs_f64();
+
+        let learning_rate = self.options.schedule.rate(step - 1);
+        self.update(&gradients, learning_rate, measured.gradient_norm)?;
+
+        let watch = Instant::now();
+        let before = self.outcome.validation_seconds;
+        if wants.after_update() {
+            stop = self.observe_after_update(step, wants, &measured, &mut gradients)?;
+        } else {
+            self.freezing.keep(&self.model, &mut gradients, &measured, &wants)?;
+        }
+        monitor_seconds += watch.elapsed().as_secs_f64() - (self.outcome.validation_seconds - before);
+        drop(gradients);
+
+        let due = self.options.eval_steps.is_some_and(|every| step % every == 0);
+        let val_loss = if due { self.validate()? } else { None };
+        let seconds = started.elapsed().as_secs_f64();
+        self.outcome.seconds += seconds;
+        self.outcome.monitor_seconds += monitor_seconds;
+        self.outcome.flops += flops;
+        self.outcome.tokens += batches.iter().map(|batch| batch.ids.len() as u64).sum::<u64>();
+        self.loss_sum += loss;
+        let step_seconds = seconds - (self.outcome.validation_seconds - validated);
+        let metrics = StepMetrics {
+            step,
+            loss,
+            learning_rate,
+            gradient_norm: measured.gradient_norm,
+            tokens: self.outcome.tokens,
+            seconds: self.outcome.seconds,
+            step_seconds,
+            monitor_seconds,
+            frozen_units: self.policy.frozen().len(),
+            flops,
+            optimizer_bytes: self.optimizer.bytes(),
+            kept_bytes: self.freezing.bytes(),
+            resident_bytes: memory::resident(),
+            val_loss,
+        };
+        self.log(&metrics)?;
+        Ok(stop)
+    }
+
+    /// The mean loss per predicted token over a step's micro-batches, and its gradients.
+    fn backward(&self, step: usize, batches: &[Batch]) -> Result<(f64, Gradients), TrainError> {
+        let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
+        let mut gradients: Gradients = self.model.parameters().iter().map(|_| None).collect();
+        let mut total = 0.0;
+        for batch in batches {
+            let loss = self.model.loss(&batch.tokens(), Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
+            total += host::read("loss", &loss, |loss| loss.first().copied().map_or(f64::NAN, f64::from))?;
+            if !total.is_finite() {
+                let samples: Vec<String> = batch.samples.iter().map(ToString::to_string).collect();
+                return Err(TrainError::Loss { step, loss: total, samples: samples.join(", ") });
+            }
+            if !loss.is_tracked() {
+                continue;
+            }
+            let mut found = loss.backward();
+            for (parameter, sum) in self.model.parameters().iter().zip(&mut gradients) {
+                let Some(gradient) = parameter.value.grad_remove(&mut found) else { continue };
+                match sum {
+                    None => *sum = Some(gradient),
+                    Some(sum) => host::read(&parameter.name, &gradient, |gradient| {
+                        host::update(&parameter.name, sum, |sum| axpy(1.0, gradient, sum))
+                    })??,
+                }
+            }
+        }
+        Ok((total, gradients))
+    }
+
+    /// Moves every parameter that still trains along its gradient, clipped to the global norm.
+    fn update(&mut self, gradients: &Gradients, learning_rate: f64, norm: f64) -> Result<(), TrainError> {
+        // As torch.nn.utils.clip_grad_norm_.
+        let scale = self.options.max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0)) as f32;
+        for (index, (parameter, gradient)) in self.model.parameters_mut().iter_mut().zip(gradients).enumerate() {
+            let Some(gradient) = gradient.as_ref().filter(|_| parameter.is_trainable()) else { continue };
+            let name = parameter.name.clone();
+            host::read(&name, gradient, |gradient| {
+                self.optimizer.update(index, parameter, gradient, learning_rate, scale)
+            })??;
+        }
+        Ok(())
+    }
+
+    /// Tells the policy what it wants to know before the update, and carries its decision out.
+    fn observe(
+        &mut self,
+        step: usize,
+        wants: &Wants,
+        measured: &Measured,
+        gradients: Option<&Gradients>,
+        validation_loss: Option<f64>,
+    ) -> Result<Option<StopReason>, TrainError> {
+        let policy = &mut self.policy;
+        let observation = Observation { measurements: &measured.units, validation_loss, ..Observation::default() };
+        let parameters = self.model.parameters();
+        let decision = match (wants.gradients, wants.weights) {
+            (true, _) => self.freezing.with_elements(parameters, gradients, |elements| {
+                policy.observe(step, &Observation { gradients: elements, ..observation })
+            })?,
+            (false, true) => self.freezing.with_elements(parameters, None, |elements| {
+                policy.observe(step, &Observation { weights: elements, ..observation })
+            })?,
+            (false, false) => policy.observe(step, &observation),
+        };
+        self.apply(&decision)?;
+        Ok(decision.stop)
+    }
+
+    /// The same for what is only known after the update: moved weights, the validation loss.
+    fn observe_after_update(
+        &mut self,
+        step: usize,
+        wants: Wants,
+        measured: &Measured,
+        gradients: &mut Gradients,
+    ) -> Result<Option<StopReason>, TrainError> {
+        let units = if wants.measure { self.freezing.measure_weights(&self.model, wants.norm)? } else { Vec::new() };
+        let validation_loss = if wants.validation_loss { self.validate()? } else { None };
+        let moved = Measured { gradient_norm: measured.gradient_norm, units };
+        let stop = self.observe(step, &wants, &moved, Some(gradients), validation_loss)?;
+        self.freezing.keep(&self.model, gradients, measured, &wants)?;
+        Ok(stop)
+    }
+
+    fn apply(&mut self, decision: &Decision) -> Result<(), TrainError> {
+        self.freezing.apply(decision, &mut self.model, &mut self.optimizer);
+        if decision.save_best {
+            let copies = self.model.parameters().iter().map(|p| host::read(&p.name, &p.value, <[f32]>::to_vec));
+            self.best = Some(copies.collect::<Result<_, _>>()?);
+        }
+        if decision.restore_best
+            && let Some(best) = self.best.take()
+        {
+            for (parameter, best) in self.model.parameters_mut().iter_mut().zip(best) {
+                host::update(&parameter.name, &mut parameter.value, |values| values.copy_from_slice(&best))?;
+            }
+        }
+        if !decision.signals.is_empty() {
+            let signals: serde_json::Map<_, _> =
+                decision.signals.iter().map(|(unit, value)| (unit.to_string(), (*value).into())).collect();
+            self.dir.signal(&serde_json::json!({ "step": decision.step, "signals": signals }))?;
+        }
+        decision.events().iter().try_for_each(|event| self.dir.event(event))
+    }
+
+    /// The mean loss per predicted token over the validation set; `None` where there is none.
+    fn validate(&mut self) -> Result<Option<f64>, TrainError> {
+        let started = Instant::now();
+        let (mut sum, mut labels) = (0.0, 0);
+        for batch in self.validation {
+            let scores = self.model.log_likelihoods(&batch.tokens(), Arc::new(batch.targets.clone()));
+            sum -= host::read("validation", &scores, |s| s.iter().map(|&s| f64::from(s)).sum::<f64>())?;
+            labels += batch.label_count;
+        }
+        self.outcome.validation_seconds += started.elapsed().as_secs_f64();
+        Ok((labels > 0).then(|| sum / labels as f64))
+    }
+
+    fn log(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
+        let planned = self.options.schedule.total_steps;
+        if metrics.step % self.options.logging_steps.max(1) == 0
+            || metrics.step == planned
+            || metrics.val_loss.is_some()
+        {
+            self.dir.metric(metrics)?;
+        }
+        let rate = metrics.tokens as f64 / metrics.seconds.max(1e-9);
+        self.progress.set_position(metrics.step as u64);
+        self.progress.set_message(format!(
+            "loss {:.4} · {rate:.0} tokens/s · {}/{} frozen",
+            metrics.loss, metrics.frozen_units, self.units
+        ));
+        Ok(())
+    }
+}

@@ -1,0 +1,262 @@
+//! GradES itself: measurements in, decisions out, once a step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::companion::{Companion, Companions};
+use crate::config::{Config, ConfigError};
+use crate::decision::{Decision, StopReason, Wants};
+use crate::event::Event;
+use crate::policy::auto::Detector;
+use crate::signal::{Measurement, Signal};
+use crate::state::{MonitorState, RestoreError, UnitState, check_units};
+use crate::threshold::Tau;
+use crate::unit::UnitId;
+
+/// Watches the units of one run and decides when each of them freezes (Algorithm 1).
+///
+/// Steps are counted from 1. At each step ask [`wants`](Self::wants) what to measure and keep, and pass what was
+/// measured to [`observe`](Self::observe). Decisions are made at measured steps after the grace period: a unit freezes
+/// when its signal has passed its threshold at `patience` consecutive measurements since then. A missing or non-finite
+/// measurement never freezes a unit and makes it count from zero again. Frozen units stay frozen.
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    config: Config,
+    planned_steps: usize,
+    grace: usize,
+    last_step: usize,
+    stopped: bool,
+    measurements: u64,
+    units: BTreeMap<UnitId, UnitState>,
+    events: Vec<Event>,
+}
+
+impl Monitor {
+    /// A monitor for a run of `planned_steps` optimiser steps over these units.
+    ///
+    /// # Errors
+    /// If the config is invalid, or does not fit the units.
+    pub fn new(config: Config, units: &[UnitId], planned_steps: usize) -> Result<Self, ConfigError> {
+        config.validate_for(units, planned_steps)?;
+        let detector = (config.tau == Tau::Auto).then(Detector::default);
+        let fresh = UnitState { detector, ..UnitState::default() };
+        Ok(Self {
+            grace: config.grace(planned_steps),
+            units: units.iter().map(|unit| (*unit, fresh.clone())).collect(),
+            config,
+            planned_steps,
+            last_step: 0,
+            stopped: false,
+            measurements: 0,
+            events: Vec::new(),
+        })
+    }
+
+    /// What this step's observation needs, and what to keep for a later one. Nothing is wanted before the first
+    /// decision can need it, unless `tau: auto` or `trace` do, and nothing after training stopped.
+    ///
+    /// Ask for step 0 too, before the first update: a change of weights may start there.
+    pub fn wants(&self, step: usize) -> Wants {
+        let signal = self.config.signal();
+        let by_weight = signal == Signal::WeightChange;
+        let first = self.first_measured_step();
+        Wants {
+            measure: !self.stopped && self.measured(step),
+            signal,
+            norm: self.config.norm,
+            // Step 0 has no gradient: `observe` applies ∇W_0 := 0.
+            keep_gradient: !self.stopped && step > 0 && signal.needs_previous_gradient() && self.measured(step + 1),
+            keep_weight: !self.stopped && by_weight && (self.measured(step) || step + self.span(first) == first),
+            ..Wants::default()
+        }
+    }
+
+    /// Takes the measurements of a step: for each unit those of its tensors (one, or A and B of a LoRA pair).
+    ///
+    /// At step 1 a measurement without a previous gradient is completed by the paper's ∇W_0 := 0. Frozen and unknown
+    /// units are ignored. Measurements that [`wants`](Self::wants) did not ask for are reported in
+    /// [`Decision::signals`] and change nothing; so does a step that is not later than the last one observed.
+    pub fn observe(&mut self, step: usize, measurements: &[(UnitId, Vec<Measurement>)]) -> Decision {
+        let mut decision = Decision { step, ..Decision::default() };
+        if self.stopped || step <= self.last_step {
+            return decision;
+        }
+        self.last_step = step;
+        let companions_before = self.frozen_companions();
+        let measured = self.measured(step);
+        let span = self.span(step) as f64;
+        let signal = self.config.signal();
+        let given: BTreeMap<UnitId, &[Measurement]> = measurements.iter().map(|(unit, m)| (*unit, &m[..])).collect();
+
+        for (unit, state) in self.units.iter_mut().filter(|(_, state)| state.frozen_at.is_none()) {
+            let mut parts = given.get(unit).copied().unwrap_or_default().to_vec();
+            self.measurements += parts.len() as u64;
+            for part in &mut parts {
+                part.weight_change = part.weight_change.map(|change| change / span);
+                if step == 1 {
+                    *part = part.after_zero_gradient();
+                }
+            }
+            let value = signal.value(&parts);
+            decision.signals.extend(value.map(|value| (*unit, value)));
+            if !measured {
+                continue;
+            }
+            let passes = match (&mut state.detector, self.config.tau.of(*unit)) {
+                (Some(detector), _) => detector.passes(&self.config.auto, self.config.norm, &parts),
+                (None, Some(tau)) => value.is_some_and(|value| signal.passes(value, tau)),
+                (None, None) => false,
+            };
+            if step <= self.grace {
+                continue;
+            }
+            state.streak = if passes { state.streak + 1 } else { 0 };
+            if state.streak >= self.config.patience {
+                state.frozen_at = Some(step);
+                decision.freeze.push(*unit);
+            }
+        }
+
+        decision.freeze_companions = self.frozen_companions().difference(&companions_before).copied().collect();
+        decision.stop = self.stop_reason();
+        self.stopped = decision.stop.is_some();
+        self.events.extend(decision.events());
+        decision
+    }
+
+    fn stop_reason(&self) -> Option<StopReason> {
+        let frozen = self.units.values().filter(|state| state.frozen_at.is_some()).count();
+        if frozen == self.units.len() {
+            Some(StopReason::AllFrozen)
+        } else if frozen as f64 >= self.config.max_frozen_share * self.units.len() as f64 {
+            Some(StopReason::MaxFrozenShare)
+        } else {
+            None
+        }
+    }
+
+    /// Whether step `step` is measured: every `interval`-th, such that the first step after the grace period is.
+    fn measured(&self, step: usize) -> bool {
+        let interval = self.config.interval;
+        step >= self.first_needed_step() && step % interval == (self.grace + 1) % interval
+    }
+
+    fn first_needed_step(&self) -> usize {
+        match self.config.tau {
+            _ if self.config.trace => 1,
+            Tau::Auto => self.config.auto.first_measured_step().min(self.grace + 1),
+            _ => self.grace + 1,
+        }
+    }
+
+    fn first_measured_step(&self) -> usize {
+        let first = self.first_needed_step();
+        (first..first + self.config.interval).find(|step| self.measured(*step)).unwrap_or(first)
+    }
+
+    /// The number of updates that a change of weights measured at `step` spans.
+    fn span(&self, step: usize) -> usize {
+        self.config.interval.min(step).max(1)
+    }
+
+    /// The options in use.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The last step observed, 0 before the first.
+    pub fn last_step(&self) -> usize {
+        self.last_step
+    }
+
+    /// The grace period in steps: decisions are made at later steps only.
+    pub fn grace(&self) -> usize {
+        self.grace
+    }
+
+    /// Every unit, in order.
+    pub fn units(&self) -> impl Iterator<Item = UnitId> + '_ {
+        self.units.keys().copied()
+    }
+
+    /// The frozen units, in order.
+    pub fn frozen(&self) -> BTreeSet<UnitId> {
+        self.units.iter().filter(|(_, state)| state.frozen_at.is_some()).map(|(unit, _)| *unit).collect()
+    }
+
+    /// Whether a unit is frozen; false for an unknown one.
+    pub fn is_frozen(&self, unit: UnitId) -> bool {
+        self.frozen_at(unit).is_some()
+    }
+
+    /// The step at which a unit froze.
+    pub fn frozen_at(&self, unit: UnitId) -> Option<usize> {
+        self.units.get(&unit)?.frozen_at
+    }
+
+    /// The companions that are frozen, by [`Config::companions`].
+    pub fn frozen_companions(&self) -> BTreeSet<Companion> {
+        match self.config.companions {
+            Companions::Train => BTreeSet::new(),
+            follow => follow.frozen_with(self.units.keys(), &self.frozen()),
+        }
+    }
+
+    /// The threshold of a unit, for reports: with `tau: auto` the relative gradient change of pure noise.
+    pub fn threshold(&self, unit: UnitId) -> Option<f64> {
+        match self.config.tau {
+            Tau::Auto => Some(self.config.auto.threshold(self.config.norm)),
+            _ => self.config.tau.of(unit),
+        }
+    }
+
+    /// How many measurements of a tensor it was given for units that still trained.
+    pub fn measurements(&self) -> u64 {
+        self.measurements
+    }
+
+    /// Everything decided so far.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// What must be saved to go on from here.
+    pub fn state(&self) -> MonitorState {
+        MonitorState {
+            config: self.config.to_string(),
+            planned_steps: self.planned_steps,
+            last_step: self.last_step,
+            stopped: self.stopped,
+            measurements: self.measurements,
+            units: self.units.clone(),
+            events: self.events.clone(),
+        }
+    }
+
+    /// Goes on from a saved state: all further decisions are those of a monitor that was never interrupted.
+    ///
+    /// # Errors
+    /// If the state was saved with other options, units or planned steps. The monitor is then unchanged.
+    pub fn restore(&mut self, state: MonitorState) -> Result<(), RestoreError> {
+        let current = self.config.to_string();
+        if state.config != current {
+            return Err(RestoreError::Config { saved: state.config, current });
+        }
+        if state.planned_steps != self.planned_steps {
+            return Err(RestoreError::PlannedSteps { saved: state.planned_steps, current: self.planned_steps });
+        }
+        check_units(state.units.keys(), self.units.keys())?;
+        self.last_step = state.last_step;
+        self.stopped = state.stopped;
+        self.measurements = state.measurements;
+        self.units = state.units;
+        self.events = state.events;
+        // A damaged file must not turn `auto` into "never".
+        for unit in self.units.values_mut() {
+            unit.detector = match self.config.tau {
+                Tau::Auto => Some(unit.detector.take().unwrap_or_default()),
+                _ => None,
+            };
+        }
+        Ok(())
+    }
+}

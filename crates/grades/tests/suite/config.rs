@@ -1,0 +1,137 @@
+//! Configs as users write them, and the sentences that wrong ones get.
+
+use grades::{AutoTau, Companions, Config, ConfigError, EarlyStopping, Norm, Role, Signal, Tau, UnitId};
+
+fn config(json: &str) -> Config {
+    serde_json::from_str(json).unwrap()
+}
+
+fn problem(json: &str) -> String {
+    config(json).validate().unwrap_err().to_string()
+}
+
+#[test]
+fn an_empty_config_is_auto_and_the_rest_is_the_paper() {
+    let config = config("{}");
+    assert_eq!(config, Config::default());
+    assert_eq!(
+        (config.tau.clone(), config.signal(), config.norm),
+        (Tau::Auto, Signal::RelativeGradientChange, Norm::L1)
+    );
+    assert_eq!((config.patience, config.interval, config.max_frozen_share), (1, 1, 1.0));
+    assert_eq!((config.companions, config.split_fused), (Companions::Train, true));
+    let paper = Config::paper(1.5);
+    assert_eq!((paper.signal(), paper.grace(120), paper.grace(121)), (Signal::GradientChange, 60, 61));
+}
+
+#[test]
+fn every_key_is_read_and_written_back() {
+    let json = r#"{"signal": "weight_change", "norm": "frobenius", "tau": {"default": 1.5, "language.*.q": 0.5},
+        "alpha": 0.3, "patience": 2, "interval": 5, "max_frozen_share": 0.9, "companions": "follow",
+        "split_fused": false, "trace": true, "auto": {"warmup_steps": 3}}"#;
+    let config = config(json);
+    assert_eq!((config.signal(), config.norm, config.alpha), (Signal::WeightChange, Norm::Frobenius, Some(0.3)));
+    assert_eq!((config.patience, config.interval, config.max_frozen_share), (2, 5, 0.9));
+    assert_eq!((config.companions, config.split_fused, config.trace), (Companions::Follow, false, true));
+    assert_eq!(config.auto, AutoTau { warmup_steps: 3, ..AutoTau::default() });
+    assert_eq!(config.tau.of(UnitId::language(7, Role::Q)), Some(0.5));
+    let written = serde_json::to_string(&config).unwrap();
+    assert_eq!(serde_json::from_str::<Config>(&written).unwrap(), config);
+}
+
+#[test]
+fn unknown_keys_are_errors_at_every_level() {
+    for json in [r#"{"alfa": 0.5}"#, r#"{"auto": {"windows": 3}}"#] {
+        assert!(serde_json::from_str::<Config>(json).is_err(), "{json}");
+    }
+    for json in [
+        r#"{"method": "grades", "min_delta": 0.1}"#,
+        r#"{"method": "none", "tau": 1}"#,
+        r#"{"method": "validation_loss", "tau": 1}"#,
+        r#"{"method": "guess"}"#,
+    ] {
+        assert!(serde_json::from_str::<EarlyStopping>(json).is_err(), "{json}");
+    }
+}
+
+#[test]
+fn methods_are_chosen_by_name() {
+    let units = [UnitId::language(0, Role::Q)];
+    for (json, name) in [
+        (r#"{"method": "none"}"#, "none"),
+        (r#"{"method": "grades", "tau": 1.5, "alpha": 0.5}"#, "grades"),
+        (r#"{"method": "validation_loss", "patience": 5}"#, "validation_loss"),
+        (r#"{"method": "autofreeze", "num_intervals": 5}"#, "autofreeze"),
+        (r#"{"method": "aflora", "window": 5}"#, "aflora"),
+        (r#"{"method": "loraf", "sparsity": 0.5}"#, "loraf"),
+    ] {
+        let method: EarlyStopping = serde_json::from_str(json).unwrap();
+        assert_eq!((method.name(), method.build(&units, 100).unwrap().name()), (name, name));
+        let written = serde_json::to_string(&method).unwrap();
+        assert_eq!(serde_json::from_str::<EarlyStopping>(&written).unwrap(), method);
+    }
+}
+
+#[test]
+fn presets_bring_their_signal_and_grace_and_take_no_other_signal() {
+    let preset = config(r#"{"tau": "paper-qwen3-0.6b-full"}"#);
+    preset.validate().unwrap();
+    assert_eq!((preset.signal(), preset.grace(100), preset.grace(101)), (Signal::WeightChange, 55, 56));
+    assert_eq!(preset.tau.of(UnitId::language(0, Role::Q)), Some(1.804456));
+    let multimodal = config(r#"{"tau": "paper-qwen2.5-vl-7b-lora", "signal": "weight_change"}"#);
+    multimodal.validate().unwrap();
+    assert_eq!(multimodal.tau.of(UnitId::vision(0, Role::Fc1)), Some(3.3));
+    assert_eq!(multimodal.tau.of(UnitId::language(0, Role::Up)), Some(33.0));
+    assert_eq!(multimodal.grace(100), 30);
+    let wrong = problem(r#"{"tau": "paper-qwen3-0.6b-full", "signal": "gradient_change"}"#);
+    assert!(wrong.contains("`weight_change`, not `gradient_change`"), "{wrong}");
+}
+
+#[test]
+fn grace_is_the_exact_ceiling() {
+    let grace = |alpha, steps| Config { alpha: Some(alpha), ..Config::paper(1.0) }.grace(steps);
+    // 0.55 · 100 is 55.000000000000007 in doubles, 0.1 · 30 is 3.0000000000000004.
+    assert_eq!((grace(0.55, 100), grace(0.1, 30), grace(0.5, 7), grace(0.0, 7), grace(1.0, 7)), (55, 3, 4, 0, 7));
+}
+
+#[test]
+fn values_out_of_range_name_their_key() {
+    for (json, key) in [
+        (r#"{"tau": 0}"#, "`tau: 0`"),
+        (r#"{"tau": -1}"#, "`tau: -1`"),
+        (r#"{"tau": {"q": 0}}"#, "`tau.q: 0`"),
+        (r#"{"tau": 1.2, "signal": "relative_gradient_change"}"#, "`tau: 1.2`"),
+        (r#"{"tau": 1, "alpha": 1.5}"#, "`alpha: 1.5`"),
+        (r#"{"tau": 1, "alpha": -0.1}"#, "`alpha: -0.1`"),
+        (r#"{"patience": 0}"#, "`patience: 0`"),
+        (r#"{"interval": 0}"#, "`interval: 0`"),
+        (r#"{"max_frozen_share": 0}"#, "`max_frozen_share: 0`"),
+        (r#"{"max_frozen_share": 1.1}"#, "`max_frozen_share: 1.1`"),
+        (r#"{"auto": {"window": 0}}"#, "`auto.window: 0`"),
+        (r#"{"auto": {"floor": 1.5}}"#, "`auto.floor: 1.5`"),
+    ] {
+        assert!(problem(json).contains(key), "{json}: {}", problem(json));
+    }
+    for tau in [f64::NAN, f64::INFINITY] {
+        assert!(Config::paper(tau).validate().is_err());
+        assert!(Config { alpha: Some(tau), ..Config::default() }.validate().is_err());
+        assert!(Config { max_frozen_share: tau, ..Config::default() }.validate().is_err());
+    }
+    assert!(problem(r#"{"tau": "auto", "signal": "gradient"}"#).contains("`relative_gradient_change`, not `gradient`"));
+    assert!(problem(r#"{"tau": "auto", "norm": "inf"}"#).contains("`frobenius`"));
+}
+
+#[test]
+fn configs_are_checked_against_the_model() {
+    let units = [UnitId::language(0, Role::Q), UnitId::language(1, Role::Q)];
+    let check = |json: &str, units: &[UnitId], steps| config(json).validate_for(units, steps);
+    assert_eq!(check(r#"{"tau": {"default": 1, "*.1.q": 2, "vision": 3}}"#, &units, 10), Ok(()));
+    assert_eq!(check(r#"{"tau": {"mlp": 1}}"#, &units, 10), Err(ConfigError::NoThreshold { unit: units[0] }));
+    assert_eq!(
+        check(r#"{"tau": {"default": 1, "language.2.*": 2}}"#, &units, 10),
+        Err(ConfigError::PatternMatchesNothing { pattern: "language.2.*".to_owned(), example: units[0] })
+    );
+    assert_eq!(check("{}", &[], 10), Err(ConfigError::NoUnits));
+    assert_eq!(check("{}", &[units[0], units[1], units[0]], 10), Err(ConfigError::DuplicateUnit { unit: units[0] }));
+    assert_eq!(check("{}", &units, 0), Err(ConfigError::NoSteps));
+}

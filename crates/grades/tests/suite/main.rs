@@ -1,0 +1,10 @@
+//! The method from outside: hand-made traces, the reference fixtures, and properties.
+
+#[cfg(test)]
+mod config;
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod monitor;
+#[cfg(test)]
+mod properties;
