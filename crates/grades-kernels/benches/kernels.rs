@@ -149,7 +149,7 @@ fn head(bench: &Bench) {
     });
     let (mut dhidden, mut dweight) = (vec![0.0; hidden.len()], vec![0.0; weight.len()]);
     bench.run("head + cross-entropy with gradients", Work::Flops(3.0 * product), || {
-        let gradients = HeadGradients { dhidden: Some(&mut dhidden), dweight: Some(&mut dweight) };
+        let gradients = HeadGradients { scale: 1.0, dhidden: Some(&mut dhidden), dweight: Some(&mut dweight) };
         black_box(linear_cross_entropy(head, gradients).is_ok());
     });
 }

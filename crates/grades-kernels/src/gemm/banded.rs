@@ -195,3 +195,61 @@ unsafe fn tile<const FMA: bool, const ROWS: usize, const COLUMNS: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Band, Operand, Size, TILE_ROWS, TileRunner, banded, run};
+    use crate::gemm::{Matrix, MatrixMut};
+    use crate::testing::{assert_close, in_f64, numbers};
+
+    /// What the bands ask for, in f64, over what `c` holds.
+    fn reference(a: Matrix, b: Matrix, c: &[f32], accumulate: bool, band: impl Fn(usize) -> Band) -> Vec<f64> {
+        let mut out = in_f64(c);
+        for (i, out) in out.chunks_mut(b.columns().max(1)).enumerate().take(a.rows()) {
+            let Band { inner, columns } = band(i / TILE_ROWS);
+            for j in columns {
+                let sum: f64 = inner.clone().map(|p| f64::from(a.at(i, p)) * f64::from(b.at(p, j))).sum();
+                out[j] = if accumulate { out[j] + sum } else { sum };
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn bands_are_computed_and_the_rest_is_left() {
+        for (m, n, k) in [(0, 4, 4), (1, 1, 1), (5, 40, 7), (13, 70, 64), (48, 96, 64), (6, 33, 0)] {
+            let (a, b, before) = (numbers(1, m * k), numbers(2, k * n), numbers(3, m * n));
+            let (a, b) = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
+            let band = |tile: usize| Band { inner: tile.min(k)..k, columns: 0..n.min(17 * (tile + 1)) };
+            for accumulate in [false, true] {
+                let mut c = before.clone();
+                let rows_band = |rows: std::ops::Range<usize>| band(rows.start / TILE_ROWS);
+                banded(a.strided(), b, MatrixMut::new(&mut c, m, n), accumulate, rows_band);
+                let expected = reference(a, b, &before, accumulate, band);
+                assert_close(&c, &expected, 3e-6, &format!("{m}×{n}×{k}"));
+            }
+        }
+    }
+
+    #[test]
+    fn every_version_computes_the_same() {
+        // Also those for instruction sets that this processor lacks, compiled here without them.
+        let versions: [TileRunner; 3] = [run::<false, 16>, run::<true, 16>, run::<true, 32>];
+        for (rows, columns, inner) in [(6, 32, 5), (6, 71, 9), (1, 40, 3), (4, 8, 2), (5, 1, 4), (3, 30, 1)] {
+            let (a, b) = (numbers(1, rows * inner), numbers(2, inner * columns));
+            let whole = Band { inner: 0..inner, columns: 0..columns };
+            let zeros = vec![0.0; rows * columns];
+            let (a_view, b_view) = (Matrix::new(&a, rows, inner), Matrix::new(&b, inner, columns));
+            let expected = reference(a_view, b_view, &zeros, false, |_| whole.clone());
+            for version in versions {
+                let mut c = vec![f32::NAN; rows * columns];
+                let size = Size { rows, inner, columns, accumulate: false };
+                let operand = Operand { start: a.as_ptr(), row_stride: inner as isize, column_stride: 1 };
+                let columns = columns as isize;
+                // SAFETY: the three buffers have the sizes and strides that are stated.
+                unsafe { version(size, operand, b.as_ptr(), columns, c.as_mut_ptr(), columns) };
+                assert_close(&c, &expected, 1e-6, &format!("{rows}×{columns}×{inner}"));
+            }
+        }
+    }
+}

@@ -6,6 +6,7 @@
 //! - weight gradient: [`tn`] of `dy [rows, out]` and `x [rows, in]` gives `dw [out, in]`.
 
 mod banded;
+mod few_rows;
 mod matrix;
 mod portable;
 #[cfg(test)]
@@ -22,7 +23,11 @@ use portable::product;
 /// # Panics
 /// If the shapes do not fit.
 pub fn nt(a: Matrix, b: Matrix, c: MatrixMut, accumulate: bool) {
-    product(a.strided(), b.strided().transposed(), c, accumulate);
+    if a.rows() <= few_rows::MAX_ROWS {
+        few_rows::nt(a, b, c, accumulate);
+    } else {
+        product(a.strided(), b.strided().transposed(), c, accumulate);
+    }
 }
 
 /// `c[m, n] = a[m, k] · b[k, n]`, added to what `c` holds if `accumulate`.
