@@ -216,7 +216,7 @@ loops!(gelu_tanh: plain_gelu_tanh plain_gelu_tanh_backward gated_gelu_tanh gated
 
 #[cfg(test)]
 mod tests {
-    use super::{Activation, activate, activate_backward, gated, gated_backward};
+    use super::{Activation, activate, activate_backward, gated, gated_backward, gated_joined, gated_joined_backward};
     use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
 
     const ALL: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh];
@@ -286,6 +286,34 @@ mod tests {
                     assert_gradient(loss, &gate, &results[1], &format!("{activation:?} dgate"));
                     let loss = |up: &[f64]| inner(&product(&gate64, up), &dout);
                     assert_gradient(loss, &up, &results[2], &format!("{activation:?} dup"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn joined_rows_equal_separate_ones() {
+        for (rows, width) in [(0, 3), (1, 1), (9, 5), (17, 64), (3, 0)] {
+            let (joined, dout) = (spread(1, rows * 2 * width), numbers(2, rows * width));
+            let side = |from: usize| -> Vec<f32> {
+                (0..rows).flat_map(|row| &joined[(2 * row + from) * width..][..width]).copied().collect()
+            };
+            let (gate, up) = (side(0), side(1));
+            for activation in ALL {
+                let results = on_any_threads(|| {
+                    let (mut out, mut gradient) = (vec![f32::NAN; rows * width], vec![f32::NAN; rows * 2 * width]);
+                    gated_joined(activation, &joined, width, &mut out);
+                    gated_joined_backward(activation, &joined, &dout, width, &mut gradient);
+                    vec![out, gradient]
+                });
+                let [mut out, mut dgate, mut dup] = std::array::from_fn(|_| vec![f32::NAN; rows * width]);
+                gated(activation, &gate, &up, &mut out);
+                gated_backward(activation, &gate, &up, &dout, &mut dgate, &mut dup);
+                assert_close(&results[0], &in_f64(&out), 1e-7, "out");
+                for row in 0..rows {
+                    let gradient = &results[1][row * 2 * width..][..2 * width];
+                    assert_close(&gradient[..width], &in_f64(&dgate[row * width..][..width]), 1e-6, "dgate");
+                    assert_close(&gradient[width..], &in_f64(&dup[row * width..][..width]), 1e-6, "dup");
                 }
             }
         }

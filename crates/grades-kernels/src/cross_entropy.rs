@@ -41,7 +41,7 @@ pub struct CrossEntropy {
 }
 
 /// Where the gradients of `scale · Σ loss` go; what is `None` is not computed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct HeadGradients<'a> {
     /// The factor on the sum, `1 / count` for the gradients of the mean.
     pub scale: f32,
@@ -49,6 +49,13 @@ pub struct HeadGradients<'a> {
     pub dhidden: Option<&'a mut [f32]>,
     /// `[vocab, hidden_size]`, added to.
     pub dweight: Option<&'a mut [f32]>,
+}
+
+/// No gradients; a scale of 1.
+impl Default for HeadGradients<'_> {
+    fn default() -> Self {
+        Self { scale: 1.0, dhidden: None, dweight: None }
+    }
 }
 
 /// How well a label was predicted.
@@ -228,13 +235,14 @@ mod tests {
             let labels = labels(rows, vocab);
             let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
             let before = numbers(3, weight.len());
+            let scale = 0.25;
             let results = on_any_threads(|| {
                 let (mut dhidden, mut dweight) = (vec![f32::NAN; hidden.len()], before.clone());
-                let gradients = HeadGradients { dhidden: Some(&mut dhidden), dweight: Some(&mut dweight) };
+                let gradients = HeadGradients { scale, dhidden: Some(&mut dhidden), dweight: Some(&mut dweight) };
                 let loss = linear_cross_entropy(head, gradients).unwrap();
                 assert_eq!(linear_cross_entropy(head, HeadGradients::default()).unwrap(), loss);
                 let mut alone = vec![f32::NAN; hidden.len()];
-                linear_cross_entropy(head, HeadGradients { dhidden: Some(&mut alone), dweight: None }).unwrap();
+                linear_cross_entropy(head, HeadGradients { scale, dhidden: Some(&mut alone), dweight: None }).unwrap();
                 assert_eq!(alone, dhidden);
                 let sum = vec![loss.sum as f32, loss.count as f32];
                 vec![loss.rows, dhidden, dweight, sum]
@@ -245,10 +253,10 @@ mod tests {
             assert_close(&results[0], &expected, 2e-6, &what);
             let total = [expected.iter().sum(), labels.iter().filter(|&&l| l != NO_LABEL).count() as f64];
             assert_close(&results[3], &total, 2e-6, &what);
-            let loss = |hidden: &[f64]| reference(hidden, &weight64, &labels, size).iter().sum();
+            let loss = |hidden: &[f64]| 0.25 * reference(hidden, &weight64, &labels, size).iter().sum::<f64>();
             assert_gradient(loss, &hidden, &results[1], &what);
             let added: Vec<f32> = results[2].iter().zip(&before).map(|(after, before)| after - before).collect();
-            let loss = |weight: &[f64]| reference(&hidden64, weight, &labels, size).iter().sum();
+            let loss = |weight: &[f64]| 0.25 * reference(&hidden64, weight, &labels, size).iter().sum::<f64>();
             assert_gradient(loss, &weight, &added, &what);
         }
     }
@@ -264,7 +272,7 @@ mod tests {
         for_each_chunk(&head, &labelled_rows(&head).unwrap(), |rows, _, _| chunks.push(rows.len()));
         assert_eq!(chunks, [16, 16, 16, 2]);
         let mut dhidden = vec![0.0; hidden.len()];
-        let gradients = HeadGradients { dhidden: Some(&mut dhidden), dweight: None };
+        let gradients = HeadGradients { dhidden: Some(&mut dhidden), ..HeadGradients::default() };
         let loss = linear_cross_entropy(head, gradients).unwrap();
         let expected = reference(&in_f64(&hidden), &in_f64(&weight), &labels, size);
         assert_close(&loss.rows, &expected, 2e-6, "losses");
@@ -318,7 +326,7 @@ mod tests {
     fn large_logits_do_not_overflow() {
         let head = Head { hidden: &[1000.0], weight: &[1.0, -1.0], labels: &[1], hidden_size: 1 };
         let mut dhidden = [0.0];
-        let gradients = HeadGradients { dhidden: Some(&mut dhidden), dweight: None };
+        let gradients = HeadGradients { dhidden: Some(&mut dhidden), ..HeadGradients::default() };
         assert_eq!(linear_cross_entropy(head, gradients).unwrap().sum, 2000.0);
         assert_eq!(dhidden, [2.0]);
     }

@@ -3,7 +3,8 @@
 //! Every matrix and every batch is row-major `f32`. A kernel writes into buffers of its caller and says in its
 //! documentation what shape each of them has. Work is split into blocks of a fixed size, so that a result is the
 //! same, bit for bit, on one thread and on many; the threads are those of the current [rayon] pool. The
-//! instruction set (AVX-512, AVX2 with FMA, or what the target guarantees) is chosen at run time.
+//! instruction set (AVX-512, AVX2 with FMA, or what the target guarantees) is chosen at run time; the environment
+//! variable `GRADES_SIMD` lowers it to `avx2` or `baseline`.
 //!
 //! A buffer whose length contradicts the stated shape is a mistake of the calling code and panics, as indexing a
 //! slice does. What depends on data (a label or token outside the vocabulary, a byte count that fits no block)
@@ -13,6 +14,7 @@
 //! | --- | --- |
 //! | [`gemm`] | matrix products for the forward pass, the input gradient and the weight gradient |
 //! | [`norms`] | RMS norm and layer norm |
+//! | [`heads`] | splitting joined projections into heads |
 //! | [`rope`] | rotary position embedding |
 //! | [`activations`] | SiLU and GeLU, plain and gated |
 //! | [`attention`] | blockwise attention over packed rows, with grouped heads and a sliding window |
@@ -30,6 +32,7 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod gemm;
+pub mod heads;
 pub mod norms;
 pub mod optimizer;
 pub mod quant;

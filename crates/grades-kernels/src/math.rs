@@ -9,10 +9,10 @@ pub(crate) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Adds the lanes up in a fixed order.
+/// Adds the lanes, a power of two of them, up in a fixed order.
 #[inline(always)]
-pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
+fn sum_lanes<const N: usize>(mut lanes: [f32; N]) -> f32 {
+    let mut width = N / 2;
     while width > 0 {
         for i in 0..width {
             lanes[i] += lanes[i + width];
@@ -25,12 +25,13 @@ pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
 /// Σ aᵢ·bᵢ over the shorter of the two.
 #[inline(always)]
 pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
-    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
-    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
-    let mut lanes = [0.0; LANES];
+    // Twice the lanes of the other reductions: a fused multiply-add takes longer than a sum.
+    let (a_chunks, a_rest) = a.as_chunks::<{ 2 * LANES }>();
+    let (b_chunks, b_rest) = b.as_chunks::<{ 2 * LANES }>();
+    let mut lanes = [0.0; 2 * LANES];
     for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for i in 0..LANES {
-            lanes[i] = mul_add::<FMA>(a[i], b[i], lanes[i]);
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane = mul_add::<FMA>(*a, *b, *lane);
         }
     }
     let mut sum = sum_lanes(lanes);

@@ -45,44 +45,60 @@ pub fn rope(
     positions: &[u32],
     rotation: Rotation,
 ) -> Result<(), OutOfRange> {
-    let half = table.rotary_dim / 2;
-    assert_eq!(table.rotary_dim % 2, 0, "an odd number of elements cannot be paired");
-    assert!(table.rotary_dim <= head_dim);
-    assert_eq!(table.cos.len(), table.sin.len());
     assert_eq!(x.len(), positions.len() * heads * head_dim);
-    if x.is_empty() || half == 0 {
+    table.check(head_dim, positions)?;
+    if x.is_empty() {
         return Ok(());
     }
-    let limit = table.cos.len() / half;
-    if let Some(row) = positions.iter().position(|&p| p as usize >= limit) {
-        return Err(OutOfRange { what: "position", row, value: i64::from(positions[row]), limit });
-    }
     x.par_chunks_mut(BLOCK_ROWS * heads * head_dim).zip(positions.par_chunks(BLOCK_ROWS)).for_each(|(x, positions)| {
-        rotate_rows(x, heads, head_dim, table, positions, rotation);
+        for (row, &position) in x.chunks_exact_mut(heads * head_dim).zip(positions) {
+            table.rotate(row, head_dim, position, rotation);
+        }
     });
     Ok(())
 }
 
-multiversion! {
-    fn rotate_rows<FMA>(
-        x: &mut [f32], heads: usize, head_dim: usize, table: RotaryTable, positions: &[u32], rotation: Rotation,
-    ) {
-        let half = table.rotary_dim / 2;
+impl RotaryTable<'_> {
+    /// # Errors
+    /// If a position lies outside the table.
+    ///
+    /// # Panics
+    /// If the table does not fit heads of `head_dim`.
+    pub(crate) fn check(&self, head_dim: usize, positions: &[u32]) -> Result<(), OutOfRange> {
+        assert_eq!(self.rotary_dim % 2, 0, "an odd number of elements cannot be paired");
+        assert!(self.rotary_dim <= head_dim, "more elements rotate than a head has");
+        assert_eq!(self.cos.len(), self.sin.len());
+        if self.rotary_dim == 0 {
+            return Ok(());
+        }
+        let limit = self.cos.len() / (self.rotary_dim / 2);
+        match positions.iter().position(|&position| position as usize >= limit) {
+            Some(row) => Err(OutOfRange { what: "position", row, value: i64::from(positions[row]), limit }),
+            None => Ok(()),
+        }
+    }
+
+    /// Rotates `heads [heads, head_dim]` of one row in place by the angles of `position`.
+    pub(crate) fn rotate(&self, heads: &mut [f32], head_dim: usize, position: u32, rotation: Rotation) {
+        let half = self.rotary_dim / 2;
+        let start = position as usize * half;
         let sign = match rotation {
             Rotation::Forward => 1.0,
             Rotation::Inverse => -1.0,
         };
-        for (row, &position) in x.chunks_exact_mut(heads * head_dim).zip(positions) {
-            let start = position as usize * half;
-            let (cos, sin) = (&table.cos[start..start + half], &table.sin[start..start + half]);
-            for head in row.chunks_exact_mut(head_dim) {
-                let (first, rest) = head.split_at_mut(half);
-                for (((a, b), cos), sin) in first.iter_mut().zip(rest).zip(cos).zip(sin) {
-                    let sin = sin * sign;
-                    let rotated = mul_add::<FMA>(*a, *cos, -(*b * sin));
-                    *b = mul_add::<FMA>(*b, *cos, *a * sin);
-                    *a = rotated;
-                }
+        rotate_heads(heads, head_dim, &self.cos[start..start + half], &self.sin[start..start + half], sign);
+    }
+}
+
+multiversion! {
+    fn rotate_heads<FMA>(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32], sign: f32) {
+        for head in heads.chunks_exact_mut(head_dim) {
+            let (first, rest) = head.split_at_mut(cos.len());
+            for (((a, b), cos), sin) in first.iter_mut().zip(rest).zip(cos).zip(sin) {
+                let sin = sin * sign;
+                let rotated = mul_add::<FMA>(*a, *cos, -(*b * sin));
+                *b = mul_add::<FMA>(*b, *cos, *a * sin);
+                *a = rotated;
             }
         }
     }

@@ -4,9 +4,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::forward::copy_head;
+use super::pack::{Layout, Packed};
+use super::segment::Spans;
 use super::{Attention, BLOCK_KEYS, BLOCK_QUERIES, Segment, segment};
 use crate::dispatch::multiversion;
-use crate::gemm::{Matrix, MatrixMut, Threads, product};
+use crate::gemm::{Matrix, MatrixMut, banded};
 use crate::math::{dot, exp};
 
 /// Where the gradients go; all are overwritten, with zeros for tokens outside all segments.
@@ -73,23 +76,34 @@ pub fn attention_backward(
     let mut dv_heads = vec![0.0; keys * heads * head_dim];
     let (mut dq_rest, mut dk_rest, mut dv_rest) = (&mut dq_heads[..], &mut dk_heads[..], &mut dv_heads[..]);
     let mut jobs = Vec::with_capacity(segments.len() * heads);
-    for segment in segments {
+    for (index, segment) in segments.iter().enumerate() {
         for head in 0..heads {
             let dq = split_off(&mut dq_rest, segment.queries.len() * head_dim);
             let dk = split_off(&mut dk_rest, segment.keys.len() * head_dim);
             let dv = split_off(&mut dv_rest, segment.keys.len() * head_dim);
-            jobs.push((segment, head, AttentionGradients { dq, dk, dv }));
+            jobs.push((index, head, AttentionGradients { dq, dk, dv }));
         }
     }
-    jobs.into_par_iter().for_each_init(Scratch::default, |scratch, (segment, head, gradients)| {
-        backward_head(attention, segment, head, &saved, dout, gradients, scratch);
-    });
+    let packed = KeysAndValues {
+        k_columns: Packed::new(attention, segments, 1, saved.k, Layout::Columns),
+        k_rows: Packed::new(attention, segments, 1, saved.k, Layout::Rows),
+        v_columns: Packed::new(attention, segments, 1, saved.v, Layout::Columns),
+    };
+    jobs.into_par_iter().for_each_init(
+        || Scratch::new(attention),
+        |scratch, (index, head, gradients)| {
+            let head = Head { index, segment: &segments[index], head, packed: &packed };
+            head.backward(attention, &saved, dout, gradients, scratch);
+        },
+    );
 
     let query_spans: Vec<_> = segments.iter().map(|s| s.queries.clone()).collect();
     let key_spans: Vec<_> = segments.iter().map(|s| s.keys.clone()).collect();
-    gather_heads(&query_spans, &dq_heads, heads, 1, head_dim, dq);
-    gather_heads(&key_spans, &dk_heads, heads, heads / attention.kv_heads, head_dim, dk);
-    gather_heads(&key_spans, &dv_heads, heads, heads / attention.kv_heads, head_dim, dv);
+    // The products were those of the scaled queries.
+    gather_heads(&query_spans, &dq_heads, (heads, 1), head_dim, attention.scale, dq);
+    let groups = (heads, heads / attention.kv_heads);
+    gather_heads(&key_spans, &dk_heads, groups, head_dim, 1.0, dk);
+    gather_heads(&key_spans, &dv_heads, groups, head_dim, 1.0, dv);
 }
 
 fn split_off<'a>(rest: &mut &'a mut [f32], count: usize) -> &'a mut [f32] {
@@ -98,70 +112,90 @@ fn split_off<'a>(rest: &mut &'a mut [f32], count: usize) -> &'a mut [f32] {
     first
 }
 
-#[derive(Default)]
+/// Keys both ways and values transposed.
+struct KeysAndValues {
+    k_columns: Packed,
+    k_rows: Packed,
+    v_columns: Packed,
+}
+
 struct Scratch {
-    /// `[BLOCK_QUERIES, BLOCK_KEYS]`.
-    probabilities: Vec<f32>,
+    /// `[BLOCK_QUERIES, head_dim]`: the scaled queries.
+    q: Vec<f32>,
+    /// `[BLOCK_QUERIES, head_dim]`.
+    dout: Vec<f32>,
+    /// `[BLOCK_QUERIES, BLOCK_KEYS]`: scores, then probabilities.
+    scores: Vec<f32>,
     /// `[BLOCK_QUERIES, BLOCK_KEYS]`: gradient of the probabilities, then of the scores.
     dscores: Vec<f32>,
 }
 
-/// One head of one segment: `gradients` are `[queries, head_dim]`, `[keys, head_dim]` and `[keys, head_dim]`, zero.
-fn backward_head(
-    attention: &Attention,
-    segment: &Segment,
+impl Scratch {
+    fn new(attention: &Attention) -> Self {
+        let (block, scores) = (BLOCK_QUERIES * attention.head_dim, BLOCK_QUERIES * BLOCK_KEYS);
+        let [q, dout, scores, dscores] = [block, block, scores, scores].map(|len| vec![0.0; len]);
+        Self { q, dout, scores, dscores }
+    }
+}
+
+/// One head of the queries of one segment.
+struct Head<'a> {
+    index: usize,
+    segment: &'a Segment,
     head: usize,
-    saved: &Saved,
-    dout: &[f32],
-    gradients: AttentionGradients,
-    scratch: &mut Scratch,
-) {
-    let Attention { heads, kv_heads, head_dim, scale, .. } = *attention;
-    let (query_width, key_width) = (attention.query_width(), attention.key_width());
-    let kv_head = head / (heads / kv_heads);
-    scratch.probabilities.resize(BLOCK_QUERIES * BLOCK_KEYS, 0.0);
-    scratch.dscores.resize(BLOCK_QUERIES * BLOCK_KEYS, 0.0);
-    for first_query in segment.queries.clone().step_by(BLOCK_QUERIES) {
-        let queries = first_query..segment.queries.end.min(first_query + BLOCK_QUERIES);
-        let rows = queries.len();
-        let q_start = queries.start * query_width + head * head_dim;
-        let q = Matrix::with_stride(&saved.q[q_start..], rows, head_dim, query_width);
-        let dout_block = Matrix::with_stride(&dout[q_start..], rows, head_dim, query_width);
-        let dq = &mut gradients.dq[(queries.start - segment.queries.start) * head_dim..][..rows * head_dim];
-        let mut row_terms = [RowTerms::default(); BLOCK_QUERIES];
-        for (row, terms) in row_terms[..rows].iter_mut().enumerate() {
-            let start = q_start + row * query_width;
-            terms.log_sum_exp = saved.log_sum_exp[(queries.start + row) * heads + head];
-            terms.along = row_dot(&saved.out[start..start + head_dim], &dout[start..start + head_dim]);
-        }
-        let visible = segment.visible_to_block(attention, &queries);
-        for first_key in visible.clone().step_by(BLOCK_KEYS) {
-            let keys = first_key..visible.end.min(first_key + BLOCK_KEYS);
-            let columns = keys.len();
-            let kv_start = keys.start * key_width + kv_head * head_dim;
-            let k = Matrix::with_stride(&saved.k[kv_start..], columns, head_dim, key_width);
-            let v = Matrix::with_stride(&saved.v[kv_start..], columns, head_dim, key_width);
-            let key_rows = (keys.start - segment.keys.start) * head_dim..(keys.end - segment.keys.start) * head_dim;
-            let probabilities = &mut scratch.probabilities[..rows * columns];
-            let dscores = &mut scratch.dscores[..rows * columns];
-            let one = Threads::One;
-            let to = MatrixMut::new(probabilities, rows, columns);
-            product(q.strided(), k.strided().transposed(), to, scale, false, one);
-            let to = MatrixMut::new(dscores, rows, columns);
-            product(dout_block.strided(), v.strided().transposed(), to, 1.0, false, one);
-            for (row, terms) in row_terms[..rows].iter_mut().enumerate() {
-                let seen = segment.visible(attention, queries.start + row);
-                terms.span = clip(seen, &keys);
+    packed: &'a KeysAndValues,
+}
+
+impl Head<'_> {
+    /// Adds to `gradients`, which are `[queries, head_dim]` (of the scaled queries) and twice `[keys, head_dim]`.
+    fn backward(
+        &self,
+        attention: &Attention,
+        saved: &Saved,
+        dout: &[f32],
+        gradients: AttentionGradients,
+        scratch: &mut Scratch,
+    ) {
+        let Attention { heads, kv_heads, head_dim, scale, .. } = *attention;
+        let &Self { index, segment, head, packed } = self;
+        let kv_head = head / (heads / kv_heads);
+        for first_query in segment.queries.clone().step_by(BLOCK_QUERIES) {
+            let queries = first_query..segment.queries.end.min(first_query + BLOCK_QUERIES);
+            let rows = queries.len();
+            let source = queries.start * attention.query_width()..queries.end * attention.query_width();
+            let (q, dout_head) = (&mut scratch.q[..rows * head_dim], &mut scratch.dout[..rows * head_dim]);
+            copy_head(attention, &saved.q[source.clone()], head, scale, q);
+            copy_head(attention, &dout[source], head, 1.0, dout_head);
+            let mut terms = [RowTerms::default(); BLOCK_QUERIES];
+            for ((terms, query), dout) in terms.iter_mut().zip(queries.clone()).zip(dout_head.chunks_exact(head_dim)) {
+                terms.log_sum_exp = saved.log_sum_exp[query * heads + head];
+                terms.along = row_dot(&saved.out[(query * heads + head) * head_dim..][..head_dim], dout);
             }
-            softmax_backward(probabilities, dscores, &row_terms[..rows], scale);
-            let probabilities = Matrix::new(probabilities, rows, columns).strided();
-            let dscores = Matrix::new(dscores, rows, columns).strided();
-            let to = MatrixMut::new(&mut gradients.dv[key_rows.clone()], columns, head_dim);
-            product(probabilities.transposed(), dout_block.strided(), to, 1.0, true, one);
-            let to = MatrixMut::new(&mut gradients.dk[key_rows], columns, head_dim);
-            product(dscores.transposed(), q.strided(), to, 1.0, true, one);
-            let to = MatrixMut::new(dq, rows, head_dim);
-            product(dscores, k.strided(), to, 1.0, true, one);
+            let (q, dout_head) = (Matrix::new(q, rows, head_dim), Matrix::new(dout_head, rows, head_dim));
+            let dq = &mut gradients.dq[(queries.start - segment.queries.start) * head_dim..][..rows * head_dim];
+            for keys in segment.visible_blocks(attention, &queries) {
+                let spans = Spans::new(attention, segment, &queries, &keys);
+                let k = packed.k_columns.block(index, segment, kv_head, &keys);
+                let v = packed.v_columns.block(index, segment, kv_head, &keys);
+                let columns = k.columns();
+                let scores = &mut scratch.scores[..rows * columns];
+                let dscores = &mut scratch.dscores[..rows * columns];
+                let to = MatrixMut::new(scores, rows, columns);
+                banded(q.strided(), k, to, false, |rows| spans.scores(rows, head_dim));
+                let to = MatrixMut::new(dscores, rows, columns);
+                banded(dout_head.strided(), v, to, false, |rows| spans.scores(rows, head_dim));
+                softmax_backward(scores, dscores, &terms[..rows], spans.of_rows());
+
+                let key_rows = keys.start * head_dim..keys.end * head_dim;
+                let probabilities = Matrix::with_stride(scores, rows, keys.len(), columns).strided();
+                let to = MatrixMut::new(&mut gradients.dv[key_rows.clone()], keys.len(), head_dim);
+                banded(probabilities.transposed(), dout_head, to, true, |keys| spans.over_queries(keys, head_dim));
+                let dscores = Matrix::with_stride(dscores, rows, keys.len(), columns).strided();
+                let to = MatrixMut::new(&mut gradients.dk[key_rows], keys.len(), head_dim);
+                banded(dscores.transposed(), q, to, true, |keys| spans.over_queries(keys, head_dim));
+                let k = packed.k_rows.block(index, segment, kv_head, &keys);
+                banded(dscores, k, MatrixMut::new(dq, rows, head_dim), true, |rows| spans.over_keys(rows, head_dim));
+            }
         }
     }
 }
@@ -172,12 +206,6 @@ struct RowTerms {
     log_sum_exp: f32,
     /// Σ out·dout of the head, which is Σ probability · its gradient.
     along: f32,
-    /// The columns that the row sees.
-    span: (usize, usize),
-}
-
-fn clip(seen: Range<usize>, keys: &Range<usize>) -> (usize, usize) {
-    (seen.start.clamp(keys.start, keys.end) - keys.start, seen.end.clamp(keys.start, keys.end) - keys.start)
 }
 
 multiversion! {
@@ -185,37 +213,37 @@ multiversion! {
         dot::<FMA>(a, b)
     }
 
-    /// Turns scores into probabilities, and gradients of the probabilities into those of the unscaled scores.
-    fn softmax_backward<FMA>(scores: &mut [f32], dscores: &mut [f32], rows: &[RowTerms], scale: f32) {
+    /// Turns scores into probabilities, and gradients of the probabilities into those of the scores; 0 where unseen.
+    fn softmax_backward<FMA>(
+        scores: &mut [f32], dscores: &mut [f32], rows: &[RowTerms], spans: &[(usize, usize)],
+    ) {
         let columns = scores.len() / rows.len();
-        for (row, terms) in rows.iter().enumerate() {
-            let scores = &mut scores[row * columns..][..columns];
-            let dscores = &mut dscores[row * columns..][..columns];
-            let (start, end) = terms.span;
+        let blocks = scores.chunks_exact_mut(columns).zip(dscores.chunks_exact_mut(columns));
+        for ((scores, dscores), (terms, &(start, end))) in blocks.zip(rows.iter().zip(spans)) {
             scores[..start].fill(0.0);
             dscores[..start].fill(0.0);
             scores[end..].fill(0.0);
             dscores[end..].fill(0.0);
             for (score, dscore) in scores[start..end].iter_mut().zip(&mut dscores[start..end]) {
                 *score = exp::<FMA>(*score - terms.log_sum_exp);
-                *dscore = *score * (*dscore - terms.along) * scale;
+                *dscore = *score * (*dscore - terms.along);
             }
         }
     }
 }
 
-/// Writes per-head sums (for each span: `[heads, span, head_dim]`) as `total [tokens, heads / group, head_dim]`, adding
-/// up the heads of each group.
+/// Writes per-head sums (for each span: `[heads, span, head_dim]`), times `factor`, as
+/// `total [tokens, heads / group, head_dim]`, adding up the heads of each group.
 fn gather_heads(
     spans: &[Range<usize>],
     per_head: &[f32],
-    heads: usize,
-    group: usize,
+    (heads, group): (usize, usize),
     head_dim: usize,
+    factor: f32,
     total: &mut [f32],
 ) {
     let width = heads / group * head_dim;
-    let mut jobs = Vec::with_capacity(2 * spans.len() + 1);
+    let mut jobs = Vec::with_capacity(spans.len());
     let (mut rest, mut token, mut offset) = (total, 0, 0);
     for span in spans {
         split_off(&mut rest, (span.start - token) * width).fill(0.0);
@@ -226,19 +254,15 @@ fn gather_heads(
     rest.fill(0.0);
     jobs.into_par_iter().for_each(|(total, per_head)| {
         let tokens = total.len() / width;
-        for (token, row) in total.chunks_exact_mut(width).enumerate() {
-            for (group_index, row) in row.chunks_exact_mut(head_dim).enumerate() {
-                for head in group_index * group..(group_index + 1) * group {
-                    let source = &per_head[(head * tokens + token) * head_dim..][..head_dim];
-                    if head == group_index * group {
-                        row.copy_from_slice(source);
-                    } else {
-                        for (total, part) in row.iter_mut().zip(source) {
-                            *total += part;
-                        }
+        total.par_chunks_exact_mut(width).with_min_len(64).enumerate().for_each(|(token, row)| {
+            for (row, first_head) in row.chunks_exact_mut(head_dim).zip((0..heads).step_by(group)) {
+                row.fill(0.0);
+                for head in first_head..first_head + group {
+                    for (total, part) in row.iter_mut().zip(&per_head[(head * tokens + token) * head_dim..]) {
+                        *total += part * factor;
                     }
                 }
             }
-        }
+        });
     });
 }

@@ -4,9 +4,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::one_query::attend_one;
+use super::pack::{Layout, Packed};
+use super::segment::Spans;
 use super::{Attention, BLOCK_KEYS, BLOCK_QUERIES, Segment, segment};
 use crate::dispatch::multiversion;
-use crate::gemm::{Matrix, MatrixMut, Threads, product};
+use crate::gemm::{Matrix, MatrixMut, banded};
 use crate::math::{exp, max, sum};
 
 /// Attention of `q [query tokens, heads, head_dim]` over `k` and `v [key tokens, kv_heads, head_dim]`, into
@@ -35,22 +38,39 @@ pub fn attention(
     assert_eq!(k.len() % attention.key_width(), 0);
     segment::check(segments, tokens, k.len() / attention.key_width());
 
+    let packed = KeysAndValues {
+        k: Packed::new(attention, segments, 2, k, Layout::Columns),
+        v: Packed::new(attention, segments, 2, v, Layout::Rows),
+    };
     let blocks = blocks(attention, segments, tokens, out, log_sum_exp);
     blocks.into_par_iter().for_each_init(
         || Scratch::new(attention),
-        |scratch, block| match block.segment {
-            Some(segment) => attend(attention, segment, block, q, k, v, scratch),
-            None => {
-                block.out.fill(0.0);
-                block.log_sum_exp.fill(0.0);
+        |scratch, block| {
+            let q = &q[block.queries.start * attention.query_width()..block.queries.end * attention.query_width()];
+            match block.segment.map(|index| (index, &segments[index])) {
+                None => {
+                    block.out.fill(0.0);
+                    block.log_sum_exp.fill(0.0);
+                }
+                Some((_, segment)) if segment.queries.len() == 1 => {
+                    attend_one(attention, segment, q, k, v, block.out, block.log_sum_exp);
+                }
+                Some((index, segment)) => attend(attention, (index, segment), block, q, &packed, scratch),
             }
         },
     );
 }
 
+/// Keys transposed, values as rows.
+struct KeysAndValues {
+    k: Packed,
+    v: Packed,
+}
+
 /// Consecutive queries of one segment, or tokens of none, and where their results go.
 struct Block<'a> {
-    segment: Option<&'a Segment>,
+    /// The segment's number.
+    segment: Option<usize>,
     queries: Range<usize>,
     out: &'a mut [f32],
     log_sum_exp: &'a mut [f32],
@@ -59,14 +79,14 @@ struct Block<'a> {
 /// Cuts the tokens into blocks of at most [`BLOCK_QUERIES`] that do not cross a segment's end.
 fn blocks<'a>(
     attention: &Attention,
-    segments: &'a [Segment],
+    segments: &[Segment],
     tokens: usize,
     mut out: &'a mut [f32],
     mut log_sum_exp: &'a mut [f32],
 ) -> Vec<Block<'a>> {
     let mut blocks = Vec::new();
     let mut start = 0;
-    let mut push = |segment: Option<&'a Segment>, end: usize| {
+    let mut push = |segment: Option<usize>, end: usize| {
         while start < end {
             let queries = start..end.min(start + BLOCK_QUERIES);
             start = queries.end;
@@ -77,15 +97,17 @@ fn blocks<'a>(
             blocks.push(Block { segment, queries, out: block_out, log_sum_exp: block_sums });
         }
     };
-    for segment in segments {
+    for (index, segment) in segments.iter().enumerate() {
         push(None, segment.queries.start);
-        push(Some(segment), segment.queries.end);
+        push(Some(index), segment.queries.end);
     }
     push(None, tokens);
     blocks
 }
 
 struct Scratch {
+    /// `[BLOCK_QUERIES, head_dim]`: the scaled queries of one head.
+    q: Vec<f32>,
     /// `[BLOCK_QUERIES, BLOCK_KEYS]`: scores, then probabilities.
     scores: Vec<f32>,
     /// `[BLOCK_QUERIES, head_dim]`: the weighted sum of values so far.
@@ -94,60 +116,61 @@ struct Scratch {
 
 impl Scratch {
     fn new(attention: &Attention) -> Self {
-        Self { scores: vec![0.0; BLOCK_QUERIES * BLOCK_KEYS], sums: vec![0.0; BLOCK_QUERIES * attention.head_dim] }
+        Self {
+            q: vec![0.0; BLOCK_QUERIES * attention.head_dim],
+            scores: vec![0.0; BLOCK_QUERIES * BLOCK_KEYS],
+            sums: vec![0.0; BLOCK_QUERIES * attention.head_dim],
+        }
     }
 }
 
-/// One block of queries, head by head.
+/// One block of queries `q [queries, heads, head_dim]`, head by head.
 fn attend(
     attention: &Attention,
-    segment: &Segment,
+    (index, segment): (usize, &Segment),
     block: Block,
     q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    packed: &KeysAndValues,
     scratch: &mut Scratch,
 ) {
     let Attention { heads, kv_heads, head_dim, scale, .. } = *attention;
-    let (query_width, key_width) = (attention.query_width(), attention.key_width());
     let rows = block.queries.len();
-    let visible = segment.visible_to_block(attention, &block.queries);
-    let sums = &mut scratch.sums[..rows * head_dim];
+    let (q_head, sums) = (&mut scratch.q[..rows * head_dim], &mut scratch.sums[..rows * head_dim]);
     for head in 0..heads {
-        let q_start = block.queries.start * query_width + head * head_dim;
-        let q = Matrix::with_stride(&q[q_start..], rows, head_dim, query_width);
         let kv_head = head / (heads / kv_heads);
+        copy_head(attention, q, head, scale, q_head);
         let mut running = [Running { max: f32::NEG_INFINITY, sum: 0.0 }; BLOCK_QUERIES];
         sums.fill(0.0);
-        for first_key in visible.clone().step_by(BLOCK_KEYS) {
-            let keys = first_key..visible.end.min(first_key + BLOCK_KEYS);
-            let kv_start = keys.start * key_width + kv_head * head_dim;
-            let k = Matrix::with_stride(&k[kv_start..], keys.len(), head_dim, key_width);
-            let v = Matrix::with_stride(&v[kv_start..], keys.len(), head_dim, key_width);
-            let scores = &mut scratch.scores[..rows * keys.len()];
-            let scores_out = MatrixMut::new(scores, rows, keys.len());
-            product(q.strided(), k.strided().transposed(), scores_out, scale, false, Threads::One);
-            let seen = |row: usize| {
-                let seen = segment.visible(attention, block.queries.start + row);
-                seen.start.clamp(keys.start, keys.end) - keys.start..seen.end.clamp(keys.start, keys.end) - keys.start
-            };
-            let mut spans = [(0, 0); BLOCK_QUERIES];
-            for (row, span) in spans[..rows].iter_mut().enumerate() {
-                let seen = seen(row);
-                *span = (seen.start, seen.end);
-            }
-            online_softmax(scores, &spans[..rows], &mut running[..rows], sums);
-            let probabilities = Matrix::new(scores, rows, keys.len());
+        for keys in segment.visible_blocks(attention, &block.queries) {
+            let spans = Spans::new(attention, segment, &block.queries, &keys);
+            let k = packed.k.block(index, segment, kv_head, &keys);
+            let v = packed.v.block(index, segment, kv_head, &keys);
+            let scores = &mut scratch.scores[..rows * k.columns()];
+            let q = Matrix::new(q_head, rows, head_dim).strided();
+            let scores_out = MatrixMut::new(scores, rows, k.columns());
+            banded(q, k, scores_out, false, |rows| spans.scores(rows, head_dim));
+            online_softmax(scores, spans.of_rows(), &mut running[..rows], sums);
+            let probabilities = Matrix::with_stride(scores, rows, keys.len(), k.columns()).strided();
             let sums_out = MatrixMut::new(sums, rows, head_dim);
-            product(probabilities.strided(), v.strided(), sums_out, 1.0, true, Threads::One);
+            banded(probabilities, v, sums_out, true, |rows| spans.over_keys(rows, head_dim));
         }
         for (row, running) in running[..rows].iter().enumerate() {
             block.log_sum_exp[row * heads + head] = running.max + running.sum.ln();
             let factor = 1.0 / running.sum;
-            let out = &mut block.out[row * query_width + head * head_dim..][..head_dim];
+            let out = &mut block.out[(row * heads + head) * head_dim..][..head_dim];
             for (out, sum) in out.iter_mut().zip(&sums[row * head_dim..]) {
                 *out = sum * factor;
             }
+        }
+    }
+}
+
+/// Copies one head of `source [rows, heads, head_dim]`, times `factor`, into `target [rows, head_dim]`.
+pub(super) fn copy_head(attention: &Attention, source: &[f32], head: usize, factor: f32, target: &mut [f32]) {
+    let rows = source.chunks_exact(attention.query_width()).zip(target.chunks_exact_mut(attention.head_dim));
+    for (source, target) in rows {
+        for (target, source) in target.iter_mut().zip(&source[head * attention.head_dim..]) {
+            *target = source * factor;
         }
     }
 }

@@ -4,20 +4,24 @@
 
 mod backward;
 mod forward;
+mod one_query;
+mod pack;
 #[cfg(test)]
 mod reference;
 mod segment;
 #[cfg(test)]
 mod tests;
 
+use crate::gemm::TILE_ROWS;
+
 pub use backward::{AttentionGradients, Saved, attention_backward};
 pub use forward::attention;
 pub use segment::Segment;
 
-/// Queries of a block of work.
-const BLOCK_QUERIES: usize = 64;
-/// Keys that are scored at once.
-const BLOCK_KEYS: usize = 128;
+/// Queries of a block of work: whole tiles of rows.
+const BLOCK_QUERIES: usize = 8 * TILE_ROWS;
+/// Keys that are scored at once: whole tiles of rows and of columns. A block of scores is 18 KiB.
+const BLOCK_KEYS: usize = 96;
 
 /// The form of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -67,6 +67,24 @@ impl<'a> Matrix<'a> {
         self.data[row * self.row_stride + column]
     }
 
+    /// Row `row` as a slice.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn row(&self, row: usize) -> &'a [f32] {
+        assert!(row < self.rows);
+        let start = if self.columns == 0 { 0 } else { row * self.row_stride };
+        &self.data[start..start + self.columns]
+    }
+
+    pub(crate) fn row_stride(&self) -> isize {
+        self.row_stride as isize
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const f32 {
+        self.data.as_ptr()
+    }
+
     pub(crate) fn strided(self) -> Strided<'a> {
         Strided {
             data: self.data,
@@ -113,6 +131,16 @@ impl<'a> MatrixMut<'a> {
     pub fn at_mut(&mut self, row: usize, column: usize) -> &mut f32 {
         assert!(row < self.rows && column < self.columns);
         &mut self.data[row * self.row_stride + column]
+    }
+
+    /// Row `row` as a slice.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.rows);
+        let start = if self.columns == 0 { 0 } else { row * self.row_stride };
+        &mut self.data[start..start + self.columns]
     }
 
     pub(crate) fn row_stride(&self) -> isize {

@@ -5,6 +5,8 @@
 //! - input gradient: [`nn`] of `dy [rows, out]` and `w [out, in]` gives `dx [rows, in]`;
 //! - weight gradient: [`tn`] of `dy [rows, out]` and `x [rows, in]` gives `dw [out, in]`.
 
+mod banded;
+mod few_rows;
 mod matrix;
 mod portable;
 #[cfg(test)]
@@ -12,15 +14,20 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use banded::{Band, TILE_ROWS, banded};
 pub use matrix::{Matrix, MatrixMut};
-pub(crate) use portable::{Threads, product};
+use portable::product;
 
 /// `c[m, n] = a[m, k] · b[n, k]ᵀ`, added to what `c` holds if `accumulate`.
 ///
 /// # Panics
 /// If the shapes do not fit.
 pub fn nt(a: Matrix, b: Matrix, c: MatrixMut, accumulate: bool) {
-    product(a.strided(), b.strided().transposed(), c, 1.0, accumulate, Threads::All);
+    if a.rows() <= few_rows::MAX_ROWS {
+        few_rows::nt(a, b, c, accumulate);
+    } else {
+        product(a.strided(), b.strided().transposed(), c, accumulate);
+    }
 }
 
 /// `c[m, n] = a[m, k] · b[k, n]`, added to what `c` holds if `accumulate`.
@@ -28,7 +35,7 @@ pub fn nt(a: Matrix, b: Matrix, c: MatrixMut, accumulate: bool) {
 /// # Panics
 /// If the shapes do not fit.
 pub fn nn(a: Matrix, b: Matrix, c: MatrixMut, accumulate: bool) {
-    product(a.strided(), b.strided(), c, 1.0, accumulate, Threads::All);
+    product(a.strided(), b.strided(), c, accumulate);
 }
 
 /// `c[m, n] = a[k, m]ᵀ · b[k, n]`, added to what `c` holds if `accumulate`.
@@ -36,5 +43,5 @@ pub fn nn(a: Matrix, b: Matrix, c: MatrixMut, accumulate: bool) {
 /// # Panics
 /// If the shapes do not fit.
 pub fn tn(a: Matrix, b: Matrix, c: MatrixMut, accumulate: bool) {
-    product(a.strided().transposed(), b.strided(), c, 1.0, accumulate, Threads::All);
+    product(a.strided().transposed(), b.strided(), c, accumulate);
 }

@@ -2,27 +2,14 @@
 
 use super::matrix::{MatrixMut, Strided};
 
-/// Who computes a product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Threads {
-    /// The calling thread: for small products inside a parallel loop.
-    One,
-    /// The current rayon pool.
-    All,
-}
-
-/// `c = factor · a · b`, plus `c` if `accumulate`.
+/// `c = a · b`, plus `c` if `accumulate`, on the threads of the current rayon pool.
 ///
 /// The `gemm` crate sums every element over the same chunks of the inner dimension whatever the number of threads,
 /// which a test checks: the result does not depend on it.
-pub(crate) fn product(a: Strided, b: Strided, mut c: MatrixMut, factor: f32, accumulate: bool, threads: Threads) {
+pub(super) fn product(a: Strided, b: Strided, mut c: MatrixMut, accumulate: bool) {
     let (m, n, k) = (a.rows(), b.columns(), a.columns());
     assert_eq!(k, b.rows(), "the inner dimensions of a product differ");
     assert_eq!((m, n), (c.rows(), c.columns()), "the result of a product has another shape");
-    let parallelism = match threads {
-        Threads::One => gemm::Parallelism::None,
-        Threads::All => gemm::Parallelism::Rayon(0),
-    };
     // SAFETY: the constructors of the three views have checked that every element which these sizes and strides reach
     // lies within its slice; `c` is borrowed mutably, so it overlaps neither `a` nor `b`, and its rows do not overlap.
     unsafe {
@@ -41,11 +28,11 @@ pub(crate) fn product(a: Strided, b: Strided, mut c: MatrixMut, factor: f32, acc
             b.column_stride(),
             b.row_stride(),
             1.0,
-            factor,
+            1.0,
             false,
             false,
             false,
-            parallelism,
+            gemm::Parallelism::Rayon(0),
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{BLOCK_ROWS, sum_partials};
+use super::{block_rows, sum_partials};
 use crate::dispatch::multiversion;
 use crate::math::{dot, mul_add, sum};
 
@@ -30,11 +30,12 @@ pub fn layer_norm(
         inverse_std.fill(1.0 / epsilon.sqrt());
         return;
     }
-    let block = BLOCK_ROWS * width;
+    let block_rows = block_rows(width);
+    let block = block_rows * width;
     x.par_chunks(block)
         .zip(out.par_chunks_mut(block))
-        .zip(mean.par_chunks_mut(BLOCK_ROWS))
-        .zip(inverse_std.par_chunks_mut(BLOCK_ROWS))
+        .zip(mean.par_chunks_mut(block_rows))
+        .zip(inverse_std.par_chunks_mut(block_rows))
         .for_each(|(((x, out), mean), inverse)| forward_rows(x, scale, bias, epsilon, out, mean, inverse));
 }
 
@@ -72,21 +73,22 @@ pub fn layer_norm_backward(
         }
         return;
     }
-    let block = BLOCK_ROWS * width;
+    let block_rows = block_rows(width);
+    let block = block_rows * width;
     let blocks = x
         .par_chunks(block)
         .zip(dout.par_chunks(block))
         .zip(dx.par_chunks_mut(block))
-        .zip(mean.par_chunks(BLOCK_ROWS).zip(inverse_std.par_chunks(BLOCK_ROWS)));
+        .zip(mean.par_chunks(block_rows).zip(inverse_std.par_chunks(block_rows)));
     blocks.for_each(|(((x, dout), dx), (mean, inverse))| backward_rows(x, scale, mean, inverse, dout, dx));
     if let Some((dscale, dbias)) = dscale_dbias {
         assert_eq!(dscale.len(), width);
         assert_eq!(dbias.len(), width);
-        let count = mean.len().div_ceil(BLOCK_ROWS) * width;
+        let count = mean.len().div_ceil(block_rows) * width;
         let (mut scales, mut biases) = (vec![0.0; count], vec![0.0; count]);
         x.par_chunks(block)
             .zip(dout.par_chunks(block))
-            .zip(mean.par_chunks(BLOCK_ROWS).zip(inverse_std.par_chunks(BLOCK_ROWS)))
+            .zip(mean.par_chunks(block_rows).zip(inverse_std.par_chunks(block_rows)))
             .zip(scales.par_chunks_mut(width).zip(biases.par_chunks_mut(width)))
             .for_each(|(((x, dout), (mean, inverse)), (dscale, dbias))| {
                 parameter_rows(x, mean, inverse, dout, dscale, dbias);

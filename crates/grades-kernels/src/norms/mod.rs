@@ -8,8 +8,10 @@ mod tests;
 pub use layer::{LayerNormGradients, layer_norm, layer_norm_backward};
 pub use rms::{rms_norm, rms_norm_backward};
 
-/// Rows of a block of work: fixed, so that sums over rows do not depend on the number of threads.
-const BLOCK_ROWS: usize = 32;
+/// Rows of a block of work: decided by the width alone, so that sums over rows do not depend on the number of threads.
+fn block_rows(width: usize) -> usize {
+    (16_384 / width).clamp(16, 1024)
+}
 
 /// Adds the partial sums of the blocks (`[blocks, width]`) up in their order.
 fn sum_partials(partials: &[f32], total: &mut [f32]) {

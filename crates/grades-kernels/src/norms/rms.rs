@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{BLOCK_ROWS, sum_partials};
+use super::{block_rows, sum_partials};
 use crate::dispatch::multiversion;
 use crate::math::{dot, mul_add};
 
@@ -19,10 +19,11 @@ pub fn rms_norm(x: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32], inverse
         inverse_rms.fill(1.0 / epsilon.sqrt());
         return;
     }
-    let block = BLOCK_ROWS * width;
+    let block_rows = block_rows(width);
+    let block = block_rows * width;
     x.par_chunks(block)
         .zip(out.par_chunks_mut(block))
-        .zip(inverse_rms.par_chunks_mut(BLOCK_ROWS))
+        .zip(inverse_rms.par_chunks_mut(block_rows))
         .for_each(|((x, out), inverse_rms)| forward_rows(x, scale, epsilon, out, inverse_rms));
 }
 
@@ -85,19 +86,20 @@ pub fn rms_norm_backward(
         }
         return;
     }
-    let block = BLOCK_ROWS * width;
+    let block_rows = block_rows(width);
+    let block = block_rows * width;
     let blocks = x
         .par_chunks(block)
         .zip(dout.par_chunks(block))
         .zip(dx.par_chunks_mut(block))
-        .zip(inverse_rms.par_chunks(BLOCK_ROWS));
+        .zip(inverse_rms.par_chunks(block_rows));
     match dscale {
         None => {
             blocks.for_each(|(((x, dout), dx), inverse)| backward_rows(x, scale, inverse, dout, dx, None));
         }
         Some(dscale) => {
             assert_eq!(dscale.len(), width);
-            let mut partials = vec![0.0; inverse_rms.len().div_ceil(BLOCK_ROWS) * width];
+            let mut partials = vec![0.0; inverse_rms.len().div_ceil(block_rows) * width];
             blocks.zip(partials.par_chunks_mut(width)).for_each(|((((x, dout), dx), inverse), partial)| {
                 backward_rows(x, scale, inverse, dout, dx, Some(partial));
             });

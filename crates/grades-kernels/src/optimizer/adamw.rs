@@ -1,9 +1,7 @@
 //! AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) as `torch.optim.AdamW` computes it.
 
-use rayon::prelude::*;
-
-use super::block::{BLOCK, change, measure_blocks, measure_gradient};
-use super::{Measure, Sums, Update};
+use super::block::apply;
+use super::{Sums, Update};
 use crate::dispatch::multiversion;
 use crate::math::mul_add;
 
@@ -51,14 +49,10 @@ struct Factors {
 /// # Panics
 /// If the lengths differ or `step` is 0.
 pub fn adamw(options: &AdamW, update: Update, state: AdamWState) -> Sums {
-    let Update { parameter, gradient, gradient_scale, measure } = update;
-    let AdamWState { first_moment, second_moment } = state;
-    let len = parameter.len();
-    assert!(gradient.len() == len && first_moment.len() == len && second_moment.len() == len);
     assert!(options.step > 0, "steps count from 1");
     let steps = options.step as f64;
     let factors = Factors {
-        gradient: gradient_scale,
+        gradient: update.gradient_scale,
         keep: (1.0 - options.learning_rate * options.weight_decay) as f32,
         toward1: (1.0 - options.beta1) as f32,
         beta2: options.beta2 as f32,
@@ -67,32 +61,14 @@ pub fn adamw(options: &AdamW, update: Update, state: AdamWState) -> Sums {
         epsilon: options.epsilon as f32,
         step_size: (options.learning_rate / (1.0 - options.beta1.powf(steps))) as f32,
     };
-    let sums: Vec<Sums> = parameter
-        .par_chunks_mut(BLOCK)
-        .zip(gradient.par_chunks(BLOCK))
-        .zip(first_moment.par_chunks_mut(BLOCK).zip(second_moment.par_chunks_mut(BLOCK)))
-        .zip(measure_blocks(measure, len))
-        .map(|(((parameter, gradient), (first, second)), measure)| {
-            let mut sums = Sums::default();
-            if matches!(measure, Measure::Off) {
-                step_block(parameter, gradient, first, second, factors);
-                return sums;
-            }
-            // The block is in the cache: measuring costs arithmetic, and memory only for the previous gradient.
-            let mut before = [0.0; BLOCK];
-            let before = &mut before[..parameter.len()];
-            before.copy_from_slice(parameter);
-            step_block(parameter, gradient, first, second, factors);
-            [sums.weight_l1_change, sums.weight_sq_change] = change(parameter, before);
-            measure_gradient(gradient, measure, &mut sums);
-            sums
-        })
-        .collect();
-    sums.into_iter().sum()
+    let AdamWState { first_moment, second_moment } = state;
+    apply(update, [first_moment, second_moment], |parameter, gradient, [first, second]| {
+        step_run(parameter, gradient, first, second, factors);
+    })
 }
 
 multiversion! {
-    fn step_block<FMA>(
+    fn step_run<FMA>(
         parameter: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], factors: Factors,
     ) {
         let moments = first.iter_mut().zip(second);

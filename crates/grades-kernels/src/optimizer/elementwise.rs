@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::block::{BLOCK, measure_blocks, measure_gradient, squares};
+use super::block::{self, BLOCK, measure_all};
 use super::{Measure, Sums};
 use crate::dispatch::multiversion;
 use crate::math::mul_add;
@@ -12,21 +12,12 @@ use crate::math::mul_add;
 /// # Panics
 /// If the previous gradient has another length.
 pub fn measure(gradient: &[f32], against: Measure) -> Sums {
-    let sums: Vec<Sums> = gradient
-        .par_chunks(BLOCK)
-        .zip(measure_blocks(against, gradient.len()))
-        .map(|(gradient, measure)| {
-            let mut sums = Sums::default();
-            measure_gradient(gradient, measure, &mut sums);
-            sums
-        })
-        .collect();
-    sums.into_iter().sum()
+    measure_all(gradient, against)
 }
 
 /// Σ x², for the global norm of the gradients.
 pub fn sum_squares(x: &[f32]) -> f64 {
-    let sums: Vec<f64> = x.par_chunks(BLOCK).map(squares).collect();
+    let sums: Vec<f64> = x.par_chunks(BLOCK).map(block::sum_squares).collect();
     sums.into_iter().sum()
 }
 

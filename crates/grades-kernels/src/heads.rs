@@ -1,0 +1,160 @@
+//! Between the joined rows of one product for queries, keys and values and the heads that attention takes, rotated on
+//! the way.
+
+use rayon::prelude::*;
+
+use crate::OutOfRange;
+use crate::rope::{RotaryTable, Rotation};
+
+/// How a row `[(heads + 2 · kv_heads) · head_dim]` holds queries, then keys, then values.
+#[derive(Clone, Copy, Debug)]
+pub struct JoinedHeads<'a> {
+    /// Heads of the queries.
+    pub heads: usize,
+    /// Heads of the keys, and of the values.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// The rotation of queries and keys, and every row's position.
+    pub rotary: Option<(RotaryTable<'a>, &'a [u32])>,
+}
+
+/// Rows of a block of work.
+const BLOCK_ROWS: usize = 16;
+
+impl JoinedHeads<'_> {
+    /// Splits `joined [rows, (heads + 2 · kv_heads) · head_dim]` into `q [rows, heads, head_dim]` and `k` and
+    /// `v [rows, kv_heads, head_dim]`, and rotates `q` and `k`.
+    ///
+    /// # Errors
+    /// If a position lies outside the table; nothing is then written.
+    ///
+    /// # Panics
+    /// If a length does not fit.
+    pub fn split(&self, joined: &[f32], q: &mut [f32], k: &mut [f32], v: &mut [f32]) -> Result<(), OutOfRange> {
+        let (query, key) = self.check(joined, q, k, v)?;
+        joined
+            .par_chunks(BLOCK_ROWS * (query + 2 * key))
+            .zip(q.par_chunks_mut(BLOCK_ROWS * query))
+            .zip(k.par_chunks_mut(BLOCK_ROWS * key).zip(v.par_chunks_mut(BLOCK_ROWS * key)))
+            .enumerate()
+            .for_each(|(block, ((joined, q), (k, v)))| {
+                let rows = q.chunks_exact_mut(query).zip(k.chunks_exact_mut(key)).zip(v.chunks_exact_mut(key));
+                for (row, (joined, ((q, k), v))) in joined.chunks_exact(query + 2 * key).zip(rows).enumerate() {
+                    q.copy_from_slice(&joined[..query]);
+                    k.copy_from_slice(&joined[query..query + key]);
+                    v.copy_from_slice(&joined[query + key..]);
+                    self.rotate(block * BLOCK_ROWS + row, q, k, Rotation::Forward);
+                }
+            });
+        Ok(())
+    }
+
+    /// The gradient of [`JoinedHeads::split`]: rotates `dq` and `dk` back and joins them with `dv`, of the same shapes.
+    ///
+    /// # Errors
+    /// If a position lies outside the table; nothing is then written.
+    ///
+    /// # Panics
+    /// If a length does not fit.
+    pub fn join(&self, dq: &[f32], dk: &[f32], dv: &[f32], joined: &mut [f32]) -> Result<(), OutOfRange> {
+        let (query, key) = self.check(joined, dq, dk, dv)?;
+        joined
+            .par_chunks_mut(BLOCK_ROWS * (query + 2 * key))
+            .zip(dq.par_chunks(BLOCK_ROWS * query))
+            .zip(dk.par_chunks(BLOCK_ROWS * key).zip(dv.par_chunks(BLOCK_ROWS * key)))
+            .enumerate()
+            .for_each(|(block, ((joined, dq), (dk, dv)))| {
+                let rows = dq.chunks_exact(query).zip(dk.chunks_exact(key)).zip(dv.chunks_exact(key));
+                for (row, (joined, ((dq, dk), dv))) in joined.chunks_exact_mut(query + 2 * key).zip(rows).enumerate() {
+                    let (q, rest) = joined.split_at_mut(query);
+                    let (k, v) = rest.split_at_mut(key);
+                    q.copy_from_slice(dq);
+                    k.copy_from_slice(dk);
+                    v.copy_from_slice(dv);
+                    self.rotate(block * BLOCK_ROWS + row, q, k, Rotation::Inverse);
+                }
+            });
+        Ok(())
+    }
+
+    /// Elements of a row's queries and of its keys.
+    fn check(&self, joined: &[f32], q: &[f32], k: &[f32], v: &[f32]) -> Result<(usize, usize), OutOfRange> {
+        let (query, key) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        assert!(query > 0 && key > 0, "attention without heads");
+        let rows = q.len() / query;
+        assert_eq!(joined.len(), rows * (query + 2 * key));
+        assert_eq!((q.len(), k.len(), v.len()), (rows * query, rows * key, rows * key));
+        if let Some((table, positions)) = self.rotary {
+            assert_eq!(positions.len(), rows);
+            table.check(self.head_dim, positions)?;
+        }
+        Ok((query, key))
+    }
+
+    fn rotate(&self, row: usize, q: &mut [f32], k: &mut [f32], rotation: Rotation) {
+        if let Some((table, positions)) = self.rotary {
+            table.rotate(q, self.head_dim, positions[row], rotation);
+            table.rotate(k, self.head_dim, positions[row], rotation);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::JoinedHeads;
+    use crate::rope::{RotaryTable, Rotation, rope};
+    use crate::testing::{numbers, on_any_threads};
+
+    #[test]
+    fn splitting_and_joining_equal_the_separate_steps() {
+        let (cos, sin) = (numbers(1, 50 * 3), numbers(2, 50 * 3));
+        let table = RotaryTable { cos: &cos, sin: &sin, rotary_dim: 6 };
+        for (heads, kv_heads, head_dim, rows) in [(4, 2, 8, 37), (1, 1, 6, 1), (3, 1, 8, 0)] {
+            let positions: Vec<u32> = (0..rows).map(|row| row * 3 % 50).collect();
+            let (query, key) = (heads * head_dim, kv_heads * head_dim);
+            let (width, rows) = (query + 2 * key, rows as usize);
+            let joined = numbers(3, rows * width);
+            for rotary in [None, Some((table, &positions[..]))] {
+                let form = JoinedHeads { heads, kv_heads, head_dim, rotary };
+                let results = on_any_threads(|| {
+                    let [mut q, mut k, mut v] = [query, key, key].map(|width| vec![f32::NAN; rows * width]);
+                    form.split(&joined, &mut q, &mut k, &mut v).unwrap();
+                    let mut again = vec![f32::NAN; joined.len()];
+                    form.join(&q, &k, &v, &mut again).unwrap();
+                    vec![q, k, v, again]
+                });
+                let columns = |from: usize, count: usize| -> Vec<f32> {
+                    joined.chunks(width).flat_map(|row| &row[from..from + count]).copied().collect()
+                };
+                let [mut q, mut k, v] = [columns(0, query), columns(query, key), columns(query + key, key)];
+                let mut back = [Vec::new(), Vec::new()];
+                if rotary.is_some() {
+                    rope(&mut q, heads, head_dim, table, &positions, Rotation::Forward).unwrap();
+                    rope(&mut k, kv_heads, head_dim, table, &positions, Rotation::Forward).unwrap();
+                }
+                back[0].clone_from(&q);
+                back[1].clone_from(&k);
+                if rotary.is_some() {
+                    rope(&mut back[0], heads, head_dim, table, &positions, Rotation::Inverse).unwrap();
+                    rope(&mut back[1], kv_heads, head_dim, table, &positions, Rotation::Inverse).unwrap();
+                }
+                assert_eq!(results[..3], [q, k, v.clone()]);
+                for row in 0..rows {
+                    let parts =
+                        [&back[0][row * query..][..query], &back[1][row * key..][..key], &v[row * key..][..key]];
+                    assert_eq!(results[3][row * width..][..width], parts.concat());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_position_outside_the_table_is_an_error() {
+        let table = RotaryTable { cos: &[1.0], sin: &[0.0], rotary_dim: 2 };
+        let form = JoinedHeads { heads: 1, kv_heads: 1, head_dim: 2, rotary: Some((table, &[1])) };
+        let (mut q, mut k, mut v) = ([0.0; 2], [0.0; 2], [0.0; 2]);
+        assert!(form.split(&[0.0; 6], &mut q, &mut k, &mut v).is_err());
+        assert!(form.join(&q, &k, &v, &mut [0.0; 6]).is_err());
+    }
+}
