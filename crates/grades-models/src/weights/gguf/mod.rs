@@ -3,6 +3,8 @@
 mod config;
 mod names;
 mod parse;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
