@@ -1,3 +1,56 @@
-//! The command line.
+//! `grades`: fine-tunes a language model and stops each weight matrix when it has converged.
 
-fn main() {}
+mod eval;
+mod generate;
+mod inspect;
+mod output;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Fine-tunes transformer language models and stops each weight matrix when it has converged (GradES).
+///
+/// Every command takes --json and then prints one JSON object on standard output; logs go to standard error.
+#[derive(Debug, Parser)]
+#[command(name = "grades", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print one JSON object on standard output instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Threads to compute with; one per core where left out.
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<std::num::NonZeroUsize>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fine-tune a model as a config file says.
+    Train(train::Args),
+    /// Score a model on multiple-choice benchmarks by log-likelihood.
+    Eval(eval::Args),
+    /// Continue a text.
+    Generate(generate::Args),
+    /// Show what a checkpoint holds and what fine-tuning it would need.
+    Inspect(inspect::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Train(args) => args.run(cli.json, cli.threads),
+        Command::Eval(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
+        Command::Generate(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
+        Command::Inspect(args) => args.run(cli.json),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::log(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -23,6 +23,7 @@
 
 mod dispatch;
 mod math;
+mod threads;
 
 pub mod activations;
 pub mod attention;
@@ -33,6 +34,8 @@ pub mod norms;
 pub mod optimizer;
 pub mod quant;
 pub mod rope;
+
+pub use threads::{set_threads, threads};
 
 #[cfg(test)]
 mod testing;

@@ -38,6 +38,9 @@ pub enum Error {
         /// The backend's message.
         reason: String,
     },
+    /// The next token could not be drawn.
+    #[error(transparent)]
+    Sampling(#[from] crate::sampling::SamplingError),
     /// The checkpoint's files.
     #[error(transparent)]
     Weights(#[from] crate::weights::WeightsError),

@@ -2,7 +2,7 @@
 
 use burn::backend::autodiff::Autodiff;
 use burn::backend::flex::FlexTensor;
-use burn::backend::{Flex, TensorMetadata};
+use burn::backend::Flex;
 use burn::tensor::{Tensor, TensorData};
 
 use crate::Error;

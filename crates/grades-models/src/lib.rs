@@ -3,11 +3,14 @@
 pub mod config;
 mod error;
 mod families;
+pub mod generate;
 pub mod host;
 pub mod nn;
 pub mod ops;
 pub mod parameters;
 pub mod registry;
+pub mod sampling;
+pub mod template;
 pub mod tokenizer;
 pub mod weights;
 

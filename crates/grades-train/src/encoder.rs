@@ -1,6 +1,5 @@
 //! The model's tokenizer and chat template, as the data ask for them.
 
-use grades_models::template::{self, ChatTemplate};
 use grades_models::tokenizer::Tokenizer;
 
 use crate::data::format::Message;
@@ -24,6 +23,7 @@ impl Encode for Encoder<'_> {
     }
 
     fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, EncodeError> {
-        todo!()
+        let _ = (messages, add_generation_prompt);
+        Err("chat templates".into())
     }
 }

@@ -106,6 +106,24 @@ impl Role {
         }
     }
 
+    /// The roles inside a fused projection, in the order of its rows; of any other role the role itself.
+    pub fn split(self) -> &'static [Self] {
+        match self {
+            Self::Qkv => &[Self::Q, Self::K, Self::V],
+            Self::GateUp => &[Self::Gate, Self::Up],
+            Self::Q => &[Self::Q],
+            Self::K => &[Self::K],
+            Self::V => &[Self::V],
+            Self::O => &[Self::O],
+            Self::Proj => &[Self::Proj],
+            Self::Gate => &[Self::Gate],
+            Self::Up => &[Self::Up],
+            Self::Down => &[Self::Down],
+            Self::Fc1 => &[Self::Fc1],
+            Self::Fc2 => &[Self::Fc2],
+        }
+    }
+
     /// The name used in configs, logs and unit names.
     pub fn name(self) -> &'static str {
         match self {
@@ -214,6 +232,16 @@ mod tests {
         }
         assert_eq!(UnitId::language(3, Role::Q).to_string(), "language.3.q");
         assert_eq!(UnitId::vision(0, Role::Fc1).to_string(), "vision.0.fc1");
+    }
+
+    #[test]
+    fn fused_roles_split_into_roles_of_their_kind() {
+        assert_eq!(Role::Qkv.split(), [Role::Q, Role::K, Role::V]);
+        assert_eq!(Role::GateUp.split(), [Role::Gate, Role::Up]);
+        for role in Role::ALL {
+            assert!(role.split().iter().all(|part| part.kind() == role.kind()));
+            assert_eq!(role.split().len() == 1, role.split() == [role]);
+        }
     }
 
     #[test]

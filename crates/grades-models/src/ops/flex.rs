@@ -40,7 +40,7 @@ impl Values {
 
     /// The values in a vector, without a copy where no other tensor shares them.
     fn into_vec(self) -> Vec<f32> {
-        self.0.into_data().into_vec::<f32>().unwrap_or_default()
+        self.0.into_data().try_into_vec::<f32>().unwrap_or_default()
     }
 }
 

@@ -23,26 +23,28 @@ impl<'a> StreamDecoder<'a> {
         self.ids.push(id);
         let text = self.pending();
         // An incomplete character decodes as a replacement character; the next tokens complete it.
-        if text.ends_with('\u{FFFD}') {
+        if text.is_empty() || text.ends_with(char::REPLACEMENT_CHARACTER) {
             return String::new();
         }
-        // The first token after a context decodes differently than alone (its space), so the last ones stay.
+        // The next token may decode differently than alone (its space), so the last ones stay as its context.
         self.ids.drain(..self.context);
         self.context = self.ids.len();
         text
     }
 
     /// What is left at the end; broken UTF-8 becomes `�`.
-    pub fn finish(mut self) -> String {
-        let text = self.pending();
-        self.ids.clear();
-        text
+    pub fn finish(self) -> String {
+        self.pending()
     }
 
     /// The text behind the context's.
     fn pending(&self) -> String {
-        let context = self.tokenizer.decode(&self.ids[..self.context], self.skip_special);
-        let all = self.tokenizer.decode(&self.ids, self.skip_special);
-        all.strip_prefix(context.as_str()).map(str::to_owned).unwrap_or_default()
+        let decode = |ids: &[u32]| self.tokenizer.decode(ids, self.skip_special);
+        let (context, all) = (decode(&self.ids[..self.context]), decode(&self.ids));
+        match all.strip_prefix(context.as_str()) {
+            Some(text) => text.to_owned(),
+            // A run of single-byte tokens decodes as a whole: an incomplete one spoils the characters before it.
+            None => decode(&self.ids[self.context..]),
+        }
     }
 }

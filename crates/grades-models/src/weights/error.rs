@@ -44,6 +44,9 @@ pub enum WeightsError {
         /// What is not supported, and the way out.
         problem: String,
     },
+    /// The values of a tensor to be saved could not be had.
+    #[error("the model cannot be saved: {0}")]
+    Values(String),
     /// A tensor was asked for that the checkpoint does not have.
     #[error(
         "{} has no tensor {name}: the checkpoint is incomplete or of another architecture than its config says",

@@ -1,5 +1,9 @@
 //! Micro-batches: flat sequences of tokens in which each sample sees only itself.
 
+use std::sync::Arc;
+
+use grades_models::Tokens;
+use grades_models::ops::Layout;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +29,12 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The batch as a model takes it.
+    pub fn tokens(&self) -> Tokens {
+        let segments: Vec<_> = self.segments.iter().map(|&(start, end)| start..end).collect();
+        Tokens { ids: Arc::new(self.ids.clone()), layout: Arc::new(Layout::packed(&segments)) }
+    }
+
     /// Appends a sample. Its tokens from the last label on are left out: they are only ever targets, and no loss
     /// depends on what would be computed from them.
     pub fn push(&mut self, index: usize, tokens: &Tokenized) {

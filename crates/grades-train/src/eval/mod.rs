@@ -1,5 +1,6 @@
 //! Multiple-choice benchmarks by log-likelihood, with the conventions of lm-evaluation-harness 0.4.
 
+mod model;
 pub mod score;
 pub mod task;
 mod tasks;

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use grades::{Decision, Observation, Policy, StopReason, Wants};
 use grades_kernels::optimizer::axpy;
-use grades_models::ops::{Flops, Layout};
-use grades_models::{Decoder, Tokens, host};
+use grades_models::ops::Flops;
+use grades_models::{Decoder, host};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -240,7 +240,7 @@ impl<'a> Trainer<'a> {
         let mut gradients: Gradients = self.model.parameters().iter().map(|_| None).collect();
         let mut total = 0.0;
         for batch in batches {
-            let loss = self.model.loss(&tokens(batch), Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
+            let loss = self.model.loss(&batch.tokens(), Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
             total += host::read("loss", &loss, |loss| loss.first().copied().map_or(f64::NAN, f64::from))?;
             if !total.is_finite() {
                 let samples: Vec<String> = batch.samples.iter().map(ToString::to_string).collect();
@@ -344,7 +344,7 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         let (mut sum, mut labels) = (0.0, 0);
         for batch in self.validation {
-            let scores = self.model.log_likelihoods(&tokens(batch), Arc::new(batch.targets.clone()));
+            let scores = self.model.log_likelihoods(&batch.tokens(), Arc::new(batch.targets.clone()));
             sum -= host::read("validation", &scores, |s| s.iter().map(|&s| f64::from(s)).sum::<f64>())?;
             labels += batch.label_count;
         }
@@ -368,9 +368,4 @@ impl<'a> Trainer<'a> {
         ));
         Ok(())
     }
-}
-
-fn tokens(batch: &Batch) -> Tokens {
-    let segments: Vec<_> = batch.segments.iter().map(|&(start, end)| start..end).collect();
-    Tokens { ids: Arc::new(batch.ids.clone()), layout: Arc::new(Layout::packed(&segments)) }
 }

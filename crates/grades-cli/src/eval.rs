@@ -1,0 +1,113 @@
+//! `grades eval`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use burn::tensor::Device;
+use grades_models::registry;
+use grades_models::tokenizer::Tokenizer;
+use grades_models::weights::Checkpoint;
+use grades_train::encoder::Encoder;
+use grades_train::eval::score::{ScoreOptions, score};
+use grades_train::eval::task::Task;
+use serde_json::json;
+
+use crate::output;
+
+/// Tokens of an evaluation batch: enough for the matrix products to run at full speed.
+const BATCH_TOKENS: usize = 2048;
+
+/// Score a model on multiple-choice benchmarks by log-likelihood.
+///
+/// Prompts, choices and accuracies follow lm-evaluation-harness 0.4: acc takes the likeliest choice, acc_norm the
+/// likeliest by character. Questions are read from DATA_DIR/<task>/<split>.jsonl (or json, csv) with the columns that the
+/// set has on the Hugging Face Hub.
+///
+/// Example: grades eval --model model-out/model --tasks piqa,arc_easy --data-dir data
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A model folder in the Hugging Face layout, or a GGUF file.
+    #[arg(long)]
+    model: PathBuf,
+    /// Benchmarks, separated by commas.
+    #[arg(long, value_delimiter = ',', required = true)]
+    tasks: Vec<String>,
+    /// The folder that holds a folder for each benchmark.
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// The split; left out, the one that lm-evaluation-harness scores the benchmark on.
+    #[arg(long)]
+    split: Option<String>,
+    /// Score only the first so many questions of each benchmark.
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Numbers of the matrix products; bf16 is not there yet.
+    #[arg(long, value_parser = ["f32", "bf16"], default_value = "f32")]
+    precision: String,
+    /// Write one JSON line a question to this file: task, index, loglikelihoods, target, acc, acc_norm.
+    #[arg(long)]
+    samples: Option<PathBuf>,
+}
+
+impl Args {
+    pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
+        if self.precision == "bf16" {
+            bail!("--precision bf16 is not supported yet; leave it out to compute in f32");
+        }
+        let tasks = self.tasks.iter().map(|name| Task::find(name)).collect::<Result<Vec<_>, _>>()?;
+        let load = |task: &&'static Task| Ok((*task, task.load(&self.data_dir, self.split.as_deref(), self.limit)?));
+        let questions: Vec<_> = tasks.iter().map(load).collect::<anyhow::Result<_>>()?;
+        let mut samples = match &self.samples {
+            Some(path) => {
+                let file = File::create_new(path);
+                let file = file.with_context(|| format!("{}: the samples cannot be written there", path.display()))?;
+                Some((path, BufWriter::new(file)))
+            }
+            None => None,
+        };
+        let checkpoint = Checkpoint::open(&self.model)?;
+        let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
+        let mut model = registry::open(&checkpoint, &Device::default())?;
+        tokenizer.check_fits(model.config().vocab_size)?;
+        let options =
+            ScoreOptions { max_length: model.config().max_position_embeddings, batch_tokens: BATCH_TOKENS };
+        let mut results = BTreeMap::new();
+        for (task, questions) in questions {
+            let started = Instant::now();
+            let requests: usize = questions.iter().map(|question| question.choices.len()).sum();
+            let bar = indicatif::ProgressBar::new(requests as u64).with_prefix(task.name);
+            let encoder = Encoder(&tokenizer);
+            let (result, scores) =
+                score(task, &questions, &encoder, &mut model, options, &mut |done| bar.set_position(done as u64))?;
+            bar.finish_and_clear();
+            output::log(&format!("{}: {} questions in {:.1} s", task.name, result.n, started.elapsed().as_secs_f64()));
+            if let Some((path, file)) = &mut samples {
+                for line in &scores {
+                    let line = serde_json::to_string(line)?;
+                    writeln!(file, "{line}").with_context(|| format!("{}: cannot be written", path.display()))?;
+                }
+            }
+            if !json {
+                let error = |e: Option<f64>| e.map_or(String::new(), |e| format!(" ± {:.2}", 100.0 * e));
+                output::print(&format!(
+                    "{:<14} acc {:6.2}{}   acc_norm {:6.2}{}   n {}",
+                    task.name,
+                    100.0 * result.acc,
+                    error(result.acc_stderr),
+                    100.0 * result.acc_norm,
+                    error(result.acc_norm_stderr),
+                    result.n
+                ));
+            }
+            results.insert(task.name, result);
+        }
+        if let Some((path, mut file)) = samples {
+            file.flush().with_context(|| format!("{}: cannot be written", path.display()))?;
+        }
+        if json { output::print_json(&json!({ "tasks": results })) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,81 @@
+//! `grades generate`.
+
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use grades_models::generate::{Limits, generate};
+use grades_models::registry;
+use grades_models::sampling::Sampler;
+use grades_models::template::{ChatTemplate, Message};
+use grades_models::tokenizer::Tokenizer;
+use grades_models::weights::Checkpoint;
+use serde_json::json;
+
+use crate::output;
+
+/// Continue a text.
+///
+/// Without --temperature the most likely token is taken each time. With --chat the prompt is the user's message, put
+/// into the model's chat template.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A model folder in the Hugging Face layout, or a GGUF file.
+    #[arg(long)]
+    model: PathBuf,
+    /// The text to continue.
+    #[arg(long)]
+    prompt: String,
+    /// Put the prompt into the model's chat template as the user's message.
+    #[arg(long)]
+    chat: bool,
+    /// Most tokens to write.
+    #[arg(long, default_value_t = 64, visible_alias = "max-tokens")]
+    max_new_tokens: usize,
+    /// Randomness: 0 takes the most likely token, 1 follows the model's probabilities.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw only from the most likely tokens that together have this probability.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Draw only from this many of the most likely tokens; 0 for all.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl Args {
+    pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
+        let checkpoint = Checkpoint::open(&self.model)?;
+        let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
+        let model = registry::open(&checkpoint, &Device::default())?;
+        tokenizer.check_fits(model.config().vocab_size)?;
+        let prompt = if self.chat {
+            let template = ChatTemplate::of(&tokenizer)?;
+            let messages = [Message { role: "user".into(), content: self.prompt.clone() }];
+            tokenizer.encode(&template.render(&messages, true)?, false)?
+        } else {
+            tokenizer.encode(&self.prompt, true)?
+        };
+        let mut sampler = Sampler::new(self.temperature, self.top_p, self.top_k, self.seed)?;
+        let limits = Limits { max_new_tokens: self.max_new_tokens, stop: tokenizer.eos_id().into_iter().collect() };
+        let show = |piece: &str| {
+            if !json {
+                output::print_piece(piece);
+            }
+        };
+        let generated = generate(&model, &tokenizer, &prompt, &limits, &mut sampler, show)?;
+        if !json {
+            output::print("");
+            return Ok(());
+        }
+        output::print_json(&json!({
+            "prompt": self.prompt,
+            "prompt_tokens": prompt.len(),
+            "text": generated.text,
+            "tokens": generated.tokens,
+            "finished": generated.finished,
+        }))
+    }
+}

@@ -1,0 +1,100 @@
+//! `grades inspect`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use grades_models::config::HfConfig;
+use grades_models::registry;
+use grades_models::weights::Checkpoint;
+use serde_json::json;
+
+use crate::output;
+
+/// Bytes of a full fine-tune for each parameter: weight, gradient, the previous gradient that GradES compares with, and
+/// AdamW's two moments, all f32.
+const FULL_BYTES: u64 = 20;
+/// Rank of the LoRA estimate.
+const LORA_RANK: u64 = 16;
+
+/// Show what a checkpoint holds and what fine-tuning it would need.
+///
+/// Reads headers only. The memory figures are those of the parameters, gradients and optimizer state; activations come on
+/// top, and depend on the tokens of a batch.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A model folder in the Hugging Face layout, a safetensors file, or a GGUF file.
+    path: PathBuf,
+    /// List every tensor.
+    #[arg(long)]
+    tensors: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
+        let checkpoint = Checkpoint::open(&self.path)?;
+        let hf = HfConfig::new(checkpoint.config()?.clone())?;
+        let config = registry::decoder_config(&hf)?;
+        let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+        let (mut parameters, mut bytes, mut tensors) = (0, 0, Vec::new());
+        for name in checkpoint.names() {
+            let info = checkpoint.info(name)?;
+            let entry = types.entry(info.dtype.to_string()).or_default();
+            *entry = (entry.0 + 1, entry.1 + info.values() as u64);
+            parameters += info.values() as u64;
+            bytes += info.bytes;
+            tensors.push(json!({ "name": name, "shape": info.shape, "type": info.dtype.to_string() }));
+        }
+        let query = (config.num_attention_heads * config.head_dim) as u64;
+        let key = (config.num_key_value_heads * config.head_dim) as u64;
+        let (hidden, inner) = (config.hidden_size as u64, config.intermediate_size as u64);
+        let adapter = [(query, hidden), (key, hidden), (key, hidden), (hidden, query), (inner, hidden), (inner, hidden), (hidden, inner)];
+        let lora: u64 = adapter.iter().map(|(rows, columns)| LORA_RANK * (rows + columns)).sum::<u64>()
+            * config.num_hidden_layers as u64;
+        let units = config.num_hidden_layers * adapter.len();
+        let (full_memory, lora_memory) = (parameters * FULL_BYTES, 4 * parameters + lora * FULL_BYTES);
+        if json {
+            return output::print_json(&json!({
+                "path": self.path,
+                "model_type": hf.model_type()?,
+                "config": hf.value(),
+                "parameters": parameters,
+                "bytes": bytes,
+                "types": types.iter().map(|(name, (count, values))| (name.clone(), json!({ "tensors": count, "values": values }))).collect::<serde_json::Map<_, _>>(),
+                "units": units,
+                "full_memory_bytes": full_memory,
+                "lora_memory_bytes": lora_memory,
+                "lora_r": LORA_RANK,
+                "tensors": tensors,
+            }));
+        }
+        let short = output::short;
+        output::print(&format!("family      {}", hf.model_type()?));
+        output::print(&format!("parameters  {} in {}B", short(parameters), short(bytes)));
+        output::print(&format!(
+            "sizes       {} layers, hidden {hidden}, MLP {inner}, {} heads of {} ({} for keys and values), vocabulary {}{}",
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.head_dim,
+            config.num_key_value_heads,
+            config.vocab_size,
+            if config.tie_word_embeddings { ", tied embeddings" } else { "" }
+        ));
+        output::print(&format!("context     {} tokens", config.max_position_embeddings));
+        for (name, (count, values)) in &types {
+            output::print(&format!("{name:<11} {count} tensors, {} values", short(*values)));
+        }
+        output::print(&format!("units       {units} matrices that freeze one by one"));
+        output::print(&format!(
+            "memory      full fine-tune {}B, LoRA of rank {LORA_RANK} {}B, and the activations",
+            short(full_memory),
+            short(lora_memory)
+        ));
+        if self.tensors {
+            for name in checkpoint.names() {
+                let info = checkpoint.info(name)?;
+                output::print(&format!("{name}  {:?}  {}", info.shape, info.dtype));
+            }
+        }
+        Ok(())
+    }
+}

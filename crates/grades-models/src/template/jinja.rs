@@ -1,0 +1,246 @@
+//! The Jinja dialect of chat templates: what transformers adds to Jinja2, and where minijinja prints otherwise.
+
+use std::error::Error as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, escape_formatter};
+
+/// An environment holding one template under `name`.
+pub(super) fn environment(name: &'static str, source: &str) -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    environment.set_syntax(syntax);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_formatter(|out, state, value| match value.kind() {
+        // Python's spelling.
+        ValueKind::None => escape_formatter(out, state, &"None".into()),
+        ValueKind::Bool => escape_formatter(out, state, &if value.is_true() { "True" } else { "False" }.into()),
+        _ => escape_formatter(out, state, value),
+    });
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_filter("tojson", tojson);
+    environment.add_template_owned(name, without_generation_tags(source))?;
+    Ok(environment)
+}
+
+/// What went wrong, with the reasons behind it, in one line.
+pub(super) fn describe(error: &Error) -> String {
+    let mut text = match error.detail() {
+        Some(detail) => detail.to_owned(),
+        None => error.kind().to_string(),
+    };
+    if let Some(line) = error.line() {
+        text += &format!(" (line {line} of the template)");
+    }
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// `{% generation %} … {% endgeneration %}`, with which some templates mark the assistant's words, as `{% if true %}`:
+/// the same text and white space. The spans are found by rendering beginnings instead, which works for all templates.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some((before, tag)) = rest.split_once("{%") {
+        out += before;
+        out += "{%";
+        let Some((inside, after)) = tag.split_once("%}") else {
+            rest = tag;
+            continue;
+        };
+        let word = inside.trim_matches(['-', '+']).trim();
+        out += &match word {
+            "generation" => inside.replace(word, "if true"),
+            "endgeneration" => inside.replace(word, "endif"),
+            _ => {
+                rest = tag;
+                continue;
+            }
+        };
+        out += "%}";
+        rest = after;
+    }
+    out + rest
+}
+
+/// JSON as Python's `json.dumps(value, ensure_ascii=False)` writes it; minijinja's own filter escapes HTML.
+fn tojson(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<Value, Error> {
+    let indent = match indent {
+        Some(indent) => Some(indent),
+        None => options.get("indent")?,
+    };
+    let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    let _ensure_ascii: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+    let mut json = Json { out: String::new(), indent, sort_keys };
+    json.write(value, 0)?;
+    Ok(Value::from_safe_string(json.out))
+}
+
+struct Json {
+    out: String,
+    indent: Option<usize>,
+    sort_keys: bool,
+}
+
+impl Json {
+    fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        match value.kind() {
+            ValueKind::Undefined | ValueKind::None => self.out += "null",
+            ValueKind::Bool => self.out += if value.is_true() { "true" } else { "false" },
+            ValueKind::Number => self.out += &value.to_string(),
+            ValueKind::String => self.text(value),
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items: Vec<Value> = value.try_iter()?.collect();
+                self.container('[', ']', &items, depth, Self::write)?;
+            }
+            ValueKind::Map => {
+                let mut keys: Vec<Value> = value.try_iter()?.collect();
+                if self.sort_keys {
+                    keys.sort_by_key(ToString::to_string);
+                }
+                self.container('{', '}', &keys, depth, |json, key, depth| {
+                    json.text(key);
+                    json.out += ": ";
+                    json.write(&value.get_item(key)?, depth)
+                })?;
+            }
+            kind => {
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("a value of kind {kind} has no JSON form"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn text(&mut self, value: &Value) {
+        self.out += &serde_json::Value::String(value.to_string()).to_string();
+    }
+
+    fn container(
+        &mut self,
+        open: char,
+        close: char,
+        items: &[Value],
+        depth: usize,
+        mut write: impl FnMut(&mut Self, &Value, usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.out.push(open);
+        for (i, item) in items.iter().enumerate() {
+            match (i, self.indent) {
+                (0, None) => {}
+                (0, Some(_)) => self.line(depth + 1),
+                (_, None) => self.out += ", ",
+                (_, Some(_)) => {
+                    self.out.push(',');
+                    self.line(depth + 1);
+                }
+            }
+            write(self, item, depth + 1)?;
+        }
+        if self.indent.is_some() && !items.is_empty() {
+            self.line(depth);
+        }
+        self.out.push(close);
+        Ok(())
+    }
+
+    fn line(&mut self, depth: usize) {
+        self.out.push('\n');
+        self.out.extend(std::iter::repeat_n(' ', depth * self.indent.unwrap_or(0)));
+    }
+}
+
+/// The present date and time in a `strftime` format, in UTC (transformers: the local time zone).
+fn strftime_now(format: &str) -> Result<String, Error> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    strftime(format, seconds)
+}
+
+/// `seconds` since 1970 in a `strftime` format of the codes that templates use.
+pub(super) fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
+    const MONTHS: [&str; 12] = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ];
+    // The first of January 1970 was a Thursday.
+    const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+
+    let days = seconds / 86_400;
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let (year, month, day) = civil(days);
+    let month_name = MONTHS[month as usize - 1];
+    let weekday = DAYS[(days % 7) as usize];
+
+    let mut out = String::new();
+    let mut characters = format.chars();
+    while let Some(c) = characters.next() {
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        out += &match characters.next() {
+            Some('Y') => year.to_string(),
+            Some('y') => format!("{:02}", year % 100),
+            Some('m') => format!("{month:02}"),
+            Some('d') => format!("{day:02}"),
+            Some('B') => month_name.to_owned(),
+            Some('b') => month_name[..3].to_owned(),
+            Some('A') => weekday.to_owned(),
+            Some('a') => weekday[..3].to_owned(),
+            Some('H') => format!("{hour:02}"),
+            Some('I') => format!("{:02}", (hour + 11) % 12 + 1),
+            Some('M') => format!("{minute:02}"),
+            Some('S') => format!("{second:02}"),
+            Some('p') => if hour < 12 { "AM" } else { "PM" }.to_owned(),
+            Some('%') => "%".to_owned(),
+            other => {
+                let code = other.map_or_else(|| "%".to_owned(), |c| format!("%{c}"));
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("strftime_now does not know {code} in {format:?}"),
+                ));
+            }
+        };
+    }
+    Ok(out)
+}
+
+/// Year, month and day of a number of days since 1970, Gregorian.
+///
+/// Counts in years that begin on the first of March, so that the leap day comes last.
+fn civil(days: u64) -> (u64, u64, u64) {
+    const DAYS_PER_400_YEARS: u64 = 146_097;
+    // From the first of March of the year 0 to 1970.
+    let days = days + 719_468;
+    let era = days / DAYS_PER_400_YEARS;
+    let day_of_era = days % DAYS_PER_400_YEARS;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (400 * era + year_of_era + u64::from(month <= 2), month, day)
+}

@@ -1,0 +1,15 @@
+//! A loaded model as the evaluation sees it.
+
+use std::sync::Arc;
+
+use grades_models::{Decoder, host};
+
+use super::score::{LogLikelihood, ModelError};
+use crate::data::Batch;
+
+impl LogLikelihood for Decoder {
+    fn log_likelihoods(&mut self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+        let scores = Self::log_likelihoods(self, &batch.tokens(), Arc::new(batch.targets.clone()));
+        Ok(host::read("log-likelihoods", &scores, <[f32]>::to_vec)?)
+    }
+}
