@@ -146,21 +146,30 @@ pub(super) fn without_nulls(tree: Value) -> Value {
 /// may be left out, so each is tried alone (but for `method`, which says what the keys beside it mean).
 fn blame(tree: &Value, wrap: &dyn Fn(Value) -> Value) -> Option<(Vec<String>, Value, serde_json::Error)> {
     let error = serde_json::from_value::<Config>(wrap(tree.clone())).err()?;
+    // The keys beside each key, so that it can be tried without the others.
+    let beside = |map: &Map<String, Value>| -> Map<String, Value> {
+        map.get("method").map(|method| ("method".to_owned(), method.clone())).into_iter().collect()
+    };
+    // Not into a list or a mapping where none is allowed.
+    let empty = match tree {
+        Value::Object(map) => Some(Value::Object(beside(map))),
+        Value::Array(_) => Some(Value::Array(Vec::new())),
+        _ => None,
+    };
+    let allowed = empty.is_some_and(|empty| serde_json::from_value::<Config>(wrap(empty)).is_ok());
     let within = match tree {
-        Value::Object(map) => map.iter().find_map(|(key, value)| {
-            let alone = |value: Value| {
-                let mut one = Map::new();
-                if let Some(method) = map.get("method") {
-                    one.insert("method".to_owned(), method.clone());
-                }
-                one.insert(key.clone(), value);
-                wrap(Value::Object(one))
-            };
-            blame(value, &alone).map(|found| (key.clone(), found))
-        }),
-        // Not into a list where none is allowed.
-        Value::Array(_) if serde_json::from_value::<Config>(wrap(Value::Array(Vec::new()))).is_err() => None,
-        Value::Array(items) => items.iter().enumerate().find_map(|(index, item)| {
+        // `method` first: where it is wrong, every key beside it fails as well.
+        Value::Object(map) if allowed || map.contains_key("method") => {
+            map.get_key_value("method").into_iter().chain(map).find_map(|(key, value)| {
+                let alone = |value: Value| {
+                    let mut one = beside(map);
+                    one.insert(key.clone(), value);
+                    wrap(Value::Object(one))
+                };
+                blame(value, &alone).map(|found| (key.clone(), found))
+            })
+        }
+        Value::Array(items) if allowed => items.iter().enumerate().find_map(|(index, item)| {
             blame(item, &|item| wrap(Value::Array(vec![item]))).map(|found| (index.to_string(), found))
         }),
         _ => None,
@@ -192,6 +201,10 @@ fn explain(path: &[String], value: &Value, message: &str) -> ConfigError {
             (", expected u64", ", expected a whole number from 0"),
             (", expected a JSON number", ", expected a number"),
             (", expected a boolean", ", expected true or false"),
+            (", expected a string", ", expected text"),
+            (", expected path string", ", expected text"),
+            (", expected a sequence", ", expected a list"),
+            (", expected variant identifier", ", expected a method or its options"),
         ]
         .iter()
         .fold(message.to_owned(), |message, (rust, words)| message.replace(rust, words))

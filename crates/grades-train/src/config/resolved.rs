@@ -221,7 +221,9 @@ impl Config {
         const FROM_ONE: &str = "a whole number from 1";
         const COUNT_OR_SHARE: &str = "a whole number from 1 or a share between 0 and 1";
         let number = |fits: bool, key: &'static str, value: f64, allowed: &'static str| {
-            if fits { Ok(()) } else { Err(ConfigError::OutOfRange { key, value: value.to_string(), allowed }) }
+            // Debug writes small and large numbers with an exponent, and whole ones with a point.
+            let written = || format!("{value:?}").trim_end_matches(".0").to_owned();
+            if fits { Ok(()) } else { Err(ConfigError::OutOfRange { key, value: written(), allowed }) }
         };
         for (key, value) in [
             ("sequence_len", Some(self.sequence_len)),
@@ -262,18 +264,26 @@ impl Config {
     }
 
     fn validate_early_stopping(&self) -> Result<(), ConfigError> {
+        use grades::EarlyStopping;
         match &self.early_stopping {
-            grades::EarlyStopping::Grades(config) => config.validate()?,
-            grades::EarlyStopping::ValidationLoss(config) => {
-                grades::ValidationLoss::new(config.clone(), 1)?;
-                if self.val_set_size.value() == 0.0 {
-                    return Err(ConfigError::Inconsistent(
-                        "`early_stopping.method: validation_loss` needs samples to validate on; set val_set_size"
-                            .to_owned(),
-                    ));
-                }
+            // Its thresholds are checked against the units once the model is known.
+            EarlyStopping::Grades(config) => config.validate()?,
+            EarlyStopping::Aflora(_) | EarlyStopping::Loraf(_) => {
+                return Err(ConfigError::Inconsistent(format!(
+                    "`early_stopping.method: {}` belongs to `adapter: lora`, which is not supported yet",
+                    self.early_stopping.name()
+                )));
             }
-            _ => {}
+            EarlyStopping::ValidationLoss(_) if self.val_set_size.value() == 0.0 => {
+                return Err(ConfigError::Inconsistent(
+                    "`early_stopping.method: validation_loss` needs samples to validate on; set val_set_size"
+                        .to_owned(),
+                ));
+            }
+            method => {
+                let unit = grades::UnitId { tower: grades::Tower::Language, layer: 0, role: grades::Role::Q };
+                method.build(&[unit], 1)?;
+            }
         }
         Ok(())
     }

@@ -23,6 +23,14 @@ fn a_minimal_config_has_the_defaults() {
     assert_eq!((config.datasets[0].path.as_str(), config.datasets[0].kind.as_str()), ("d.jsonl", "completion"));
 }
 
+#[test]
+fn an_option_without_a_value_has_its_default() {
+    let config =
+        parse(&format!("{MINIMAL}weight_decay:\nseed: null\nearly_stopping: {{tau: null}}\n"), &["lr_scheduler="])
+            .unwrap();
+    assert_eq!(config, parse(MINIMAL, &[]).unwrap());
+}
+
 const FULL: &str = r#"
 model: models/tiny.gguf
 output_dir: runs/a
@@ -178,6 +186,7 @@ fn values_of_the_wrong_type_are_named() {
         ("threads: none", ["`threads: \"none\"`", "auto or a whole number"]),
         ("val_set_size: half", ["`val_set_size: \"half\"`", "a number"]),
         ("early_stopping: {method: magic}", ["early_stopping.method", "grades"]),
+        ("early_stopping: {tau: 3, method: magic}", ["early_stopping.method", "grades"]),
         ("early_stopping: magic", ["early_stopping.method", "grades"]),
         ("early_stopping: {tau: [1]}", ["`early_stopping.tau: [1]`", "auto"]),
         ("early_stopping: {patience: many}", ["`early_stopping.patience: \"many\"`", "whole number"]),
@@ -185,8 +194,10 @@ fn values_of_the_wrong_type_are_named() {
     ] {
         error(&format!("{MINIMAL}{line}\n"), &[], &wanted);
     }
-    error(MINIMAL, &["datasets.0.path=[1]"], &["`datasets.0.path: [1]`", "a string"]);
-    error(MINIMAL, &["datasets=d.jsonl"], &["`datasets: \"d.jsonl\"`"]);
+    error(MINIMAL, &["datasets.0.path=[1]"], &["`datasets.0.path: [1]`", "text"]);
+    error(MINIMAL, &["datasets=d.jsonl"], &["`datasets: \"d.jsonl\"`", "a list"]);
+    error(MINIMAL, &["datasets={path: d.jsonl}"], &["`datasets: {\"path\":\"d.jsonl\"}`", "a list"]);
+    error(MINIMAL, &["early_stopping=[1]"], &["`early_stopping: [1]`"]);
 }
 
 #[test]
@@ -194,7 +205,7 @@ fn values_out_of_range_are_named_with_the_range() {
     for (line, wanted) in [
         ("sequence_len: 0", ["`sequence_len: 0`", "from 1"]),
         ("max_steps: 0", ["`max_steps: 0`", "from 1"]),
-        ("learning_rate: -1e-5", ["`learning_rate: -0.00001`", "from 0"]),
+        ("learning_rate: -1e-5", ["`learning_rate: -1e-5`", "from 0"]),
         ("learning_rate: .inf", ["non-finite", "line 4"]),
         ("num_epochs: 0", ["`num_epochs: 0`", "above 0"]),
         ("adam_beta2: 1", ["`adam_beta2: 1`", "not including, 1"]),
@@ -203,6 +214,8 @@ fn values_out_of_range_are_named_with_the_range() {
         ("val_set_size: -2", ["`val_set_size: -2`", "share"]),
         ("eval_steps: 0", ["`eval_steps: 0`", "from 1"]),
         ("early_stopping: {alpha: 2}", ["early_stopping", "alpha"]),
+        ("early_stopping: {method: autofreeze, num_intervals: 0}", ["early_stopping", "num_intervals"]),
+        ("early_stopping: {method: loraf}", ["`early_stopping.method: loraf`", "not supported yet"]),
         ("early_stopping: {method: validation_loss}", ["validation_loss", "val_set_size"]),
         ("precision: bf16", ["`precision: bf16`", "not supported yet"]),
         ("adapter: lora", ["`adapter`", "not supported yet"]),
