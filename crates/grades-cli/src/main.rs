@@ -40,6 +40,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    grades_kernels::reuse_freed_memory();
     let result = match cli.command {
         Command::Train(args) => args.run(cli.json, cli.threads),
         Command::Eval(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),

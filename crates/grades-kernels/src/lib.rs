@@ -25,6 +25,7 @@
 
 mod dispatch;
 mod math;
+mod memory;
 mod threads;
 
 pub mod activations;
@@ -38,6 +39,7 @@ pub mod optimizer;
 pub mod quant;
 pub mod rope;
 
+pub use memory::{return_freed_memory, reuse_freed_memory};
 pub use threads::{set_threads, threads};
 
 #[cfg(test)]

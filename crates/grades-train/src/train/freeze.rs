@@ -151,6 +151,7 @@ impl Freezing {
             Place::Companion(companion) => companions.contains(&companion),
             Place::Always => false,
         };
+        let before = (optimizer.bytes(), self.bytes());
         for (index, parameter) in model.parameters_mut().iter_mut().enumerate() {
             if named(parameter.place, &decision.freeze, &decision.freeze_companions) {
                 parameter.set_trainable(false);
@@ -162,6 +163,9 @@ impl Freezing {
                 parameter.set_trainable(true);
                 optimizer.release(index);
             }
+        }
+        if (optimizer.bytes(), self.bytes()) != before {
+            grades_kernels::return_freed_memory();
         }
     }
 

@@ -82,12 +82,9 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let tokenizer = Tokenizer::from_checkpoint(&config.model)?;
     let sizes = registry::decoder_config(&grades_models::config::HfConfig::new(checkpoint.config()?.clone())?)?;
     tokenizer.check_fits(sizes.vocab_size)?;
-    if config.sequence_len > sizes.max_position_embeddings {
-        return Err(TrainError::Other(format!(
-            "`sequence_len: {}` is longer than the model's context of {} tokens; lower it",
-            config.sequence_len, sizes.max_position_embeddings
-        )));
-    }
+    // A model's context bounds its samples, whatever the (default) limit says.
+    let sequence_len = config.sequence_len.min(sizes.max_position_embeddings);
+    let config = &Config { sequence_len, ..config.clone() };
     // Data first: a mistake in a row shows before the model is loaded.
     let samples = data::load(&config.datasets, &Encoder::new(&tokenizer), config.token_options())?;
     let (dropped_samples, truncated_samples) = (samples.dropped, samples.truncated);

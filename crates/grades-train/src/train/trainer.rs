@@ -1,5 +1,6 @@
 //! The training loop: forward → loss → backward → measure → decide → update → log, for every method alike.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,7 +31,7 @@ pub struct Options {
     pub max_grad_norm: Option<f64>,
     /// Validates after every so many steps.
     pub eval_steps: Option<usize>,
-    /// Writes a line of metrics after every so many steps.
+    /// Where there is no progress bar, a line is logged after every so many steps.
     pub logging_steps: usize,
 }
 
@@ -90,6 +91,8 @@ pub struct Trainer<'a> {
     best: Option<Vec<Vec<f32>>>,
     dir: &'a mut RunDir,
     progress: ProgressBar,
+    /// Whether lines are logged in place of the progress bar.
+    log_lines: bool,
     outcome: Outcome,
     loss_sum: f64,
 }
@@ -134,12 +137,13 @@ impl<'a> Trainer<'a> {
             best: None,
             dir,
             progress: ProgressBar::hidden(),
+            log_lines: false,
             outcome,
             loss_sum: 0.0,
         }
     }
 
-    /// Shows a progress bar on standard error, where that is a terminal.
+    /// Shows a progress bar on standard error, or lines where that is no terminal.
     #[must_use]
     pub fn with_progress(mut self) -> Self {
         let style = "{bar:30} {pos}/{len} {msg} [{elapsed}<{eta}]";
@@ -147,6 +151,7 @@ impl<'a> Trainer<'a> {
         if let Ok(style) = ProgressStyle::with_template(style) {
             self.progress.set_style(style);
         }
+        self.log_lines = self.progress.is_hidden();
         self
     }
 
@@ -353,19 +358,20 @@ impl<'a> Trainer<'a> {
     }
 
     fn log(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
-        let planned = self.options.schedule.total_steps;
-        if metrics.step % self.options.logging_steps.max(1) == 0
-            || metrics.step == planned
-            || metrics.val_loss.is_some()
-        {
-            self.dir.metric(metrics)?;
-        }
+        self.dir.metric(metrics)?;
         let rate = metrics.tokens as f64 / metrics.seconds.max(1e-9);
         self.progress.set_position(metrics.step as u64);
-        self.progress.set_message(format!(
-            "loss {:.4} · {rate:.0} tokens/s · {}/{} frozen",
+        let validation = metrics.val_loss.map_or(String::new(), |loss| format!(" · validation {loss:.4}"));
+        let line = format!(
+            "loss {:.4}{validation} · {rate:.0} tokens/s · {}/{} frozen",
             metrics.loss, metrics.frozen_units, self.units
-        ));
+        );
+        let due = metrics.step % self.options.logging_steps.max(1) == 0 || metrics.val_loss.is_some();
+        if due && self.log_lines {
+            let total = self.options.schedule.total_steps;
+            let _ = writeln!(std::io::stderr(), "step {}/{total} · {line}", metrics.step);
+        }
+        self.progress.set_message(line);
         Ok(())
     }
 }
