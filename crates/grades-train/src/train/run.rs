@@ -78,6 +78,7 @@ struct Environment {
 /// # Errors
 /// One sentence about the file, key or row that is wrong; nothing that existed is changed.
 pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
+    RunDir::check_free(&config.output_dir)?;
     let checkpoint = Checkpoint::open(&config.model)?;
     let tokenizer = Tokenizer::from_checkpoint(&config.model)?;
     let sizes = registry::decoder_config(&grades_models::config::HfConfig::new(checkpoint.config()?.clone())?)?;
@@ -94,9 +95,10 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let loader = Loader::new(train, config.loader_options());
     let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
 
-    let mut dir = RunDir::create(&config.output_dir)?;
     let model = registry::open(&checkpoint, &Device::default().autodiff())?;
     let policy = config.early_stopping.build(&units(&model), planned_steps)?;
+    // Only now, so that a mistake in the config, the data or the model leaves nothing behind.
+    let mut dir = RunDir::create(&config.output_dir)?;
     let environment = Environment {
         version: env!("CARGO_PKG_VERSION"),
         commit: option_env!("GRADES_COMMIT"),
