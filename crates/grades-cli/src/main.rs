@@ -50,8 +50,17 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::log(&format!("error: {error:#}"));
+            output::log(&format!("error: {}", sentence(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes; a cause that the message before it already tells is not told again.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        before if before.contains(&cause) => told,
+        before => format!("{before}: {cause}"),
+    })
 }
