@@ -15,6 +15,8 @@ pub enum Place {
     Unit(UnitId),
     /// What may freeze with the units around it: a layer's norms, the input embedding.
     Companion(Companion),
+    /// The input embedding that is the head too: it freezes with the units as input only, and trains on as head.
+    Tied(Companion),
     /// What trains until the end: the last norm, an untied head.
     Always,
 }

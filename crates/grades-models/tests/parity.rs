@@ -2,6 +2,8 @@
 //!
 //! The fixtures are those of the repository, or those of the folder that `GRADES_FIXTURES` names.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -113,6 +113,8 @@ pub struct Decoder {
     norm: ParameterId,
     /// The untied head.
     head: Option<ParameterId>,
+    /// Whether a tied embedding is tracked as input too; as head it is where it is trainable.
+    input_trains: bool,
     rope: Rope,
 }
 
@@ -124,8 +126,9 @@ impl Decoder {
     pub fn load(config: DecoderConfig, source: &dyn Source, device: &Device) -> Result<Self, Error> {
         let mut builder = Builder::new(source, device);
         let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
-        let input = Place::Companion(Companion::Embedding { tower: Tower::Language });
-        let embedding = builder.add("model.embed_tokens.weight", &[vocabulary, hidden], input)?;
+        let input = Companion::Embedding { tower: Tower::Language };
+        let place = if config.tie_word_embeddings { Place::Tied(input) } else { Place::Companion(input) };
+        let embedding = builder.add("model.embed_tokens.weight", &[vocabulary, hidden], place)?;
         let layers = (0..config.num_hidden_layers).map(|index| Layer::load(&config, index, &mut builder));
         let layers = layers.collect::<Result<_, _>>()?;
         let norm = builder.add("model.norm.weight", &[hidden], Place::Always)?;
@@ -134,7 +137,7 @@ impl Decoder {
             false => Some(builder.add("lm_head.weight", &[vocabulary, hidden], Place::Always)?),
         };
         let rope = Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling);
-        Ok(Self { parameters: builder.finish(), config, embedding, layers, norm, head, rope })
+        Ok(Self { parameters: builder.finish(), config, embedding, layers, norm, head, input_trains: true, rope })
     }
 
     /// The sizes.
@@ -154,12 +157,18 @@ impl Decoder {
         &mut self.parameters
     }
 
+    /// Tracks or untracks a tied embedding as input, so that the backward pass need not reach it; as head it trains on.
+    pub fn set_tied_input_trainable(&mut self, trainable: bool) {
+        self.input_trains = trainable;
+    }
+
     /// The mean-like loss `scale · Σ −log p(target)` of a training batch, `[1]`.
     #[must_use]
     pub fn loss(&self, tokens: &Tokens, targets: Arc<Vec<i64>>, scale: f32) -> Tensor<1> {
-        let tied = self.head.is_none() && self.parameters.get(self.embedding).is_trainable();
+        let track_input = self.head.is_some() || self.input_trains;
+        let tied = self.head.is_none() && track_input && self.parameters.get(self.embedding).is_trainable();
         let tie = tied.then(Tie::default);
-        let x = self.embed(tokens, tie.clone(), true);
+        let x = self.embed(tokens, tie.clone(), track_input);
         let x = self.run_layers(x, 0, tokens, None, true);
         ops::cross_entropy(x, self.head_weight(true), CrossEntropySpec { targets, scale }, tie)
     }
@@ -182,7 +191,7 @@ impl Decoder {
         let layout = Arc::new(Layout::cached(cache.tokens, ids.len()));
         let hidden = self.hidden(&Tokens { ids: Arc::new(ids.to_vec()), layout }, Some(cache));
         cache.tokens += ids.len();
-        let last = hidden.slice([ids.len() - 1..ids.len()]);
+        let last = hidden.narrow(0, ids.len() - 1, 1);
         ops::project(last, vec![self.head_weight(false)], Vec::new(), None)
     }
 

@@ -35,7 +35,7 @@ pub fn units(model: &Decoder) -> Vec<UnitId> {
 fn unit(place: Place) -> Option<UnitId> {
     match place {
         Place::Unit(unit) => Some(unit),
-        Place::Companion(_) | Place::Always => None,
+        Place::Companion(_) | Place::Tied(_) | Place::Always => None,
     }
 }
 
@@ -149,7 +149,7 @@ impl Freezing {
         let named = |place: Place, units: &[UnitId], companions: &[Companion]| match place {
             Place::Unit(unit) => units.contains(&unit),
             Place::Companion(companion) => companions.contains(&companion),
-            Place::Always => false,
+            Place::Tied(_) | Place::Always => false,
         };
         let before = (optimizer.bytes(), self.bytes());
         for (index, parameter) in model.parameters_mut().iter_mut().enumerate() {
@@ -163,6 +163,14 @@ impl Freezing {
                 parameter.set_trainable(true);
                 optimizer.release(index);
             }
+        }
+        let tied = |companions: &[Companion]| {
+            let named = |place| matches!(place, Place::Tied(companion) if companions.contains(&companion));
+            model.parameters().iter().any(|parameter| named(parameter.place))
+        };
+        let (frozen, thawed) = (tied(&decision.freeze_companions), tied(&decision.unfreeze_companions));
+        if frozen || thawed {
+            model.set_tied_input_trainable(thawed);
         }
         if (optimizer.bytes(), self.bytes()) != before {
             grades_kernels::return_freed_memory();

@@ -211,7 +211,7 @@ impl<'a> Trainer<'a> {
         monitor_seconds += watch.elapsed().as_secs_f64() - (self.outcome.validation_seconds - before);
         drop(gradients);
 
-        let due = self.options.eval_steps.is_some_and(|every| step % every == 0);
+        let due = self.options.eval_steps.is_some_and(|every| step.is_multiple_of(every));
         if due && val_loss.is_none() {
             val_loss = self.validate()?;
         }
@@ -369,7 +369,7 @@ impl<'a> Trainer<'a> {
             "loss {:.4}{validation} · {rate:.0} tokens/s · {}/{} frozen",
             metrics.loss, metrics.frozen_units, self.units
         );
-        let due = metrics.step % self.options.logging_steps.max(1) == 0 || metrics.val_loss.is_some();
+        let due = metrics.step.is_multiple_of(self.options.logging_steps) || metrics.val_loss.is_some();
         if due && self.log_lines {
             let total = self.options.schedule.total_steps;
             let _ = writeln!(std::io::stderr(), "step {}/{total} · {line}", metrics.step);

@@ -12,9 +12,12 @@ const LABELS: usize = 6;
 /// Pairs of a query and a key that it sees.
 const PAIRS: usize = 10 * 11 / 2;
 
-/// An untied head, so that it trains whatever is frozen, and 20 samples of equal lengths.
 fn workspace() -> Workspace {
-    let workspace = Workspace::untied();
+    with_equal_samples(Workspace::new())
+}
+
+/// 20 samples of equal lengths.
+fn with_equal_samples(workspace: Workspace) -> Workspace {
     let letter = |index: usize| (b'a' + (index % 26) as u8) as char;
     let word = |seed: usize, count: usize| (0..count).map(|i| letter(seed * 7 + i * i)).collect::<String>();
     let row = |index| json!({ "prompt": word(index, 5), "completion": format!(" {}", word(index + 3, 4)) });
@@ -75,29 +78,31 @@ fn scattered_matrices_save_their_weight_gradients() {
 
 #[test]
 fn a_frozen_lower_half_ends_the_backward_pass_where_companions_follow() {
-    let workspace = workspace();
     let stop = |companions: &str| {
         format!(
             "early_stopping={{method: grades, alpha: 0.25, companions: {companions}, tau: {{\"language.0.*\": 1.0e9, \
              default: 1.0e-9}}}}"
         )
     };
-    let follow = workspace.train("follow", &[&stop("follow")]);
-    let after = count(4, LAYER, 1, LAYER);
-    assert_eq!(flops(&follow), [vec![whole(4); 3], vec![after; 5]].concat());
-    let companions: Vec<Value> =
-        follow.events().into_iter().filter(|event| event["event"] == "freeze_companion").collect();
-    assert_eq!(
-        companions,
-        [
-            json!({ "event": "freeze_companion", "step": 3, "companion": "norms", "tower": "language", "layer": 0 }),
-            json!({ "event": "freeze_companion", "step": 3, "companion": "embedding", "tower": "language" }),
-        ]
-    );
-    // Where they train on, the gradient must still reach the embedding.
-    let train = workspace.train("train", &[&stop("train")]);
-    let after = count(4, 2 * LAYER, 2, LAYER);
-    assert_eq!(flops(&train), [vec![whole(4); 3], vec![after; 5]].concat());
+    // A head trains on, be it the embedding or not.
+    for workspace in [Workspace::new(), Workspace::untied()].map(with_equal_samples) {
+        let follow = workspace.train("follow", &[&stop("follow")]);
+        let after = count(4, LAYER, 1, LAYER);
+        assert_eq!(flops(&follow), [vec![whole(4); 3], vec![after; 5]].concat());
+        let companions: Vec<Value> =
+            follow.events().into_iter().filter(|event| event["event"] == "freeze_companion").collect();
+        assert_eq!(
+            companions,
+            [
+                json!({ "event": "freeze_companion", "step": 3, "companion": "norms", "tower": "language", "layer": 0 }),
+                json!({ "event": "freeze_companion", "step": 3, "companion": "embedding", "tower": "language" }),
+            ]
+        );
+        // Where they train on, the gradient must still reach the embedding.
+        let train = workspace.train("train", &[&stop("train")]);
+        let after = count(4, 2 * LAYER, 2, LAYER);
+        assert_eq!(flops(&train), [vec![whole(4); 3], vec![after; 5]].concat());
+    }
 }
 
 #[test]

@@ -162,3 +162,17 @@ fn accumulation_changes_no_decision() {
     assert_eq!(events, frozen(&split));
     assert!(events.iter().any(|(step, _)| *step != events[0].0), "all froze at once: {events:?}");
 }
+
+#[test]
+fn a_tied_embedding_freezes_as_input_and_trains_on_as_head() {
+    let workspace = Workspace::new();
+    let stop = "early_stopping={method: grades, alpha: 0.25, companions: follow, \
+                tau: {language.0.*: 1.0e9, default: 1.0e-9}}";
+    let (run, two) = (workspace.train("run", &[stop]), workspace.train("two", &["max_steps=2"]));
+    let (end, then) = (run.weights(), two.weights());
+    for (name, end) in &end {
+        assert_eq!(name.contains("layers.0."), *end == then[name], "{name}");
+    }
+    let norms = 2 * 32;
+    assert_eq!(run.metric("/optimizer_bytes")[7], (8 * (ALL - LAYER - norms)) as f64);
+}

@@ -31,8 +31,10 @@ fn batch<'a>(samples: impl IntoIterator<Item = &'a Tokenized>) -> Batch {
     batch
 }
 
-/// The summed loss over the labels, and every parameter's gradient.
-fn loss_and_gradients(model: &Decoder, batch: &Batch, targets: Vec<i64>) -> (f32, Vec<(String, Vec<f32>)>) {
+/// The summed loss over the labels, and every parameter's gradient by its name.
+type LossAndGradients = (f32, Vec<(String, Vec<f32>)>);
+
+fn loss_and_gradients(model: &Decoder, batch: &Batch, targets: Vec<i64>) -> LossAndGradients {
     let loss = model.loss(&batch.tokens(), Arc::new(targets), 1.0);
     let value = host::read("loss", &loss, |loss| loss[0]).unwrap();
     let mut found = loss.backward();
@@ -53,7 +55,7 @@ fn models() -> [Decoder; 2] {
 }
 
 #[track_caller]
-fn assert_equal(found: &(f32, Vec<(String, Vec<f32>)>), expected: &(f32, Vec<(String, Vec<f32>)>)) {
+fn assert_equal(found: &LossAndGradients, expected: &LossAndGradients) {
     assert!((found.0 / expected.0 - 1.0).abs() < 1e-5, "loss {} against {}", found.0, expected.0);
     for ((name, found), (_, expected)) in found.1.iter().zip(&expected.1) {
         let error = relative_error(found, expected);
@@ -85,7 +87,7 @@ fn a_packed_row_has_the_sum_of_its_samples() {
     for model in models() {
         let samples = samples();
         let packed = batch(&samples);
-        let mut sum: Option<(f32, Vec<(String, Vec<f32>)>)> = None;
+        let mut sum: Option<LossAndGradients> = None;
         for sample in &samples {
             let alone = batch([sample]);
             let (loss, gradients) = loss_and_gradients(&model, &alone, alone.targets.clone());
