@@ -50,8 +50,21 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::log(&format!("error: {error:#}"));
+            output::log(&format!("error: {}", sentence(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes in one sentence; a cause that the message before already tells is left out.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if sentence.is_empty() {
+            sentence = cause;
+        } else if !sentence.contains(&cause) {
+            sentence = format!("{sentence}: {cause}");
+        }
+    }
+    sentence
 }
