@@ -47,10 +47,8 @@ fn a_real_model_writes_trains_freezes_and_writes_again() {
     assert_eq!((&summary["steps"], &summary["stopped_by"]), (&4.into(), &"all_frozen".into()), "{summary}");
     assert_eq!((&summary["units"], &summary["frozen_units"]), (&210.into(), &210.into()));
     let metrics = std::fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
-    let losses: Vec<f64> = metrics
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap())
-        .collect();
+    let losses: Vec<f64> =
+        metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap()).collect();
     assert!(losses.last() < losses.first(), "the loss does not fall: {losses:?}");
 
     let trained = format!("{run}/model");

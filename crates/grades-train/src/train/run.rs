@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use grades::EarlyStopping;
 use grades_models::ops::Flops;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
@@ -97,7 +96,9 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
 
     let mut dir = RunDir::create(&config.output_dir)?;
     let model = registry::open(&checkpoint, &Device::default().autodiff())?;
-    let policy = early_stopping(config, planned_steps).build(&units(&model), planned_steps)?;
+    let warmup_steps = config.schedule(planned_steps).warmup_steps;
+    let early_stopping = config.early_stopping.clone().for_schedule(warmup_steps, loader.steps_per_epoch());
+    let policy = early_stopping.build(&units(&model), planned_steps)?;
     let environment = Environment {
         version: env!("CARGO_PKG_VERSION"),
         commit: option_env!("GRADES_COMMIT"),
@@ -125,17 +126,6 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let summary = summary(&dir, &model, &outcome, planned_steps);
     dir.write("summary.json", &json(&summary)?)?;
     Ok(summary)
-}
-
-/// The early stopping of the config; `tau: auto` learns how long the warm-up is.
-fn early_stopping(config: &Config, planned_steps: usize) -> EarlyStopping {
-    let mut early_stopping = config.early_stopping.clone();
-    if let EarlyStopping::Grades(grades) = &mut early_stopping
-        && grades.auto.warmup_steps == 0
-    {
-        grades.auto.warmup_steps = config.schedule(planned_steps).warmup_steps;
-    }
-    early_stopping
 }
 
 fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Options {
