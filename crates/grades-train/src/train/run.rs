@@ -95,6 +95,12 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
 
     let resumed = config.resume_from_checkpoint.as_deref();
+    if let Some(checkpoint) = resumed.filter(|checkpoint| !checkpoint.join("state.json").is_file()) {
+        return Err(TrainError::Other(format!(
+            "`resume_from_checkpoint: {}` is not a checkpoint; give a folder such as runs/first/checkpoints/step-000100",
+            checkpoint.display()
+        )));
+    }
     let mut dir = match resumed {
         Some(checkpoint) => RunDir::resume(&config.output_dir, checkpoint)?,
         None => RunDir::create(&config.output_dir)?,
