@@ -210,6 +210,8 @@ impl<'a> Trainer<'a> {
     /// If the loss is not finite, or a file cannot be written.
     pub fn train(mut self) -> Result<(Decoder, Outcome), TrainError> {
         let planned = self.options.schedule.total_steps;
+        let in_force = self.policy.in_force();
+        self.freezing.apply(&in_force, &mut self.model, &mut self.optimizer);
         let before_first = self.policy.wants(0);
         if self.outcome.steps == 0 && before_first != Wants::default() {
             self.observe_after_update(0, before_first, &Measured::default(), &mut Vec::new())?;
