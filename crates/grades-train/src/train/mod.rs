@@ -6,6 +6,7 @@ pub mod memory;
 pub mod optimizer;
 mod run;
 pub mod run_dir;
+pub(crate) mod step;
 pub mod trainer;
 
 use std::io;

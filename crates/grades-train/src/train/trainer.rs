@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use grades::{Decision, Observation, Policy, StopReason, Wants};
-use grades_kernels::optimizer::axpy;
 use grades_models::ops::Flops;
 use grades_models::{Decoder, host};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,6 +15,7 @@ use super::checkpoint::{self, Progress};
 use super::freeze::{Freezing, Gradients, Measured};
 use super::optimizer::{Optimizer, Rule};
 use super::run_dir::RunDir;
+use super::step::{self, Pass};
 use super::{TrainError, memory};
 use crate::data::{Batch, Loader};
 use crate::schedule::Schedule;
@@ -235,11 +235,10 @@ impl<'a> Trainer<'a> {
 
     /// One step of the optimizer, `step` counted from 1.
     fn step(&mut self, step: usize) -> Result<Option<StopReason>, TrainError> {
-        let (started, flops) = (Instant::now(), Flops::executed());
+        let started = Instant::now();
         let validated = self.outcome.validation_seconds;
         let batches = self.loader.step(step - 1);
-        let (loss, mut gradients) = self.backward(step, &batches)?;
-        let flops = Flops::executed().since(&flops);
+        let Pass { loss, mut gradients, flops, .. } = step::pass(&self.model, step, &batches)?;
 
         // Algorithm 1: a matrix that freezes at this step is not updated any more.
         let wants = self.policy.wants(step);
@@ -252,7 +251,8 @@ impl<'a> Trainer<'a> {
         let mut monitor_seconds = watch.elapsed().as_secs_f64();
 
         let learning_rate = self.options.schedule.rate(step - 1);
-        self.update(&gradients, learning_rate, measured.gradient_norm)?;
+        let scale = step::clip(self.options.max_grad_norm, measured.gradient_norm);
+        step::update(&mut self.model, &mut self.optimizer, &gradients, learning_rate, scale)?;
 
         let watch = Instant::now();
         let before = self.outcome.validation_seconds;
@@ -291,49 +291,6 @@ impl<'a> Trainer<'a> {
         };
         self.log(&metrics)?;
         Ok(stop)
-    }
-
-    /// The mean loss per predicted token over a step's micro-batches, and its gradients.
-    fn backward(&self, step: usize, batches: &[Batch]) -> Result<(f64, Gradients), TrainError> {
-        let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
-        let mut gradients: Gradients = self.model.parameters().iter().map(|_| None).collect();
-        let mut total = 0.0;
-        for batch in batches {
-            let loss = self.model.loss(&batch.tokens(), Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
-            total += host::read("loss", &loss, |loss| loss.first().copied().map_or(f64::NAN, f64::from))?;
-            if !total.is_finite() {
-                let samples: Vec<String> = batch.samples.iter().map(ToString::to_string).collect();
-                return Err(TrainError::Loss { step, loss: total, samples: samples.join(", ") });
-            }
-            if !loss.is_tracked() {
-                continue;
-            }
-            let mut found = loss.backward();
-            for (parameter, sum) in self.model.parameters().iter().zip(&mut gradients) {
-                let Some(gradient) = parameter.value.grad_remove(&mut found) else { continue };
-                match sum {
-                    None => *sum = Some(gradient),
-                    Some(sum) => host::read(&parameter.name, &gradient, |gradient| {
-                        host::update(&parameter.name, sum, |sum| axpy(1.0, gradient, sum))
-                    })??,
-                }
-            }
-        }
-        Ok((total, gradients))
-    }
-
-    /// Moves every parameter that still trains along its gradient, clipped to the global norm.
-    fn update(&mut self, gradients: &Gradients, learning_rate: f64, norm: f64) -> Result<(), TrainError> {
-        // As torch.nn.utils.clip_grad_norm_.
-        let scale = self.options.max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0)) as f32;
-        for (index, (parameter, gradient)) in self.model.parameters_mut().iter_mut().zip(gradients).enumerate() {
-            let Some(gradient) = gradient.as_ref().filter(|_| parameter.is_trainable()) else { continue };
-            let name = parameter.name.clone();
-            host::read(&name, gradient, |gradient| {
-                self.optimizer.update(index, parameter, gradient, learning_rate, scale)
-            })??;
-        }
-        Ok(())
     }
 
     /// Tells the policy what it wants to know before the update, and carries its decision out.
