@@ -61,6 +61,11 @@ impl Args {
         let tasks = self.tasks.iter().map(|name| Task::find(name)).collect::<Result<Vec<_>, _>>()?;
         let load = |task: &&'static Task| Ok((*task, task.load(&self.data_dir, self.split.as_deref(), self.limit)?));
         let questions: Vec<_> = tasks.iter().map(load).collect::<anyhow::Result<_>>()?;
+        let checkpoint = Checkpoint::open(&self.model)?;
+        let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
+        let mut model = registry::open(&checkpoint, &Device::default())?;
+        tokenizer.check_fits(model.config().vocab_size)?;
+        // Only now, so that a mistake in the data or the model leaves no empty file behind.
         let mut samples = match &self.samples {
             Some(path) => {
                 let file = File::create_new(path);
@@ -69,10 +74,6 @@ impl Args {
             }
             None => None,
         };
-        let checkpoint = Checkpoint::open(&self.model)?;
-        let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
-        let mut model = registry::open(&checkpoint, &Device::default())?;
-        tokenizer.check_fits(model.config().vocab_size)?;
         let options = ScoreOptions { max_length: model.config().max_position_embeddings, batch_tokens: BATCH_TOKENS };
         let mut results = BTreeMap::new();
         for (task, questions) in questions {

@@ -315,6 +315,7 @@ trait Detached: Backend {
 
 impl<B: Ops, C: CheckpointStrategy> Detached for Autodiff<B, C> {
     fn detached(tensor: &FloatTensor<Self>) -> FloatTensor<Self> {
-        <Self as burn::backend::ops::FloatTensorOps<Self>>::float_detach(tensor.clone())
+        // Not `float_detach`, which leaves a tracked leaf tracked.
+        <Self as burn::backend::ops::FloatTensorOps<Self>>::float_set_require_grad(tensor.clone(), false)
     }
 }

@@ -78,6 +78,18 @@ struct Environment {
 /// # Errors
 /// One sentence about the file, key or row that is wrong; nothing that existed is changed.
 pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
+    let resumed = config.resume_from_checkpoint.as_deref();
+    match resumed.filter(|checkpoint| !checkpoint.join("state.json").is_file()) {
+        Some(checkpoint) => {
+            return Err(TrainError::Other(format!(
+                "`resume_from_checkpoint: {}` is not a checkpoint; give a folder such as \
+                 runs/first/checkpoints/step-000100",
+                checkpoint.display()
+            )));
+        }
+        None if resumed.is_none() => RunDir::check_free(&config.output_dir)?,
+        None => {}
+    }
     let checkpoint = Checkpoint::open(&config.model)?;
     let tokenizer = Tokenizer::from_checkpoint(&config.model)?;
     let sizes = registry::decoder_config(&grades_models::config::HfConfig::new(checkpoint.config()?.clone())?)?;
@@ -94,21 +106,15 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let loader = Loader::new(train, config.loader_options());
     let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
 
-    let resumed = config.resume_from_checkpoint.as_deref();
-    if let Some(checkpoint) = resumed.filter(|checkpoint| !checkpoint.join("state.json").is_file()) {
-        return Err(TrainError::Other(format!(
-            "`resume_from_checkpoint: {}` is not a checkpoint; give a folder such as runs/first/checkpoints/step-000100",
-            checkpoint.display()
-        )));
-    }
-    let mut dir = match resumed {
-        Some(checkpoint) => RunDir::resume(&config.output_dir, checkpoint)?,
-        None => RunDir::create(&config.output_dir)?,
-    };
     let model = registry::open(&checkpoint, &Device::default().autodiff())?;
     let warmup_steps = config.schedule(planned_steps).warmup_steps;
     let early_stopping = config.early_stopping.clone().for_schedule(warmup_steps, loader.steps_per_epoch());
     let policy = early_stopping.build(&units(&model), planned_steps)?;
+    // Only now, so that a mistake in the config, the data or the model leaves nothing behind.
+    let mut dir = match resumed {
+        Some(checkpoint) => RunDir::resume(&config.output_dir, checkpoint)?,
+        None => RunDir::create(&config.output_dir)?,
+    };
     let environment = Environment {
         version: env!("CARGO_PKG_VERSION"),
         commit: option_env!("GRADES_COMMIT"),
@@ -125,8 +131,11 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         units: units(&model).len(),
         planned_steps,
     };
-    dir.write("config.yaml", config.to_yaml().map_err(|e| TrainError::Other(e.to_string()))?.as_bytes())?;
-    dir.write("environment.json", &json(&environment)?)?;
+    // A run that goes on in its own directory keeps what it began with.
+    if !dir.path().join("config.yaml").exists() {
+        dir.write("config.yaml", config.to_yaml().map_err(|e| TrainError::Other(e.to_string()))?.as_bytes())?;
+        dir.write("environment.json", &json(&environment)?)?;
+    }
 
     let options = options(config, planned_steps, loader.steps_per_epoch());
     let trainer = Trainer::new(model, policy, loader, &validation, options, &mut dir);

@@ -51,12 +51,18 @@ impl RunDir {
     /// # Errors
     /// If there is already something in it (a run is never overwritten), or it cannot be made.
     pub fn create(path: &Path) -> Result<Self, TrainError> {
-        let occupied = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
-        if occupied || path.is_file() {
-            return Err(TrainError::RunExists { path: path.into() });
-        }
+        Self::check_free(path)?;
         fs::create_dir_all(path).map_err(|source| TrainError::io(path, source))?;
         Self::open(path, false)
+    }
+
+    /// Whether [`create`](Self::create) could make a directory there: to be asked before long work.
+    ///
+    /// # Errors
+    /// If there is already something in it.
+    pub fn check_free(path: &Path) -> Result<(), TrainError> {
+        let occupied = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+        if occupied || path.is_file() { Err(TrainError::RunExists { path: path.into() }) } else { Ok(()) }
     }
 
     /// Goes on after `checkpoint` (`…/step-000120`): in the interrupted run's own directory, whose logs are cut back to

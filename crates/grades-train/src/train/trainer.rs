@@ -256,8 +256,9 @@ impl<'a> Trainer<'a> {
 
         let watch = Instant::now();
         let before = self.outcome.validation_seconds;
+        let mut val_loss = None;
         if wants.after_update() {
-            stop = self.observe_after_update(step, wants, &measured, &mut gradients)?;
+            (stop, val_loss) = self.observe_after_update(step, wants, &measured, &mut gradients)?;
         } else {
             self.freezing.keep(&self.model, &mut gradients, &measured, &wants)?;
         }
@@ -265,7 +266,9 @@ impl<'a> Trainer<'a> {
         drop(gradients);
 
         let due = self.options.eval_steps.is_some_and(|every| step.is_multiple_of(every));
-        let val_loss = if due { self.validate()? } else { None };
+        if due && val_loss.is_none() {
+            val_loss = self.validate()?;
+        }
         let seconds = started.elapsed().as_secs_f64();
         self.outcome.seconds += seconds;
         self.outcome.monitor_seconds += monitor_seconds;
@@ -318,20 +321,20 @@ impl<'a> Trainer<'a> {
         Ok(decision.stop)
     }
 
-    /// The same for what is only known after the update: moved weights, the validation loss.
+    /// The same for what is only known after the update: moved weights, and the validation loss, which it returns too.
     fn observe_after_update(
         &mut self,
         step: usize,
         wants: Wants,
         measured: &Measured,
         gradients: &mut Gradients,
-    ) -> Result<Option<StopReason>, TrainError> {
+    ) -> Result<(Option<StopReason>, Option<f64>), TrainError> {
         let units = if wants.measure { self.freezing.measure_weights(&self.model, wants.norm)? } else { Vec::new() };
         let validation_loss = if wants.validation_loss { self.validate()? } else { None };
         let moved = Measured { gradient_norm: measured.gradient_norm, units };
         let stop = self.observe(step, &wants, &moved, Some(gradients), validation_loss)?;
         self.freezing.keep(&self.model, gradients, measured, &wants)?;
-        Ok(stop)
+        Ok((stop, validation_loss))
     }
 
     fn apply(&mut self, decision: &Decision) -> Result<(), TrainError> {

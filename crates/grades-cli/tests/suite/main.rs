@@ -1,0 +1,11 @@
+//! The built program from outside: its results as JSON, and what it says to mistakes.
+
+#[cfg(test)]
+mod mistakes;
+#[cfg(test)]
+mod program;
+#[cfg(test)]
+mod results;
+#[cfg(test)]
+#[path = "../../../grades-train/tests/suite/tiny_checkpoint.rs"]
+mod tiny_checkpoint;

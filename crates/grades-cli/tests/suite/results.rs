@@ -1,0 +1,143 @@
+//! What each verb prints when all is well.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::program::Workspace;
+
+fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[track_caller]
+fn assert_keys(value: &Value, expected: &[&str]) {
+    let found = keys(value);
+    for key in expected {
+        assert!(found.contains(key), "`{key}` is not among {found:?}");
+    }
+}
+
+#[test]
+fn every_verb_explains_itself() {
+    let workspace = Workspace::new();
+    let whole = workspace.call(&["--help"]);
+    assert!(whole.succeeded());
+    for (verb, option) in
+        [("train", "KEY=VALUE"), ("eval", "--tasks"), ("generate", "--temperature"), ("inspect", "--tensors")]
+    {
+        assert!(whole.stdout().contains(verb));
+        let called = workspace.call(&[verb, "--help"]);
+        assert!(called.succeeded(), "{}", called.stderr());
+        for part in ["Usage:", option, "--json", "--threads"] {
+            assert!(called.stdout().contains(part), "{verb}: no {part}");
+        }
+    }
+    assert!(workspace.call(&["--version"]).stdout().contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn train_prints_the_summary_of_its_directory() {
+    let workspace = Workspace::new();
+    let summary = workspace.json(&["train", "config.yaml"]);
+    assert_keys(
+        &summary,
+        &[
+            "run_dir",
+            "model_dir",
+            "steps",
+            "planned_steps",
+            "stopped_by",
+            "seconds",
+            "tokens",
+            "units",
+            "frozen_units",
+            "train_loss",
+            "val_loss",
+            "flops",
+            "peak_memory_bytes",
+        ],
+    );
+    assert_keys(&summary["flops"], &["forward", "input_gradient", "weight_gradient"]);
+    assert_eq!((&summary["steps"], &summary["planned_steps"]), (&3.into(), &3.into()));
+    assert_eq!((&summary["units"], &summary["frozen_units"]), (&14.into(), &0.into()));
+    let saved: Value = serde_json::from_slice(&fs::read(workspace.path("run/summary.json")).unwrap()).unwrap();
+    assert_eq!(summary, saved);
+
+    let text = workspace.call(&["train", "config.yaml", "output_dir=plain", "max_steps=1", "logging_steps=1"]);
+    assert!(text.succeeded(), "{}", text.stderr());
+    assert!(text.stdout().contains("1 of 1") && text.stdout().contains("plain/model"), "{}", text.stdout());
+    assert!(text.stderr().contains("step 1/1"), "{}", text.stderr());
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let workspace = Workspace::new();
+    let model = |run: &str, threads: &str| {
+        let output = format!("output_dir={run}");
+        workspace.json(&["train", "config.yaml", &output, "--threads", threads]);
+        fs::read(workspace.path(run).join("model/model.safetensors")).unwrap()
+    };
+    assert!(model("one", "1") == model("three", "3"), "1 and 3 threads give different models");
+}
+
+#[test]
+fn eval_prints_every_task_and_writes_every_question() {
+    let workspace = Workspace::new();
+    let eval = ["eval", "--model", "model", "--tasks", "piqa", "--data-dir", ".", "--samples", "samples.jsonl"];
+    let result = workspace.json(&eval);
+    assert_eq!(keys(&result), ["tasks"]);
+    let piqa = &result["tasks"]["piqa"];
+    assert_keys(piqa, &["acc", "acc_norm", "n"]);
+    assert_eq!(piqa["n"], 5);
+    let text = fs::read_to_string(workspace.path("samples.jsonl")).unwrap();
+    let samples: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(samples.len(), 5);
+    for (index, sample) in samples.iter().enumerate() {
+        assert_keys(sample, &["task", "index", "loglikelihoods", "target", "acc", "acc_norm"]);
+        assert_eq!((&sample["index"], &sample["target"]), (&index.into(), &(index % 2).into()));
+        let likelihoods: Vec<f64> = serde_json::from_value(sample["loglikelihoods"].clone()).unwrap();
+        assert_eq!(sample["acc"], u8::from(likelihoods[index % 2] > likelihoods[1 - index % 2]));
+    }
+    let mean = samples.iter().map(|sample| sample["acc"].as_f64().unwrap()).sum::<f64>() / 5.0;
+    assert_eq!(piqa["acc"], mean);
+
+    let limited = workspace.json(&["eval", "--model", "model", "--tasks", "piqa", "--data-dir", ".", "--limit", "2"]);
+    assert_eq!(limited["tasks"]["piqa"]["n"], 2);
+}
+
+#[test]
+fn generate_repeats_itself() {
+    let workspace = Workspace::new();
+    let prompt = ["generate", "--model", "model", "--prompt", "the red fox", "--max-new-tokens", "8"];
+    let greedy = workspace.json(&prompt);
+    assert_keys(&greedy, &["prompt", "prompt_tokens", "text", "tokens", "finished"]);
+    assert_eq!((&greedy["prompt"], &greedy["prompt_tokens"]), (&"the red fox".into(), &11.into()));
+    assert!(greedy["tokens"].as_array().unwrap().len() <= 8);
+    assert_eq!(workspace.json(&prompt), greedy);
+    let drawn =
+        |seed| workspace.json(&[&prompt[..], &["--temperature", "3", "--top-p", "0.99", "--seed", seed][..]].concat());
+    assert_eq!(drawn("1"), drawn("1"));
+    assert_ne!(drawn("1"), drawn("2"));
+    // As text: the continuation and a new line.
+    let text = workspace.call(&prompt);
+    assert_eq!(text.stdout(), format!("{}\n", greedy["text"].as_str().unwrap()));
+}
+
+#[test]
+fn inspect_tells_sizes_tensors_and_memory() {
+    let workspace = Workspace::new();
+    let found = workspace.json(&["inspect", "model"]);
+    assert_keys(&found, &["model_type", "config", "parameters", "types", "tensors", "units"]);
+    assert_keys(&found, &["full_memory_bytes", "lora_memory_bytes"]);
+    let parameters = 96 * 32 + 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32 + 2 * 32) + 32;
+    assert_eq!((&found["parameters"], &found["units"]), (&parameters.into(), &14.into()));
+    assert_eq!(found["model_type"], "llama");
+    assert_eq!(found["tensors"].as_array().unwrap().len(), 1 + 2 * 9 + 1);
+    let q = found["tensors"].as_array().unwrap().iter().find(|t| t["name"] == "model.layers.0.self_attn.q_proj.weight");
+    assert_eq!(q.unwrap()["shape"], serde_json::json!([32, 32]));
+    let text = workspace.call(&["inspect", "model", "--tensors"]);
+    assert!(text.stdout().contains("llama") && text.stdout().contains("model.layers.1.mlp.down_proj.weight"));
+}

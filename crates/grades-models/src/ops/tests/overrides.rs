@@ -1,0 +1,240 @@
+//! Every override of the CPU backend equals the default body of stock operations, on shapes that are no multiple of
+//! any vector or block.
+
+use std::sync::Arc;
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+
+use super::{attention, packed, random, read, relative_error, rope, tensor, values};
+use crate::ops::{Activation, AttentionSpec, CrossEntropySpec, IGNORE, Layout, Ops, Tensors, stock};
+
+#[track_caller]
+fn assert_same(what: &str, found: FlexTensor, expected: FlexTensor) {
+    let ((found_shape, found), (expected_shape, expected)) = (read(found), read(expected));
+    assert_eq!(found_shape, expected_shape, "{what}: shape");
+    let error = relative_error(&found, &expected);
+    assert!(error < 1e-5, "{what} differs by {error:.2e}");
+}
+
+fn list(tensors: impl IntoIterator<Item = FlexTensor>) -> Tensors<Flex> {
+    Tensors(tensors.into_iter().collect())
+}
+
+/// Tokens, input width, output widths.
+const PROJECTIONS: [(usize, usize, &[usize]); 5] =
+    [(1, 7, &[5]), (3, 5, &[4, 2, 3]), (13, 33, &[17, 8, 8]), (1, 65, &[31, 1]), (70, 65, &[67])];
+
+#[test]
+fn project() {
+    for (tokens, width, outs) in PROJECTIONS {
+        let total: usize = outs.iter().sum();
+        let x = random(1, tokens, width);
+        let weights = list(outs.iter().enumerate().map(|(i, &out)| random(10 + i as u64, out, width)));
+        let biases = || list(outs.iter().enumerate().map(|(i, &out)| random(20 + i as u64, 1, out)));
+        for (with_bias, with_residual) in [(false, false), (true, false), (false, true), (true, true)] {
+            let biases = if with_bias { biases() } else { list([]) };
+            let residual = list(with_residual.then(|| random(30, tokens, total)));
+            let found = <Flex as Ops>::project(x.clone(), weights.clone(), biases.clone(), residual.clone());
+            let expected = stock::project::<Flex>(x.clone(), weights.clone(), biases, residual);
+            assert_same(
+                &format!("{tokens}·{width}→{outs:?}, bias {with_bias}, residual {with_residual}"),
+                found,
+                expected,
+            );
+        }
+        let dy = random(2, tokens, total);
+        let found = <Flex as Ops>::project_input_gradient(dy.clone(), weights.clone());
+        assert_same("input gradient", found, stock::project_input_gradient::<Flex>(dy.clone(), weights));
+        let mut first = 0;
+        for &rows in outs {
+            let found = <Flex as Ops>::project_weight_gradient(dy.clone(), x.clone(), first, rows);
+            let expected = stock::project_weight_gradient::<Flex>(dy.clone(), x.clone(), first, rows);
+            assert_same("weight gradient", found, expected);
+            first += rows;
+        }
+    }
+}
+
+#[test]
+fn rms_norm() {
+    for (rows, width) in [(1, 1), (1, 7), (5, 33), (67, 100)] {
+        let (x, scale, dy) = (random(1, rows, width), random(2, 1, width), random(3, rows, width));
+        let (y, inverse) = <Flex as Ops>::rms_norm_forward(x.clone(), scale.clone(), 1e-3);
+        let (expected, expected_inverse) = stock::rms_norm_forward::<Flex>(x.clone(), scale.clone(), 1e-3);
+        assert_same("norm", y.clone(), expected);
+        assert_same("inverse", inverse, expected_inverse.clone());
+        assert_same("norm alone", <Flex as Ops>::rms_norm(x.clone(), scale.clone(), 1e-3), y);
+        for want_scale in [false, true] {
+            let arguments = (dy.clone(), x.clone(), scale.clone(), expected_inverse.clone());
+            let (dy, x, scale, inverse) = arguments.clone();
+            let (dx, dscale) = <Flex as Ops>::rms_norm_backward(dy, x, scale, inverse, want_scale);
+            let (dy, x, scale, inverse) = arguments;
+            let (expected_dx, expected_dscale) = stock::rms_norm_backward::<Flex>(dy, x, scale, inverse, want_scale);
+            // With one column dx is all cancellation but for eps.
+            if width > 1 {
+                assert_same("dx", dx, expected_dx);
+            }
+            match (dscale, expected_dscale) {
+                (Some(found), Some(expected)) => assert_same("dscale", found, expected),
+                (found, expected) => assert!(found.is_none() && expected.is_none() && !want_scale),
+            }
+        }
+    }
+}
+
+/// Grouped and ungrouped heads, one token and several samples, sliding windows, keys from a cache.
+fn attentions() -> Vec<AttentionSpec> {
+    let layouts = [packed(&[1]), packed(&[1, 5, 3]), packed(&[17]), packed(&[4, 1, 1, 12])];
+    let mut specs = Vec::new();
+    for (heads, kv_heads, head_dim) in [(1, 1, 2), (4, 2, 6), (3, 1, 8), (5, 5, 10)] {
+        for layout in &layouts {
+            for window in [None, Some(1), Some(3), Some(100)] {
+                let spec = attention(heads, kv_heads, head_dim, layout.clone());
+                specs.push(AttentionSpec { window, rope: window.is_none().then(|| rope(head_dim)), ..spec.clone() });
+                if window.is_none() {
+                    specs.push(AttentionSpec { causal: false, ..spec });
+                }
+            }
+        }
+    }
+    specs
+}
+
+#[test]
+fn split_heads_and_join_heads() {
+    for spec in attentions() {
+        let tokens = spec.layout.positions.len();
+        let qkv = random(1, tokens, spec.query_width() + 2 * spec.key_width());
+        let (q, k, v) = <Flex as Ops>::split_heads(qkv.clone(), spec.clone());
+        let (expected_q, expected_k, expected_v) = stock::split_heads::<Flex>(qkv, &spec);
+        for (found, expected) in [(&q, expected_q), (&k, expected_k), (&v, expected_v)] {
+            assert_same("split", found.clone(), expected);
+        }
+        let joined = <Flex as Ops>::join_heads(q.clone(), k.clone(), v.clone(), spec.clone());
+        assert_same("joined", joined, stock::join_heads::<Flex>(q, k, v, &spec));
+    }
+}
+
+#[test]
+fn attend() {
+    let cached = [(5, 1), (5, 3), (0, 4)].map(|(past, tokens)| attention(4, 2, 6, Layout::cached(past, tokens)));
+    let windowed = cached.clone().map(|spec| AttentionSpec { window: Some(3), ..spec });
+    for spec in attentions().into_iter().chain(cached).chain(windowed) {
+        let tokens = spec.layout.positions.len();
+        let keys = spec.layout.segments.iter().map(|segment| segment.key.end).max().unwrap();
+        let q = random(1, tokens, spec.query_width());
+        let (k, v) = (random(2, keys, spec.key_width()), random(3, keys, spec.key_width()));
+        let (out, lse) = <Flex as Ops>::attend(q.clone(), k.clone(), v.clone(), spec.clone());
+        let (expected, expected_lse) = stock::attend::<Flex>(q.clone(), k.clone(), v.clone(), &spec);
+        assert_same(&format!("output of {spec:?}"), out, expected.clone());
+        assert_same("log-sum-exp", lse, expected_lse.clone());
+        if keys > tokens {
+            continue;
+        }
+        let dout = random(4, tokens, spec.query_width());
+        let (out, lse) = (expected, expected_lse);
+        let found = <Flex as Ops>::attend_backward(
+            dout.clone(),
+            q.clone(),
+            k.clone(),
+            v.clone(),
+            out.clone(),
+            lse.clone(),
+            spec.clone(),
+        );
+        let expected = stock::attend_backward::<Flex>(dout, q, k, v, out, lse, &spec);
+        // A token that sees itself alone has no gradient in its scores: compare such q and k absolutely.
+        let alone = spec.window == Some(1) || spec.layout.segments.iter().all(|segment| segment.query.len() == 1);
+        if alone {
+            for gradient in [found.0, found.1] {
+                assert!(read(gradient).1.iter().all(|g| g.abs() < 1e-6), "{spec:?}");
+            }
+        } else {
+            assert_same(&format!("dq of {spec:?}"), found.0, expected.0);
+            assert_same("dk", found.1, expected.1);
+        }
+        assert_same("dv", found.2, expected.2);
+    }
+}
+
+#[test]
+fn self_attention() {
+    for spec in attentions() {
+        let tokens = spec.layout.positions.len();
+        let qkv = random(1, tokens, spec.query_width() + 2 * spec.key_width());
+        let (q, k, v) = stock::split_heads::<Flex>(qkv.clone(), &spec);
+        let (expected, _) = stock::attend::<Flex>(q, k, v, &spec);
+        assert_same(&format!("{spec:?}"), <Flex as Ops>::self_attention(qkv, spec), expected);
+    }
+}
+
+#[test]
+fn gated_activation() {
+    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+        for (rows, width) in [(1, 1), (1, 5), (9, 33)] {
+            // Wide enough for both tails.
+            let gate_up: Vec<f32> = values(1, rows * 2 * width).iter().map(|v| 6.0 * v).collect();
+            let gate_up = tensor(gate_up, rows, 2 * width);
+            let dy = random(2, rows, width);
+            let found = <Flex as Ops>::gated_activation(gate_up.clone(), activation);
+            let expected = stock::gated_activation::<Flex>(gate_up.clone(), activation);
+            assert_same(&format!("{activation:?}"), found, expected);
+            let found = <Flex as Ops>::gated_activation_backward(dy.clone(), gate_up.clone(), activation);
+            let expected = stock::gated_activation_backward::<Flex>(dy, gate_up, activation);
+            assert_same(&format!("gradient of {activation:?}"), found, expected);
+        }
+    }
+}
+
+#[test]
+fn embed() {
+    for (vocabulary, width, ids) in [(1, 1, vec![0]), (11, 7, vec![3]), (11, 33, vec![10, 0, 3, 3, 0, 3])] {
+        let (weight, ids) = (random(1, vocabulary, width), Arc::new(ids));
+        let found = <Flex as Ops>::embed(weight.clone(), ids.clone(), None);
+        assert_same("rows", found, stock::embed::<Flex>(weight, &ids));
+        let dy = random(2, ids.len(), width);
+        for onto in [list([]), list([random(3, vocabulary, width)])] {
+            let found = <Flex as Ops>::embed_backward(dy.clone(), onto.clone(), ids.clone(), vocabulary);
+            assert_same("gradient", found, stock::embed_backward::<Flex>(dy.clone(), onto, &ids, vocabulary));
+        }
+    }
+}
+
+#[test]
+fn cross_entropy() {
+    for (vocabulary, width, targets) in
+        [(2, 1, vec![1]), (11, 7, vec![3, IGNORE, 10, 0, IGNORE]), (301, 33, (0..67).map(|i| i * 4).collect())]
+    {
+        let (hidden, weight) = (random(1, targets.len(), width), random(2, vocabulary, width));
+        let spec = CrossEntropySpec { targets: Arc::new(targets), scale: 0.37 };
+        let arguments = || (hidden.clone(), weight.clone(), spec.clone());
+        for (want_hidden, want_weight) in [(false, false), (true, false), (false, true), (true, true)] {
+            let (hidden, weight, spec) = arguments();
+            let found = <Flex as Ops>::cross_entropy_forward(hidden, weight, spec, want_hidden, want_weight);
+            let (hidden, weight, spec) = arguments();
+            let expected = stock::cross_entropy::<Flex>(hidden, weight, &spec, want_hidden, want_weight);
+            assert_same("loss", found.0, expected.0);
+            for (found, expected, wanted) in [(found.1, expected.1, want_hidden), (found.2, expected.2, want_weight)] {
+                assert_eq!((found.is_some(), expected.is_some()), (wanted, wanted));
+                if let (Some(found), Some(expected)) = (found, expected) {
+                    assert_same("gradient of the loss", found, expected);
+                }
+            }
+        }
+        let (hidden, weight, spec) = arguments();
+        let found = <Flex as Ops>::log_likelihoods(hidden, weight, spec.targets.clone());
+        let (hidden, weight, _) = arguments();
+        assert_same("log-likelihoods", found, stock::log_likelihoods::<Flex>(hidden, weight, &spec.targets));
+    }
+}
+
+#[test]
+fn a_batch_without_targets_has_no_loss_and_no_gradient() {
+    let spec = CrossEntropySpec { targets: Arc::new(vec![IGNORE; 3]), scale: 1.0 };
+    let (loss, dhidden, dweight) =
+        <Flex as Ops>::cross_entropy_forward(random(1, 3, 5), random(2, 7, 5), spec, true, true);
+    for zeros in [Some(loss), dhidden, dweight] {
+        assert!(read(zeros.unwrap()).1.iter().all(|&value| value == 0.0));
+    }
+}

@@ -1,0 +1,18 @@
+//! The trainer from outside: whole runs of a tiny model, and what they leave behind.
+
+#[cfg(test)]
+mod arithmetic;
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
+mod freezing;
+#[cfg(test)]
+mod optimization;
+#[cfg(test)]
+mod packing;
+#[cfg(test)]
+mod run_directory;
+#[cfg(test)]
+mod runs;
+#[cfg(test)]
+mod tiny_checkpoint;
