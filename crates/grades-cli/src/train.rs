@@ -29,7 +29,11 @@ impl Args {
         let config = Config::load(&self.config, &self.overrides)?;
         output::set_threads(threads.or(config.threads.count()))?;
         let summary = run(&config, true)?;
-        if json { output::print_json(&summary) } else { Ok(print(&summary)) }
+        if json {
+            return output::print_json(&summary);
+        }
+        print(&summary);
+        Ok(())
     }
 }
 

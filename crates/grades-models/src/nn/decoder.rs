@@ -182,7 +182,7 @@ impl Decoder {
         let layout = Arc::new(Layout::cached(cache.tokens, ids.len()));
         let hidden = self.hidden(&Tokens { ids: Arc::new(ids.to_vec()), layout }, Some(cache));
         cache.tokens += ids.len();
-        let last = hidden.slice([ids.len() - 1..ids.len()]);
+        let last = hidden.narrow(0, ids.len() - 1, 1);
         ops::project(last, vec![self.head_weight(false)], Vec::new(), None)
     }
 

@@ -164,7 +164,6 @@ pub trait Ops: Backend {
     }
 
     /// The gradients of [`attend`](Ops::attend) in q, k and v.
-    #[expect(clippy::too_many_arguments, reason = "all that the backward pass of attention needs")]
     fn attend_backward(
         dout: FloatTensor<Self>,
         q: FloatTensor<Self>,

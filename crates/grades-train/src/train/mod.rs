@@ -1,5 +1,6 @@
 //! Training: one loop ([`trainer`]), with what it needs around it.
 
+mod checkpoint;
 pub mod freeze;
 pub mod memory;
 pub mod optimizer;

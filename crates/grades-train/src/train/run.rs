@@ -94,7 +94,17 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let loader = Loader::new(train, config.loader_options());
     let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
 
-    let mut dir = RunDir::create(&config.output_dir)?;
+    let resumed = config.resume_from_checkpoint.as_deref();
+    if let Some(checkpoint) = resumed.filter(|checkpoint| !checkpoint.join("state.json").is_file()) {
+        return Err(TrainError::Other(format!(
+            "`resume_from_checkpoint: {}` is not a checkpoint; give a folder such as runs/first/checkpoints/step-000100",
+            checkpoint.display()
+        )));
+    }
+    let mut dir = match resumed {
+        Some(checkpoint) => RunDir::resume(&config.output_dir, checkpoint)?,
+        None => RunDir::create(&config.output_dir)?,
+    };
     let model = registry::open(&checkpoint, &Device::default().autodiff())?;
     let warmup_steps = config.schedule(planned_steps).warmup_steps;
     let early_stopping = config.early_stopping.clone().for_schedule(warmup_steps, loader.steps_per_epoch());
@@ -121,6 +131,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let options = options(config, planned_steps, loader.steps_per_epoch());
     let trainer = Trainer::new(model, policy, loader, &validation, options, &mut dir);
     let trainer = if progress { trainer.with_progress() } else { trainer };
+    let trainer = if let Some(checkpoint) = resumed { trainer.resume(checkpoint)? } else { trainer };
     let (model, outcome) = trainer.train()?;
     save(&model, &checkpoint, &tokenizer, &dir)?;
     let summary = summary(&dir, &model, &outcome, planned_steps);
@@ -141,6 +152,7 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Opt
         weight_decay: config.weight_decay,
         max_grad_norm: Some(config.max_grad_norm).filter(|&norm| norm > 0.0),
         eval_steps: config.eval_steps.map_or(Some(steps_per_epoch), |every| Some(every.of(planned_steps))),
+        save_steps: config.save_steps.map(|every| every.of(planned_steps)),
         logging_steps: config.logging_steps,
     }
 }

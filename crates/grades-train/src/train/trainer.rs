@@ -1,6 +1,7 @@
 //! The training loop: forward → loss → backward → measure → decide → update → log, for every method alike.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use grades_models::{Decoder, host};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::checkpoint::{self, Progress};
 use super::freeze::{Freezing, Gradients, Measured};
 use super::optimizer::{Optimizer, Rule};
 use super::run_dir::RunDir;
@@ -31,6 +33,8 @@ pub struct Options {
     pub max_grad_norm: Option<f64>,
     /// Validates after every so many steps.
     pub eval_steps: Option<usize>,
+    /// Writes a checkpoint after every so many steps.
+    pub save_steps: Option<usize>,
     /// Where there is no progress bar, a line is logged after every so many steps.
     pub logging_steps: usize,
 }
@@ -155,14 +159,61 @@ impl<'a> Trainer<'a> {
         self
     }
 
+    /// Goes on from a checkpoint of a run with the same config, as if it had never been interrupted.
+    ///
+    /// # Errors
+    /// If the checkpoint is damaged, or of another model, config or length of run.
+    pub fn resume(mut self, checkpoint: &Path) -> Result<Self, TrainError> {
+        let progress = checkpoint::restore(checkpoint, self.parts())?;
+        let planned = self.options.schedule.total_steps;
+        if progress.planned_steps != planned {
+            return Err(TrainError::Other(format!(
+                "{}: the checkpoint is of a run of {} steps, but this config plans {planned}; resume with the config \
+                 that the run began with",
+                checkpoint.display(),
+                progress.planned_steps
+            )));
+        }
+        self.policy.restore(progress.policy)?;
+        self.outcome.steps = progress.step;
+        self.outcome.tokens = progress.tokens;
+        self.outcome.flops = progress.flops;
+        [self.outcome.seconds, self.outcome.validation_seconds, self.outcome.monitor_seconds] = progress.seconds;
+        self.loss_sum = f64::from_bits(progress.loss_sum_bits);
+        Ok(self)
+    }
+
+    fn parts(&mut self) -> checkpoint::Parts<'_> {
+        checkpoint::Parts {
+            model: &mut self.model,
+            optimizer: &mut self.optimizer,
+            freezing: &mut self.freezing,
+            best: &mut self.best,
+        }
+    }
+
+    fn save_checkpoint(&mut self) -> Result<(), TrainError> {
+        let step = self.outcome.steps;
+        let mut progress = Progress::new(step, self.options.schedule.total_steps, self.policy.state());
+        progress.tokens = self.outcome.tokens;
+        progress.flops = self.outcome.flops;
+        progress.loss_sum_bits = self.loss_sum.to_bits();
+        progress.seconds = [self.outcome.seconds, self.outcome.validation_seconds, self.outcome.monitor_seconds];
+        let run = self.dir.path().to_owned();
+        let folder = checkpoint::save(&run, progress, &self.parts())?;
+        self.dir.event(&serde_json::json!({ "event": "checkpoint", "step": step, "path": folder }))
+    }
+
     /// Trains to the end: the planned steps, or the policy's stop. Returns the trained model.
     ///
     /// # Errors
     /// If the loss is not finite, or a file cannot be written.
     pub fn train(mut self) -> Result<(Decoder, Outcome), TrainError> {
         let planned = self.options.schedule.total_steps;
+        let in_force = self.policy.in_force();
+        self.freezing.apply(&in_force, &mut self.model, &mut self.optimizer);
         let before_first = self.policy.wants(0);
-        if before_first != Wants::default() {
+        if self.outcome.steps == 0 && before_first != Wants::default() {
             self.observe_after_update(0, before_first, &Measured::default(), &mut Vec::new())?;
         }
         for step in self.outcome.steps + 1..=planned {
@@ -171,6 +222,9 @@ impl<'a> Trainer<'a> {
             if stop.is_some() {
                 self.outcome.stopped = stop;
                 break;
+            }
+            if self.options.save_steps.is_some_and(|every| step.is_multiple_of(every)) && step < planned {
+                self.save_checkpoint()?;
             }
         }
         self.progress.finish_and_clear();
@@ -210,7 +264,7 @@ impl<'a> Trainer<'a> {
         monitor_seconds += watch.elapsed().as_secs_f64() - (self.outcome.validation_seconds - before);
         drop(gradients);
 
-        let due = self.options.eval_steps.is_some_and(|every| step % every == 0);
+        let due = self.options.eval_steps.is_some_and(|every| step.is_multiple_of(every));
         let val_loss = if due { self.validate()? } else { None };
         let seconds = started.elapsed().as_secs_f64();
         self.outcome.seconds += seconds;
@@ -323,7 +377,7 @@ impl<'a> Trainer<'a> {
             "loss {:.4}{validation} · {rate:.0} tokens/s · {}/{} frozen",
             metrics.loss, metrics.frozen_units, self.units
         );
-        let due = metrics.step % self.options.logging_steps.max(1) == 0 || metrics.val_loss.is_some();
+        let due = metrics.step.is_multiple_of(self.options.logging_steps.max(1)) || metrics.val_loss.is_some();
         if due && self.log_lines {
             let total = self.options.schedule.total_steps;
             let _ = writeln!(std::io::stderr(), "step {}/{total} · {line}", metrics.step);

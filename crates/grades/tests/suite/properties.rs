@@ -45,7 +45,13 @@ fn config() -> impl Strategy<Value = Config> {
             interval,
             max_frozen_share,
             companions: Companions::Follow,
-            auto: AutoTau { warmup_steps, epoch_steps: Some(6), window: Some(window), stalled, ..AutoTau::default() },
+            auto: AutoTau {
+                warmup_steps: Some(warmup_steps),
+                epoch_steps: Some(6),
+                window: Some(window),
+                stalled,
+                ..AutoTau::default()
+            },
             ..Config::default()
         },
     )
@@ -128,11 +134,9 @@ proptest! {
         let json = serde_json::to_string(&first.state()).unwrap();
         let mut second = Monitor::new(config, &units(), STEPS).unwrap();
         second.restore(serde_json::from_str(&json).unwrap()).unwrap();
-        // Averages come back to the last bit.
-        let averages = |monitor: &Monitor| serde_json::to_value(monitor.state()).unwrap()["detector"].clone();
-        prop_assert_eq!(averages(&second), averages(&first));
-        let exact: serde_json::Value = serde_json::from_str(&json).unwrap();
-        prop_assert_eq!(averages(&second), exact["detector"].clone());
+        // Averages come back to the last bit, which their text shows.
+        let memory = |monitor: &Monitor| format!("{:?}", monitor.state()).split("events:").next().map(str::to_owned);
+        prop_assert_eq!(memory(&second), memory(&first));
         for (i, step) in trace.iter().enumerate().skip(cut) {
             prop_assert_eq!(second.wants(i + 1), first.wants(i + 1));
             prop_assert_eq!(&second.observe(i + 1, &measured(step)), &expected[i]);
