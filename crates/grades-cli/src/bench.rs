@@ -104,7 +104,11 @@ impl Step {
             step += 1;
             output::log(&format!("step {step}/{} · {:.3} s", options.steps, figures.step_seconds));
         })?;
-        if json { output::print_json(&report) } else { Ok(print(&report)) }
+        if json {
+            return output::print_json(&report);
+        }
+        print(&report);
+        Ok(())
     }
 }
 

@@ -34,7 +34,8 @@ impl Frozen {
         match self {
             Self::None => BTreeSet::new(),
             Self::Scattered(share) => {
-                let until = |count: usize| (count as f64 * share).floor();
+                // The small addend lets 10 · 0.3 count as 3, however it is rounded.
+                let until = |count: usize| (count as f64 * share + 1e-9).floor();
                 let frozen = units.iter().enumerate().filter(|(index, _)| until(index + 1) > until(*index));
                 frozen.map(|(_, unit)| *unit).collect()
             }
