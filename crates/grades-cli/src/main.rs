@@ -1,5 +1,6 @@
 //! `grades`: fine-tunes a language model and stops each weight matrix when it has converged.
 
+mod bench;
 mod eval;
 mod generate;
 mod inspect;
@@ -36,6 +37,8 @@ enum Command {
     Generate(generate::Args),
     /// Show what a checkpoint holds and what fine-tuning it would need.
     Inspect(inspect::Args),
+    /// Measure this machine: the training step, or the matrix products that it is made of.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
         Command::Generate(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
         Command::Inspect(args) => args.run(cli.json),
+        Command::Bench(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! Data, training, evaluation, reports.
 
+pub mod bench;
 pub mod config;
 pub mod data;
 pub mod encoder;

@@ -21,8 +21,10 @@ pub struct Config {
     /// for a preset, `gradient_change` (the paper's Eq. 1) for numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<Signal>,
-    /// The norm that measures it. Default: `l1`, as in the paper.
-    pub norm: Norm,
+    /// The norm that measures it. Default: `l1`, as in the paper, but `frobenius` for `auto`, where it makes the noise
+    /// floor independent of the distribution of the elements.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm: Option<Norm>,
     /// Share of the planned steps, in [0, 1], during which nothing freezes. Default: 0.5 (§3.1), with a preset the
     /// preset's own, with `auto` what [`AutoTau`] says.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,7 +53,7 @@ impl Default for Config {
         Self {
             tau: Tau::Auto,
             signal: None,
-            norm: Norm::L1,
+            norm: None,
             alpha: None,
             patience: 1,
             interval: 1,
@@ -145,11 +147,16 @@ impl Config {
         })
     }
 
+    /// The norm that measures it, chosen by `tau` where `norm` is left out.
+    pub fn norm(&self) -> Norm {
+        self.norm.unwrap_or(if self.tau == Tau::Auto { Norm::Frobenius } else { Norm::L1 })
+    }
+
     /// The grace period in steps, ⌈α·T⌉: decisions are made at later steps only, counted from 1.
     pub fn grace(&self, planned_steps: usize) -> usize {
         let alpha = match (self.alpha, &self.tau) {
             (Some(alpha), _) => alpha,
-            (None, Tau::Auto) => return self.auto.grace(),
+            (None, Tau::Auto) => return self.auto.grace(self.interval, planned_steps),
             (None, Tau::Preset(preset)) => preset.alpha(),
             (None, _) => 0.5,
         };
@@ -181,7 +188,7 @@ impl Config {
             Tau::Auto if self.signal() != Signal::RelativeGradientChange => {
                 return Err(ConfigError::AutoSignal { signal: self.signal() });
             }
-            Tau::Auto if !matches!(self.norm, Norm::L1 | Norm::Frobenius) => return Err(ConfigError::AutoNorm),
+            Tau::Auto if !matches!(self.norm(), Norm::L1 | Norm::Frobenius) => return Err(ConfigError::AutoNorm),
             Tau::Auto => self.auto.validate()?,
             Tau::Preset(_) => {}
         }
@@ -222,8 +229,8 @@ impl Config {
 /// What decisions depend on, in one line: two configs that print alike decide alike.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tau, norm, patience, interval, max_frozen_share, companions, auto, .. } = self;
-        write!(f, "signal={} norm={norm:?} tau={tau}", self.signal().name())?;
+        let Self { tau, patience, interval, max_frozen_share, companions, auto, .. } = self;
+        write!(f, "signal={} norm={:?} tau={tau}", self.signal().name(), self.norm())?;
         match self.alpha {
             Some(alpha) => write!(f, " alpha={alpha}")?,
             None => write!(f, " alpha=default")?,

@@ -27,6 +27,8 @@ pub struct Monitor {
     stopped: bool,
     measurements: u64,
     units: BTreeMap<UnitId, UnitState>,
+    /// With `tau: auto`.
+    detector: Option<Detector>,
     events: Vec<Event>,
 }
 
@@ -37,11 +39,10 @@ impl Monitor {
     /// If the config is invalid, or does not fit the units.
     pub fn new(config: Config, units: &[UnitId], planned_steps: usize) -> Result<Self, ConfigError> {
         config.validate_for(units, planned_steps)?;
-        let detector = (config.tau == Tau::Auto).then(Detector::default);
-        let fresh = UnitState { detector, ..UnitState::default() };
         Ok(Self {
             grace: config.grace(planned_steps),
-            units: units.iter().map(|unit| (*unit, fresh.clone())).collect(),
+            units: units.iter().map(|unit| (*unit, UnitState::default())).collect(),
+            detector: (config.tau == Tau::Auto).then(Detector::default),
             config,
             planned_steps,
             last_step: 0,
@@ -62,7 +63,7 @@ impl Monitor {
         Wants {
             measure: !self.stopped && self.measured(step),
             signal,
-            norm: self.config.norm,
+            norm: self.config.norm(),
             // Step 0 has no gradient: `observe` applies ∇W_0 := 0.
             keep_gradient: !self.stopped && step > 0 && signal.needs_previous_gradient() && self.measured(step + 1),
             keep_weight: !self.stopped && by_weight && (self.measured(step) || step + self.span(first) == first),
@@ -82,45 +83,53 @@ impl Monitor {
         }
         self.last_step = step;
         let companions_before = self.frozen_companions();
-        let measured = self.measured(step);
-        let span = self.span(step) as f64;
         let signal = self.config.signal();
-        let given: BTreeMap<UnitId, &[Measurement]> = measurements.iter().map(|(unit, m)| (*unit, &m[..])).collect();
-
+        let training = self.training(step, measurements);
+        self.measurements += training.iter().map(|(_, parts)| parts.len() as u64).sum::<u64>();
+        decision.signals.extend(training.iter().filter_map(|(unit, parts)| Some((*unit, signal.value(parts)?))));
+        if !self.measured(step) {
+            return decision;
+        }
+        let converged = match &mut self.detector {
+            Some(detector) => {
+                let rule = self.config.auto.rule(&self.config, self.planned_steps);
+                detector.converged(&rule, step, training.iter().map(|(unit, parts)| (*unit, &parts[..])))
+            }
+            None => {
+                let tau = |unit| self.config.tau.of(unit);
+                let passes = |(unit, value): &(UnitId, f64)| tau(*unit).is_some_and(|tau| signal.passes(*value, tau));
+                decision.signals.iter().filter(|entry| passes(entry)).map(|(unit, _)| *unit).collect()
+            }
+        };
+        if step <= self.grace {
+            return decision;
+        }
+        let converged: BTreeSet<UnitId> = converged.into_iter().collect();
         for (unit, state) in self.units.iter_mut().filter(|(_, state)| state.frozen_at.is_none()) {
-            let mut parts = given.get(unit).copied().unwrap_or_default().to_vec();
-            self.measurements += parts.len() as u64;
-            for part in &mut parts {
-                part.weight_change = part.weight_change.map(|change| change / span);
-                if step == 1 {
-                    *part = part.after_zero_gradient();
-                }
-            }
-            let value = signal.value(&parts);
-            decision.signals.extend(value.map(|value| (*unit, value)));
-            if !measured {
-                continue;
-            }
-            let passes = match (&mut state.detector, self.config.tau.of(*unit)) {
-                (Some(detector), _) => detector.passes(&self.config.auto, self.config.norm, &parts),
-                (None, Some(tau)) => value.is_some_and(|value| signal.passes(value, tau)),
-                (None, None) => false,
-            };
-            if step <= self.grace {
-                continue;
-            }
-            state.streak = if passes { state.streak + 1 } else { 0 };
+            state.streak = if converged.contains(unit) { state.streak + 1 } else { 0 };
             if state.streak >= self.config.patience {
                 state.frozen_at = Some(step);
                 decision.freeze.push(*unit);
             }
         }
-
         decision.freeze_companions = self.frozen_companions().difference(&companions_before).copied().collect();
         decision.stop = self.stop_reason();
         self.stopped = decision.stop.is_some();
         self.events.extend(decision.events());
         decision
+    }
+
+    /// The units that still train, each with its measurements made complete.
+    fn training(&self, step: usize, measurements: &[(UnitId, Vec<Measurement>)]) -> Vec<(UnitId, Vec<Measurement>)> {
+        let given: BTreeMap<UnitId, &[Measurement]> = measurements.iter().map(|(unit, m)| (*unit, &m[..])).collect();
+        let span = self.span(step) as f64;
+        let complete = |part: &Measurement| {
+            let part = Measurement { weight_change: part.weight_change.map(|change| change / span), ..*part };
+            if step == 1 { part.after_zero_gradient() } else { part }
+        };
+        let parts = |unit| given.get(unit).copied().unwrap_or_default().iter().map(complete).collect();
+        let training = self.units.iter().filter(|(_, state)| state.frozen_at.is_none());
+        training.map(|(unit, _)| (*unit, parts(unit))).collect()
     }
 
     fn stop_reason(&self) -> Option<StopReason> {
@@ -204,7 +213,7 @@ impl Monitor {
     /// The threshold of a unit, for reports: with `tau: auto` the relative gradient change of pure noise.
     pub fn threshold(&self, unit: UnitId) -> Option<f64> {
         match self.config.tau {
-            Tau::Auto => Some(self.config.auto.threshold(self.config.norm)),
+            Tau::Auto => Some(self.config.auto.threshold(self.config.norm())),
             _ => self.config.tau.of(unit),
         }
     }
@@ -228,6 +237,7 @@ impl Monitor {
             stopped: self.stopped,
             measurements: self.measurements,
             units: self.units.clone(),
+            detector: self.detector.clone(),
             events: self.events.clone(),
         }
     }
@@ -251,12 +261,7 @@ impl Monitor {
         self.units = state.units;
         self.events = state.events;
         // A damaged file must not turn `auto` into "never".
-        for unit in self.units.values_mut() {
-            unit.detector = match self.config.tau {
-                Tau::Auto => Some(unit.detector.take().unwrap_or_default()),
-                _ => None,
-            };
-        }
+        self.detector = self.detector.take().map(|_| state.detector.unwrap_or_default());
         Ok(())
     }
 }

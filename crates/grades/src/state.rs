@@ -19,6 +19,9 @@ pub struct MonitorState {
     pub(crate) stopped: bool,
     pub(crate) measurements: u64,
     pub(crate) units: BTreeMap<UnitId, UnitState>,
+    /// Only with `tau: auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) detector: Option<Detector>,
     pub(crate) events: Vec<Event>,
 }
 
@@ -31,9 +34,6 @@ pub(crate) struct UnitState {
     pub(crate) streak: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) frozen_at: Option<usize>,
-    /// Only with `tau: auto`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) detector: Option<Detector>,
 }
 
 /// A saved state that does not belong to this run.

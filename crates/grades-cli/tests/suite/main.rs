@@ -1,6 +1,8 @@
 //! The built program from outside: its results as JSON, and what it says to mistakes.
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod mistakes;
 #[cfg(test)]
 mod program;

@@ -11,7 +11,8 @@ use burn::tensor::{Shape, TensorData};
 use grades_kernels::attention::{Attention, AttentionGradients, Saved, Segment, attention, attention_backward};
 use grades_kernels::cross_entropy::{Head, HeadGradients, linear_cross_entropy, log_likelihood};
 use grades_kernels::gemm::{self, Matrix, MatrixMut};
-use grades_kernels::rope::{RotaryTable, Rotation, rope};
+use grades_kernels::heads::JoinedHeads;
+use grades_kernels::rope::RotaryTable;
 use grades_kernels::{activations, embedding, norms};
 
 use super::{Activation, AttentionSpec, CrossEntropySpec, Ops, Tensors, Tie};
@@ -77,17 +78,13 @@ fn segments(spec: &AttentionSpec) -> Vec<Segment> {
     spec.layout.segments.iter().map(segment).collect()
 }
 
-#[expect(clippy::expect_used, reason = "the model makes its rope table as long as the batch's positions need")]
-fn rotate(x: &mut [f32], heads: usize, spec: &AttentionSpec, rotation: Rotation) {
-    if let Some(table) = &spec.rope {
+/// The heads of a spec, with the rotation of queries and keys.
+fn heads(spec: &AttentionSpec) -> JoinedHeads<'_> {
+    let rotary = spec.rope.as_ref().map(|table| {
         let table = RotaryTable { cos: &table.cos, sin: &table.sin, rotary_dim: spec.head_dim };
-        rope(x, heads, spec.head_dim, table, &spec.layout.positions, rotation).expect("positions within the table");
-    }
-}
-
-/// Columns `first..first + count` of `[rows, columns]` values.
-fn take_columns(values: &[f32], columns: usize, first: usize, count: usize) -> Vec<f32> {
-    values.chunks_exact(columns).flat_map(|row| &row[first..first + count]).copied().collect()
+        (table, spec.layout.positions.as_slice())
+    });
+    JoinedHeads { heads: spec.heads, kv_heads: spec.kv_heads, head_dim: spec.head_dim, rotary }
 }
 
 fn head<'a>(hidden: &'a Values, weight: &'a Values, labels: &'a [i64]) -> Head<'a> {
@@ -174,31 +171,22 @@ impl Ops for Flex {
         (tensor(dx, [rows, width]), dscale.map(|dscale| tensor(dscale, [1, width])))
     }
 
+    #[expect(clippy::expect_used, reason = "the model makes its rope table as long as the batch's positions need")]
     fn split_heads(qkv: FlexTensor, spec: AttentionSpec) -> (FlexTensor, FlexTensor, FlexTensor) {
         let qkv = Values::of(qkv);
-        let ([tokens, width], query, key) = (qkv.dims(), spec.query_width(), spec.key_width());
-        let mut q = take_columns(qkv.slice(), width, 0, query);
-        let mut k = take_columns(qkv.slice(), width, query, key);
-        let v = take_columns(qkv.slice(), width, query + key, key);
-        rotate(&mut q, spec.heads, &spec, Rotation::Forward);
-        rotate(&mut k, spec.kv_heads, &spec, Rotation::Forward);
+        let (tokens, query, key) = (qkv.dims()[0], spec.query_width(), spec.key_width());
+        let (mut q, mut k, mut v) = (vec![0.0; tokens * query], vec![0.0; tokens * key], vec![0.0; tokens * key]);
+        heads(&spec).split(qkv.slice(), &mut q, &mut k, &mut v).expect("positions within the table");
         (tensor(q, [tokens, query]), tensor(k, [tokens, key]), tensor(v, [tokens, key]))
     }
 
+    #[expect(clippy::expect_used, reason = "the model makes its rope table as long as the batch's positions need")]
     fn join_heads(dq: FlexTensor, dk: FlexTensor, dv: FlexTensor, spec: AttentionSpec) -> FlexTensor {
-        let (query, key) = (spec.query_width(), spec.key_width());
-        let tokens = spec.layout.positions.len();
-        let (mut dq, mut dk) = (Values::of(dq).into_vec(), Values::of(dk).into_vec());
-        let dv = Values::of(dv);
-        rotate(&mut dq, spec.heads, &spec, Rotation::Inverse);
-        rotate(&mut dk, spec.kv_heads, &spec, Rotation::Inverse);
-        let mut joined = Vec::with_capacity(tokens * (query + 2 * key));
-        for token in 0..tokens {
-            joined.extend_from_slice(&dq[token * query..][..query]);
-            joined.extend_from_slice(&dk[token * key..][..key]);
-            joined.extend_from_slice(&dv.slice()[token * key..][..key]);
-        }
-        tensor(joined, [tokens, query + 2 * key])
+        let (dq, dk, dv) = (Values::of(dq), Values::of(dk), Values::of(dv));
+        let (tokens, width) = (dq.dims()[0], spec.query_width() + 2 * spec.key_width());
+        let mut joined = vec![0.0; tokens * width];
+        heads(&spec).join(dq.slice(), dk.slice(), dv.slice(), &mut joined).expect("positions within the table");
+        tensor(joined, [tokens, width])
     }
 
     fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor, spec: AttentionSpec) -> (FlexTensor, FlexTensor) {

@@ -6,6 +6,7 @@ Run in this folder: python make_rendered.py
 import json
 
 from transformers.utils.chat_template_utils import render_jinja_template
+
 # The templates, by name.
 T = {}
 T['marked_lines']="""{%- for message in messages %}

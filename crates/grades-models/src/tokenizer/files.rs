@@ -6,8 +6,9 @@ use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tokenizers::AddedToken;
+use tokenizers::{AddedToken, PostProcessorWrapper};
 
+use super::post_processor::around;
 use super::{Result, SpecialTokens, Tokenizer, TokenizerError};
 use crate::weights::WeightsError;
 
@@ -37,6 +38,8 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
         unk: role("unk_token"),
         pad: role("pad_token"),
     };
+    add_roles(&path, &mut inner, &special)?;
+    override_around(&config_path, &mut inner, &config, &special)?;
     // As in transformers, the file wins over the key.
     let template = folder.join("chat_template.jinja");
     let chat_template = match template.is_file() {
@@ -103,6 +106,37 @@ fn add_listed_tokens(path: &Path, inner: &mut tokenizers::Tokenizer, config: &Va
             return Err(malformed(path, format!("it gives the token {content:?} the id {id}, which is not free")));
         }
     }
+    Ok(())
+}
+
+/// A token with a role is matched whole even where the files do not list it as added.
+fn add_roles(path: &Path, inner: &mut tokenizers::Tokenizer, special: &SpecialTokens) -> Result<()> {
+    let known: HashSet<String> = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+    let roles = [&special.bos, &special.eos, &special.unk, &special.pad].into_iter().flatten();
+    let missing = roles.filter(|token| !known.contains(*token)).map(|token| AddedToken::from(token.as_str(), true));
+    inner.add_special_tokens(missing.collect::<Vec<_>>()).map_err(|e| malformed(path, e.to_string()))?;
+    Ok(())
+}
+
+/// `add_bos_token` and `add_eos_token` of the config, if one of them is given, decide what is put around a sequence,
+/// whatever `tokenizer.json` says (as in transformers 5).
+fn override_around(
+    path: &Path,
+    inner: &mut tokenizers::Tokenizer,
+    config: &Value,
+    special: &SpecialTokens,
+) -> Result<()> {
+    let (add_bos, add_eos) = (config["add_bos_token"].as_bool(), config["add_eos_token"].as_bool());
+    if add_bos.is_none() && add_eos.is_none() {
+        return Ok(());
+    }
+    let with_id = |token| Some((token, inner.token_to_id(token)?));
+    let bos = special.bos.as_deref().filter(|_| add_bos == Some(true)).and_then(with_id);
+    let eos = special.eos.as_deref().filter(|_| add_eos == Some(true)).and_then(with_id);
+    let definition = around(bos, eos);
+    let processor: Option<PostProcessorWrapper> =
+        serde_json::from_value(definition).map_err(|e| malformed(path, e.to_string()))?;
+    inner.with_post_processor(processor);
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::files::{build, malformed};
+use super::post_processor::around;
 use super::{Result, SpecialTokens, Tokenizer, TokenizerError};
 use crate::weights::gguf::Metadata;
 
@@ -128,27 +129,10 @@ impl<'a> Vocabulary<'a> {
     fn around(&self, path: &Path, add_bos: bool, add_eos: bool) -> Result<Value> {
         let named = |wanted: bool, id: Option<u32>, key: &str| match (wanted, id) {
             (false, _) => Ok(None),
-            (true, Some(id)) => Ok(Some(id)),
+            (true, Some(id)) => Ok(Some((self.tokens[id as usize].as_str(), id))),
             (true, None) => Err(malformed(path, format!("it asks for a {key} token around texts but names none"))),
         };
-        let bos = named(add_bos, self.bos, "bos")?;
-        let eos = named(add_eos, self.eos, "eos")?;
-        if bos.is_none() && eos.is_none() {
-            return Ok(Value::Null);
-        }
-        let token = |id: u32| &self.tokens[id as usize];
-        let around = |sequence: &str, type_id: u32| -> Vec<Value> {
-            let special = |id: u32| json!({ "SpecialToken": { "id": token(id), "type_id": type_id } });
-            let text = json!({ "Sequence": { "id": sequence, "type_id": type_id } });
-            bos.map(special).into_iter().chain([text]).chain(eos.map(special)).collect()
-        };
-        let used: Map<String, Value> = [bos, eos]
-            .into_iter()
-            .flatten()
-            .map(|id| (token(id).clone(), json!({ "id": token(id), "ids": [id], "tokens": [token(id)] })))
-            .collect();
-        let pair: Vec<Value> = around("A", 0).into_iter().chain(around("B", 1)).collect();
-        Ok(json!({ "type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": used }))
+        Ok(around(named(add_bos, self.bos, "bos")?, named(add_eos, self.eos, "eos")?))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod files;
 mod gguf;
+mod post_processor;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -353,6 +353,45 @@ fn tokens_listed_only_in_the_config_are_added() {
 }
 
 #[test]
+fn the_config_decides_what_is_put_around_a_sequence() {
+    let dir = folder();
+    let encode = |config: Value| {
+        write(&dir, "tokenizer_config.json", &config);
+        Tokenizer::from_checkpoint(dir.path()).unwrap().encode("a", true).unwrap()
+    };
+    let roles = |mut config: Value| {
+        config["bos_token"] = json!("<|turn|>");
+        config["eos_token"] = json!("<|end|>");
+        config
+    };
+    assert_eq!(encode(roles(json!({}))), [byte('a')]);
+    assert_eq!(encode(roles(json!({ "add_bos_token": true }))), [1, byte('a')]);
+    assert_eq!(encode(roles(json!({ "add_bos_token": false, "add_eos_token": true }))), [byte('a'), 0]);
+    // A role without a token puts nothing.
+    fs::remove_file(dir.path().join("special_tokens_map.json")).unwrap();
+    assert_eq!(encode(json!({ "add_bos_token": true })), [byte('a')]);
+
+    // Also against tokenizer.json.
+    let dir = TempDir::new().unwrap();
+    byte_level("llama-bpe").save(dir.path()).unwrap();
+    assert_eq!(Tokenizer::from_checkpoint(dir.path()).unwrap().encode("a", true).unwrap(), [1, byte('a')]);
+    write(&dir, "tokenizer_config.json", &json!({ "add_bos_token": false }));
+    assert_eq!(Tokenizer::from_checkpoint(dir.path()).unwrap().encode("a", true).unwrap(), [byte('a')]);
+}
+
+#[test]
+fn a_token_with_a_role_is_matched_whole() {
+    let dir = folder();
+    write(&dir, "tokenizer_config.json", &json!({ "eos_token": "hello", "pad_token": "<pad>" }));
+    let tokenizer = Tokenizer::from_checkpoint(dir.path()).unwrap();
+    // "hello" within a word would not be a token otherwise, and <pad> is new.
+    let new = byte_level_tokens().len() as u32;
+    assert_eq!(tokenizer.encode("xhellox<pad>", false).unwrap(), [byte('x'), merged("hello"), byte('x'), new]);
+    assert_eq!(tokenizer.decode(&[merged("hello"), byte('x')], true), "x");
+    assert!(tokenizer.check_fits(new as usize).is_err());
+}
+
+#[test]
 fn damaged_files_are_named() {
     let dir = folder();
     let error = || Tokenizer::from_checkpoint(dir.path()).unwrap_err().to_string();

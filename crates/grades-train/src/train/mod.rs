@@ -1,10 +1,13 @@
 //! Training: one loop ([`trainer`]), with what it needs around it.
 
+mod checkpoint;
 pub mod freeze;
 pub mod memory;
 pub mod optimizer;
 mod run;
 pub mod run_dir;
+pub mod start;
+pub(crate) mod step;
 pub mod trainer;
 
 use std::io;
@@ -12,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use run::{Summary, run};
 pub use run_dir::RunDir;
+pub use start::Start;
 pub use trainer::{Outcome, Trainer};
 
 /// What can go wrong in a training run; each message is one sentence that names the way out.

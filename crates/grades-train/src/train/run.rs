@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::freeze::units;
 use super::optimizer::Rule;
 use super::run_dir::RunDir;
+use super::start::Start;
 use super::trainer::{Options, Outcome, Trainer};
 use super::{TrainError, memory};
 use crate::config::{Config, Optimizer};
@@ -78,7 +79,18 @@ struct Environment {
 /// # Errors
 /// One sentence about the file, key or row that is wrong; nothing that existed is changed.
 pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
-    RunDir::check_free(&config.output_dir)?;
+    let resumed = config.resume_from_checkpoint.as_deref();
+    match resumed.filter(|checkpoint| !checkpoint.join("state.json").is_file()) {
+        Some(checkpoint) => {
+            return Err(TrainError::Other(format!(
+                "`resume_from_checkpoint: {}` is not a checkpoint; give a folder such as \
+                 runs/first/checkpoints/step-000100",
+                checkpoint.display()
+            )));
+        }
+        None if resumed.is_none() => RunDir::check_free(&config.output_dir)?,
+        None => {}
+    }
     let checkpoint = Checkpoint::open(&config.model)?;
     let tokenizer = Tokenizer::from_checkpoint(&config.model)?;
     let sizes = registry::decoder_config(&grades_models::config::HfConfig::new(checkpoint.config()?.clone())?)?;
@@ -96,9 +108,18 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
 
     let model = registry::open(&checkpoint, &Device::default().autodiff())?;
-    let policy = config.early_stopping.build(&units(&model), planned_steps)?;
-    // Only now, so that a mistake in the config, the data or the model leaves nothing behind.
-    let mut dir = RunDir::create(&config.output_dir)?;
+    let warmup_steps = config.schedule(planned_steps).warmup_steps;
+    let early_stopping = config.early_stopping.clone().for_schedule(warmup_steps, loader.steps_per_epoch());
+    let policy = early_stopping.build(&units(&model), planned_steps)?;
+    let options = options(config, planned_steps, loader.steps_per_epoch());
+    let (parameters, unit_count) = (model.parameters().iter().map(|p| p.len()).sum(), units(&model).len());
+    let start = Start::new(model, policy, &options);
+    let start = if let Some(checkpoint) = resumed { start.resume(checkpoint, &options)? } else { start };
+    // Only now, so that a mistake in the config, the data, the model or the checkpoint leaves nothing behind.
+    let mut dir = match resumed {
+        Some(checkpoint) => RunDir::resume(&config.output_dir, checkpoint)?,
+        None => RunDir::create(&config.output_dir)?,
+    };
     let environment = Environment {
         version: env!("CARGO_PKG_VERSION"),
         commit: option_env!("GRADES_COMMIT"),
@@ -111,15 +132,17 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         validation_samples,
         dropped_samples,
         truncated_samples,
-        parameters: model.parameters().iter().map(|p| p.len()).sum(),
-        units: units(&model).len(),
+        parameters,
+        units: unit_count,
         planned_steps,
     };
-    dir.write("config.yaml", config.to_yaml().map_err(|e| TrainError::Other(e.to_string()))?.as_bytes())?;
-    dir.write("environment.json", &json(&environment)?)?;
+    // A run that goes on in its own directory keeps what it began with.
+    if !dir.path().join("config.yaml").exists() {
+        dir.write("config.yaml", config.to_yaml().map_err(|e| TrainError::Other(e.to_string()))?.as_bytes())?;
+        dir.write("environment.json", &json(&environment)?)?;
+    }
 
-    let options = options(config, planned_steps, loader.steps_per_epoch());
-    let trainer = Trainer::new(model, policy, loader, &validation, options, &mut dir);
+    let trainer = Trainer::new(start, loader, &validation, options, &mut dir);
     let trainer = if progress { trainer.with_progress() } else { trainer };
     let (model, outcome) = trainer.train()?;
     save(&model, &checkpoint, &tokenizer, &dir)?;
@@ -141,6 +164,7 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Opt
         weight_decay: config.weight_decay,
         max_grad_norm: Some(config.max_grad_norm).filter(|&norm| norm > 0.0),
         eval_steps: config.eval_steps.map_or(Some(steps_per_epoch), |every| Some(every.of(planned_steps))),
+        save_steps: config.save_steps.map(|every| every.of(planned_steps)),
         logging_steps: config.logging_steps,
     }
 }

@@ -65,11 +65,33 @@ impl RunDir {
         if occupied || path.is_file() { Err(TrainError::RunExists { path: path.into() }) } else { Ok(()) }
     }
 
-    /// Goes on with the directory of an interrupted run.
+    /// Goes on after `checkpoint` (`…/step-000120`): in the interrupted run's own directory, whose logs are cut back to
+    /// the checkpoint's step, or in a new one.
     ///
     /// # Errors
-    /// If its logs cannot be opened.
-    pub fn resume(path: &Path) -> Result<Self, TrainError> {
+    /// If the run has ended already, `path` holds something else, or the logs cannot be changed.
+    pub fn resume(path: &Path, checkpoint: &Path) -> Result<Self, TrainError> {
+        let own = checkpoint.parent().and_then(Path::parent).and_then(|run| run.canonicalize().ok());
+        if own.is_none() || own != path.canonicalize().ok() {
+            return Self::create(path);
+        }
+        if path.join("summary.json").exists() || path.join("model").exists() {
+            return Err(TrainError::RunExists { path: path.into() });
+        }
+        let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
+        let step = name.strip_prefix("step-").and_then(|step| step.parse().ok()).unwrap_or(usize::MAX);
+        for log in ["metrics.jsonl", "signals.jsonl", "events.jsonl"] {
+            let path = path.join(log);
+            let text = fs::read_to_string(&path).map_err(|source| TrainError::io(&path, source))?;
+            let before = |line: &&str| {
+                let line: Option<serde_json::Value> = serde_json::from_str(line).ok();
+                line.and_then(|line| line.get("step")?.as_u64()).is_some_and(|of| of as usize <= step)
+            };
+            let kept: String = text.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
+            let partial = path.with_extension("partial");
+            let written = fs::write(&partial, kept).and_then(|()| fs::rename(&partial, &path));
+            written.map_err(|source| TrainError::io(&path, source))?;
+        }
         Self::open(path, true)
     }
 

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use grades::{Decision, Observation, Policy, StopReason, Wants};
-use grades_kernels::optimizer::axpy;
 use grades_models::ops::Flops;
 use grades_models::{Decoder, host};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::checkpoint::{self, Progress};
 use super::freeze::{Freezing, Gradients, Measured};
 use super::optimizer::{Optimizer, Rule};
 use super::run_dir::RunDir;
+use super::start::Start;
+use super::step::{self, Pass};
 use super::{TrainError, memory};
 use crate::data::{Batch, Loader};
 use crate::schedule::Schedule;
@@ -31,6 +33,8 @@ pub struct Options {
     pub max_grad_norm: Option<f64>,
     /// Validates after every so many steps.
     pub eval_steps: Option<usize>,
+    /// Writes a checkpoint after every so many steps.
+    pub save_steps: Option<usize>,
     /// Where there is no progress bar, a line is logged after every so many steps.
     pub logging_steps: usize,
 }
@@ -98,33 +102,11 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Sets a run up: every parameter of the model trains.
+    /// Sets a run up.
     #[must_use]
-    pub fn new(
-        mut model: Decoder,
-        policy: Box<dyn Policy>,
-        loader: Loader,
-        validation: &'a [Batch],
-        options: Options,
-        dir: &'a mut RunDir,
-    ) -> Self {
-        for parameter in model.parameters_mut().iter_mut() {
-            parameter.set_trainable(true);
-        }
-        let freezing = Freezing::new(&model);
-        let optimizer = Optimizer::new(options.rule, options.weight_decay, model.parameters().len());
+    pub fn new(start: Start, loader: Loader, validation: &'a [Batch], options: Options, dir: &'a mut RunDir) -> Self {
+        let Start { model, policy, optimizer, freezing, best, outcome, loss_sum } = start;
         let units = super::freeze::units(&model).len();
-        let outcome = Outcome {
-            steps: 0,
-            stopped: None,
-            tokens: 0,
-            train_loss: f64::NAN,
-            val_loss: None,
-            flops: Flops::default(),
-            seconds: 0.0,
-            validation_seconds: 0.0,
-            monitor_seconds: 0.0,
-        };
         Self {
             model,
             policy,
@@ -134,12 +116,12 @@ impl<'a> Trainer<'a> {
             optimizer,
             freezing,
             units,
-            best: None,
+            best,
             dir,
             progress: ProgressBar::hidden(),
             log_lines: false,
             outcome,
-            loss_sum: 0.0,
+            loss_sum,
         }
     }
 
@@ -155,14 +137,37 @@ impl<'a> Trainer<'a> {
         self
     }
 
+    fn parts(&mut self) -> checkpoint::Parts<'_> {
+        checkpoint::Parts {
+            model: &mut self.model,
+            optimizer: &mut self.optimizer,
+            freezing: &mut self.freezing,
+            best: &mut self.best,
+        }
+    }
+
+    fn save_checkpoint(&mut self) -> Result<(), TrainError> {
+        let step = self.outcome.steps;
+        let mut progress = Progress::new(step, self.options.schedule.total_steps, self.policy.state());
+        progress.tokens = self.outcome.tokens;
+        progress.flops = self.outcome.flops;
+        progress.loss_sum_bits = self.loss_sum.to_bits();
+        progress.seconds = [self.outcome.seconds, self.outcome.validation_seconds, self.outcome.monitor_seconds];
+        let run = self.dir.path().to_owned();
+        let folder = checkpoint::save(&run, progress, &self.parts())?;
+        self.dir.event(&serde_json::json!({ "event": "checkpoint", "step": step, "path": folder }))
+    }
+
     /// Trains to the end: the planned steps, or the policy's stop. Returns the trained model.
     ///
     /// # Errors
     /// If the loss is not finite, or a file cannot be written.
     pub fn train(mut self) -> Result<(Decoder, Outcome), TrainError> {
         let planned = self.options.schedule.total_steps;
+        let in_force = self.policy.in_force();
+        self.freezing.apply(&in_force, &mut self.model, &mut self.optimizer);
         let before_first = self.policy.wants(0);
-        if before_first != Wants::default() {
+        if self.outcome.steps == 0 && before_first != Wants::default() {
             self.observe_after_update(0, before_first, &Measured::default(), &mut Vec::new())?;
         }
         for step in self.outcome.steps + 1..=planned {
@@ -171,6 +176,9 @@ impl<'a> Trainer<'a> {
             if stop.is_some() {
                 self.outcome.stopped = stop;
                 break;
+            }
+            if self.options.save_steps.is_some_and(|every| step.is_multiple_of(every)) && step < planned {
+                self.save_checkpoint()?;
             }
         }
         self.progress.finish_and_clear();
@@ -181,11 +189,10 @@ impl<'a> Trainer<'a> {
 
     /// One step of the optimizer, `step` counted from 1.
     fn step(&mut self, step: usize) -> Result<Option<StopReason>, TrainError> {
-        let (started, flops) = (Instant::now(), Flops::executed());
+        let started = Instant::now();
         let validated = self.outcome.validation_seconds;
         let batches = self.loader.step(step - 1);
-        let (loss, mut gradients) = self.backward(step, &batches)?;
-        let flops = Flops::executed().since(&flops);
+        let Pass { loss, mut gradients, flops, .. } = step::pass(&self.model, step, &batches)?;
 
         // Algorithm 1: a matrix that freezes at this step is not updated any more.
         let wants = self.policy.wants(step);
@@ -198,7 +205,8 @@ impl<'a> Trainer<'a> {
         let mut monitor_seconds = watch.elapsed().as_secs_f64();
 
         let learning_rate = self.options.schedule.rate(step - 1);
-        self.update(&gradients, learning_rate, measured.gradient_norm)?;
+        let scale = step::clip(self.options.max_grad_norm, measured.gradient_norm);
+        step::update(&mut self.model, &mut self.optimizer, &gradients, learning_rate, scale)?;
 
         let watch = Instant::now();
         let before = self.outcome.validation_seconds;
@@ -240,49 +248,6 @@ impl<'a> Trainer<'a> {
         };
         self.log(&metrics)?;
         Ok(stop)
-    }
-
-    /// The mean loss per predicted token over a step's micro-batches, and its gradients.
-    fn backward(&self, step: usize, batches: &[Batch]) -> Result<(f64, Gradients), TrainError> {
-        let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
-        let mut gradients: Gradients = self.model.parameters().iter().map(|_| None).collect();
-        let mut total = 0.0;
-        for batch in batches {
-            let loss = self.model.loss(&batch.tokens(), Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
-            total += host::read("loss", &loss, |loss| loss.first().copied().map_or(f64::NAN, f64::from))?;
-            if !total.is_finite() {
-                let samples: Vec<String> = batch.samples.iter().map(ToString::to_string).collect();
-                return Err(TrainError::Loss { step, loss: total, samples: samples.join(", ") });
-            }
-            if !loss.is_tracked() {
-                continue;
-            }
-            let mut found = loss.backward();
-            for (parameter, sum) in self.model.parameters().iter().zip(&mut gradients) {
-                let Some(gradient) = parameter.value.grad_remove(&mut found) else { continue };
-                match sum {
-                    None => *sum = Some(gradient),
-                    Some(sum) => host::read(&parameter.name, &gradient, |gradient| {
-                        host::update(&parameter.name, sum, |sum| axpy(1.0, gradient, sum))
-                    })??,
-                }
-            }
-        }
-        Ok((total, gradients))
-    }
-
-    /// Moves every parameter that still trains along its gradient, clipped to the global norm.
-    fn update(&mut self, gradients: &Gradients, learning_rate: f64, norm: f64) -> Result<(), TrainError> {
-        // As torch.nn.utils.clip_grad_norm_.
-        let scale = self.options.max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0)) as f32;
-        for (index, (parameter, gradient)) in self.model.parameters_mut().iter_mut().zip(gradients).enumerate() {
-            let Some(gradient) = gradient.as_ref().filter(|_| parameter.is_trainable()) else { continue };
-            let name = parameter.name.clone();
-            host::read(&name, gradient, |gradient| {
-                self.optimizer.update(index, parameter, gradient, learning_rate, scale)
-            })??;
-        }
-        Ok(())
     }
 
     /// Tells the policy what it wants to know before the update, and carries its decision out.
@@ -369,7 +334,7 @@ impl<'a> Trainer<'a> {
             "loss {:.4}{validation} · {rate:.0} tokens/s · {}/{} frozen",
             metrics.loss, metrics.frozen_units, self.units
         );
-        let due = metrics.step.is_multiple_of(self.options.logging_steps) || metrics.val_loss.is_some();
+        let due = metrics.step.is_multiple_of(self.options.logging_steps.max(1)) || metrics.val_loss.is_some();
         if due && self.log_lines {
             let total = self.options.schedule.total_steps;
             let _ = writeln!(std::io::stderr(), "step {}/{total} · {line}", metrics.step);

@@ -11,6 +11,8 @@ mod optimization;
 #[cfg(test)]
 mod packing;
 #[cfg(test)]
+mod resuming;
+#[cfg(test)]
 mod run_directory;
 #[cfg(test)]
 mod runs;

@@ -171,6 +171,16 @@ impl Default for EarlyStopping {
 }
 
 impl EarlyStopping {
+    /// The same options, with what the schedule of a run tells where they leave it out: the steps of the warm-up and of
+    /// one epoch, which `tau: auto` needs.
+    pub fn for_schedule(mut self, warmup_steps: usize, epoch_steps: usize) -> Self {
+        if let Self::Grades(config) = &mut self {
+            config.auto.warmup_steps.get_or_insert(warmup_steps);
+            config.auto.epoch_steps.get_or_insert(epoch_steps);
+        }
+        self
+    }
+
     /// The policy for a run of `planned_steps` optimiser steps over these units.
     ///
     /// # Errors

@@ -15,13 +15,16 @@ fn an_empty_config_is_auto_and_the_rest_is_the_paper() {
     let config = config("{}");
     assert_eq!(config, Config::default());
     assert_eq!(
-        (config.tau.clone(), config.signal(), config.norm),
-        (Tau::Auto, Signal::RelativeGradientChange, Norm::L1)
+        (config.tau.clone(), config.signal(), config.norm()),
+        (Tau::Auto, Signal::RelativeGradientChange, Norm::Frobenius)
     );
     assert_eq!((config.patience, config.interval, config.max_frozen_share), (1, 1, 1.0));
     assert_eq!((config.companions, config.split_fused), (Companions::Train, true));
     let paper = Config::paper(1.5);
-    assert_eq!((paper.signal(), paper.grace(120), paper.grace(121)), (Signal::GradientChange, 60, 61));
+    assert_eq!(
+        (paper.signal(), paper.norm(), paper.grace(120), paper.grace(121)),
+        (Signal::GradientChange, Norm::L1, 60, 61)
+    );
 }
 
 #[test]
@@ -30,10 +33,10 @@ fn every_key_is_read_and_written_back() {
         "alpha": 0.3, "patience": 2, "interval": 5, "max_frozen_share": 0.9, "companions": "follow",
         "split_fused": false, "trace": true, "auto": {"warmup_steps": 3}}"#;
     let config = config(json);
-    assert_eq!((config.signal(), config.norm, config.alpha), (Signal::WeightChange, Norm::Frobenius, Some(0.3)));
+    assert_eq!((config.signal(), config.norm(), config.alpha), (Signal::WeightChange, Norm::Frobenius, Some(0.3)));
     assert_eq!((config.patience, config.interval, config.max_frozen_share), (2, 5, 0.9));
     assert_eq!((config.companions, config.split_fused, config.trace), (Companions::Follow, false, true));
-    assert_eq!(config.auto, AutoTau { warmup_steps: 3, ..AutoTau::default() });
+    assert_eq!(config.auto, AutoTau { warmup_steps: Some(3), ..AutoTau::default() });
     assert_eq!(config.tau.of(UnitId::language(7, Role::Q)), Some(0.5));
     let written = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<Config>(&written).unwrap(), config);
@@ -109,6 +112,8 @@ fn values_out_of_range_name_their_key() {
         (r#"{"max_frozen_share": 1.1}"#, "`max_frozen_share: 1.1`"),
         (r#"{"auto": {"window": 0}}"#, "`auto.window: 0`"),
         (r#"{"auto": {"floor": 1.5}}"#, "`auto.floor: 1.5`"),
+        (r#"{"auto": {"stalled": -1}}"#, "`auto.stalled: -1`"),
+        (r#"{"auto": {"exhausted": 1}}"#, "`auto.exhausted: 1`"),
     ] {
         assert!(problem(json).contains(key), "{json}: {}", problem(json));
     }
@@ -134,4 +139,16 @@ fn configs_are_checked_against_the_model() {
     assert_eq!(check("{}", &[], 10), Err(ConfigError::NoUnits));
     assert_eq!(check("{}", &[units[0], units[1], units[0]], 10), Err(ConfigError::DuplicateUnit { unit: units[0] }));
     assert_eq!(check("{}", &units, 0), Err(ConfigError::NoSteps));
+}
+
+#[test]
+fn the_schedule_fills_in_what_the_config_leaves_out() {
+    let method: EarlyStopping = serde_json::from_str(r#"{"method": "grades", "auto": {"epoch_steps": 7}}"#).unwrap();
+    let EarlyStopping::Grades(config) = method.for_schedule(3, 20) else { panic!("still grades") };
+    assert_eq!((config.auto.warmup_steps, config.auto.epoch_steps), (Some(3), Some(7)));
+    // Warm-up and a window of ten measurements.
+    assert_eq!(config.grace(120), 13);
+    assert_eq!(Config { interval: 2, ..config }.grace(120), 23);
+    let none = EarlyStopping::None(Default::default());
+    assert_eq!(none.clone().for_schedule(3, 20), none);
 }

@@ -1,6 +1,8 @@
 //! The method from outside: hand-made traces, the reference fixtures, and properties.
 
 #[cfg(test)]
+mod auto;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod fixtures;

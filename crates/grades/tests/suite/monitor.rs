@@ -141,7 +141,7 @@ fn nothing_is_measured_or_kept_before_the_first_decision_needs_it() {
     assert_eq!(wanted(of(Signal::WeightChange, 9), 12), [vec![7], vec![], vec![0, 7]]);
     let traced = Config { trace: true, ..of(Signal::GradientChange, 3) };
     assert_eq!(wanted(traced, 12), [vec![1, 4, 7, 10], vec![3, 6, 9, 12], vec![]]);
-    let auto = Config { auto: AutoTau { warmup_steps: 2, ..AutoTau::default() }, ..Config::default() };
+    let auto = Config { auto: AutoTau { warmup_steps: Some(2), ..AutoTau::default() }, ..Config::default() };
     assert_eq!(wanted(auto, 6), [vec![3, 4, 5, 6], vec![2, 3, 4, 5, 6], vec![]]);
 }
 

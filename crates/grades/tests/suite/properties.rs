@@ -37,7 +37,7 @@ fn config() -> impl Strategy<Value = Config> {
     let signal = prop::sample::select(Signal::ALL.to_vec());
     let auto = (0..4_usize, 1..6_usize, 0.0..0.9_f64);
     (signal, any::<bool>(), 0.0..1.0_f64, 0.05..0.95_f64, 1..4_usize, 1..4_usize, 0.3..1.0_f64, auto).prop_map(
-        |(signal, is_auto, alpha, tau, patience, interval, max_frozen_share, (warmup_steps, window, margin))| Config {
+        |(signal, is_auto, alpha, tau, patience, interval, max_frozen_share, (warmup_steps, window, stalled))| Config {
             tau: if is_auto { Tau::Auto } else { Tau::Number(tau) },
             signal: (!is_auto).then_some(signal),
             alpha: Some(alpha * 0.6),
@@ -45,7 +45,13 @@ fn config() -> impl Strategy<Value = Config> {
             interval,
             max_frozen_share,
             companions: Companions::Follow,
-            auto: AutoTau { warmup_steps, window, margin, ..AutoTau::default() },
+            auto: AutoTau {
+                warmup_steps: Some(warmup_steps),
+                epoch_steps: Some(6),
+                window: Some(window),
+                stalled,
+                ..AutoTau::default()
+            },
             ..Config::default()
         },
     )
@@ -128,6 +134,9 @@ proptest! {
         let json = serde_json::to_string(&first.state()).unwrap();
         let mut second = Monitor::new(config, &units(), STEPS).unwrap();
         second.restore(serde_json::from_str(&json).unwrap()).unwrap();
+        // Averages come back to the last bit, which their text shows.
+        let memory = |monitor: &Monitor| format!("{:?}", monitor.state()).split("events:").next().map(str::to_owned);
+        prop_assert_eq!(memory(&second), memory(&first));
         for (i, step) in trace.iter().enumerate().skip(cut) {
             prop_assert_eq!(second.wants(i + 1), first.wants(i + 1));
             prop_assert_eq!(&second.observe(i + 1, &measured(step)), &expected[i]);

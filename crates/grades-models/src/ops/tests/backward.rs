@@ -75,8 +75,11 @@ fn batch() -> (Tokens, Arc<Vec<i64>>) {
     (Tokens { ids, layout: Arc::new(packed(&LENGTHS)) }, targets)
 }
 
-/// The gradient of every parameter, by name, and the executed products.
-fn backward(model: &Decoder) -> (Vec<(String, Option<Vec<f32>>)>, Flops) {
+/// The gradient of every parameter by its name, `None` where it is frozen.
+type Gradients = Vec<(String, Option<Vec<f32>>)>;
+
+/// The gradients of the batch, and the executed products.
+fn backward(model: &Decoder) -> (Gradients, Flops) {
     let (tokens, targets) = batch();
     let before = Flops::executed();
     let mut found = model.loss(&tokens, targets, 0.2).backward();
@@ -113,7 +116,7 @@ fn freeze(model: &mut Decoder, frozen: impl Fn(&str) -> bool) {
 fn a_tied_embedding_gets_the_gradients_of_both_its_uses() {
     let _counters = exclusive();
     let ((tied, executed), (untied, executed_untied)) = (backward(&model(true)), backward(&model(false)));
-    let of = |gradients: &[(String, Option<Vec<f32>>)], name: &str| {
+    let of = |gradients: &Gradients, name: &str| {
         gradients.iter().find(|(found, _)| found == name).and_then(|(_, gradient)| gradient.clone()).unwrap()
     };
     let (embedding, head) = (of(&untied, "model.embed_tokens.weight"), of(&untied, "lm_head.weight"));

@@ -2,8 +2,6 @@
 //!
 //! The fixtures are those of the repository, or those of the folder that `GRADES_FIXTURES` names.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,8 +104,12 @@ fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
 }
 
 fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
+    assert_within(TOLERANCE, what, found, expected);
+}
+
+fn assert_within(tolerance: f64, what: &str, found: &[f32], expected: &[f64]) {
     let error = relative_error(found, expected);
-    assert!(error < TOLERANCE, "{what} differs by {error:.2e}");
+    assert!(error < tolerance, "{what} differs by {error:.2e}");
 }
 
 /// AdamW as the fixtures' script runs it, in f64: lr 1e-2, betas 0.9 and 0.999, eps 1e-8, weight decay 0.01.
@@ -160,8 +162,11 @@ fn check_family(folder: &Path, config: &str) {
     }
     for parameter in model.parameters().iter() {
         let reference = expected.get(&format!("weight.3.{}", parameter.name));
+        // Softmax hardly sees a bias of the keys: its gradient is what is left of large terms that cancel, and AdamW,
+        // which divides by the gradient's size, makes that rounding visible.
+        let tolerance = if parameter.name.ends_with("k_proj.bias") { 10.0 * TOLERANCE } else { TOLERANCE };
         host::read(&parameter.name, &parameter.value, |found| {
-            assert_close(&format!("{} after three steps", parameter.name), found, reference);
+            assert_within(tolerance, &format!("{} after three steps", parameter.name), found, reference);
         })
         .unwrap();
     }

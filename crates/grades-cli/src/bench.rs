@@ -1,0 +1,170 @@
+//! `grades bench`.
+
+use anyhow::bail;
+use grades::Companions;
+use grades_train::bench::gemm::{self, Size, Speed};
+use grades_train::bench::step::{self, StepOptions, StepReport};
+use grades_train::bench::{Frozen, Shape};
+
+use crate::output;
+
+/// Measure this machine: the training step, or the matrix products that it is made of.
+///
+/// Only figures that were measured alternately on one quiet machine compare.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: Bench,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Bench {
+    Step(Step),
+    Gemm(Gemm),
+}
+
+/// Time the training step on random tokens, with a model of random values.
+///
+/// One step to warm up, then the measured ones. The JSON object has the median of each figure, and under `best` the
+/// figures of the fastest step.
+///
+/// Example: grades bench step --frozen scattered:0.5 --monitor
+#[derive(Debug, clap::Args)]
+struct Step {
+    /// The model: smollm2-135m, smollm2-360m, llama-1b or tiny.
+    #[arg(long, default_value_t = Shape::SmolLm2M135)]
+    shape: Shape,
+    /// What trains; lora is not there yet.
+    #[arg(long, value_parser = ["full", "lora"], default_value = "full")]
+    mode: String,
+    /// Numbers of the matrix products; bf16 is not there yet.
+    #[arg(long, value_parser = ["f32", "bf16"], default_value = "f32")]
+    precision: String,
+    /// Rows of the batch.
+    #[arg(long, default_value_t = 4)]
+    rows: usize,
+    /// Tokens of each row.
+    #[arg(long, default_value_t = 256)]
+    tokens: usize,
+    /// Share of each row's tokens, at its end, that have a label.
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    completion_share: f64,
+    /// Measured steps.
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// Frozen matrices: none, scattered:SHARE, prefix:SHARE (of the layers), roles:ROLE,… or all-but-last.
+    #[arg(long, default_value_t = Frozen::None, value_name = "PATTERN")]
+    frozen: Frozen,
+    /// Whether norms and the embedding freeze with the matrices around them.
+    #[arg(long, value_parser = ["train", "follow"], default_value = "train")]
+    companions: String,
+    /// Measure the change of every matrix's gradient at each step, as training with GradES does.
+    #[arg(long)]
+    monitor: bool,
+}
+
+/// Time the products of a linear layer: forward, input gradient and weight gradient.
+#[derive(Debug, clap::Args)]
+struct Gemm {
+    /// The layer's size, ROWSxINxOUT; may be repeated. Left out, the sizes of SmolLM2-135M.
+    #[arg(long = "size", value_name = "MxKxN", value_delimiter = ',')]
+    sizes: Vec<Size>,
+}
+
+impl Args {
+    pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
+        match self.what {
+            Bench::Step(args) => args.run(json),
+            Bench::Gemm(args) => args.run(json),
+        }
+    }
+}
+
+impl Step {
+    fn run(self, json: bool) -> anyhow::Result<()> {
+        if self.mode == "lora" {
+            bail!("--mode lora is not supported yet; leave it out to train all parameters");
+        }
+        if self.precision == "bf16" {
+            bail!("--precision bf16 is not supported yet; leave it out to compute in f32");
+        }
+        let companions = if self.companions == "follow" { Companions::Follow } else { Companions::Train };
+        let options = StepOptions {
+            shape: self.shape,
+            rows: self.rows,
+            tokens: self.tokens,
+            completion_share: self.completion_share,
+            steps: self.steps,
+            frozen: self.frozen,
+            companions,
+            monitor: self.monitor,
+        };
+        let mut step = 0;
+        let report = step::run(&options, &mut |figures| {
+            step += 1;
+            output::log(&format!("step {step}/{} · {:.3} s", options.steps, figures.step_seconds));
+        })?;
+        if json {
+            return output::print_json(&report);
+        }
+        print(&report);
+        Ok(())
+    }
+}
+
+fn print(report: &StepReport) {
+    let (median, best, flops) = (report.median, report.best, report.flops);
+    let short = output::short;
+    output::print(&format!(
+        "model         {}, {} parameters, {} of {} matrices frozen",
+        report.options.shape,
+        short(report.parameters as u64),
+        report.frozen_units,
+        report.units
+    ));
+    let processor = report.processor.as_deref().unwrap_or("unknown processor");
+    output::print(&format!("machine       {processor}, {} threads", report.threads));
+    output::print("                    median         best");
+    for (name, median, best, digits) in [
+        ("tokens/s", median.tokens_per_second, best.tokens_per_second, 1),
+        ("step s", median.step_seconds, best.step_seconds, 4),
+        ("  forward s", median.forward_seconds, best.forward_seconds, 4),
+        ("  backward s", median.backward_seconds, best.backward_seconds, 4),
+        ("  optimizer s", median.optimizer_seconds, best.optimizer_seconds, 4),
+        ("  monitor s", median.monitor_seconds, best.monitor_seconds, 4),
+        ("GFLOP/s", median.gflops, best.gflops, 1),
+    ] {
+        output::print(&format!("{name:<13} {median:>12.digits$} {best:>12.digits$}"));
+    }
+    output::print(&format!(
+        "arithmetic    {}FLOP a step: forward {}, input gradient {}, weight gradient {}; {:.3} of nothing frozen",
+        short(flops.total()),
+        short(flops.forward),
+        short(flops.input_gradient),
+        short(flops.weight_gradient),
+        report.flops_ratio
+    ));
+    let peak = report.peak_memory_bytes.map_or("unknown".into(), |peak| format!("{}B", short(peak)));
+    output::print(&format!(
+        "memory        peak {peak}, optimizer {}B, kept gradients {}B",
+        short(report.optimizer_bytes),
+        short(report.kept_bytes)
+    ));
+}
+
+impl Gemm {
+    fn run(self, json: bool) -> anyhow::Result<()> {
+        let sizes = if self.sizes.is_empty() { Size::DEFAULT.to_vec() } else { self.sizes };
+        if !json {
+            output::print("GFLOP/s, median (best)      forward nt     input gradient nn    weight gradient tn");
+        }
+        let report = gemm::run(&sizes, &mut |products| {
+            if !json {
+                let column = |speed: Speed| format!("{:.1} ({:.1})", speed.gflops, speed.best_gflops);
+                let (nt, nn, tn) = (column(products.nt), column(products.nn), column(products.tn));
+                output::print(&format!("{:<20} {nt:>17} {nn:>21} {tn:>21}", products.size));
+            }
+        });
+        if json { output::print_json(&report) } else { Ok(()) }
+    }
+}

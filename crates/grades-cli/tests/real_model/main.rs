@@ -1,0 +1,4 @@
+//! The program on a real model.
+
+#[cfg(test)]
+mod smollm2;

@@ -1,0 +1,65 @@
+//! `grades bench` as scripts use it.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn grades(arguments: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_grades")).args(arguments.split(' ')).output().unwrap()
+}
+
+fn json(arguments: &str) -> Value {
+    let output = grades(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn step_prints_every_figure() {
+    let report = json("bench step --shape tiny --rows 1 --tokens 8 --steps 1 --frozen all-but-last --monitor --json");
+    for key in [
+        "tokens_per_second",
+        "step_seconds",
+        "forward_seconds",
+        "backward_seconds",
+        "optimizer_seconds",
+        "monitor_seconds",
+        "gflops",
+    ] {
+        assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
+        // Of one step the median is the fastest.
+        assert_eq!(report[key], report["best"][key], "{key}");
+    }
+    assert!(report["flops"]["weight_gradient"].as_u64() < report["flops"]["forward"].as_u64());
+    assert!(report["flops_ratio"].as_f64().unwrap() < 1.0);
+    assert_eq!((&report["shape"], &report["frozen"]), (&"tiny".into(), &"all-but-last".into()));
+    assert_eq!((&report["units"], &report["frozen_units"]), (&28.into(), &21.into()));
+    #[cfg(target_os = "linux")]
+    assert!(report["peak_memory_bytes"].as_u64() > report["optimizer_bytes"].as_u64());
+}
+
+#[test]
+fn gemm_prints_the_three_products_of_each_size() {
+    let report = json("bench gemm --size 8x4x2,2x4x8 --threads 1 --json");
+    assert_eq!(report["threads"], 1);
+    let sizes: Vec<_> = report["sizes"].as_array().unwrap().iter().map(|size| &size["size"]).collect();
+    assert_eq!(sizes, ["8x4x2", "2x4x8"]);
+    for product in ["nt", "nn", "tn"] {
+        assert!(report["sizes"][1][product]["gflops"].as_f64().unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_said_in_a_sentence() {
+    for (arguments, part) in [
+        ("--mode lora", "--mode lora is not supported yet"),
+        ("--precision bf16", "--precision bf16 is not supported yet"),
+        ("--frozen half", "`half` is no pattern"),
+        ("--shape huge", "there is no shape `huge`"),
+        ("--shape tiny --tokens 100000", "1 to 512 a row"),
+    ] {
+        let output = grades(&format!("bench step {arguments}"));
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && message.contains(part), "{arguments}: {message}");
+    }
+}

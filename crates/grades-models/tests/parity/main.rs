@@ -1,0 +1,4 @@
+//! Parity with the reference implementation.
+
+#[cfg(test)]
+mod families;

@@ -1,0 +1,139 @@
+//! Models by name, without their weights.
+
+use std::fmt;
+use std::str::FromStr;
+
+use grades_models::nn::{DecoderConfig, RopeScaling};
+use grades_models::ops::Activation;
+use serde::{Serialize, Serializer};
+
+use super::BenchError;
+
+/// The sizes of a model that is made up with random values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// SmolLM2-135M.
+    SmolLm2M135,
+    /// SmolLM2-360M.
+    SmolLm2M360,
+    /// Llama-3.2-1B.
+    Llama1B,
+    /// Four small layers, for tests.
+    Tiny,
+}
+
+impl Shape {
+    /// Every shape.
+    pub const ALL: [Self; 4] = [Self::SmolLm2M135, Self::SmolLm2M360, Self::Llama1B, Self::Tiny];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SmolLm2M135 => "smollm2-135m",
+            Self::SmolLm2M360 => "smollm2-360m",
+            Self::Llama1B => "llama-1b",
+            Self::Tiny => "tiny",
+        }
+    }
+
+    /// Its sizes, as the model's `config.json` has them.
+    #[must_use]
+    pub fn config(self) -> DecoderConfig {
+        let smollm2 = DecoderConfig {
+            vocab_size: 49_152,
+            hidden_size: 576,
+            intermediate_size: 1536,
+            num_hidden_layers: 30,
+            num_attention_heads: 9,
+            num_key_value_heads: 3,
+            head_dim: 64,
+            rms_norm_eps: 1e-5,
+            rope_theta: 100_000.0,
+            rope_scaling: RopeScaling::None,
+            max_position_embeddings: 8192,
+            tie_word_embeddings: true,
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            sliding_window: None,
+            activation: Activation::Silu,
+        };
+        match self {
+            Self::SmolLm2M135 => smollm2,
+            Self::SmolLm2M360 => DecoderConfig {
+                hidden_size: 960,
+                intermediate_size: 2560,
+                num_hidden_layers: 32,
+                num_attention_heads: 15,
+                num_key_value_heads: 5,
+                ..smollm2
+            },
+            Self::Llama1B => DecoderConfig {
+                vocab_size: 128_256,
+                hidden_size: 2048,
+                intermediate_size: 8192,
+                num_hidden_layers: 16,
+                num_attention_heads: 32,
+                num_key_value_heads: 8,
+                rope_theta: 500_000.0,
+                rope_scaling: RopeScaling::Llama3 {
+                    factor: 32.0,
+                    low_freq_factor: 1.0,
+                    high_freq_factor: 4.0,
+                    original_max_position_embeddings: 8192.0,
+                },
+                max_position_embeddings: 131_072,
+                ..smollm2
+            },
+            Self::Tiny => DecoderConfig {
+                vocab_size: 256,
+                hidden_size: 64,
+                intermediate_size: 160,
+                num_hidden_layers: 4,
+                num_attention_heads: 4,
+                num_key_value_heads: 2,
+                head_dim: 16,
+                max_position_embeddings: 512,
+                ..smollm2
+            },
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Shape {
+    type Err = BenchError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|shape| shape.name() == text)
+            .ok_or_else(|| BenchError::Shape { found: text.into(), known: Self::ALL.map(Self::name).join(", ") })
+    }
+}
+
+impl Serialize for Shape {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_round_trip_through_their_names() {
+        for shape in Shape::ALL {
+            assert_eq!(shape.to_string().parse::<Shape>().unwrap(), shape);
+        }
+        let message = "gpt-9".parse::<Shape>().unwrap_err().to_string();
+        assert!(message.contains("`gpt-9`") && message.contains("smollm2-135m"), "{message}");
+    }
+}

@@ -1,0 +1,288 @@
+//! The training step: the trainer's own, on random tokens and a model of random values.
+
+use std::time::Instant;
+
+use burn::tensor::Device;
+use grades::{Companions, Decision, Wants};
+use grades_models::Decoder;
+use grades_models::ops::Flops;
+use grades_models::random::Random;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use super::{BenchError, Frozen, Shape, median};
+use crate::data::{Batch, NO_LOSS, Tokenized};
+use crate::train::freeze::{Freezing, units};
+use crate::train::memory;
+use crate::train::optimizer::{Optimizer, Rule};
+use crate::train::step::{self, Pass};
+
+/// The options of transformers' `Trainer` where they do not matter for the time.
+const RULE: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+const LEARNING_RATE: f64 = 1e-5;
+const WEIGHT_DECAY: f64 = 0.01;
+const MAX_GRAD_NORM: f64 = 1.0;
+/// Seed of tokens and values.
+const SEED: u64 = 0;
+
+/// What is measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepOptions {
+    /// The model.
+    pub shape: Shape,
+    /// Rows of the batch.
+    pub rows: usize,
+    /// Tokens of each row.
+    pub tokens: usize,
+    /// Share of each row's tokens, at its end, that have a label.
+    pub completion_share: f64,
+    /// Measured steps, after one to warm up.
+    pub steps: usize,
+    /// The frozen matrices.
+    pub frozen: Frozen,
+    /// Whether norms and the embedding freeze with them.
+    pub companions: Companions,
+    /// Whether each step measures the change of every matrix's gradient (L1), and keeps the gradient for the next.
+    pub monitor: bool,
+}
+
+impl Default for StepOptions {
+    fn default() -> Self {
+        Self {
+            shape: Shape::SmolLm2M135,
+            rows: 4,
+            tokens: 256,
+            completion_share: 1.0,
+            steps: 5,
+            frozen: Frozen::None,
+            companions: Companions::Train,
+            monitor: false,
+        }
+    }
+}
+
+/// The time of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Figures {
+    /// Tokens through the model a second.
+    pub tokens_per_second: f64,
+    /// The whole step.
+    pub step_seconds: f64,
+    /// Until the loss is known; with it the gradients of the head, which are computed together.
+    pub forward_seconds: f64,
+    /// The rest of the backward pass.
+    pub backward_seconds: f64,
+    /// The update; without `monitor` with the pass over the gradients that clipping needs.
+    pub optimizer_seconds: f64,
+    /// With `monitor`, the pass over the gradients that measures them (and gives clipping its norm), and keeping them.
+    pub monitor_seconds: f64,
+    /// Executed arithmetic over the whole step's time, in 10⁹ operations a second.
+    pub gflops: f64,
+}
+
+/// What a measurement came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepReport {
+    /// What was measured.
+    #[serde(flatten)]
+    pub options: StepOptions,
+    /// The trained parameters: `full`.
+    pub mode: &'static str,
+    /// Numbers of the products: `f32`.
+    pub precision: &'static str,
+    /// The processor's name.
+    pub processor: Option<String>,
+    /// Threads.
+    pub threads: usize,
+    /// Numbers of the model.
+    pub parameters: usize,
+    /// Matrices of the model.
+    pub units: usize,
+    /// Frozen ones.
+    pub frozen_units: usize,
+    /// The median of each figure over the measured steps.
+    #[serde(flatten)]
+    pub median: Figures,
+    /// The figures of the fastest step.
+    pub best: Figures,
+    /// Most memory that the process held until the last measured step.
+    pub peak_memory_bytes: Option<u64>,
+    /// Executed operations of a step by kind.
+    pub flops: Flops,
+    /// Their sum against that of a step in which everything trains, which is executed once to be counted.
+    pub flops_ratio: f64,
+    /// State of the optimizer.
+    pub optimizer_bytes: u64,
+    /// Gradients kept for the next step.
+    pub kept_bytes: u64,
+    /// Loss of the last step.
+    pub loss: f64,
+}
+
+/// Measures the step, and hands each step's figures to `on_step`. The measured operations are counted for the whole
+/// process: nothing else may compute meanwhile.
+///
+/// # Errors
+/// If an option is out of range, or the step fails.
+pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<StepReport, BenchError> {
+    check(options)?;
+    let mut bench = Bench::new(options)?;
+    let units = units(&bench.model);
+    let decision = options.frozen.decision(&units, options.companions);
+    bench.freezing.apply(&decision, &mut bench.model, &mut bench.optimizer);
+
+    bench.step(0)?;
+    let mut measured = Vec::with_capacity(options.steps);
+    let (mut loss, mut flops) = (f64::NAN, Flops::default());
+    for step in 1..=options.steps {
+        let figures;
+        (figures, loss, flops) = bench.step(step)?;
+        on_step(&figures);
+        measured.push(figures);
+    }
+    let peak_memory_bytes = memory::peak();
+    let (optimizer_bytes, kept_bytes) = (bench.optimizer.bytes(), bench.freezing.bytes());
+
+    // Only after the peak was read: with nothing frozen a step takes more memory.
+    let flops_ratio = match decision.freeze.is_empty() {
+        true => 1.0,
+        false => flops.total() as f64 / bench.unfrozen(&decision)?.total() as f64,
+    };
+    let middle = |of: fn(&Figures) -> f64| median(measured.iter().map(of).collect());
+    let fastest = measured.iter().copied().min_by(|a, b| a.step_seconds.total_cmp(&b.step_seconds));
+    let median = Figures {
+        tokens_per_second: middle(|f| f.tokens_per_second),
+        step_seconds: middle(|f| f.step_seconds),
+        forward_seconds: middle(|f| f.forward_seconds),
+        backward_seconds: middle(|f| f.backward_seconds),
+        optimizer_seconds: middle(|f| f.optimizer_seconds),
+        monitor_seconds: middle(|f| f.monitor_seconds),
+        gflops: middle(|f| f.gflops),
+    };
+    Ok(StepReport {
+        options: options.clone(),
+        mode: "full",
+        precision: "f32",
+        processor: memory::processor(),
+        threads: grades_kernels::threads(),
+        parameters: bench.model.parameters().iter().map(|parameter| parameter.len()).sum(),
+        units: units.len(),
+        frozen_units: decision.freeze.len(),
+        median,
+        best: fastest.unwrap_or(median),
+        peak_memory_bytes,
+        flops,
+        flops_ratio,
+        optimizer_bytes,
+        kept_bytes,
+        loss,
+    })
+}
+
+fn check(options: &StepOptions) -> Result<(), BenchError> {
+    let StepOptions { shape, rows, tokens, completion_share, steps, .. } = options;
+    let longest = shape.config().max_position_embeddings;
+    let wrong = if *rows == 0 || *steps == 0 {
+        format!("{rows} rows and {steps} steps leave nothing to measure; both must be at least 1")
+    } else if *tokens == 0 || *tokens > longest {
+        format!("{tokens} tokens do not fit the shape {shape}; it takes 1 to {longest} a row")
+    } else if !(0.0..=1.0).contains(completion_share) {
+        format!("the completion share {completion_share} is no share of the tokens; it must lie between 0 and 1")
+    } else {
+        return Ok(());
+    };
+    Err(BenchError::Option(wrong))
+}
+
+/// A model with all that its steps need.
+struct Bench {
+    model: Decoder,
+    optimizer: Optimizer,
+    freezing: Freezing,
+    batch: Batch,
+    wants: Wants,
+}
+
+impl Bench {
+    fn new(options: &StepOptions) -> Result<Self, BenchError> {
+        let mut model = Decoder::load(options.shape.config(), &Random::new(SEED), &Device::default().autodiff())?;
+        for parameter in model.parameters_mut().iter_mut() {
+            parameter.set_trainable(true);
+        }
+        let monitor = options.monitor;
+        Ok(Self {
+            optimizer: Optimizer::new(RULE, WEIGHT_DECAY, model.parameters().len()),
+            freezing: Freezing::new(&model),
+            batch: batch(options),
+            wants: Wants { measure: monitor, keep_gradient: monitor, ..Wants::default() },
+            model,
+        })
+    }
+
+    /// One step of the trainer: its figures, its loss, and the operations that it executed.
+    fn step(&mut self, step: usize) -> Result<(Figures, f64, Flops), BenchError> {
+        let started = Instant::now();
+        let batches = std::slice::from_ref(&self.batch);
+        let Pass { loss, mut gradients, flops, forward_seconds, backward_seconds } =
+            step::pass(&self.model, step, batches)?;
+
+        let watch = Instant::now();
+        let measured = self.freezing.measure(&self.model, &gradients, &self.wants)?;
+        let measuring = watch.elapsed().as_secs_f64();
+
+        let watch = Instant::now();
+        let scale = step::clip(Some(MAX_GRAD_NORM), measured.gradient_norm);
+        step::update(&mut self.model, &mut self.optimizer, &gradients, LEARNING_RATE, scale)?;
+        let updating = watch.elapsed().as_secs_f64();
+
+        let watch = Instant::now();
+        self.freezing.keep(&self.model, &mut gradients, &measured, &self.wants)?;
+        drop(gradients);
+        let keeping = watch.elapsed().as_secs_f64();
+
+        let step_seconds = started.elapsed().as_secs_f64();
+        let (optimizer_seconds, monitor_seconds) = match self.wants.measure {
+            true => (updating, measuring + keeping),
+            false => (updating + measuring + keeping, 0.0),
+        };
+        let figures = Figures {
+            tokens_per_second: self.batch.ids.len() as f64 / step_seconds,
+            step_seconds,
+            forward_seconds,
+            backward_seconds,
+            optimizer_seconds,
+            monitor_seconds,
+            gflops: flops.total() as f64 / step_seconds / 1e9,
+        };
+        Ok((figures, loss, flops))
+    }
+
+    /// Takes a decision back, and counts the operations of the pass in which everything trains.
+    fn unfrozen(&mut self, decision: &Decision) -> Result<Flops, BenchError> {
+        let back = Decision {
+            unfreeze: decision.freeze.clone(),
+            unfreeze_companions: decision.freeze_companions.clone(),
+            ..Decision::default()
+        };
+        self.freezing.apply(&back, &mut self.model, &mut self.optimizer);
+        Ok(step::pass(&self.model, 0, std::slice::from_ref(&self.batch))?.flops)
+    }
+}
+
+/// Rows of random tokens, labels on the last ones of each.
+fn batch(options: &StepOptions) -> Batch {
+    let vocabulary = options.shape.config().vocab_size as u32;
+    let mut random = ChaCha8Rng::seed_from_u64(SEED);
+    let labels = ((options.completion_share * options.tokens as f64).round() as usize).max(1);
+    let mut batch = Batch::default();
+    for row in 0..options.rows {
+        // The last token is only a label.
+        let ids: Vec<u32> = (0..=options.tokens).map(|_| random.next_u32() % vocabulary).collect();
+        let unlabelled = ids.len() - labels;
+        let label = |(index, id): (usize, &u32)| if index < unlabelled { NO_LOSS } else { i64::from(*id) };
+        let labels = ids.iter().enumerate().map(label).collect();
+        batch.push(row, &Tokenized { ids, labels });
+    }
+    batch
+}

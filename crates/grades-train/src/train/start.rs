@@ -1,0 +1,87 @@
+//! Where a run starts: before its first step, or after a checkpoint's. It is known to be sound before the run's
+//! directory is touched.
+
+use std::path::Path;
+
+use grades::Policy;
+use grades_models::Decoder;
+use grades_models::ops::Flops;
+
+use super::TrainError;
+use super::checkpoint::{self, Parts};
+use super::freeze::Freezing;
+use super::optimizer::Optimizer;
+use super::trainer::{Options, Outcome};
+
+/// The model with everything that is remembered from step to step.
+pub struct Start {
+    pub(super) model: Decoder,
+    pub(super) policy: Box<dyn Policy>,
+    pub(super) optimizer: Optimizer,
+    pub(super) freezing: Freezing,
+    /// The best weights so far, where the policy keeps them.
+    pub(super) best: Option<Vec<Vec<f32>>>,
+    pub(super) outcome: Outcome,
+    /// The sum of the steps' losses.
+    pub(super) loss_sum: f64,
+}
+
+impl Start {
+    /// Before the first step: every parameter of the model trains.
+    #[must_use]
+    pub fn new(mut model: Decoder, policy: Box<dyn Policy>, options: &Options) -> Self {
+        for parameter in model.parameters_mut().iter_mut() {
+            parameter.set_trainable(true);
+        }
+        let outcome = Outcome {
+            steps: 0,
+            stopped: None,
+            tokens: 0,
+            train_loss: f64::NAN,
+            val_loss: None,
+            flops: Flops::default(),
+            seconds: 0.0,
+            validation_seconds: 0.0,
+            monitor_seconds: 0.0,
+        };
+        Self {
+            optimizer: Optimizer::new(options.rule, options.weight_decay, model.parameters().len()),
+            freezing: Freezing::new(&model),
+            model,
+            policy,
+            best: None,
+            outcome,
+            loss_sum: 0.0,
+        }
+    }
+
+    /// After a checkpoint of a run with the same config, as if it had never been interrupted.
+    ///
+    /// # Errors
+    /// If the checkpoint is damaged, or of another model, config or length of run.
+    pub fn resume(mut self, checkpoint: &Path, options: &Options) -> Result<Self, TrainError> {
+        let parts = Parts {
+            model: &mut self.model,
+            optimizer: &mut self.optimizer,
+            freezing: &mut self.freezing,
+            best: &mut self.best,
+        };
+        let progress = checkpoint::restore(checkpoint, parts)?;
+        let planned = options.schedule.total_steps;
+        if progress.planned_steps != planned {
+            return Err(TrainError::Other(format!(
+                "{}: the checkpoint is of a run of {} steps, but this config plans {planned}; resume with the config \
+                 that the run began with",
+                checkpoint.display(),
+                progress.planned_steps
+            )));
+        }
+        self.policy.restore(progress.policy)?;
+        self.outcome.steps = progress.step;
+        self.outcome.tokens = progress.tokens;
+        self.outcome.flops = progress.flops;
+        [self.outcome.seconds, self.outcome.validation_seconds, self.outcome.monitor_seconds] = progress.seconds;
+        self.loss_sum = f64::from_bits(progress.loss_sum_bits);
+        Ok(self)
+    }
+}

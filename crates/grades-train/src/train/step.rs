@@ -1,0 +1,94 @@
+//! One step of the optimizer in its two halves: the pass through the model, and the update.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use grades_kernels::optimizer::axpy;
+use grades_models::ops::Flops;
+use grades_models::{Decoder, Error, host};
+
+use super::TrainError;
+use super::freeze::Gradients;
+use super::optimizer::Optimizer;
+use crate::data::Batch;
+
+/// What a pass over a step's micro-batches gave.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    /// The mean loss per predicted token.
+    pub(crate) loss: f64,
+    /// Its gradients.
+    pub(crate) gradients: Gradients,
+    /// Executed operations.
+    pub(crate) flops: Flops,
+    /// Seconds until the losses were known. The gradients of the head are computed with them, so they count here.
+    pub(crate) forward_seconds: f64,
+    /// Seconds of the rest.
+    pub(crate) backward_seconds: f64,
+}
+
+/// Forward and backward through the micro-batches of step `step`.
+///
+/// # Errors
+/// If the loss is not finite, or the device fails to hand values over.
+pub(crate) fn pass(model: &Decoder, step: usize, batches: &[Batch]) -> Result<Pass, TrainError> {
+    let (started, executed) = (Instant::now(), Flops::executed());
+    let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
+    let mut gradients: Gradients = model.parameters().iter().map(|_| None).collect();
+    let (mut total, mut forward_seconds) = (0.0, 0.0);
+    for batch in batches {
+        let forward = Instant::now();
+        let loss = model.loss(&batch.tokens(), Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
+        total += host::read("loss", &loss, |loss| loss.first().copied().map_or(f64::NAN, f64::from))?;
+        forward_seconds += forward.elapsed().as_secs_f64();
+        if !total.is_finite() {
+            let samples: Vec<String> = batch.samples.iter().map(ToString::to_string).collect();
+            return Err(TrainError::Loss { step, loss: total, samples: samples.join(", ") });
+        }
+        if !loss.is_tracked() {
+            continue;
+        }
+        let mut found = loss.backward();
+        for (parameter, sum) in model.parameters().iter().zip(&mut gradients) {
+            let Some(gradient) = parameter.value.grad_remove(&mut found) else { continue };
+            match sum {
+                None => *sum = Some(gradient),
+                Some(sum) => host::read(&parameter.name, &gradient, |gradient| {
+                    host::update(&parameter.name, sum, |sum| axpy(1.0, gradient, sum))
+                })??,
+            }
+        }
+    }
+    Ok(Pass {
+        loss: total,
+        gradients,
+        flops: Flops::executed().since(&executed),
+        forward_seconds,
+        backward_seconds: started.elapsed().as_secs_f64() - forward_seconds,
+    })
+}
+
+/// What gradients of the global norm `norm` are multiplied by so that it is at most `max`, as
+/// `torch.nn.utils.clip_grad_norm_`.
+pub(crate) fn clip(max: Option<f64>, norm: f64) -> f32 {
+    max.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0)) as f32
+}
+
+/// Moves every parameter that still trains along its gradient times `scale`.
+///
+/// # Errors
+/// When the device fails to hand values over.
+pub(crate) fn update(
+    model: &mut Decoder,
+    optimizer: &mut Optimizer,
+    gradients: &Gradients,
+    learning_rate: f64,
+    scale: f32,
+) -> Result<(), Error> {
+    for (index, (parameter, gradient)) in model.parameters_mut().iter_mut().zip(gradients).enumerate() {
+        let Some(gradient) = gradient.as_ref().filter(|_| parameter.is_trainable()) else { continue };
+        let name = parameter.name.clone();
+        host::read(&name, gradient, |gradient| optimizer.update(index, parameter, gradient, learning_rate, scale))??;
+    }
+    Ok(())
+}

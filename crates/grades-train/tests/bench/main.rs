@@ -1,0 +1,4 @@
+//! The measured training step from outside.
+
+#[cfg(test)]
+mod step;

@@ -1,0 +1,110 @@
+//! The measured step: what it counts agrees with a count by hand.
+//!
+//! Operations are counted for the whole process, so everything is one test.
+
+use grades::Companions;
+use grades_models::ops::Flops;
+use grades_train::bench::step::{StepOptions, StepReport, run};
+use grades_train::bench::{BenchError, Shape};
+
+fn step(options: StepOptions) -> StepReport {
+    let mut steps = 0;
+    let report = run(&options, &mut |_| steps += 1).unwrap();
+    assert_eq!(steps, options.steps);
+    report
+}
+
+/// Rows, tokens a row, and labels a row of the tiny shape's batch.
+const ROWS: u64 = 2;
+const TOKENS: u64 = 8;
+const LABELS: u64 = 2;
+
+fn options(frozen: &str, companions: Companions) -> StepOptions {
+    StepOptions {
+        shape: Shape::Tiny,
+        rows: ROWS as usize,
+        tokens: TOKENS as usize,
+        completion_share: 0.25,
+        steps: 2,
+        frozen: frozen.parse().unwrap(),
+        companions,
+        monitor: true,
+    }
+}
+
+#[test]
+fn counts_agree_with_counts_by_hand() {
+    // The tiny shape: 4 layers, hidden 64, MLP 160, 4 heads of 16, 2 of them for keys and values, vocabulary 256.
+    let tokens = ROWS * TOKENS;
+    let (q, kv, mlp) = (2 * tokens * 64 * 64, 2 * tokens * 64 * 32, 2 * tokens * 64 * 160);
+    let linear = q + 2 * kv + q + 3 * mlp;
+    // Two products of 16 operations pairs a head for every pair of tokens that sees one another.
+    let attention = 4 * 16 * 4 * ROWS * (TOKENS * (TOKENS + 1) / 2);
+    // The backward pass computes the scores again, and two gradients for each product.
+    let attention_back = attention / 2 * 5;
+    let head = 2 * ROWS * LABELS * 64 * 256;
+
+    let none = step(options("none", Companions::Train));
+    let all = Flops {
+        forward: 4 * (linear + attention) + head,
+        input_gradient: 4 * (linear + attention_back) + head,
+        weight_gradient: 4 * linear + head,
+    };
+    assert_eq!((none.flops, none.flops_ratio), (all, 1.0));
+    let ratio = |part: Flops| part.total() as f64 / all.total() as f64;
+
+    // Over two layers every role is frozen once: half of the weight gradients.
+    let scattered = step(options("scattered:0.5", Companions::Train));
+    let expected = Flops { weight_gradient: 2 * linear + head, ..all };
+    assert_eq!((scattered.flops, scattered.flops_ratio), (expected, ratio(expected)));
+
+    // With the norms and the embedding frozen the backward pass ends above the second layer; as head the tied
+    // embedding trains on.
+    let prefix = step(options("prefix:0.5", Companions::Follow));
+    assert_eq!(prefix.flops.forward, all.forward);
+    assert_eq!(prefix.flops.input_gradient, 2 * (linear + attention_back) + head);
+    assert_eq!(prefix.flops.weight_gradient, 2 * linear + head);
+    assert_eq!(prefix.flops_ratio, ratio(prefix.flops));
+    // Without, it goes down to the embedding.
+    let train = step(options("prefix:0.5", Companions::Train));
+    assert_eq!(train.flops, expected);
+
+    let roles = step(options("roles:q,k,v,o", Companions::Train));
+    assert_eq!(roles.flops, Flops { weight_gradient: 4 * 3 * mlp + head, ..all });
+    let last = step(options("all-but-last", Companions::Follow));
+    assert_eq!(last.flops.input_gradient, linear + attention_back + head);
+
+    // AdamW holds two numbers for each number that trains, the monitor one for each of the matrices.
+    let matrices = 4 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 160 * 64);
+    let companions = 256 * 64 + 4 * 2 * 64 + 64;
+    assert_eq!(none.parameters as u64, matrices + companions);
+    assert_eq!(none.optimizer_bytes, 8 * (matrices + companions));
+    assert_eq!(none.kept_bytes, 4 * matrices);
+    assert_eq!(scattered.optimizer_bytes, 8 * (matrices / 2 + companions));
+    assert_eq!(scattered.kept_bytes, 4 * matrices / 2);
+    assert_eq!((none.units, none.frozen_units, prefix.frozen_units), (28, 0, 14));
+
+    // Random labels: the loss is that of guessing.
+    assert!((none.loss - 256.0_f64.ln()).abs() < 0.3, "{}", none.loss);
+    for report in [&none, &scattered, &prefix] {
+        let f = report.best;
+        assert!(f.step_seconds <= report.median.step_seconds);
+        let parts = f.forward_seconds + f.backward_seconds + f.optimizer_seconds + f.monitor_seconds;
+        assert!(f.monitor_seconds > 0.0 && parts <= f.step_seconds);
+        let arithmetic = f.gflops * 1e9 * f.step_seconds;
+        assert!((arithmetic / report.flops.total() as f64 - 1.0).abs() < 1e-9);
+    }
+    let quiet = step(StepOptions { monitor: false, ..options("none", Companions::Train) });
+    assert_eq!((quiet.kept_bytes, quiet.median.monitor_seconds), (0, 0.0));
+    // Monitoring only looks.
+    assert_eq!(quiet.loss, none.loss);
+
+    let refused = |options: StepOptions| match run(&options, &mut |_| {}) {
+        Err(BenchError::Option(message)) => message,
+        other => panic!("{other:?}"),
+    };
+    let valid = || options("none", Companions::Train);
+    assert!(refused(StepOptions { rows: 0, ..valid() }).contains("0 rows"));
+    assert!(refused(StepOptions { tokens: 513, ..valid() }).contains("1 to 512"));
+    assert!(refused(StepOptions { completion_share: 1.5, ..valid() }).contains("1.5"));
+}

@@ -1,0 +1,100 @@
+//! A resumed run goes on exactly as the one that was never interrupted.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::runs::{Run, Workspace};
+
+/// Methods whose memory differs: thresholds on each signal, averages, arrays of their own, the best weights.
+const METHODS: [&str; 7] = [
+    "{method: grades, alpha: 0.25, tau: {q: 1.0e9, mlp: 2.0, default: 1.0e-9}, patience: 2}",
+    "{method: grades, tau: auto, auto: {window: 2, exhausted: 0.9}}",
+    "{method: grades, signal: weight_change, tau: 1.0e-9, interval: 2, alpha: 0.1}",
+    "{method: grades, signal: relative_gradient_change, norm: spectral, tau: 0.7, alpha: 0.3}",
+    "{method: grades, alpha: 0.25, companions: follow, tau: {language.0.*: 1.0e9, default: 1.0e-9}}",
+    "{method: validation_loss, patience: 50}",
+    "{method: autofreeze, num_intervals: 4}",
+];
+
+/// The lines of steps after `step`, without what a clock or the system says and without the checkpoints themselves.
+fn after(lines: Vec<Value>, step: u64) -> Vec<Value> {
+    let mut lines: Vec<Value> = lines
+        .into_iter()
+        .filter(|line| line["step"].as_u64().unwrap() > step && line["event"] != "checkpoint")
+        .collect();
+    for line in &mut lines {
+        for key in ["seconds", "step_seconds", "monitor_seconds", "resident_bytes"] {
+            line.as_object_mut().unwrap().remove(key);
+        }
+    }
+    lines
+}
+
+fn model(run: &Run) -> Vec<u8> {
+    fs::read(run.summary.model_dir.join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_resumed_run_decides_as_an_uninterrupted_one() {
+    for (index, method) in METHODS.iter().enumerate() {
+        let workspace = Workspace::new();
+        let early_stopping = format!("early_stopping={method}");
+        let options = [&early_stopping, "val_set_size=4", "optimizer=adamw", "save_steps=1"];
+        let whole = workspace.train("whole", &options);
+        for step in [1, 2, 3, 5] {
+            let checkpoint = whole.path.join(format!("checkpoints/step-{step:06}"));
+            if !checkpoint.exists() {
+                assert!(whole.summary.steps <= step, "no checkpoint of step {step} with {method}");
+                continue;
+            }
+            let resume = format!("resume_from_checkpoint={}", checkpoint.display());
+            let resumed = workspace.train(&format!("resumed-{index}-{step}"), &[&options[..], &[&resume]].concat());
+            let step = step as u64;
+            assert_eq!(after(resumed.metrics(), step), after(whole.metrics(), step), "metrics, {step}, {method}");
+            assert_eq!(after(resumed.signals(), step), after(whole.signals(), step), "signals, {step}, {method}");
+            assert_eq!(after(resumed.events(), step), after(whole.events(), step), "events, {step}, {method}");
+            assert_eq!(model(&resumed), model(&whole), "model, {step}, {method}");
+            assert_eq!(resumed.summary.train_loss.to_bits(), whole.summary.train_loss.to_bits());
+            assert_eq!(resumed.summary.stopped_by, whole.summary.stopped_by);
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_run_goes_on_in_its_own_directory() {
+    let workspace = Workspace::new();
+    let options = ["save_steps=3", "early_stopping={method: grades, trace: true}"];
+    let whole = workspace.train("whole", &options);
+    // As if the program had been stopped after step 4: the logs are ahead of the checkpoint.
+    let run = workspace.path("whole");
+    let (metrics, bytes) = (whole.metrics(), model(&whole));
+    fs::remove_dir_all(run.join("model")).unwrap();
+    fs::remove_file(run.join("summary.json")).unwrap();
+    let resume = format!("resume_from_checkpoint={}", run.join("checkpoints/step-000003").display());
+    let resumed = workspace.train("whole", &[&options[..], &[&resume]].concat());
+    assert_eq!(after(resumed.metrics(), 0), after(metrics, 0));
+    assert_eq!(model(&resumed), bytes);
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_is_refused() {
+    let workspace = Workspace::new();
+    let whole = workspace.train("whole", &["save_steps=4"]);
+    let checkpoint = whole.path.join("checkpoints/step-000004");
+    let resume = format!("resume_from_checkpoint={}", checkpoint.display());
+    let refused = |options: &[&str]| workspace.attempt("refused", options).unwrap_err().to_string();
+    assert!(refused(&[&resume, "max_steps=9"]).contains("run of 8 steps, but this config plans 9"));
+    let nowhere = refused(&["resume_from_checkpoint=nowhere"]);
+    assert!(nowhere.contains("`resume_from_checkpoint: nowhere` is not a checkpoint"), "{nowhere}");
+    let other = refused(&[&resume, "early_stopping={method: grades}"]);
+    assert!(other.contains("grades"), "{other}");
+    fs::write(checkpoint.join("weights.safetensors"), b"short").unwrap();
+    assert!(refused(&[&resume]).contains("weights.safetensors"));
+    assert!(!workspace.path("refused").exists());
+    // Nor are the logs of an interrupted run cut back to a checkpoint that cannot be used.
+    fs::remove_dir_all(whole.path.join("model")).unwrap();
+    fs::remove_file(whole.path.join("summary.json")).unwrap();
+    assert!(workspace.attempt("whole", &[&resume]).unwrap_err().to_string().contains("weights.safetensors"));
+    assert_eq!(whole.metrics().len(), 8);
+}
