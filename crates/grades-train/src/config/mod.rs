@@ -4,6 +4,7 @@
 //! and the one place where options are declared. Paths in a config are relative to the current directory, as in
 //! Axolotl.
 
+mod model;
 mod raw;
 mod resolved;
 
@@ -11,6 +12,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use model::{Init, Model};
 pub use resolved::{Config, Optimizer, Precision, Threads};
 
 impl Config {

@@ -20,6 +20,9 @@ const NOT_YET: [&str; 12] = [
     "chat_template",
 ];
 
+/// The method of early stopping where none is named.
+const DEFAULT_METHOD: &str = "grades";
+
 /// What other tools call an option.
 const OTHER_NAMES: [(&str, &str); 20] = [
     ("base_model", "model"),
@@ -71,7 +74,7 @@ pub(super) fn apply(tree: &mut Value, text: &str) -> Result<(), ConfigError> {
     }
     let new = value(new).map_err(|error| fail(format!("has a value that is not YAML: {error}")))?;
     // Another method of early stopping does not know the options of the one in the file.
-    if key == "early_stopping.method" && tree.pointer("/early_stopping/method").is_some_and(|old| *old != new) {
+    if key == "early_stopping.method" && method(&tree["early_stopping"]).is_some_and(|old| old != new) {
         tree["early_stopping"] = Value::Null;
     }
     let mut place = tree;
@@ -103,6 +106,15 @@ pub(super) fn apply(tree: &mut Value, text: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// The method that `early_stopping` means: options without one are those of GradES.
+fn method(early_stopping: &Value) -> Option<Value> {
+    match early_stopping {
+        Value::Null => None,
+        Value::Object(options) => Some(options.get("method").cloned().unwrap_or_else(|| DEFAULT_METHOD.into())),
+        short => Some(short.clone()),
+    }
+}
+
 /// The config that `tree` means, its ranges not yet checked.
 pub(super) fn resolve(mut tree: Value) -> Result<Config, ConfigError> {
     if let Value::Object(map) = &mut tree {
@@ -119,7 +131,7 @@ pub(super) fn resolve(mut tree: Value) -> Result<Config, ConfigError> {
                 map.insert("early_stopping".to_owned(), serde_json::json!({ "method": method }));
             }
             Some(Value::Object(options)) if !options.contains_key("method") => {
-                options.insert("method".to_owned(), "grades".into());
+                options.insert("method".to_owned(), DEFAULT_METHOD.into());
             }
             _ => {}
         }

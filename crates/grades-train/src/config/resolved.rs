@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ConfigError;
+use super::model::{Init, Model};
 use crate::data::split::CountOrShare;
 use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, TokenOptions};
 use crate::schedule::{LrScheduler, Schedule};
@@ -15,8 +16,11 @@ use crate::schedule::{LrScheduler, Schedule};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The model: a folder in the Hugging Face layout, or a GGUF file. Required.
-    pub model: String,
+    /// The model: a folder in the Hugging Face layout, a GGUF file, or with `init: random` also
+    /// `{config: config.json, tokenizer: folder}`. Required.
+    pub model: Model,
+    /// The values that it begins with: `pretrained` (default), or `random` to train from scratch.
+    pub init: Init,
     /// The run's directory, made by the run; one that exists is never overwritten. Default: `model-out`.
     pub output_dir: PathBuf,
     /// The training data. At least one is required.
@@ -75,7 +79,8 @@ pub struct Config {
 
     /// Steps between lines in the log; metrics are recorded at every step all the same. Default: 10.
     pub logging_steps: usize,
-    /// Steps between validations: a count, or a share of all steps. Left out: at the end of every epoch.
+    /// Steps between validations: a count, or a share of all steps; 0 for none before the end. Left out: at the end of
+    /// every epoch.
     pub eval_steps: Option<CountOrShare>,
     /// Steps between checkpoints: a count, or a share of all steps. Left out: none but the final model.
     pub save_steps: Option<CountOrShare>,
@@ -90,7 +95,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            model: String::new(),
+            model: Model::default(),
+            init: Init::Pretrained,
             output_dir: PathBuf::from("model-out"),
             datasets: Vec::new(),
             val_set_size: CountOrShare::default(),
@@ -203,6 +209,12 @@ impl Config {
             }
             spec.format().map_err(ConfigError::Inconsistent)?;
         }
+        if matches!(self.model, Model::New { .. }) && self.init != Init::Random {
+            return Err(ConfigError::Inconsistent(
+                "`model: {config, tokenizer}` has no weights to begin with; set init: random, or give a checkpoint"
+                    .to_owned(),
+            ));
+        }
         self.validate_numbers()?;
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
             return Err(ConfigError::Inconsistent(
@@ -255,9 +267,9 @@ impl Config {
         }
         let share = self.val_set_size;
         number(share.is_valid(), "val_set_size", share.value(), "a whole number or a share between 0 and 1")?;
-        for (key, value) in [("eval_steps", self.eval_steps), ("save_steps", self.save_steps)] {
+        for (key, value, least) in [("eval_steps", self.eval_steps, 0.0), ("save_steps", self.save_steps, 1e-9)] {
             if let Some(value) = value {
-                number(value.is_valid() && value.value() > 0.0, key, value.value(), COUNT_OR_SHARE)?;
+                number(value.is_valid() && value.value() >= least, key, value.value(), COUNT_OR_SHARE)?;
             }
         }
         Ok(())

@@ -167,7 +167,7 @@ fn unknown_options_are_named_with_the_nearest() {
         ("early_stopping: {method: grades, patiense: 3}", "`early_stopping.patiense`", "`patience`"),
         ("early_stopping: {method: validation_loss, tau: 3}", "`early_stopping.tau`", "min_delta"),
         ("early_stopping: {method: none, tau: 3}", "`early_stopping.tau`", "none to set"),
-        ("quux: 1", "`quux`", "the options here are model, output_dir"),
+        ("quux: 1", "`quux`", "the options here are model, init, output_dir"),
     ] {
         error(&format!("{MINIMAL}{line}\n"), &[], &[key, nearest]);
     }
@@ -212,7 +212,7 @@ fn values_out_of_range_are_named_with_the_range() {
         ("warmup_ratio: 3", ["`warmup_ratio: 3`", "0 to 1"]),
         ("val_set_size: 1.5", ["`val_set_size: 1.5`", "share"]),
         ("val_set_size: -2", ["`val_set_size: -2`", "share"]),
-        ("eval_steps: 0", ["`eval_steps: 0`", "from 1"]),
+        ("save_steps: 0", ["`save_steps: 0`", "from 1"]),
         ("early_stopping: {alpha: 2}", ["early_stopping", "alpha"]),
         ("early_stopping: {method: autofreeze, num_intervals: 0}", ["early_stopping", "num_intervals"]),
         ("early_stopping: {method: loraf}", ["`early_stopping.method: loraf`", "not supported yet"]),
@@ -254,4 +254,32 @@ fn broken_yaml_and_overrides_are_named() {
     fs::write(file.path(), "model: [").unwrap();
     let error = Config::load(file.path(), &[]).unwrap_err().to_string();
     assert!(error.contains(&file.path().display().to_string()) && error.contains("line"), "{error}");
+}
+
+#[test]
+fn a_model_without_weights_is_only_for_random_values() {
+    let yaml = MINIMAL.replace("model: m", "model: {config: c.json, tokenizer: t}\ninit: random");
+    let config = Config::parse(&yaml, &[]).unwrap();
+    let parts = Model::New { config: "c.json".into(), tokenizer: "t".into() };
+    assert_eq!((&config.model, config.init), (&parts, Init::Random));
+    assert_eq!(Config::parse(&config.to_yaml().unwrap(), &[]).unwrap(), config);
+    let error = |yaml: &str| Config::parse(yaml, &[]).unwrap_err().to_string();
+    assert!(error(&yaml.replace("random", "pretrained")).contains("set init: random"));
+    let lacking = error(&yaml.replace(", tokenizer: t", ""));
+    assert!(lacking.contains("`model:") && lacking.contains("tokenizer: folder"), "{lacking}");
+}
+
+#[test]
+fn another_method_drops_the_options_of_the_one_in_the_file() {
+    let method = |early_stopping: &str, method: &str| {
+        let yaml = format!("{MINIMAL}early_stopping: {early_stopping}\nval_set_size: 2\n");
+        Config::parse(&yaml, &[format!("early_stopping.method={method}")]).unwrap().early_stopping
+    };
+    let defaults = grades::EarlyStopping::default();
+    assert_eq!(method("none", "grades"), defaults);
+    assert_eq!(method("{method: validation_loss, patience: 9}", "grades"), defaults);
+    // Options without a method are those of GradES, and stay where it is asked for.
+    assert_eq!(method("{tau: 3.0}", "grades"), method("{method: grades, tau: 3.0}", "grades"));
+    assert_ne!(method("{tau: 3.0}", "grades"), defaults);
+    assert_eq!(method("{tau: 3.0}", "none").name(), "none");
 }

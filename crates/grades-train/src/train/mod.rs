@@ -4,6 +4,7 @@ mod checkpoint;
 pub mod freeze;
 pub mod memory;
 pub mod optimizer;
+mod origin;
 mod run;
 pub mod run_dir;
 pub mod start;

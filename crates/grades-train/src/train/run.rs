@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use grades_models::ops::Flops;
 use grades_models::tokenizer::Tokenizer;
-use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
-use grades_models::{Decoder, host, registry};
+use grades_models::weights::{SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
+use grades_models::{Decoder, host};
 use serde::Serialize;
 
 use super::freeze::units;
 use super::optimizer::Rule;
+use super::origin::Origin;
 use super::run_dir::RunDir;
 use super::start::Start;
 use super::trainer::{Options, Outcome, Trainer};
@@ -91,9 +92,9 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         None if resumed.is_none() => RunDir::check_free(&config.output_dir)?,
         None => {}
     }
-    let checkpoint = Checkpoint::open(&config.model)?;
-    let tokenizer = Tokenizer::from_checkpoint(&config.model)?;
-    let sizes = registry::decoder_config(&grades_models::config::HfConfig::new(checkpoint.config()?.clone())?)?;
+    let origin = Origin::of(config)?;
+    let tokenizer = Tokenizer::from_checkpoint(config.model.tokenizer())?;
+    let sizes = origin.sizes()?;
     tokenizer.check_fits(sizes.vocab_size)?;
     // A model's context bounds its samples, whatever the (default) limit says.
     let sequence_len = config.sequence_len.min(sizes.max_position_embeddings);
@@ -107,7 +108,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let loader = Loader::new(train, config.loader_options());
     let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
 
-    let model = registry::open(&checkpoint, &Device::default().autodiff())?;
+    let model = origin.load(&Device::default().autodiff())?;
     let warmup_steps = config.schedule(planned_steps).warmup_steps;
     let early_stopping = config.early_stopping.clone().for_schedule(warmup_steps, loader.steps_per_epoch());
     let policy = early_stopping.build(&units(&model), planned_steps)?;
@@ -145,7 +146,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let trainer = Trainer::new(start, loader, &validation, options, &mut dir);
     let trainer = if progress { trainer.with_progress() } else { trainer };
     let (model, outcome) = trainer.train()?;
-    save(&model, &checkpoint, &tokenizer, &dir)?;
+    save(&model, &origin, &tokenizer, &dir)?;
     let summary = summary(&dir, &model, &outcome, planned_steps);
     dir.write("summary.json", &json(&summary)?)?;
     Ok(summary)
@@ -163,25 +164,25 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Opt
         rule,
         weight_decay: config.weight_decay,
         max_grad_norm: Some(config.max_grad_norm).filter(|&norm| norm > 0.0),
-        eval_steps: config.eval_steps.map_or(Some(steps_per_epoch), |every| Some(every.of(planned_steps))),
+        eval_steps: match config.eval_steps.map(|every| every.of(planned_steps)) {
+            None => Some(steps_per_epoch),
+            Some(every) => Some(every).filter(|every| *every > 0),
+        },
         save_steps: config.save_steps.map(|every| every.of(planned_steps)),
         logging_steps: config.logging_steps,
     }
 }
 
-fn save(model: &Decoder, checkpoint: &Checkpoint, tokenizer: &Tokenizer, dir: &RunDir) -> Result<(), TrainError> {
+fn save(model: &Decoder, origin: &Origin, tokenizer: &Tokenizer, dir: &RunDir) -> Result<(), TrainError> {
     let failed = |error: grades_models::Error| WeightsError::Values(error.to_string());
     let tensors = model.parameters().iter().map(|parameter| {
         TensorToSave::deferred(&parameter.name, &parameter.shape, move || {
             host::read(&parameter.name, &parameter.value, |values| values.to_vec().into()).map_err(failed)
         })
     });
-    let options = SaveOptions {
-        dtype: SaveDtype::F32,
-        generation_config: checkpoint.generation_config(),
-        ..SaveOptions::default()
-    };
-    save_checkpoint(&dir.model(), checkpoint.config()?, tensors, &options)?;
+    let options =
+        SaveOptions { dtype: SaveDtype::F32, generation_config: origin.generation_config(), ..SaveOptions::default() };
+    save_checkpoint(&dir.model(), origin.config(), tensors, &options)?;
     Ok(tokenizer.save(&dir.model())?)
 }
 

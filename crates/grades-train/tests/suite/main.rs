@@ -7,6 +7,8 @@ mod failures;
 #[cfg(test)]
 mod freezing;
 #[cfg(test)]
+mod from_scratch;
+#[cfg(test)]
 mod optimization;
 #[cfg(test)]
 mod packing;

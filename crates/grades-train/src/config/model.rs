@@ -1,0 +1,85 @@
+//! Which model a run trains, and what its values are at the start.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The model: a checkpoint, or the parts of a new one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum Model {
+    /// A folder in the Hugging Face layout, or a GGUF file.
+    Checkpoint(PathBuf),
+    /// A model that is made from its description.
+    New {
+        /// A `config.json` or the folder that holds it.
+        config: PathBuf,
+        /// A folder with a `tokenizer.json`, or a GGUF file.
+        tokenizer: PathBuf,
+    },
+}
+
+impl Model {
+    /// Whether nothing is given.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Checkpoint(path) if path.as_os_str().is_empty())
+    }
+
+    /// Where the tokenizer is.
+    pub fn tokenizer(&self) -> &Path {
+        match self {
+            Self::Checkpoint(path) => path,
+            Self::New { tokenizer, .. } => tokenizer,
+        }
+    }
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self::Checkpoint(PathBuf::new())
+    }
+}
+
+impl TryFrom<Value> for Model {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        const EXPECTED: &str = "it must be a folder, a GGUF file, or {config: config.json, tokenizer: folder}";
+        match value {
+            Value::String(path) => Ok(Self::Checkpoint(path.into())),
+            Value::Object(parts) => {
+                let part = |name: &str| parts.get(name).and_then(Value::as_str).map(PathBuf::from);
+                match (part("config"), part("tokenizer"), parts.len()) {
+                    (Some(config), Some(tokenizer), 2) => Ok(Self::New { config, tokenizer }),
+                    _ => Err(EXPECTED),
+                }
+            }
+            _ => Err(EXPECTED),
+        }
+    }
+}
+
+impl From<Model> for Value {
+    fn from(model: Model) -> Self {
+        let text = |path: &Path| Self::from(path.to_string_lossy());
+        match model {
+            Model::Checkpoint(path) => text(&path),
+            Model::New { config, tokenizer } => {
+                serde_json::json!({ "config": text(&config), "tokenizer": text(&tokenizer) })
+            }
+        }
+    }
+}
+
+/// The values that a model begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// Those of its checkpoint.
+    #[default]
+    Pretrained,
+    /// Random ones that depend on `seed`, as transformers draws them: normal with the config's `initializer_range`, norms
+    /// 1, biases 0.
+    Random,
+}
