@@ -21,7 +21,7 @@
 //! | [`cross_entropy`] | the language-model head and its loss, without holding all logits |
 //! | [`embedding`] | looking rows up, and adding their gradients back |
 //! | [`optimizer`] | AdamW and SGD, measuring the gradient's change in the same pass |
-//! | [`quant`] | decoding GGUF blocks |
+//! | [`quant`] | decoding GGUF blocks; encoding and decoding NF4 |
 
 mod dispatch;
 mod math;

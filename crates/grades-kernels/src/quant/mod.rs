@@ -1,12 +1,16 @@
-//! Decoding the block-quantised types of GGUF to f32, as ggml's `dequantize_row_*` functions define them.
+//! Block-quantised weights: decoding GGUF types to f32, as ggml's `dequantize_row_*` functions define them, and NF4 as
+//! bitsandbytes defines it.
 
 mod k_quants;
 mod legacy;
+mod nf4;
 #[cfg(test)]
 mod tests;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
+
+pub use nf4::{BLOCK as NF4_BLOCK, CODE as NF4_CODE, Nf4, NotFinite};
 
 /// A type of GGUF tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
