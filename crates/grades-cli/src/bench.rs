@@ -61,6 +61,9 @@ struct Step {
     /// Measure the change of every matrix's gradient at each step, as training with GradES does.
     #[arg(long)]
     monitor: bool,
+    /// Compute each layer again in the backward pass instead of keeping its activations.
+    #[arg(long)]
+    gradient_checkpointing: bool,
 }
 
 /// Time the products of a linear layer: forward, input gradient and weight gradient.
@@ -98,6 +101,7 @@ impl Step {
             frozen: self.frozen,
             companions,
             monitor: self.monitor,
+            gradient_checkpointing: self.gradient_checkpointing,
         };
         let mut step = 0;
         let report = step::run(&options, &mut |figures| {

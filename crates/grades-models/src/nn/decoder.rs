@@ -1,13 +1,17 @@
 //! The decoder that the llama-like families share: embedding, layers of attention and gated MLP, norm, head.
 
+mod pass;
+
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use grades::{Companion, Role, Tower, UnitId};
 
+pub use pass::{Pass, PassOptions, Prefix};
+
 use super::{Rope, RopeScaling};
 use crate::Error;
-use crate::ops::{self, Activation, AttentionSpec, CrossEntropySpec, Layout, Tie};
+use crate::ops::{self, Activation, AttentionSpec, Layout, Tie};
 use crate::parameters::{Builder, ParameterId, Parameters, Place, Source};
 
 /// The sizes of a decoder and what tells the families apart.
@@ -165,12 +169,7 @@ impl Decoder {
     /// The mean-like loss `scale · Σ −log p(target)` of a training batch, `[1]`.
     #[must_use]
     pub fn loss(&self, tokens: &Tokens, targets: Arc<Vec<i64>>, scale: f32) -> Tensor<1> {
-        let track_input = self.head.is_some() || self.input_trains;
-        let tied = self.head.is_none() && track_input && self.parameters.get(self.embedding).is_trainable();
-        let tie = tied.then(Tie::default);
-        let x = self.embed(tokens, tie.clone(), track_input);
-        let x = self.run_layers(x, 0, tokens, None, true);
-        ops::cross_entropy(x, self.head_weight(true), CrossEntropySpec { targets, scale }, tie)
+        self.pass(tokens, targets, scale, PassOptions::default()).into_loss()
     }
 
     /// `log p(target)` of every row that has a target, in order, `[targets]`. Nothing is recorded for gradients.

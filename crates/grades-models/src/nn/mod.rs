@@ -3,5 +3,5 @@
 mod decoder;
 mod rope;
 
-pub use decoder::{Decoder, DecoderConfig, KvCache, Tokens};
+pub use decoder::{Decoder, DecoderConfig, KvCache, Pass, PassOptions, Prefix, Tokens};
 pub use rope::{Rope, RopeScaling};

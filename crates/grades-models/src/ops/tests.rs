@@ -3,6 +3,7 @@
 mod backward;
 mod gradients;
 mod overrides;
+mod passes;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -45,6 +45,8 @@ pub struct StepOptions {
     pub companions: Companions,
     /// Whether each step measures the change of every matrix's gradient (L1), and keeps the gradient for the next.
     pub monitor: bool,
+    /// Whether layers run again in the backward pass.
+    pub gradient_checkpointing: bool,
 }
 
 impl Default for StepOptions {
@@ -58,6 +60,7 @@ impl Default for StepOptions {
             frozen: Frozen::None,
             companions: Companions::Train,
             monitor: false,
+            gradient_checkpointing: false,
         }
     }
 }
@@ -202,6 +205,7 @@ struct Bench {
     freezing: Freezing,
     batch: Batch,
     wants: Wants,
+    checkpointing: bool,
 }
 
 impl Bench {
@@ -215,6 +219,7 @@ impl Bench {
             optimizer: Optimizer::new(RULE, WEIGHT_DECAY, model.parameters().len()),
             freezing: Freezing::new(&model),
             batch: batch(options),
+            checkpointing: options.gradient_checkpointing,
             wants: Wants { measure: monitor, keep_gradient: monitor, ..Wants::default() },
             model,
         })
@@ -225,7 +230,7 @@ impl Bench {
         let started = Instant::now();
         let batches = std::slice::from_ref(&self.batch);
         let Pass { loss, mut gradients, flops, forward_seconds, backward_seconds } =
-            step::pass(&self.model, step, batches)?;
+            step::pass(&self.model, step, batches, self.checkpointing)?;
 
         let watch = Instant::now();
         let measured = self.freezing.measure(&self.model, &gradients, &self.wants)?;
@@ -266,7 +271,7 @@ impl Bench {
             ..Decision::default()
         };
         self.freezing.apply(&back, &mut self.model, &mut self.optimizer);
-        Ok(step::pass(&self.model, 0, std::slice::from_ref(&self.batch))?.flops)
+        Ok(step::pass(&self.model, 0, std::slice::from_ref(&self.batch), self.checkpointing)?.flops)
     }
 }
 

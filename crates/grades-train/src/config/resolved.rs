@@ -74,6 +74,9 @@ pub struct Config {
     pub seed: u64,
     /// Numbers of the matrix products: `auto` (default), `f32` or `bf16`.
     pub precision: Precision,
+    /// Whether each layer is computed again in the backward pass instead of keeping its activations: less memory, more
+    /// time, the same result. Default: false.
+    pub gradient_checkpointing: bool,
     /// Threads: a number, or `auto` (default) for one per core.
     pub threads: Threads,
 
@@ -121,6 +124,7 @@ impl Default for Config {
             max_grad_norm: 1.0,
             seed: 42,
             precision: Precision::Auto,
+            gradient_checkpointing: false,
             threads: Threads(None),
             logging_steps: 10,
             eval_steps: None,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use grades_kernels::optimizer::axpy;
+use grades_models::nn::PassOptions;
 use grades_models::ops::Flops;
 use grades_models::{Decoder, Error, host};
 
@@ -27,37 +28,36 @@ pub(crate) struct Pass {
     pub(crate) backward_seconds: f64,
 }
 
-/// Forward and backward through the micro-batches of step `step`.
+/// Forward and backward through the micro-batches of step `step`; with `checkpointing` a layer at a time.
 ///
 /// # Errors
 /// If the loss is not finite, or the device fails to hand values over.
-pub(crate) fn pass(model: &Decoder, step: usize, batches: &[Batch]) -> Result<Pass, TrainError> {
+pub(crate) fn pass(model: &Decoder, step: usize, batches: &[Batch], checkpointing: bool) -> Result<Pass, TrainError> {
     let (started, executed) = (Instant::now(), Flops::executed());
     let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
     let mut gradients: Gradients = model.parameters().iter().map(|_| None).collect();
     let (mut total, mut forward_seconds) = (0.0, 0.0);
     for batch in batches {
         let forward = Instant::now();
-        let loss = model.loss(&batch.tokens(), Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
-        total += host::read("loss", &loss, |loss| loss.first().copied().map_or(f64::NAN, f64::from))?;
+        let options = PassOptions { checkpointing, ..PassOptions::default() };
+        let (targets, scale) = (Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
+        let pass = model.pass(&batch.tokens(), targets, scale, options);
+        total += host::read("loss", pass.loss(), |loss| loss.first().copied().map_or(f64::NAN, f64::from))?;
         forward_seconds += forward.elapsed().as_secs_f64();
         if !total.is_finite() {
             let samples: Vec<String> = batch.samples.iter().map(ToString::to_string).collect();
             return Err(TrainError::Loss { step, loss: total, samples: samples.join(", ") });
         }
-        if !loss.is_tracked() {
-            continue;
-        }
-        let mut found = loss.backward();
-        for (parameter, sum) in model.parameters().iter().zip(&mut gradients) {
-            let Some(gradient) = parameter.value.grad_remove(&mut found) else { continue };
-            match sum {
-                None => *sum = Some(gradient),
-                Some(sum) => host::read(&parameter.name, &gradient, |gradient| {
-                    host::update(&parameter.name, sum, |sum| axpy(1.0, gradient, sum))
-                })??,
+        pass.backward(|index, gradient| {
+            let name = &model.parameters()[index].name;
+            match &mut gradients[index] {
+                sum @ None => *sum = Some(gradient),
+                Some(sum) => {
+                    host::read(name, &gradient, |gradient| host::update(name, sum, |sum| axpy(1.0, gradient, sum)))??
+                }
             }
-        }
+            Ok::<_, Error>(())
+        })?;
     }
     Ok(Pass {
         loss: total,

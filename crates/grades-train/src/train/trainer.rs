@@ -31,6 +31,8 @@ pub struct Options {
     pub weight_decay: f64,
     /// Largest global norm of the gradients; larger ones are scaled down to it.
     pub max_grad_norm: Option<f64>,
+    /// Runs layers again in the backward pass instead of keeping their activations.
+    pub gradient_checkpointing: bool,
     /// Validates after every so many steps.
     pub eval_steps: Option<usize>,
     /// Writes a checkpoint after every so many steps.
@@ -195,7 +197,8 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         let validated = self.outcome.validation_seconds;
         let batches = self.loader.step(step - 1);
-        let Pass { loss, mut gradients, flops, .. } = step::pass(&self.model, step, &batches)?;
+        let Pass { loss, mut gradients, flops, .. } =
+            step::pass(&self.model, step, &batches, self.options.gradient_checkpointing)?;
 
         // Algorithm 1: a matrix that freezes at this step is not updated any more.
         let wants = self.policy.wants(step);

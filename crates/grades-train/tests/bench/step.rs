@@ -29,6 +29,7 @@ fn options(frozen: &str, companions: Companions) -> StepOptions {
         frozen: frozen.parse().unwrap(),
         companions,
         monitor: true,
+        gradient_checkpointing: false,
     }
 }
 
@@ -98,6 +99,11 @@ fn counts_agree_with_counts_by_hand() {
     assert_eq!((quiet.kept_bytes, quiet.median.monitor_seconds), (0, 0.0));
     // Monitoring only looks.
     assert_eq!(quiet.loss, none.loss);
+
+    // With checkpointing all layers but the last run forward twice.
+    let again = step(StepOptions { gradient_checkpointing: true, ..options("none", Companions::Train) });
+    assert_eq!(again.flops, Flops { forward: all.forward + 3 * (linear + attention), ..all });
+    assert_eq!((again.loss, again.flops_ratio), (none.loss, 1.0));
 
     let refused = |options: StepOptions| match run(&options, &mut |_| {}) {
         Err(BenchError::Option(message)) => message,

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod arithmetic;
 #[cfg(test)]
+mod checkpointing;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod freezing;

@@ -30,13 +30,13 @@ impl Source for Random {
 const VOCABULARY: usize = 23;
 const HIDDEN: usize = 12;
 const INNER: usize = 10;
-const LAYERS: usize = 3;
+pub(super) const LAYERS: usize = 3;
 const QUERY: usize = 16;
 const KEY: usize = 8;
 /// Values of one layer's matrices.
-const LAYER: usize = HIDDEN * (QUERY + 2 * KEY) + QUERY * HIDDEN + 3 * INNER * HIDDEN;
+pub(super) const LAYER: usize = HIDDEN * (QUERY + 2 * KEY) + QUERY * HIDDEN + 3 * INNER * HIDDEN;
 
-fn model(tied: bool) -> Decoder {
+pub(super) fn model(tied: bool) -> Decoder {
     let config = DecoderConfig {
         vocab_size: VOCABULARY,
         hidden_size: HIDDEN,
@@ -69,7 +69,7 @@ const TOKENS: usize = 8;
 const PAIRS: usize = 15 + 6;
 const LABELS: usize = 5;
 
-fn batch() -> (Tokens, Arc<Vec<i64>>) {
+pub(super) fn batch() -> (Tokens, Arc<Vec<i64>>) {
     let ids = Arc::new(vec![3, 7, 7, 22, 0, 1, 7, 5]);
     let targets = Arc::new(vec![IGNORE, 7, 22, 0, 9, IGNORE, 5, IGNORE]);
     (Tokens { ids, layout: Arc::new(packed(&LENGTHS)) }, targets)
@@ -93,7 +93,7 @@ fn backward(model: &Decoder) -> (Gradients, Flops) {
 }
 
 /// The operations of a product over all tokens with a matrix of so many values.
-fn matrix(values: usize) -> u64 {
+pub(super) fn matrix(values: usize) -> u64 {
     (2 * TOKENS * values) as u64
 }
 
@@ -102,11 +102,11 @@ fn head() -> u64 {
 }
 
 /// Two products forward and five backward for every visible pair and query column.
-fn attention(products: usize) -> u64 {
+pub(super) fn attention(products: usize) -> u64 {
     (2 * PAIRS * QUERY * products) as u64
 }
 
-fn freeze(model: &mut Decoder, frozen: impl Fn(&str) -> bool) {
+pub(super) fn freeze(model: &mut Decoder, frozen: impl Fn(&str) -> bool) {
     for parameter in model.parameters_mut().iter_mut().filter(|parameter| frozen(&parameter.name)) {
         parameter.set_trainable(false);
     }
