@@ -21,9 +21,9 @@ fn checkpointing_changes_nothing_but_the_arithmetic() {
         for kind in ["/flops/input_gradient", "/flops/weight_gradient"] {
             assert_eq!(plain.metric(kind), again.metric(kind));
         }
-        // The first layer of two runs again until it is frozen.
+        // The first layer of two runs again until it is frozen, which is decided from the gradients of step 3.
         let (plain, again) = (plain.metric("/flops/forward"), again.metric("/flops/forward"));
         let more = plain.iter().zip(&again).map(|(plain, again)| again > plain);
-        assert_eq!(more.collect::<Vec<_>>(), [true, true, false, false, false, false, false, false]);
+        assert_eq!(more.collect::<Vec<_>>(), [true, true, true, false, false, false, false, false]);
     }
 }
