@@ -9,6 +9,7 @@ mod attention;
 mod autodiff;
 mod flex;
 mod flops;
+mod low_rank;
 mod stock;
 mod tensors;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use burn::tensor::Tensor;
 
 pub use attention::{AttentionSpec, Layout, RopeTable, Segment};
 pub use flops::Flops;
+pub use low_rank::{LowRank, LowRankOps, add_low_rank};
 pub use tensors::Tensors;
 
 /// The non-linearity of a gated MLP: `activation(gate) · up`.

@@ -136,3 +136,14 @@ fn an_untracked_weight_has_no_gradient_and_costs_no_product() {
     let none: Vec<_> = weights.into_iter().map(Tensor::inner).collect();
     assert_eq!(products(&none), (Flops { weight_gradient: 0, ..all }, vec![false; 3]));
 }
+
+#[test]
+fn add_low_rank() {
+    let _counters = exclusive();
+    // y, x, A of ranks 2 and 3, B of 4 and 2 rows; the columns between them belong to a layer without an adapter.
+    let inputs = [input(1, 3, 9), input(2, 3, 5), input(3, 2, 5), input(4, 3, 5), input(5, 4, 2), input(6, 2, 3)];
+    let spec = ops::LowRank { firsts: vec![0, 7], scale: 0.7 };
+    check("add_low_rank", &inputs, |t| {
+        ops::add_low_rank(t[0].clone(), t[1].clone(), t[2..4].to_vec(), t[4..6].to_vec(), spec.clone())
+    });
+}

@@ -1,0 +1,194 @@
+//! Low-rank adapters (LoRA, Hu et al. 2021) beside a linear layer: `y += s · (x · Aᵀ) · Bᵀ` by the two small products.
+//!
+//! Neither `B · A` nor a gradient of its shape is ever formed. Layers that share their input (q, k, v; gate, up) are one
+//! operation, so that `x · [A₁; A₂; …]ᵀ` is one product. The base's product stays [`Ops::project`]: it keeps no
+//! activation for an untracked weight, and this operation works on any base.
+
+use burn::backend::autodiff::Autodiff;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops as Step, OpsKind};
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{Slice, Tensor};
+
+use super::{Ops, Tensors, flops, tensors};
+
+/// Most adapters of one operation (q, k, v).
+const PARTS: usize = 3;
+/// Parents: y, x, each A, each B.
+const PARENTS: usize = 2 + 2 * PARTS;
+
+/// Where adapters act and how strongly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LowRank {
+    /// The first column of y of each adapter's output, in the order of the adapters.
+    pub firsts: Vec<usize>,
+    /// s: α / r, or α / √r when rank-stabilised.
+    pub scale: f32,
+}
+
+fn size<B: Backend>(tensor: &FloatTensor<B>) -> [usize; 2] {
+    tensor.shape().dims::<2>()
+}
+
+fn columns<B: Backend>(tensor: FloatTensor<B>, first: usize, count: usize) -> FloatTensor<B> {
+    let [rows, _] = size::<B>(&tensor);
+    B::float_slice(tensor, &[Slice::from(0..rows), Slice::from(first..first + count)])
+}
+
+/// The products of low-rank adapters.
+#[backend_extension(Flex, Autodiff)]
+pub trait LowRankOps: Ops {
+    /// `y[:, columns of i] += s · (x · Aᵢᵀ) · Bᵢᵀ`: y `[tokens, out]`, x `[tokens, in]`, each A `[r, in]`, each B
+    /// `[outᵢ, r]`.
+    fn add_low_rank(
+        y: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        #[extension_type] a: Tensors<Self>,
+        #[extension_type] b: Tensors<Self>,
+        spec: LowRank,
+    ) -> FloatTensor<Self> {
+        let scaled = scaled_input::<Self>(x, a, spec.scale);
+        Self::add_expanded(y, scaled, b, spec)
+    }
+
+    /// The second product: `y[:, columns of i] += uᵢ · Bᵢᵀ` for u `[tokens, Σ r]`, which holds s already.
+    fn add_expanded(
+        y: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        #[extension_type] b: Tensors<Self>,
+        spec: LowRank,
+    ) -> FloatTensor<Self> {
+        let (mut y, mut rank) = (y, 0);
+        for (b, first) in b.0.into_iter().zip(spec.firsts) {
+            let ([out, r], [rows, _]) = (size::<Self>(&b), size::<Self>(&y));
+            let part = Self::float_matmul(columns::<Self>(u.clone(), rank, r), Self::float_transpose(b));
+            let place = [Slice::from(0..rows), Slice::from(first..first + out)];
+            let sum = Self::float_add(columns::<Self>(y.clone(), first, out), part);
+            y = Self::float_slice_assign(y, &place, sum);
+            rank += r;
+        }
+        y
+    }
+}
+
+impl LowRankOps for Flex {}
+
+/// `s · x · [A₁; A₂; …]ᵀ`, `[tokens, Σ r]`.
+fn scaled_input<B: Ops>(x: FloatTensor<B>, a: Tensors<B>, scale: f32) -> FloatTensor<B> {
+    let u = B::project(x, a, Tensors(Vec::new()), Tensors(Vec::new()));
+    B::float_mul_scalar(u, scale.into())
+}
+
+#[derive(Debug)]
+struct LowRankBackward;
+
+#[derive(Clone, Debug)]
+struct LowRankState<B: Backend> {
+    /// Kept for a tracked A.
+    x: Option<FloatTensor<B>>,
+    /// s · x · Aᵀ, kept for a tracked B.
+    u: Option<FloatTensor<B>>,
+    a: Tensors<B>,
+    b: Tensors<B>,
+    spec: LowRank,
+}
+
+impl<B: LowRankOps> Backward<B, PARENTS> for LowRankBackward {
+    type State = LowRankState<B>;
+
+    fn backward(self, step: Step<Self::State, PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let LowRankState { x, u, a, b, spec } = step.state;
+        let dy = grads.consume::<B>(&step.node);
+        let [tokens, _] = size::<B>(&dy);
+        let [base, input, rest @ ..] = step.parents;
+        let mut rest = rest.into_iter();
+        let a_nodes: Vec<_> = rest.by_ref().take(PARTS).collect();
+        let b_nodes: Vec<_> = rest.collect();
+        let mut rank = 0;
+        for ((b, first), node) in b.0.iter().zip(&spec.firsts).zip(b_nodes) {
+            let [out, r] = size::<B>(b);
+            if let (Some(node), Some(u)) = (node, &u) {
+                flops::weight_gradient(flops::product(out, r, tokens));
+                let u = columns::<B>(u.clone(), rank, r);
+                grads.register::<B>(node.id, B::project_weight_gradient(dy.clone(), u, *first, out));
+            }
+            rank += r;
+        }
+        if input.is_some() || x.is_some() {
+            let parts = b.0.into_iter().zip(&spec.firsts).map(|(b, first)| {
+                let [out, r] = size::<B>(&b);
+                flops::input_gradient(flops::product(tokens, r, out));
+                B::project_input_gradient(columns::<B>(dy.clone(), *first, out), Tensors(vec![b]))
+            });
+            let du = B::float_mul_scalar(B::float_cat(parts.collect(), 1), spec.scale.into());
+            let (mut rank, width) = (0, a.0.first().map_or(0, |a| size::<B>(a)[1]));
+            for (a, node) in a.0.iter().zip(a_nodes) {
+                let [r, _] = size::<B>(a);
+                if let (Some(node), Some(x)) = (node, &x) {
+                    flops::weight_gradient(flops::product(r, width, tokens));
+                    grads.register::<B>(node.id, B::project_weight_gradient(du.clone(), x.clone(), rank, r));
+                }
+                rank += r;
+            }
+            if let Some(node) = input {
+                flops::input_gradient(flops::product(tokens, width, rank));
+                grads.register::<B>(node.id, B::project_input_gradient(du, a));
+            }
+        }
+        if let Some(node) = base {
+            grads.register::<B>(node.id, dy);
+        }
+    }
+}
+
+impl<B: LowRankOps, C: CheckpointStrategy> LowRankOps for Autodiff<B, C> {
+    fn add_low_rank(
+        y: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        a: Tensors<Self>,
+        b: Tensors<Self>,
+        spec: LowRank,
+    ) -> FloatTensor<Self> {
+        let any = |list: &Tensors<Self>| list.0.iter().any(|tensor| tensor.is_tracked());
+        let (any_a, any_b) = (any(&a), any(&b));
+        // Slots without a tensor hold an untracked node, which the graph ignores.
+        let unused = Self::float_set_require_grad(x.clone(), false);
+        let nodes: [NodeGuard; PARENTS] = std::array::from_fn(|slot| match slot {
+            0 => y.node(),
+            1 => x.node(),
+            slot if slot < 2 + PARTS => a.0.get(slot - 2).unwrap_or(&unused).node(),
+            slot => b.0.get(slot - 2 - PARTS).unwrap_or(&unused).node(),
+        });
+        drop(unused);
+        let inner = |list: Tensors<Self>| Tensors(list.0.into_iter().map(|t| t.into_primitive()).collect());
+        let (y, x, a, b) = (y.into_primitive(), x.into_primitive(), inner(a), inner(b));
+        match LowRankBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let u = scaled_input::<B>(x.clone(), a.clone(), spec.scale);
+                let state = LowRankState {
+                    x: any_a.then_some(x),
+                    u: any_b.then(|| u.clone()),
+                    a,
+                    b: b.clone(),
+                    spec: spec.clone(),
+                };
+                prepared.finish(state, B::add_expanded(y, u, b, spec))
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::add_low_rank(y, x, a, b, spec)),
+        }
+    }
+}
+
+/// [`LowRankOps::add_low_rank`].
+#[must_use]
+pub fn add_low_rank(y: Tensor<2>, x: Tensor<2>, a: Vec<Tensor<2>>, b: Vec<Tensor<2>>, spec: LowRank) -> Tensor<2> {
+    let [tokens, width] = x.dims();
+    let first = |a: &Tensor<2>| flops::product(tokens, a.dims()[0], width);
+    let second = |b: &Tensor<2>| flops::product(tokens, b.dims()[0], b.dims()[1]);
+    flops::forward(a.iter().map(first).sum::<u64>() + b.iter().map(second).sum::<u64>());
+    Tensor::from_dispatch(Dispatch::add_low_rank(y.into_dispatch(), x.into_dispatch(), tensors(a), tensors(b), spec))
+}
