@@ -3,7 +3,7 @@
 use anyhow::bail;
 use grades::Companions;
 use grades_train::bench::gemm::{self, Size, Speed};
-use grades_train::bench::step::{self, StepOptions, StepReport};
+use grades_train::bench::step::{self, Mode, StepOptions, StepReport};
 use grades_train::bench::{Frozen, Shape};
 
 use crate::output;
@@ -34,7 +34,7 @@ struct Step {
     /// The model: smollm2-135m, smollm2-360m, llama-1b or tiny.
     #[arg(long, default_value_t = Shape::SmolLm2M135)]
     shape: Shape,
-    /// What trains; lora is not there yet.
+    /// What trains: all parameters, or adapters of rank 32 on the seven projections of every layer.
     #[arg(long, value_parser = ["full", "lora"], default_value = "full")]
     mode: String,
     /// Numbers of the matrix products; bf16 is not there yet.
@@ -85,15 +85,13 @@ impl Args {
 
 impl Step {
     fn run(self, json: bool) -> anyhow::Result<()> {
-        if self.mode == "lora" {
-            bail!("--mode lora is not supported yet; leave it out to train all parameters");
-        }
         if self.precision == "bf16" {
             bail!("--precision bf16 is not supported yet; leave it out to compute in f32");
         }
         let companions = if self.companions == "follow" { Companions::Follow } else { Companions::Train };
         let options = StepOptions {
             shape: self.shape,
+            mode: if self.mode == "lora" { Mode::Lora } else { Mode::Full },
             rows: self.rows,
             tokens: self.tokens,
             completion_share: self.completion_share,
@@ -120,8 +118,10 @@ fn print(report: &StepReport) {
     let (median, best, flops) = (report.median, report.best, report.flops);
     let short = output::short;
     output::print(&format!(
-        "model         {}, {} parameters, {} of {} matrices frozen",
+        "model         {}, {}, {} of {} parameters train, {} of {} matrices frozen",
         report.options.shape,
+        report.options.mode.name(),
+        short(report.trainable_parameters as u64),
         short(report.parameters as u64),
         report.frozen_units,
         report.units

@@ -16,4 +16,4 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use error::Error;
-pub use nn::{Decoder, KvCache, Tokens};
+pub use nn::{Decoder, KvCache, LoraConfig, Tokens};

@@ -19,6 +19,8 @@ pub enum Place {
     Tied(Companion),
     /// What trains until the end: the last norm, an untied head.
     Always,
+    /// What lies under adapters: it never trains.
+    Base,
 }
 
 /// One parameter tensor.
@@ -90,6 +92,13 @@ impl Parameters {
         self.0.iter_mut()
     }
 
+    /// Tracks every parameter, but for what lies under adapters.
+    pub fn train(&mut self) {
+        for parameter in &mut self.0 {
+            parameter.set_trainable(parameter.place != Place::Base);
+        }
+    }
+
     /// Number of parameter tensors.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -148,7 +157,16 @@ pub(crate) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub(crate) fn new(source: &'a dyn Source, device: &'a Device) -> Self {
-        Self { source, device, parameters: Parameters::default() }
+        Self::onto(Parameters::default(), source, device)
+    }
+
+    /// Adds to a table.
+    pub(crate) fn onto(parameters: Parameters, source: &'a dyn Source, device: &'a Device) -> Self {
+        Self { source, device, parameters }
+    }
+
+    pub(crate) fn parameters(&self) -> &Parameters {
+        &self.parameters
     }
 
     /// Loads one parameter of the given checkpoint shape (1 or 2 dimensions).

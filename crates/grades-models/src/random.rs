@@ -31,15 +31,10 @@ impl Random {
 
     /// Normal values by the transform of Box and Muller (1958).
     fn normal(&self, name: &str, len: usize) -> Vec<f32> {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&self.seed.to_le_bytes());
-        key[8..16].copy_from_slice(&hash(name).to_le_bytes());
         let mut values = vec![0.0; len];
         values.par_chunks_mut(CHUNK).enumerate().for_each(|(index, chunk)| {
-            let mut random = ChaCha8Rng::from_seed(key);
-            random.set_stream(index as u64);
-            // In (0, 1]: 24 bits are all that f32 tells apart there.
-            let mut uniform = || ((random.next_u32() >> 8) + 1) as f32 / (1 << 24) as f32;
+            let mut random = self.stream(name, index);
+            let mut uniform = || unit(&mut random);
             for pair in chunk.chunks_mut(2) {
                 let radius = self.std * (-2.0 * uniform().ln()).sqrt();
                 let (sin, cos) = (std::f32::consts::TAU * uniform()).sin_cos();
@@ -50,6 +45,27 @@ impl Random {
         });
         values
     }
+
+    /// Values between `-bound` and `bound`, all alike likely; their `std` does not matter.
+    pub(crate) fn uniform(&self, name: &str, len: usize, bound: f32) -> Vec<f32> {
+        let mut random = self.stream(name, 0);
+        (0..len).map(|_| bound * (2.0 * unit(&mut random) - 1.0)).collect()
+    }
+
+    /// The numbers behind one chunk of a tensor.
+    fn stream(&self, name: &str, chunk: usize) -> ChaCha8Rng {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&self.seed.to_le_bytes());
+        key[8..16].copy_from_slice(&hash(name).to_le_bytes());
+        let mut random = ChaCha8Rng::from_seed(key);
+        random.set_stream(chunk as u64);
+        random
+    }
+}
+
+/// A number in (0, 1]: 24 bits are all that f32 tells apart there.
+fn unit(random: &mut ChaCha8Rng) -> f32 {
+    ((random.next_u32() >> 8) + 1) as f32 / (1 << 24) as f32
 }
 
 impl Source for Random {

@@ -39,6 +39,17 @@ fn step_prints_every_figure() {
 }
 
 #[test]
+fn adapters_alone_train_in_mode_lora() {
+    let report = json("bench step --mode lora --shape tiny --rows 1 --tokens 8 --steps 1 --json");
+    assert_eq!((&report["mode"], &report["units"]), (&"lora".into(), &28.into()));
+    // Rank 32 times the sides of q, k, v, o, gate, up and down, in four layers.
+    let sides = (64 + 64) + 2 * (64 + 32) + (64 + 64) + 3 * (64 + 160);
+    assert_eq!(report["trainable_parameters"], 4 * 32 * sides);
+    // Two moments in f32.
+    assert_eq!(report["optimizer_bytes"], 4 * 32 * sides * 2 * 4);
+}
+
+#[test]
 fn gemm_prints_the_three_products_of_each_size() {
     let report = json("bench gemm --size 8x4x2,2x4x8 --threads 1 --json");
     assert_eq!(report["threads"], 1);
@@ -52,7 +63,6 @@ fn gemm_prints_the_three_products_of_each_size() {
 #[test]
 fn what_cannot_be_measured_is_said_in_a_sentence() {
     for (arguments, part) in [
-        ("--mode lora", "--mode lora is not supported yet"),
         ("--precision bf16", "--precision bf16 is not supported yet"),
         ("--frozen half", "`half` is no pattern"),
         ("--shape huge", "there is no shape `huge`"),

@@ -9,9 +9,10 @@ use grades::{Companion, Role, Tower, UnitId};
 
 pub use pass::{Pass, PassOptions, Prefix};
 
+use super::lora::{LoraConfig, Pair};
 use super::{Rope, RopeScaling};
 use crate::Error;
-use crate::ops::{self, Activation, AttentionSpec, Layout, Tie};
+use crate::ops::{self, Activation, AttentionSpec, Layout, LowRank, Tie};
 use crate::parameters::{Builder, ParameterId, Parameters, Place, Source};
 
 /// The sizes of a decoder and what tells the families apart.
@@ -95,6 +96,8 @@ impl KvCache {
 struct Projection {
     weights: Vec<ParameterId>,
     biases: Vec<ParameterId>,
+    /// The adapter of each weight; empty where none has one.
+    pairs: Vec<Option<Pair>>,
 }
 
 #[derive(Debug)]
@@ -120,6 +123,7 @@ pub struct Decoder {
     /// Whether a tied embedding is tracked as input too; as head it is where it is trainable.
     input_trains: bool,
     rope: Rope,
+    adapter: Option<LoraConfig>,
 }
 
 impl Decoder {
@@ -141,7 +145,30 @@ impl Decoder {
             false => Some(builder.add("lm_head.weight", &[vocabulary, hidden], Place::Always)?),
         };
         let rope = Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling);
-        Ok(Self { parameters: builder.finish(), config, embedding, layers, norm, head, input_trains: true, rope })
+        let parameters = builder.finish();
+        Ok(Self { parameters, config, embedding, layers, norm, head, input_trains: true, rope, adapter: None })
+    }
+
+    /// The same model with low-rank adapters, their values from `values` by PEFT's names. From here on only they train.
+    ///
+    /// # Errors
+    /// If the model has adapters, a target is unknown, the rank is out of range, or the values do not fit.
+    pub fn with_adapter(mut self, config: LoraConfig, values: &dyn Source) -> Result<Self, Error> {
+        if self.adapter.is_some() {
+            return Err(Error::Input("the model has an adapter already; merge that one into it first".into()));
+        }
+        let projections = self.layers.iter_mut().flat_map(Layer::projections);
+        let mut lists: Vec<_> = projections.map(|projection| (&projection.weights, &mut projection.pairs)).collect();
+        let device = self.parameters.get(self.embedding).value.device();
+        self.parameters = config.attach(std::mem::take(&mut self.parameters), &mut lists, values, &device)?;
+        self.adapter = Some(config);
+        Ok(self)
+    }
+
+    /// The options of its adapters.
+    #[must_use]
+    pub fn adapter(&self) -> Option<&LoraConfig> {
+        self.adapter.as_ref()
     }
 
     /// The sizes.
@@ -232,9 +259,23 @@ impl Decoder {
         let norm = |x: Tensor<2>, scale| {
             ops::rms_norm(x, self.parameters.value(scale, track), self.config.rms_norm_eps as f32)
         };
-        let project = |projection: &Projection, x, residual| {
-            let values = |ids: &[ParameterId]| ids.iter().map(|&id| self.parameters.value(id, track)).collect();
-            ops::project(x, values(&projection.weights), values(&projection.biases), residual)
+        let scale = self.adapter.as_ref().map_or(0.0, LoraConfig::scale);
+        let project = |projection: &Projection, x: Tensor<2>, residual| {
+            let values =
+                |ids: &[ParameterId]| ids.iter().map(|&id| self.parameters.value(id, track)).collect::<Vec<_>>();
+            let (weights, biases) = (values(&projection.weights), values(&projection.biases));
+            if projection.pairs.is_empty() {
+                return ops::project(x, weights, biases, residual);
+            }
+            let firsts = weights.iter().scan(0, |end, weight: &Tensor<2>| {
+                *end += weight.dims()[0];
+                Some(*end - weight.dims()[0])
+            });
+            let pairs = firsts.zip(&projection.pairs).filter_map(|(first, pair)| Some((first, (*pair)?)));
+            let (firsts, pairs): (Vec<_>, Vec<Pair>) = pairs.unzip();
+            let (a, b): (Vec<_>, Vec<_>) = pairs.iter().map(|pair| (pair.a, pair.b)).unzip();
+            let y = ops::project(x.clone(), weights, biases, residual);
+            ops::add_low_rank(y, x, values(&a), values(&b), LowRank { firsts, scale })
         };
         let qkv = project(&layer.qkv, norm(x.clone(), layer.attention_norm), None);
         let seen = match cache {
@@ -270,6 +311,10 @@ impl Decoder {
 }
 
 impl Layer {
+    fn projections(&mut self) -> [&mut Projection; 4] {
+        [&mut self.qkv, &mut self.o, &mut self.gate_up, &mut self.down]
+    }
+
     fn load(config: &DecoderConfig, index: usize, builder: &mut Builder<'_>) -> Result<Self, Error> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let query = config.num_attention_heads * config.head_dim;
@@ -279,7 +324,7 @@ impl Layer {
             builder.add(&format!("model.layers.{index}.{name}.weight"), &[hidden], Place::Companion(norms))
         };
         let projection = |builder: &mut Builder<'_>, bias: bool, parts: &[(&str, Role, usize, usize)]| {
-            let mut projection = Projection { weights: Vec::new(), biases: Vec::new() };
+            let mut projection = Projection { weights: Vec::new(), biases: Vec::new(), pairs: Vec::new() };
             for &(name, role, rows, columns) in parts {
                 let unit = Place::Unit(UnitId::language(index, role));
                 let name = format!("model.layers.{index}.{name}");

@@ -1,7 +1,9 @@
 //! The parts that model families share; a family only says how they are wired.
 
 mod decoder;
+mod lora;
 mod rope;
 
 pub use decoder::{Decoder, DecoderConfig, KvCache, Pass, PassOptions, Prefix, Tokens};
+pub use lora::LoraConfig;
 pub use rope::{Rope, RopeScaling};

@@ -18,39 +18,39 @@ use grades_kernels::{activations, embedding, norms};
 use super::{Activation, AttentionSpec, CrossEntropySpec, Ops, Tensors, Tie};
 
 /// A tensor's values, made contiguous where they are a strided view.
-struct Values(FlexTensor);
+pub(super) struct Values(FlexTensor);
 
 impl Values {
-    fn of(tensor: FlexTensor) -> Self {
+    pub(super) fn of(tensor: FlexTensor) -> Self {
         Self(if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() })
     }
 
-    fn slice(&self) -> &[f32] {
+    pub(super) fn slice(&self) -> &[f32] {
         let layout = self.0.layout();
         &self.0.storage::<f32>()[layout.start_offset()..][..layout.num_elements()]
     }
 
-    fn dims(&self) -> [usize; 2] {
+    pub(super) fn dims(&self) -> [usize; 2] {
         self.0.layout().shape().dims::<2>()
     }
 
-    fn matrix(&self) -> Matrix<'_> {
+    pub(super) fn matrix(&self) -> Matrix<'_> {
         let [rows, columns] = self.dims();
         Matrix::new(self.slice(), rows, columns)
     }
 
     /// The values in a vector, without a copy where no other tensor shares them.
-    fn into_vec(self) -> Vec<f32> {
+    pub(super) fn into_vec(self) -> Vec<f32> {
         self.0.into_data().try_into_vec::<f32>().unwrap_or_default()
     }
 }
 
-fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))
 }
 
 /// Columns `first..` of `[rows, columns]` values as a matrix of `count` columns.
-fn columns(values: &[f32], [rows, columns]: [usize; 2], first: usize, count: usize) -> Matrix<'_> {
+pub(super) fn columns(values: &[f32], [rows, columns]: [usize; 2], first: usize, count: usize) -> Matrix<'_> {
     Matrix::with_stride(&values[first.min(values.len())..], rows, count, columns)
 }
 

@@ -9,12 +9,15 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops as Step, OpsKind};
+use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::{Slice, Tensor};
+use burn::tensor::Tensor;
+use grades_kernels::gemm::{self, MatrixMut};
 
-use super::{Ops, Tensors, flops, tensors};
+use super::flex::{Values, columns, tensor};
+use super::{Ops, Tensors, flops, stock, tensors};
 
 /// Most adapters of one operation (q, k, v).
 const PARTS: usize = 3;
@@ -32,11 +35,6 @@ pub struct LowRank {
 
 fn size<B: Backend>(tensor: &FloatTensor<B>) -> [usize; 2] {
     tensor.shape().dims::<2>()
-}
-
-fn columns<B: Backend>(tensor: FloatTensor<B>, first: usize, count: usize) -> FloatTensor<B> {
-    let [rows, _] = size::<B>(&tensor);
-    B::float_slice(tensor, &[Slice::from(0..rows), Slice::from(first..first + count)])
 }
 
 /// The products of low-rank adapters.
@@ -62,20 +60,47 @@ pub trait LowRankOps: Ops {
         #[extension_type] b: Tensors<Self>,
         spec: LowRank,
     ) -> FloatTensor<Self> {
-        let (mut y, mut rank) = (y, 0);
-        for (b, first) in b.0.into_iter().zip(spec.firsts) {
-            let ([out, r], [rows, _]) = (size::<Self>(&b), size::<Self>(&y));
-            let part = Self::float_matmul(columns::<Self>(u.clone(), rank, r), Self::float_transpose(b));
-            let place = [Slice::from(0..rows), Slice::from(first..first + out)];
-            let sum = Self::float_add(columns::<Self>(y.clone(), first, out), part);
-            y = Self::float_slice_assign(y, &place, sum);
-            rank += r;
-        }
-        y
+        stock::add_expanded::<Self>(y, u, b, &spec)
+    }
+
+    /// The gradient of [`add_expanded`](LowRankOps::add_expanded) in u: `[dy[:, columns of i] · Bᵢ]`, `[tokens, Σ r]`.
+    fn expanded_gradient(
+        dy: FloatTensor<Self>,
+        #[extension_type] b: Tensors<Self>,
+        spec: LowRank,
+    ) -> FloatTensor<Self> {
+        stock::expanded_gradient::<Self>(dy, b, &spec)
     }
 }
 
-impl LowRankOps for Flex {}
+impl LowRankOps for Flex {
+    fn add_expanded(y: FlexTensor, u: FlexTensor, b: Tensors<Self>, spec: LowRank) -> FlexTensor {
+        let (u, y) = (Values::of(u), Values::of(y));
+        let (ranks, [rows, total]) = (u.dims(), y.dims());
+        let (mut y, mut rank) = (y.into_vec(), 0);
+        for (b, first) in b.0.into_iter().map(Values::of).zip(spec.firsts) {
+            let [out, r] = b.dims();
+            let part = &mut y[if rows == 0 { 0 } else { first }..];
+            let part = MatrixMut::with_stride(part, rows, out, total);
+            gemm::nt(columns(u.slice(), ranks, rank, r), b.matrix(), part, true);
+            rank += r;
+        }
+        tensor(y, [rows, total])
+    }
+
+    fn expanded_gradient(dy: FlexTensor, b: Tensors<Self>, spec: LowRank) -> FlexTensor {
+        let (dy, b) = (Values::of(dy), b.0.into_iter().map(Values::of).collect::<Vec<_>>());
+        let (rows, total) = (dy.dims()[0], b.iter().map(|b| b.dims()[1]).sum());
+        let (mut du, mut rank) = (vec![0.0; rows * total], 0);
+        for (b, first) in b.iter().zip(spec.firsts) {
+            let [out, r] = b.dims();
+            let part = MatrixMut::with_stride(&mut du[if rows == 0 { 0 } else { rank }..], rows, r, total);
+            gemm::nn(columns(dy.slice(), dy.dims(), first, out), b.matrix(), part, false);
+            rank += r;
+        }
+        tensor(du, [rows, total])
+    }
+}
 
 /// `s · x · [A₁; A₂; …]ᵀ`, `[tokens, Σ r]`.
 fn scaled_input<B: Ops>(x: FloatTensor<B>, a: Tensors<B>, scale: f32) -> FloatTensor<B> {
@@ -113,18 +138,18 @@ impl<B: LowRankOps> Backward<B, PARENTS> for LowRankBackward {
             let [out, r] = size::<B>(b);
             if let (Some(node), Some(u)) = (node, &u) {
                 flops::weight_gradient(flops::product(out, r, tokens));
-                let u = columns::<B>(u.clone(), rank, r);
+                let u = stock::columns::<B>(u.clone(), rank, r);
                 grads.register::<B>(node.id, B::project_weight_gradient(dy.clone(), u, *first, out));
             }
             rank += r;
         }
         if input.is_some() || x.is_some() {
-            let parts = b.0.into_iter().zip(&spec.firsts).map(|(b, first)| {
-                let [out, r] = size::<B>(&b);
+            for b in &b.0 {
+                let [out, r] = size::<B>(b);
                 flops::input_gradient(flops::product(tokens, r, out));
-                B::project_input_gradient(columns::<B>(dy.clone(), *first, out), Tensors(vec![b]))
-            });
-            let du = B::float_mul_scalar(B::float_cat(parts.collect(), 1), spec.scale.into());
+            }
+            let scale = spec.scale;
+            let du = B::float_mul_scalar(B::expanded_gradient(dy.clone(), b, spec), scale.into());
             let (mut rank, width) = (0, a.0.first().map_or(0, |a| size::<B>(a)[1]));
             for (a, node) in a.0.iter().zip(a_nodes) {
                 let [r, _] = size::<B>(a);

@@ -6,7 +6,7 @@ use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{IndexingUpdateOp, IntDType, Shape, Slice, TensorData};
 
-use super::{Activation, AttentionSpec, CrossEntropySpec, IGNORE, Tensors};
+use super::{Activation, AttentionSpec, CrossEntropySpec, IGNORE, LowRank, Tensors};
 
 /// Scores of pairs that do not see each other. Finite, so that no backend makes `∞ − ∞` of it.
 const MASKED: f32 = -1e30;
@@ -15,7 +15,7 @@ fn size<B: Backend>(tensor: &FloatTensor<B>) -> [usize; 2] {
     tensor.shape().dims::<2>()
 }
 
-fn columns<B: Backend>(tensor: FloatTensor<B>, first: usize, count: usize) -> FloatTensor<B> {
+pub(super) fn columns<B: Backend>(tensor: FloatTensor<B>, first: usize, count: usize) -> FloatTensor<B> {
     let [rows, _] = size::<B>(&tensor);
     B::float_slice(tensor, &[Slice::from(0..rows), Slice::from(first..first + count)])
 }
@@ -83,6 +83,31 @@ pub(super) fn project_weight_gradient<B: Backend>(
 /// The sum over rows of columns `first..first + count`, `[1, count]`: the gradient of a bias.
 pub(super) fn column_sums<B: Backend>(dy: FloatTensor<B>, first: usize, count: usize) -> FloatTensor<B> {
     B::float_sum_dim(columns::<B>(dy, first, count), 0)
+}
+
+pub(super) fn add_expanded<B: Backend>(
+    mut y: FloatTensor<B>,
+    u: FloatTensor<B>,
+    b: Tensors<B>,
+    spec: &LowRank,
+) -> FloatTensor<B> {
+    let mut rank = 0;
+    for (b, &first) in b.0.into_iter().zip(&spec.firsts) {
+        let ([out, r], [rows, _]) = (size::<B>(&b), size::<B>(&y));
+        let product = B::float_matmul(columns::<B>(u.clone(), rank, r), B::float_transpose(b));
+        let sum = B::float_add(columns::<B>(y.clone(), first, out), product);
+        y = B::float_slice_assign(y, &[Slice::from(0..rows), Slice::from(first..first + out)], sum);
+        rank += r;
+    }
+    y
+}
+
+pub(super) fn expanded_gradient<B: Backend>(dy: FloatTensor<B>, b: Tensors<B>, spec: &LowRank) -> FloatTensor<B> {
+    let parts = b.0.into_iter().zip(&spec.firsts).map(|(b, &first)| {
+        let [out, _] = size::<B>(&b);
+        B::float_matmul(columns::<B>(dy.clone(), first, out), b)
+    });
+    B::float_cat(parts.collect(), 1)
 }
 
 pub(super) fn rms_norm_forward<B: Backend>(

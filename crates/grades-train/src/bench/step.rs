@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use grades::{Companions, Decision, Wants};
-use grades_models::Decoder;
 use grades_models::ops::Flops;
 use grades_models::random::Random;
+use grades_models::{Decoder, LoraConfig};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{BenchError, Frozen, Shape, median};
 use crate::data::{Batch, NO_LOSS, Tokenized};
@@ -26,11 +26,43 @@ const MAX_GRAD_NORM: f64 = 1.0;
 /// Seed of tokens and values.
 const SEED: u64 = 0;
 
+/// Rank of the adapters, and their α.
+const LORA: (usize, f64) = (32, 64.0);
+
+/// What trains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Every parameter.
+    #[default]
+    Full,
+    /// Adapters of rank 32 on the seven projections of every layer.
+    Lora,
+}
+
+impl Mode {
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Lora => "lora",
+        }
+    }
+}
+
+impl Serialize for Mode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 /// What is measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StepOptions {
     /// The model.
     pub shape: Shape,
+    /// What trains.
+    pub mode: Mode,
     /// Rows of the batch.
     pub rows: usize,
     /// Tokens of each row.
@@ -53,6 +85,7 @@ impl Default for StepOptions {
     fn default() -> Self {
         Self {
             shape: Shape::SmolLm2M135,
+            mode: Mode::Full,
             rows: 4,
             tokens: 256,
             completion_share: 1.0,
@@ -90,16 +123,16 @@ pub struct StepReport {
     /// What was measured.
     #[serde(flatten)]
     pub options: StepOptions,
-    /// The trained parameters: `full`.
-    pub mode: &'static str,
     /// Numbers of the products: `f32`.
     pub precision: &'static str,
     /// The processor's name.
     pub processor: Option<String>,
     /// Threads.
     pub threads: usize,
-    /// Numbers of the model.
+    /// Numbers of the model, with its adapters.
     pub parameters: usize,
+    /// Those of them that train while nothing is frozen.
+    pub trainable_parameters: usize,
     /// Matrices of the model.
     pub units: usize,
     /// Frozen ones.
@@ -165,11 +198,11 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
     };
     Ok(StepReport {
         options: options.clone(),
-        mode: "full",
         precision: "f32",
         processor: memory::processor(),
         threads: grades_kernels::threads(),
         parameters: bench.model.parameters().iter().map(|parameter| parameter.len()).sum(),
+        trainable_parameters: bench.trainable,
         units: units.len(),
         frozen_units: decision.freeze.len(),
         median,
@@ -206,14 +239,20 @@ struct Bench {
     batch: Batch,
     wants: Wants,
     checkpointing: bool,
+    trainable: usize,
 }
 
 impl Bench {
     fn new(options: &StepOptions) -> Result<Self, BenchError> {
         let mut model = Decoder::load(options.shape.config(), &Random::new(SEED), &Device::default().autodiff())?;
-        for parameter in model.parameters_mut().iter_mut() {
-            parameter.set_trainable(true);
+        if options.mode == Mode::Lora {
+            let (r, lora_alpha) = LORA;
+            let adapter =
+                LoraConfig { r, lora_alpha, use_rslora: false, target_modules: vec!["all-linear".to_owned()] };
+            model = model.with_adapter(adapter, &LoraConfig::initial(SEED))?;
         }
+        model.parameters_mut().train();
+        let trainable = model.parameters().iter().filter(|p| p.is_trainable()).map(|p| p.len()).sum();
         let monitor = options.monitor;
         Ok(Self {
             optimizer: Optimizer::new(RULE, WEIGHT_DECAY, model.parameters().len()),
@@ -221,6 +260,7 @@ impl Bench {
             batch: batch(options),
             checkpointing: options.gradient_checkpointing,
             wants: Wants { measure: monitor, keep_gradient: monitor, ..Wants::default() },
+            trainable,
             model,
         })
     }

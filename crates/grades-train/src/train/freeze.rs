@@ -35,15 +35,15 @@ pub fn units(model: &Decoder) -> Vec<UnitId> {
 fn unit(place: Place) -> Option<UnitId> {
     match place {
         Place::Unit(unit) => Some(unit),
-        Place::Companion(_) | Place::Tied(_) | Place::Always => None,
+        Place::Companion(_) | Place::Tied(_) | Place::Always | Place::Base => None,
     }
 }
 
 /// What is kept between steps for the policy, and how its decisions reach the parameters.
 #[derive(Debug)]
 pub struct Freezing {
-    /// The matrices of the units (not their biases) by index in the parameter table.
-    matrices: Vec<(usize, UnitId)>,
+    /// The matrices of the units (not their biases) by index in the parameter table; of an adapter A, then B.
+    matrices: Vec<(usize, PartId)>,
     pub(super) previous: BTreeMap<usize, Kept>,
     pub(super) weights: BTreeMap<usize, Vec<f32>>,
 }
@@ -62,7 +62,14 @@ impl Freezing {
     #[must_use]
     pub fn new(model: &Decoder) -> Self {
         let matrices = model.parameters().iter().enumerate().filter(|(_, p)| p.shape.len() == 2);
-        let matrices = matrices.filter_map(|(index, p)| Some((index, unit(p.place)?))).collect();
+        let mut parts: BTreeMap<UnitId, usize> = BTreeMap::new();
+        let matrices = matrices.filter_map(|(index, p)| {
+            let unit = unit(p.place)?;
+            let next = parts.entry(unit).or_default();
+            *next += 1;
+            Some((index, PartId { unit, part: *next - 1 }))
+        });
+        let matrices = matrices.collect();
         Self { matrices, previous: BTreeMap::new(), weights: BTreeMap::new() }
     }
 
@@ -71,7 +78,7 @@ impl Freezing {
     /// # Errors
     /// When the device fails to hand values over.
     pub fn measure(&self, model: &Decoder, gradients: &Gradients, wants: &Wants) -> Result<Measured, Error> {
-        let by_index: BTreeMap<usize, UnitId> = self.matrices.iter().copied().collect();
+        let by_index: BTreeMap<usize, PartId> = self.matrices.iter().copied().collect();
         let mut measured = Measured::default();
         let mut squares = 0.0;
         for (index, (parameter, gradient)) in model.parameters().iter().zip(gradients).enumerate() {
@@ -79,7 +86,7 @@ impl Freezing {
             let name = &parameter.name;
             match by_index.get(&index).filter(|_| wants.measure && !wants.after_update()) {
                 None => squares += host::read(name, gradient, sum_squares)?,
-                Some(unit) => {
+                Some(part) => {
                     let shape = gradient.dims();
                     let (measurement, sum) = host::read(name, gradient, |now| match self.previous.get(&index) {
                         None => Ok(of(wants.norm, shape, now, None)),
@@ -88,7 +95,7 @@ impl Freezing {
                         }
                     })??;
                     squares += sum;
-                    measured.units.push((*unit, vec![measurement]));
+                    add(&mut measured.units, part.unit, measurement);
                 }
             }
         }
@@ -102,7 +109,7 @@ impl Freezing {
     /// When the device fails to hand values over.
     pub fn measure_weights(&self, model: &Decoder, norm: Norm) -> Result<Vec<(UnitId, Vec<Measurement>)>, Error> {
         let mut measurements = Vec::new();
-        for &(index, unit) in &self.matrices {
+        for &(index, part) in &self.matrices {
             let parameter = &model.parameters()[index];
             if !parameter.is_trainable() {
                 continue;
@@ -113,7 +120,7 @@ impl Freezing {
                 let moved = |now: &[f32]| Measurement::of_weight(norm, shape, now, kept).unwrap_or_default();
                 measurement = host::read(&parameter.name, &parameter.value, moved)?;
             }
-            measurements.push((unit, vec![measurement]));
+            add(&mut measurements, part.unit, measurement);
         }
         Ok(measurements)
     }
@@ -129,14 +136,14 @@ impl Freezing {
         f: impl FnOnce(&[Elements<'_>]) -> T,
     ) -> Result<T, Error> {
         let mut copies = Vec::new();
-        for &(index, unit) in &self.matrices {
+        for &(index, part) in &self.matrices {
             let parameter = &parameters[index];
             let tensor = match gradients {
                 Some(gradients) => gradients[index].as_ref(),
                 None => Some(&parameter.value),
             };
             if let Some(tensor) = tensor {
-                copies.push((PartId { unit, part: 0 }, host::read(&parameter.name, tensor, <[f32]>::to_vec)?));
+                copies.push((part, host::read(&parameter.name, tensor, <[f32]>::to_vec)?));
             }
         }
         let elements: Vec<_> = copies.iter().map(|(tensor, values)| Elements { tensor: *tensor, values }).collect();
@@ -149,7 +156,7 @@ impl Freezing {
         let named = |place: Place, units: &[UnitId], companions: &[Companion]| match place {
             Place::Unit(unit) => units.contains(&unit),
             Place::Companion(companion) => companions.contains(&companion),
-            Place::Tied(_) | Place::Always => false,
+            Place::Tied(_) | Place::Always | Place::Base => false,
         };
         let before = (optimizer.bytes(), self.bytes());
         for (index, parameter) in model.parameters_mut().iter_mut().enumerate() {
@@ -191,9 +198,9 @@ impl Freezing {
         wants: &Wants,
     ) -> Result<(), Error> {
         self.previous.clear();
-        let norms: BTreeMap<UnitId, Option<f64>> =
-            measured.units.iter().map(|(unit, parts)| (*unit, parts.first().and_then(|part| part.gradient))).collect();
-        for &(index, unit) in &self.matrices {
+        let norms: BTreeMap<UnitId, &[Measurement]> =
+            measured.units.iter().map(|(unit, parts)| (*unit, parts.as_slice())).collect();
+        for &(index, PartId { unit, part }) in &self.matrices {
             let parameter = &model.parameters()[index];
             if !parameter.is_trainable() {
                 continue;
@@ -201,7 +208,7 @@ impl Freezing {
             if wants.keep_gradient
                 && let Some(gradient) = gradients[index].take()
             {
-                let norm = norms.get(&unit).copied().flatten();
+                let norm = norms.get(&unit).and_then(|parts| parts.get(part)?.gradient);
                 self.previous.insert(index, Kept { gradient, norm });
             }
             if wants.keep_weight {
@@ -218,6 +225,14 @@ impl Freezing {
         let gradients: usize = self.previous.values().map(|kept| kept.gradient.shape().num_elements()).sum();
         let weights: usize = self.weights.values().map(Vec::len).sum();
         ((gradients + weights) * size_of::<f32>()) as u64
+    }
+}
+
+/// Adds a measurement to those of its unit, whose parts follow one another.
+fn add(units: &mut Vec<(UnitId, Vec<Measurement>)>, unit: UnitId, measurement: Measurement) {
+    match units.last_mut() {
+        Some((last, parts)) if *last == unit => parts.push(measurement),
+        _ => units.push((unit, vec![measurement])),
     }
 }
 

@@ -27,12 +27,10 @@ pub struct Start {
 }
 
 impl Start {
-    /// Before the first step: every parameter of the model trains.
+    /// Before the first step: every parameter of the model trains, or of its adapters where it has any.
     #[must_use]
     pub fn new(mut model: Decoder, policy: Box<dyn Policy>, options: &Options) -> Self {
-        for parameter in model.parameters_mut().iter_mut() {
-            parameter.set_trainable(true);
-        }
+        model.parameters_mut().train();
         let outcome = Outcome {
             steps: 0,
             stopped: None,

@@ -4,7 +4,7 @@
 
 use grades::Companions;
 use grades_models::ops::Flops;
-use grades_train::bench::step::{StepOptions, StepReport, run};
+use grades_train::bench::step::{Mode, StepOptions, StepReport, run};
 use grades_train::bench::{BenchError, Shape};
 
 fn step(options: StepOptions) -> StepReport {
@@ -22,6 +22,7 @@ const LABELS: u64 = 2;
 fn options(frozen: &str, companions: Companions) -> StepOptions {
     StepOptions {
         shape: Shape::Tiny,
+        mode: Mode::Full,
         rows: ROWS as usize,
         tokens: TOKENS as usize,
         completion_share: 0.25,
@@ -74,6 +75,21 @@ fn counts_agree_with_counts_by_hand() {
     assert_eq!(roles.flops, Flops { weight_gradient: 4 * 3 * mlp + head, ..all });
     let last = step(options("all-but-last", Companions::Follow));
     assert_eq!(last.flops.input_gradient, linear + attention_back + head);
+
+    // Adapters: x · Aᵀ and · Bᵀ in every projection. Nothing below the first layer trains, so its q, k and v pass no
+    // gradient on.
+    let lora = step(StepOptions { mode: Mode::Lora, ..options("none", Companions::Train) });
+    let low_rank = |sides: u64| 2 * tokens * 32 * sides;
+    let (ins, outs) = (6 * 64 + 160, 64 + 2 * 32 + 64 + 2 * 160 + 64);
+    assert_eq!(lora.flops.forward, all.forward + 4 * low_rank(ins + outs));
+    let stopped = q + 2 * kv + low_rank(3 * 64);
+    assert_eq!(lora.flops.input_gradient, all.input_gradient + 4 * low_rank(ins + outs) - stopped);
+    assert_eq!(lora.flops.weight_gradient, 4 * low_rank(ins + outs));
+    assert_eq!(lora.trainable_parameters as u64, 4 * 32 * (ins + outs));
+    assert_eq!((lora.kept_bytes, lora.units), (4 * 4 * 32 * (ins + outs), 28));
+    let halved = step(StepOptions { mode: Mode::Lora, ..options("scattered:0.5", Companions::Train) });
+    assert_eq!(halved.flops, Flops { weight_gradient: lora.flops.weight_gradient / 2, ..lora.flops });
+    assert_eq!(halved.optimizer_bytes, lora.optimizer_bytes / 2);
 
     // AdamW holds two numbers for each number that trains, the monitor one for each of the matrices.
     let matrices = 4 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 160 * 64);

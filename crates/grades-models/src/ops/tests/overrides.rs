@@ -7,7 +7,9 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 
 use super::{attention, packed, random, read, relative_error, rope, tensor, values};
-use crate::ops::{Activation, AttentionSpec, CrossEntropySpec, IGNORE, Layout, Ops, Tensors, stock};
+use crate::ops::{
+    Activation, AttentionSpec, CrossEntropySpec, IGNORE, Layout, LowRank, LowRankOps, Ops, Tensors, stock,
+};
 
 #[track_caller]
 fn assert_same(what: &str, found: FlexTensor, expected: FlexTensor) {
@@ -80,6 +82,24 @@ fn rms_norm() {
                 (found, expected) => assert!(found.is_none() && expected.is_none() && !want_scale),
             }
         }
+    }
+}
+
+#[test]
+fn low_rank() {
+    // Tokens, width of y; rank, first column and columns of each adapter.
+    let all: [(usize, usize, &[(usize, usize, usize)]); 4] =
+        [(1, 5, &[(2, 0, 5)]), (3, 9, &[(2, 0, 4), (3, 7, 2)]), (70, 67, &[(33, 1, 65)]), (13, 50, &[(5, 17, 33)])];
+    for (tokens, width, adapters) in all {
+        let ranks = adapters.iter().map(|(r, ..)| r).sum();
+        let b = list(adapters.iter().map(|&(r, first, out)| random(first as u64, out, r)));
+        let spec = LowRank { firsts: adapters.iter().map(|(_, first, _)| *first).collect(), scale: 0.7 };
+        let (y, u) = (random(1, tokens, width), random(2, tokens, ranks));
+        let found = <Flex as LowRankOps>::add_expanded(y.clone(), u.clone(), b.clone(), spec.clone());
+        let expected = stock::add_expanded::<Flex>(y.clone(), u, b.clone(), &spec);
+        assert_same(&format!("{tokens}·{adapters:?}"), found, expected);
+        let found = <Flex as LowRankOps>::expanded_gradient(y.clone(), b.clone(), spec.clone());
+        assert_same("its gradient", found, stock::expanded_gradient::<Flex>(y, b, &spec));
     }
 }
 
