@@ -56,7 +56,7 @@ impl Decoder {
             Place::Companion(Companion::Norms { layer, .. }) => layer + 1,
             Place::Companion(Companion::Embedding { .. }) => 0,
             Place::Tied(_) if self.input_trains => 0,
-            Place::Tied(_) | Place::Always => top,
+            Place::Tied(_) | Place::Always | Place::Base => top,
         };
         self.parameters.iter().filter(|parameter| parameter.is_trainable()).map(height).min().unwrap_or(top)
     }
