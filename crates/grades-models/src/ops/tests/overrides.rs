@@ -87,8 +87,9 @@ fn rms_norm() {
 
 #[test]
 fn low_rank() {
-    // Tokens, width of y; rank, first column and columns of each adapter.
-    let all: [(usize, usize, &[(usize, usize, usize)]); 4] =
+    // Rank, first column and columns of each adapter.
+    type Adapters = &'static [(usize, usize, usize)];
+    let all: [(usize, usize, Adapters); 4] =
         [(1, 5, &[(2, 0, 5)]), (3, 9, &[(2, 0, 4), (3, 7, 2)]), (70, 67, &[(33, 1, 65)]), (13, 50, &[(5, 17, 33)])];
     for (tokens, width, adapters) in all {
         let ranks = adapters.iter().map(|(r, ..)| r).sum();
