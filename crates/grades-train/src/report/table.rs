@@ -1,0 +1,330 @@
+//! A table of figures, written as Markdown, CSV, JSON or HTML.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+
+use super::number;
+use super::page::escape;
+
+/// A mean over several runs with its deviation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mean {
+    /// The arithmetic mean.
+    pub mean: f64,
+    /// The sample standard deviation (n − 1); `None` of a single value.
+    pub deviation: Option<f64>,
+}
+
+impl Mean {
+    /// Of some values; `None` of no value.
+    #[must_use]
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let deviation = (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt());
+        (!values.is_empty()).then_some(Self { mean, deviation })
+    }
+}
+
+/// What stands in one place of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    /// Nothing, shown as a dash.
+    Empty,
+    /// Words.
+    Text(String),
+    /// A number, shown with so many decimals.
+    Number(f64, usize),
+    /// A mean ± deviation, shown with so many decimals.
+    Mean(Mean, usize),
+}
+
+impl Cell {
+    /// Words.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Text(text.into())
+    }
+
+    /// A whole number.
+    #[must_use]
+    pub fn count(count: u64) -> Self {
+        Self::Number(count as f64, 0)
+    }
+
+    /// A number that may be missing.
+    #[must_use]
+    pub fn number(value: Option<f64>, decimals: usize) -> Self {
+        value.map_or(Self::Empty, |value| Self::Number(value, decimals))
+    }
+
+    /// Mean ± deviation of some values; empty of none.
+    #[must_use]
+    pub fn mean(values: &[f64], decimals: usize) -> Self {
+        Mean::of(values).map_or(Self::Empty, |mean| Self::Mean(mean, decimals))
+    }
+
+    /// As a reader sees it.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Empty => "–".to_owned(),
+            Self::Text(text) => text.clone(),
+            Self::Number(value, decimals) => number::fixed(*value, *decimals),
+            Self::Mean(Mean { mean, deviation: None }, decimals) => number::fixed(*mean, *decimals),
+            Self::Mean(Mean { mean, deviation: Some(deviation) }, decimals) => {
+                format!("{} ± {}", number::fixed(*mean, *decimals), number::fixed(*deviation, *decimals))
+            }
+        }
+    }
+
+    /// As a program reads it: numbers in full, a mean as `{mean, std}`.
+    #[must_use]
+    pub fn value(&self) -> Value {
+        match self {
+            Self::Empty => Value::Null,
+            Self::Text(text) => json!(text),
+            Self::Number(value, 0) if value.fract() == 0.0 && value.abs() < 9e15 => json!(*value as i64),
+            Self::Number(value, _) => json!(value),
+            Self::Mean(Mean { mean, deviation }, _) => json!({ "mean": mean, "std": deviation }),
+        }
+    }
+
+    fn is_words(&self) -> bool {
+        matches!(self, Self::Text(_))
+    }
+}
+
+/// A column: its key for programs and its title for readers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// The key in CSV and JSON. Dots nest in JSON: `accuracy.piqa` is `{"accuracy": {"piqa": …}}`.
+    pub key: String,
+    /// The title in Markdown and HTML.
+    pub title: String,
+}
+
+/// Rows of cells under named columns.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    /// What the table shows, in one phrase.
+    pub caption: String,
+    columns: Vec<Column>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// A table without rows. Columns are `(key, title)`.
+    pub fn new<K: Into<String>, T: Into<String>>(
+        caption: impl Into<String>,
+        columns: impl IntoIterator<Item = (K, T)>,
+    ) -> Self {
+        let column = |(key, title): (K, T)| Column { key: key.into(), title: title.into() };
+        Self { caption: caption.into(), columns: columns.into_iter().map(column).collect(), rows: Vec::new() }
+    }
+
+    /// Adds a row. Cells that are missing are empty, and those beyond the last column are left out.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
+        let mut row: Vec<Cell> = cells.into_iter().take(self.columns.len()).collect();
+        row.resize(self.columns.len(), Cell::Empty);
+        self.rows.push(row);
+    }
+
+    /// The columns.
+    #[must_use]
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// The rows, each with a cell for every column.
+    #[must_use]
+    pub fn rows(&self) -> &[Vec<Cell>] {
+        &self.rows
+    }
+
+    /// Whether a column holds words, and so is aligned to the left.
+    fn is_words(&self, column: usize) -> bool {
+        self.rows.iter().any(|row| row[column].is_words())
+    }
+
+    /// As a GitHub table, its columns padded so that the text reads well too.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let escaped = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|").replace(['\n', '\r'], " ");
+        let mut lines: Vec<Vec<String>> = vec![self.columns.iter().map(|column| escaped(&column.title)).collect()];
+        lines.extend(self.rows.iter().map(|row| row.iter().map(|cell| escaped(&cell.shown())).collect()));
+        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0).max(3);
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let mut text = String::new();
+        for (index, line) in lines.iter().enumerate() {
+            for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
+                let _ = match self.is_words(column) {
+                    true => write!(text, "| {cell:<width$} "),
+                    false => write!(text, "| {cell:>width$} "),
+                };
+            }
+            text.push_str("|\n");
+            if index == 0 {
+                for (column, &width) in widths.iter().enumerate() {
+                    let rule = "-".repeat(width - 1);
+                    text.push_str(&if self.is_words(column) { format!("| {rule}- ") } else { format!("| {rule}: ") });
+                }
+                text.push_str("|\n");
+            }
+        }
+        text
+    }
+
+    /// As CSV with numbers in full. A mean takes two columns, `key` and `key_std`.
+    #[must_use]
+    pub fn csv(&self) -> String {
+        let means: Vec<bool> = (0..self.columns.len())
+            .map(|column| self.rows.iter().any(|row| matches!(row[column], Cell::Mean(..))))
+            .collect();
+        let mut header = Vec::new();
+        for (column, &mean) in self.columns.iter().zip(&means) {
+            header.push(column.key.clone());
+            header.extend(mean.then(|| format!("{}_std", column.key)));
+        }
+        let mut lines = vec![header];
+        for row in &self.rows {
+            let mut line = Vec::new();
+            for (cell, &mean) in row.iter().zip(&means) {
+                let deviation = match cell {
+                    Cell::Mean(of, _) => of.deviation.map(|deviation| deviation.to_string()),
+                    _ => None,
+                };
+                line.push(match cell {
+                    Cell::Empty => String::new(),
+                    Cell::Text(text) => text.clone(),
+                    Cell::Number(value, _) => value.to_string(),
+                    Cell::Mean(of, _) => of.mean.to_string(),
+                });
+                line.extend(mean.then(|| deviation.unwrap_or_default()));
+            }
+            lines.push(line);
+        }
+        super::csv::text(lines)
+    }
+
+    /// As a list of objects with numbers in full.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let object = |row: &Vec<Cell>| {
+            let mut object = Map::new();
+            for (column, cell) in self.columns.iter().zip(row) {
+                let path: Vec<&str> = column.key.split('.').collect();
+                insert(&mut object, &path, cell.value());
+            }
+            Value::Object(object)
+        };
+        self.rows.iter().map(object).collect()
+    }
+
+    /// As an HTML table that scrolls sideways where it does not fit. A column of words heads the row if it is the first.
+    #[must_use]
+    pub fn html(&self) -> String {
+        let caption = escape(&self.caption);
+        let mut html = format!(
+            "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\"><table><caption>{caption}</caption>\n<thead><tr>"
+        );
+        let class = |column: usize| if self.is_words(column) { "" } else { " class=\"n\"" };
+        for (index, column) in self.columns.iter().enumerate() {
+            let _ = write!(html, "<th scope=\"col\"{}>{}</th>", class(index), escape(&column.title));
+        }
+        html.push_str("</tr></thead>\n<tbody>\n");
+        for row in &self.rows {
+            html.push_str("<tr>");
+            for (index, cell) in row.iter().enumerate() {
+                let shown = escape(&cell.shown());
+                let _ = match (index, cell.is_words()) {
+                    (0, true) => write!(html, "<th scope=\"row\">{shown}</th>"),
+                    _ => write!(html, "<td{}>{shown}</td>", class(index)),
+                };
+            }
+            html.push_str("</tr>\n");
+        }
+        html.push_str("</tbody></table></div>\n");
+        html
+    }
+}
+
+/// Puts a value where the path leads. A part of the path that is a value already is replaced.
+fn insert(object: &mut Map<String, Value>, path: &[&str], value: Value) {
+    let Some((first, rest)) = path.split_first() else { return };
+    if rest.is_empty() {
+        object.insert((*first).to_owned(), value);
+        return;
+    }
+    let inner = object.entry(*first).or_insert_with(|| json!({}));
+    if !inner.is_object() {
+        *inner = json!({});
+    }
+    if let Value::Object(inner) = inner {
+        insert(inner, rest, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let mut table = Table::new(
+            "Methods",
+            [("method", "Method"), ("accuracy.piqa", "PIQA"), ("seconds", "Time (s)"), ("steps", "Steps")],
+        );
+        // Mean 0.5, deviations ±0.1 around it: the sample deviation is √(0.02 / 2) = 0.1.
+        table.row([Cell::text("grades | <b>"), Cell::mean(&[0.4, 0.5, 0.6], 3), Cell::mean(&[2.0], 1), Cell::count(60)]);
+        table.row([Cell::text("none"), Cell::Empty, Cell::Number(-1.26, 1)]);
+        table
+    }
+
+    #[test]
+    fn the_deviation_is_that_of_a_sample() {
+        let Mean { mean, deviation } = Mean::of(&[1.0, 2.0, 6.0]).unwrap();
+        // (4 + 1 + 9) / 2 = 7.
+        assert_eq!((mean, deviation), (3.0, Some(7f64.sqrt())));
+        assert_eq!(Mean::of(&[4.0]), Some(Mean { mean: 4.0, deviation: None }));
+        assert_eq!(Mean::of(&[]), None);
+    }
+
+    #[test]
+    fn markdown_is_padded_and_escaped() {
+        let expected = "\
+| Method         |          PIQA | Time (s) | Steps |\n\
+| -------------- | ------------: | -------: | ----: |\n\
+| grades \\| <b> | 0.500 ± 0.100 |      2.0 |    60 |\n\
+| none           |             – |     −1.3 |     – |\n";
+        assert_eq!(table().markdown(), expected);
+    }
+
+    #[test]
+    fn csv_has_full_numbers_and_deviations_in_columns_of_their_own() {
+        let csv = table().csv();
+        let lines: Vec<&str> = csv.lines().collect();
+        assert_eq!(lines[0], "method,accuracy.piqa,accuracy.piqa_std,seconds,seconds_std,steps");
+        assert_eq!(lines[2], "none,,,-1.26,,");
+        let first: Vec<&str> = lines[1].split(',').collect();
+        assert_eq!((first[0], first[1], first[3], first[5]), ("grades | <b>", "0.5", "2", "60"));
+        assert!((first[2].parse::<f64>().unwrap() - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn json_nests_dotted_keys() {
+        let rows = table().json();
+        assert_eq!(rows[0]["accuracy"]["piqa"]["mean"], 0.5);
+        assert_eq!(rows[0]["seconds"], json!({ "mean": 2.0, "std": null }));
+        assert_eq!(rows[0]["steps"], 60);
+        assert_eq!(rows[1], json!({ "method": "none", "accuracy": { "piqa": null }, "seconds": -1.26, "steps": null }));
+    }
+
+    #[test]
+    fn html_is_escaped_and_rows_have_heads() {
+        let html = table().html();
+        assert!(html.contains("<th scope=\"row\">grades | &lt;b&gt;</th><td class=\"n\">0.500 ± 0.100</td>"), "{html}");
+        assert!(!html.contains("<b>"));
+        assert_eq!(html.matches("<tr>").count(), 3);
+    }
+}
