@@ -5,6 +5,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod output;
+mod report;
 mod train;
 
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Command {
     Generate(generate::Args),
     /// Show what a checkpoint holds and what fine-tuning it would need.
     Inspect(inspect::Args),
+    /// Show runs as one HTML file: losses, signals, what froze when, time, memory, arithmetic.
+    Report(report::Args),
     /// Measure this machine: the training step, or the matrix products that it is made of.
     Bench(bench::Args),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
         Command::Generate(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
         Command::Inspect(args) => args.run(cli.json),
+        Command::Report(args) => args.run(cli.json),
         Command::Bench(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
     };
     match result {

@@ -5,5 +5,6 @@ pub mod config;
 pub mod data;
 pub mod encoder;
 pub mod eval;
+pub mod report;
 pub mod schedule;
 pub mod train;

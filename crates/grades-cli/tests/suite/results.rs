@@ -25,9 +25,13 @@ fn every_verb_explains_itself() {
     let workspace = Workspace::new();
     let whole = workspace.call(&["--help"]);
     assert!(whole.succeeded());
-    for (verb, option) in
-        [("train", "KEY=VALUE"), ("eval", "--tasks"), ("generate", "--temperature"), ("inspect", "--tensors")]
-    {
+    for (verb, option) in [
+        ("train", "KEY=VALUE"),
+        ("eval", "--tasks"),
+        ("generate", "--temperature"),
+        ("inspect", "--tensors"),
+        ("report", "--watch"),
+    ] {
         assert!(whole.stdout().contains(verb));
         let called = workspace.call(&[verb, "--help"]);
         assert!(called.succeeded(), "{}", called.stderr());
@@ -70,6 +74,29 @@ fn train_prints_the_summary_of_its_directory() {
     assert!(text.succeeded(), "{}", text.stderr());
     assert!(text.stdout().contains("1 of 1") && text.stdout().contains("plain/model"), "{}", text.stdout());
     assert!(text.stderr().contains("step 1/1"), "{}", text.stderr());
+}
+
+#[test]
+fn report_writes_a_page_drawings_and_tables() {
+    let workspace = Workspace::new();
+    for run in ["run", "other"] {
+        assert!(workspace.call(&["train", "config.yaml", &format!("output_dir={run}")]).succeeded());
+        let page = fs::read_to_string(workspace.path(run).join("report.html")).unwrap();
+        assert!(page.starts_with("<!DOCTYPE html>") && page.contains(&format!("<h1>{run}</h1>")));
+    }
+    let result =
+        workspace.json(&["report", "run", "other", "--out", "both.html", "--svg", "drawn", "--csv", "told", "--watch"]);
+    assert_eq!(result["report"], "both.html");
+    for (run, name) in result["runs"].as_array().unwrap().iter().zip(["run", "other"]) {
+        assert_eq!((&run["name"], &run["steps"], &run["finished"]), (&name.into(), &3.into(), &true.into()));
+    }
+    let page = fs::read_to_string(workspace.path("both.html")).unwrap();
+    // Both have ended, so that there is nothing to watch.
+    assert!(page.contains("<h1>run, other</h1>") && !page.contains("http-equiv"));
+    assert!(fs::read_to_string(workspace.path("drawn/loss.svg")).unwrap().contains("</svg>"));
+    let losses = fs::read_to_string(workspace.path("told/loss.csv")).unwrap();
+    assert_eq!(losses.lines().next().unwrap(), "step,run training,other training,run validation,other validation");
+    assert_eq!(losses.lines().count(), 4);
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub enum Cell {
     Text(String),
     /// A number, shown with so many decimals.
     Number(f64, usize),
+    /// A number, shown with the few digits that count.
+    Short(f64),
     /// A mean ± deviation, shown with so many decimals.
     Mean(Mean, usize),
 }
@@ -59,6 +61,12 @@ impl Cell {
         value.map_or(Self::Empty, |value| Self::Number(value, decimals))
     }
 
+    /// A number that may be missing, shown with the few digits that count.
+    #[must_use]
+    pub fn short(value: Option<f64>) -> Self {
+        value.map_or(Self::Empty, Self::Short)
+    }
+
     /// Mean ± deviation of some values; empty of none.
     #[must_use]
     pub fn mean(values: &[f64], decimals: usize) -> Self {
@@ -72,6 +80,7 @@ impl Cell {
             Self::Empty => "–".to_owned(),
             Self::Text(text) => text.clone(),
             Self::Number(value, decimals) => number::fixed(*value, *decimals),
+            Self::Short(value) => number::short(*value),
             Self::Mean(Mean { mean, deviation: None }, decimals) => number::fixed(*mean, *decimals),
             Self::Mean(Mean { mean, deviation: Some(deviation) }, decimals) => {
                 format!("{} ± {}", number::fixed(*mean, *decimals), number::fixed(*deviation, *decimals))
@@ -86,7 +95,7 @@ impl Cell {
             Self::Empty => Value::Null,
             Self::Text(text) => json!(text),
             Self::Number(value, 0) if value.fract() == 0.0 && value.abs() < 9e15 => json!(*value as i64),
-            Self::Number(value, _) => json!(value),
+            Self::Number(value, _) | Self::Short(value) => json!(value),
             Self::Mean(Mean { mean, deviation }, _) => json!({ "mean": mean, "std": deviation }),
         }
     }
@@ -141,6 +150,22 @@ impl Table {
     #[must_use]
     pub fn rows(&self) -> &[Vec<Cell>] {
         &self.rows
+    }
+
+    /// With at most about `most` rows: every so many, and the last.
+    #[must_use]
+    pub fn thinned(&self, most: usize) -> Self {
+        let every = self.rows.len().div_ceil(most.max(1)).max(1);
+        if every == 1 {
+            return self.clone();
+        }
+        let last = self.rows.len() - 1;
+        let kept = self.rows.iter().enumerate().filter(|(index, _)| index % every == 0 || *index == last);
+        Self {
+            caption: format!("{} (one of {every} rows; --csv writes all)", self.caption),
+            columns: self.columns.clone(),
+            rows: kept.map(|(_, row)| row.clone()).collect(),
+        }
     }
 
     /// Whether a column holds words, and so is aligned to the left.
@@ -198,7 +223,7 @@ impl Table {
                 line.push(match cell {
                     Cell::Empty => String::new(),
                     Cell::Text(text) => text.clone(),
-                    Cell::Number(value, _) => value.to_string(),
+                    Cell::Number(value, _) | Cell::Short(value) => value.to_string(),
                     Cell::Mean(of, _) => of.mean.to_string(),
                 });
                 line.extend(mean.then(|| deviation.unwrap_or_default()));
@@ -276,7 +301,12 @@ mod tests {
             [("method", "Method"), ("accuracy.piqa", "PIQA"), ("seconds", "Time (s)"), ("steps", "Steps")],
         );
         // Mean 0.5, deviations ±0.1 around it: the sample deviation is √(0.02 / 2) = 0.1.
-        table.row([Cell::text("grades | <b>"), Cell::mean(&[0.4, 0.5, 0.6], 3), Cell::mean(&[2.0], 1), Cell::count(60)]);
+        table.row([
+            Cell::text("grades | <b>"),
+            Cell::mean(&[0.4, 0.5, 0.6], 3),
+            Cell::mean(&[2.0], 1),
+            Cell::count(60),
+        ]);
         table.row([Cell::text("none"), Cell::Empty, Cell::Number(-1.26, 1)]);
         table
     }
@@ -293,10 +323,10 @@ mod tests {
     #[test]
     fn markdown_is_padded_and_escaped() {
         let expected = "\
-| Method         |          PIQA | Time (s) | Steps |\n\
-| -------------- | ------------: | -------: | ----: |\n\
+| Method        |          PIQA | Time (s) | Steps |\n\
+| ------------- | ------------: | -------: | ----: |\n\
 | grades \\| <b> | 0.500 ± 0.100 |      2.0 |    60 |\n\
-| none           |             – |     −1.3 |     – |\n";
+| none          |             – |     −1.3 |     – |\n";
         assert_eq!(table().markdown(), expected);
     }
 
@@ -318,6 +348,17 @@ mod tests {
         assert_eq!(rows[0]["seconds"], json!({ "mean": 2.0, "std": null }));
         assert_eq!(rows[0]["steps"], 60);
         assert_eq!(rows[1], json!({ "method": "none", "accuracy": { "piqa": null }, "seconds": -1.26, "steps": null }));
+    }
+
+    #[test]
+    fn a_thinned_table_keeps_its_ends() {
+        let mut table = Table::new("t", [("n", "n")]);
+        (0..10).for_each(|n| table.row([Cell::count(n)]));
+        assert_eq!(table.thinned(10), table);
+        let thin: Vec<String> = table.thinned(4).rows().iter().map(|row| row[0].shown()).collect();
+        assert_eq!(thin, ["0", "3", "6", "9"]);
+        let thin: Vec<String> = table.thinned(5).rows().iter().map(|row| row[0].shown()).collect();
+        assert_eq!(thin, ["0", "2", "4", "6", "8", "9"]);
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub enum TrainError {
     /// A checkpoint's decisions do not fit the run.
     #[error(transparent)]
     Restore(#[from] grades::RestoreError),
+    /// The report of a run whose model and summary are saved.
+    #[error("the run is complete, but its report cannot be written: {0}")]
+    Report(#[from] crate::report::ReportError),
     /// Anything else, as one sentence.
     #[error("{0}")]
     Other(String),

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
+use grades::{EarlyStopping, Policy, UnitId};
 use grades_models::ops::Flops;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::{SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
 use grades_models::{Decoder, host};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::freeze::units;
 use super::optimizer::Rule;
@@ -19,6 +21,7 @@ use super::{TrainError, memory};
 use crate::config::{Config, Optimizer};
 use crate::data::{self, Loader, batch, split};
 use crate::encoder::Encoder;
+use crate::report;
 use crate::schedule::total_steps;
 
 /// What `grades train --json` prints, and `summary.json` of the run directory holds.
@@ -113,6 +116,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let early_stopping = config.early_stopping.clone().for_schedule(warmup_steps, loader.steps_per_epoch());
     let policy = early_stopping.build(&units(&model), planned_steps)?;
     let options = options(config, planned_steps, loader.steps_per_epoch());
+    let thresholds = thresholds(&early_stopping, policy.as_ref(), &units(&model));
     let (parameters, unit_count) = (model.parameters().iter().map(|p| p.len()).sum(), units(&model).len());
     let start = Start::new(model, policy, &options);
     let start = if let Some(checkpoint) = resumed { start.resume(checkpoint, &options)? } else { start };
@@ -140,7 +144,8 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     // A run that goes on in its own directory keeps what it began with.
     if !dir.path().join("config.yaml").exists() {
         dir.write("config.yaml", config.to_yaml().map_err(|e| TrainError::Other(e.to_string()))?.as_bytes())?;
-        dir.write("environment.json", &json(&environment)?)?;
+        dir.write("environment.json", &pretty(&environment)?)?;
+        dir.write("units.json", &pretty(&thresholds)?)?;
     }
 
     let trainer = Trainer::new(start, loader, &validation, options, &mut dir);
@@ -148,8 +153,24 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let (model, outcome) = trainer.train()?;
     save(&model, &origin, &tokenizer, &dir)?;
     let summary = summary(&dir, &model, &outcome, planned_steps);
-    dir.write("summary.json", &json(&summary)?)?;
+    dir.write("summary.json", &pretty(&summary)?)?;
+    report::write_into(dir.path())?;
     Ok(summary)
+}
+
+/// What `units.json` holds: every matrix that can freeze with what its signal is compared with.
+fn thresholds(method: &EarlyStopping, policy: &dyn Policy, units: &[UnitId]) -> Value {
+    let (signal, norm, freezes) = match method {
+        EarlyStopping::Grades(config) => {
+            let signal = config.signal();
+            let freezes = if signal.passes(1.0, 0.0) { "above" } else { "below" };
+            (Some(signal), Some(config.norm()), Some(freezes))
+        }
+        _ => (None, None, None),
+    };
+    let units = units.iter().map(|unit| json!({ "unit": unit, "threshold": policy.threshold(*unit) }));
+    json!({ "method": method.name(), "signal": signal, "norm": norm, "freezes": freezes,
+            "units": units.collect::<Vec<_>>() })
 }
 
 fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Options {
@@ -188,7 +209,7 @@ fn save(model: &Decoder, origin: &Origin, tokenizer: &Tokenizer, dir: &RunDir) -
 }
 
 fn summary(dir: &RunDir, model: &Decoder, outcome: &Outcome, planned_steps: usize) -> Summary {
-    let frozen = |unit: &grades::UnitId| {
+    let frozen = |unit: &UnitId| {
         use grades_models::parameters::Place;
         model.parameters().iter().all(|p| p.place != Place::Unit(*unit) || !p.is_trainable())
     };
@@ -212,7 +233,7 @@ fn summary(dir: &RunDir, model: &Decoder, outcome: &Outcome, planned_steps: usiz
     }
 }
 
-fn json(value: &impl Serialize) -> Result<Vec<u8>, TrainError> {
+fn pretty(value: &impl Serialize) -> Result<Vec<u8>, TrainError> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|e| TrainError::Other(e.to_string()))?;
     text.push(b'\n');
     Ok(text)

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::TrainError;
 
-/// The directory of one run: `config.yaml`, `environment.json`, `metrics.jsonl`, `signals.jsonl`, `events.jsonl`,
-/// `checkpoints/`, `model/` and, at the end, `summary.json`.
+/// The directory of one run: `config.yaml`, `environment.json`, `units.json`, `metrics.jsonl`, `signals.jsonl`,
+/// `events.jsonl`, `checkpoints/`, `model/` and, at the end, `summary.json` and `report.html`.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,

@@ -24,8 +24,17 @@ fn a_run_leaves_its_whole_record() {
     let mut files: Vec<_> =
         fs::read_dir(&run.path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     files.sort();
-    let expected =
-        ["config.yaml", "environment.json", "events.jsonl", "metrics.jsonl", "model", "signals.jsonl", "summary.json"];
+    let expected = [
+        "config.yaml",
+        "environment.json",
+        "events.jsonl",
+        "metrics.jsonl",
+        "model",
+        "report.html",
+        "signals.jsonl",
+        "summary.json",
+        "units.json",
+    ];
     assert_eq!(files, expected);
 
     // The resolved config is the run's, and reads back.
@@ -50,6 +59,14 @@ fn a_run_leaves_its_whole_record() {
         assert_eq!(environment[key], value, "{key}");
     }
     assert!(environment["threads"].as_u64().unwrap() >= 1);
+
+    let units = run.json("units.json");
+    let about = ["method", "signal", "norm", "freezes"].map(|key| units[key].as_str().unwrap());
+    assert_eq!(about, ["grades", "gradient_change", "l1", "below"]);
+    let listed = units["units"].as_array().unwrap();
+    assert_eq!(listed.len(), 14);
+    assert_eq!(listed[0], json!({ "unit": "language.0.q", "threshold": 1.0e9 }));
+    assert_eq!(listed[1], json!({ "unit": "language.0.k", "threshold": 1.0e-9 }));
 
     let metrics = run.metrics();
     assert_eq!(metrics.len(), 8);

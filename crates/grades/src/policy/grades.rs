@@ -4,6 +4,7 @@ use super::{Cost, Observation, Policy, PolicyMemory, PolicyState};
 use crate::decision::{Decision, Wants};
 use crate::monitor::Monitor;
 use crate::state::RestoreError;
+use crate::unit::UnitId;
 
 pub(super) const NAME: &str = "grades";
 
@@ -27,6 +28,10 @@ impl Policy for Monitor {
             freeze_companions: self.frozen_companions().into_iter().collect(),
             ..Decision::default()
         }
+    }
+
+    fn threshold(&self, unit: UnitId) -> Option<f64> {
+        Self::threshold(self, unit)
     }
 
     fn cost(&self) -> Cost {

@@ -87,6 +87,12 @@ pub trait Policy: fmt::Debug + Send {
         self.in_force().freeze
     }
 
+    /// What a unit's signal is compared with, for reports; `None` where the method has no such number.
+    fn threshold(&self, unit: UnitId) -> Option<f64> {
+        let _ = unit;
+        None
+    }
+
     /// What its checks have cost so far.
     fn cost(&self) -> Cost;
 

@@ -1,0 +1,414 @@
+//! A run as a report reads it: from the files of its directory, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use grades::{Kind, UnitId};
+use grades_models::ops::Flops;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::ReportError;
+
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Step {
+    /// The step, from 1.
+    pub step: usize,
+    /// The training loss.
+    pub loss: Option<f64>,
+    /// The loss on the validation set, where it was asked for.
+    pub val_loss: Option<f64>,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Tokens so far.
+    pub tokens: u64,
+    /// Seconds so far, with validation.
+    pub seconds: f64,
+    /// Seconds of this step, without validation.
+    pub step_seconds: f64,
+    /// Seconds of them spent on measuring.
+    pub monitor_seconds: f64,
+    /// Matrices that are frozen after it.
+    pub frozen_units: usize,
+    /// Operations of this step.
+    pub flops: Flops,
+    /// Bytes of the optimizer's states.
+    pub optimizer_bytes: u64,
+    /// Bytes of gradients and weights kept for measuring.
+    pub kept_bytes: u64,
+    /// Memory of the process, where the system says it.
+    pub resident_bytes: Option<u64>,
+}
+
+/// One line of `signals.jsonl`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Signals {
+    /// The step.
+    pub step: usize,
+    /// The signal of every unit that was measured; `None` where it was not finite.
+    pub signals: BTreeMap<UnitId, Option<f64>>,
+}
+
+/// `units.json`: what can freeze, and when.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Units {
+    /// The method of early stopping.
+    pub method: Option<String>,
+    /// What is measured.
+    pub signal: Option<String>,
+    /// The norm that measures it.
+    pub norm: Option<String>,
+    /// Whether a signal `above` or `below` its threshold freezes.
+    pub freezes: Option<String>,
+    /// Every matrix that can freeze.
+    pub units: Vec<Unit>,
+}
+
+/// A matrix that can freeze.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Unit {
+    /// Its name.
+    pub unit: UnitId,
+    /// What its signal is compared with.
+    pub threshold: Option<f64>,
+}
+
+/// A run, finished or not.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Run {
+    /// What readers call it.
+    pub name: String,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its steps.
+    pub steps: Vec<Step>,
+    /// What was measured.
+    pub signals: Vec<Signals>,
+    /// What happened.
+    pub events: Vec<Value>,
+    /// What can freeze.
+    pub units: Units,
+    /// The resolved config as it is written; empty if there is none.
+    pub config: String,
+    /// Machine, program and sizes.
+    pub environment: Value,
+    /// What the run came to; `None` while it goes on.
+    pub summary: Option<Value>,
+}
+
+impl Run {
+    /// Reads a run's directory. The last line of a file may be incomplete, as while a run goes on; every other file than
+    /// `metrics.jsonl` may be missing.
+    ///
+    /// # Errors
+    /// If there is no run, or a line or file is damaged; the message names it.
+    pub fn read(path: &Path) -> Result<Self, ReportError> {
+        let Some(metrics) = text(&path.join("metrics.jsonl"))? else {
+            return Err(ReportError::NoRun { path: path.into() });
+        };
+        let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+        let mut run = Self {
+            name: name.unwrap_or_else(|| path.display().to_string()),
+            path: path.into(),
+            steps: parse_lines(&path.join("metrics.jsonl"), &metrics)?,
+            signals: lines(&path.join("signals.jsonl"))?,
+            events: lines(&path.join("events.jsonl"))?,
+            units: object(&path.join("units.json"))?.unwrap_or_default(),
+            config: text(&path.join("config.yaml"))?.unwrap_or_default(),
+            environment: object(&path.join("environment.json"))?.unwrap_or_default(),
+            summary: object(&path.join("summary.json"))?,
+        };
+        if run.units.units.is_empty() {
+            run.units.units = run.seen().into_iter().map(|unit| Unit { unit, threshold: None }).collect();
+        }
+        Ok(run)
+    }
+
+    /// Units that a signal or an event names, for runs without `units.json`.
+    fn seen(&self) -> BTreeSet<UnitId> {
+        let measured = self.signals.iter().flat_map(|line| line.signals.keys().copied());
+        measured.chain(self.freezes().map(|(_, unit, _)| unit)).collect()
+    }
+
+    /// Every freezing (`true`) and thawing of a unit, with its step.
+    fn freezes(&self) -> impl Iterator<Item = (usize, UnitId, bool)> + '_ {
+        self.events.iter().filter_map(|event| {
+            let freezes = match event["event"].as_str()? {
+                "freeze" => true,
+                "unfreeze" => false,
+                _ => return None,
+            };
+            Some((event["step"].as_u64()? as usize, event["unit"].as_str()?.parse().ok()?, freezes))
+        })
+    }
+
+    /// The step at which each frozen unit froze.
+    #[must_use]
+    pub fn frozen_at(&self) -> BTreeMap<UnitId, usize> {
+        let mut frozen = BTreeMap::new();
+        for (step, unit, freezes) in self.freezes() {
+            if freezes {
+                frozen.insert(unit, step);
+            } else {
+                frozen.remove(&unit);
+            }
+        }
+        frozen
+    }
+
+    /// How many units can freeze.
+    #[must_use]
+    pub fn unit_count(&self) -> usize {
+        let said = self.environment["units"].as_u64().unwrap_or(0) as usize;
+        said.max(self.units.units.len())
+    }
+
+    /// After every step, the share of all units that is frozen.
+    #[must_use]
+    pub fn frozen_share(&self) -> Vec<(f64, f64)> {
+        let units = self.unit_count().max(1) as f64;
+        self.steps.iter().map(|step| (step.step as f64, step.frozen_units as f64 / units)).collect()
+    }
+
+    /// The same of one kind of matrix.
+    #[must_use]
+    pub fn frozen_share_of(&self, kind: Kind) -> Vec<(f64, f64)> {
+        let count = self.units.units.iter().filter(|unit| unit.unit.role.kind() == kind).count();
+        let mut changes = self.freezes().filter(|(_, unit, _)| unit.role.kind() == kind).peekable();
+        let mut frozen = BTreeSet::new();
+        let mut share = |step: &Step| {
+            while let Some((_, unit, freezes)) = changes.next_if(|(at, ..)| *at <= step.step) {
+                let _ = if freezes { frozen.insert(unit) } else { frozen.remove(&unit) };
+            }
+            (step.step as f64, frozen.len() as f64 / count.max(1) as f64)
+        };
+        self.steps.iter().map(&mut share).collect()
+    }
+
+    /// At every measured step, the mean signal of the units of one kind that were measured.
+    #[must_use]
+    pub fn mean_signal(&self, kind: Kind) -> Vec<(f64, Option<f64>)> {
+        let mean = |line: &Signals| {
+            let of_kind = line.signals.iter().filter(|(unit, _)| unit.role.kind() == kind);
+            let values: Vec<f64> = of_kind.filter_map(|(_, value)| *value).collect();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            (line.step as f64, (!values.is_empty()).then_some(mean))
+        };
+        self.signals.iter().map(mean).collect()
+    }
+
+    /// The share that was frozen while a step ran, with the step's seconds: a unit that freezes at a step makes the next
+    /// one cheaper.
+    #[must_use]
+    pub fn seconds_by_share(&self) -> Vec<(f64, f64)> {
+        let units = self.unit_count().max(1) as f64;
+        let before = self.steps.iter().map(|step| step.frozen_units as f64 / units);
+        let seconds = self.steps.iter().map(|step| step.step_seconds);
+        before.zip(seconds.skip(1)).collect()
+    }
+
+    /// Operations with and without freezing.
+    #[must_use]
+    pub fn arithmetic(&self) -> Arithmetic {
+        let mut executed = [0.0; 3];
+        let (mut whole, mut whole_tokens) = ([0.0; 3], 0);
+        let (mut before, mut frozen) = (0, false);
+        for step in &self.steps {
+            let Flops { forward, input_gradient, weight_gradient } = step.flops;
+            let flops = [forward, input_gradient, weight_gradient].map(|flops| flops as f64);
+            let add = |sum: &mut [f64; 3]| sum.iter_mut().zip(flops).for_each(|(sum, flops)| *sum += flops);
+            add(&mut executed);
+            if !frozen {
+                add(&mut whole);
+                whole_tokens += step.tokens.saturating_sub(before);
+            }
+            before = step.tokens;
+            frozen |= step.frozen_units > 0;
+        }
+        let tokens = before as f64;
+        let unfrozen = match (frozen, whole_tokens) {
+            (true, 1..) => whole.map(|flops| flops / whole_tokens as f64 * tokens),
+            _ => executed,
+        };
+        let planned = self.planned_steps().unwrap_or(0).saturating_sub(self.steps.len());
+        let stopped = self.stopped_by().is_some();
+        let not_made = if stopped && !self.steps.is_empty() {
+            unfrozen.iter().sum::<f64>() / self.steps.len() as f64 * planned as f64
+        } else {
+            0.0
+        };
+        Arithmetic { executed, unfrozen, not_made }
+    }
+
+    /// The steps that the run was to make.
+    #[must_use]
+    pub fn planned_steps(&self) -> Option<usize> {
+        self.environment["planned_steps"].as_u64().map(|steps| steps as usize)
+    }
+
+    /// Why the run ended before the planned steps.
+    #[must_use]
+    pub fn stopped_by(&self) -> Option<&str> {
+        self.summary.as_ref()?["stopped_by"].as_str()
+    }
+
+    /// A number of `summary.json`.
+    #[must_use]
+    pub fn summarised(&self, key: &str) -> Option<f64> {
+        self.summary.as_ref()?[key].as_f64()
+    }
+}
+
+/// Operations of a run: forward pass, gradients of inputs, gradients of weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Arithmetic {
+    /// What was executed.
+    pub executed: [f64; 3],
+    /// What the same tokens would have taken with nothing frozen: the operations per token up to the first step at which
+    /// something froze (that step runs whole), times all tokens. An estimate, because attention's share depends on the
+    /// lengths of the samples.
+    pub unfrozen: [f64; 3],
+    /// What the planned steps that were not made would have taken, of the same mean size: an estimate too.
+    pub not_made: f64,
+}
+
+/// A file's text, `None` where there is no such file.
+fn text(path: &Path) -> Result<Option<String>, ReportError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(source) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ReportError::Io { path: path.into(), source }),
+    }
+}
+
+fn object<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReportError> {
+    let parsed = text(path)?.map(|text| serde_json::from_str(&text)).transpose();
+    parsed.map_err(|error| ReportError::Json { path: path.into(), problem: error.to_string() })
+}
+
+fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, ReportError> {
+    text(path)?.map_or(Ok(Vec::new()), |text| parse_lines(path, &text))
+}
+
+fn parse_lines<T: DeserializeOwned>(path: &Path, text: &str) -> Result<Vec<T>, ReportError> {
+    let mut values = Vec::new();
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        match serde_json::from_str(line) {
+            Ok(value) => values.push(value),
+            // The run is writing it just now, or was interrupted while it did.
+            Err(_) if !line.ends_with('\n') => {}
+            Err(error) => {
+                return Err(ReportError::Line { path: path.into(), line: index + 1, problem: error.to_string() });
+            }
+        }
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METRICS: &str = "metrics.jsonl";
+
+    /// A run of two matrices of attention and one of the MLP: `q` freezes at step 2, `up` at step 3.
+    fn run() -> Run {
+        let step = |step: usize, tokens, frozen_units, flops: [u64; 3]| Step {
+            step,
+            tokens,
+            frozen_units,
+            step_seconds: step as f64,
+            flops: Flops { forward: flops[0], input_gradient: flops[1], weight_gradient: flops[2] },
+            ..Step::default()
+        };
+        let unit = |name: &str| Unit { unit: name.parse().unwrap(), threshold: None };
+        let signals = |step, values: &[(&str, Option<f64>)]| Signals {
+            step,
+            signals: values.iter().map(|(name, value)| (name.parse().unwrap(), *value)).collect(),
+        };
+        Run {
+            steps: vec![
+                step(1, 10, 0, [20, 20, 20]),
+                step(2, 30, 1, [40, 40, 40]),
+                step(3, 40, 2, [20, 20, 10]),
+                step(4, 60, 2, [40, 30, 10]),
+            ],
+            signals: vec![
+                signals(2, &[("language.0.q", Some(1.0)), ("language.0.k", Some(4.0)), ("language.0.up", None)]),
+                signals(3, &[("language.0.k", Some(2.0)), ("language.0.up", Some(0.5))]),
+            ],
+            events: vec![
+                serde_json::json!({ "event": "freeze", "step": 2, "unit": "language.0.q" }),
+                serde_json::json!({ "event": "freeze", "step": 3, "unit": "language.0.up" }),
+            ],
+            units: Units {
+                units: ["language.0.q", "language.0.k", "language.0.up"].map(unit).into(),
+                ..Units::default()
+            },
+            environment: serde_json::json!({ "units": 3, "planned_steps": 10 }),
+            ..Run::default()
+        }
+    }
+
+    #[test]
+    fn shares_count_from_the_step_of_the_decision() {
+        let run = run();
+        let shares: Vec<f64> = run.frozen_share().into_iter().map(|(_, share)| share).collect();
+        assert_eq!(shares, [0.0, 1.0 / 3.0, 2.0 / 3.0, 2.0 / 3.0]);
+        assert_eq!(run.frozen_share_of(Kind::Attention), [(1.0, 0.0), (2.0, 0.5), (3.0, 0.5), (4.0, 0.5)]);
+        assert_eq!(run.frozen_share_of(Kind::Mlp), [(1.0, 0.0), (2.0, 0.0), (3.0, 1.0), (4.0, 1.0)]);
+        let frozen: Vec<_> = run.frozen_at().into_iter().map(|(unit, step)| (unit.to_string(), step)).collect();
+        assert_eq!(frozen, [("language.0.q".to_owned(), 2), ("language.0.up".to_owned(), 3)]);
+        // A unit that froze at step 2 makes step 3 cheaper.
+        assert_eq!(run.seconds_by_share(), [(0.0, 2.0), (1.0 / 3.0, 3.0), (2.0 / 3.0, 4.0)]);
+    }
+
+    #[test]
+    fn means_leave_out_what_is_not_finite() {
+        assert_eq!(run().mean_signal(Kind::Attention), [(2.0, Some(2.5)), (3.0, Some(2.0))]);
+        assert_eq!(run().mean_signal(Kind::Mlp), [(2.0, None), (3.0, Some(0.5))]);
+    }
+
+    #[test]
+    fn what_freezing_saves_is_counted_by_token() {
+        let mut run = run();
+        // 30 tokens up to the first freeze take 60 of each kind, so 60 tokens take 120.
+        let arithmetic = run.arithmetic();
+        assert_eq!(arithmetic.executed, [120.0, 110.0, 80.0]);
+        assert_eq!(arithmetic.unfrozen, [120.0; 3]);
+        assert_eq!(arithmetic.not_made, 0.0);
+        // Six of ten planned steps were not made, each of 360 / 4 operations.
+        run.summary = Some(serde_json::json!({ "stopped_by": "all_frozen" }));
+        assert_eq!(run.arithmetic().not_made, 540.0);
+        for step in &mut run.steps {
+            step.frozen_units = 0;
+        }
+        assert_eq!(run.arithmetic().unfrozen, run.arithmetic().executed);
+        run.steps.clear();
+        assert_eq!(run.arithmetic(), Arithmetic { executed: [0.0; 3], unfrozen: [0.0; 3], not_made: 0.0 });
+    }
+
+    #[test]
+    fn a_partial_last_line_is_still_being_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        assert!(matches!(Run::read(folder.path()), Err(ReportError::NoRun { .. })));
+        write(METRICS, "");
+        assert!(Run::read(folder.path()).unwrap().steps.is_empty());
+        write(METRICS, "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"lo");
+        let run = Run::read(folder.path()).unwrap();
+        assert_eq!((run.steps.len(), run.steps[0].loss), (1, Some(2.5)));
+        write(METRICS, "{\"step\": 1}\n{\"step\": 2, \"lo\n{\"step\": 3}\n");
+        let message = Run::read(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("metrics.jsonl") && message.contains("line 2"), "{message}");
+        write(METRICS, "{\"step\": 1}\n");
+        write("summary.json", "{");
+        assert!(Run::read(folder.path()).unwrap_err().to_string().contains("summary.json"));
+    }
+}

@@ -1,0 +1,123 @@
+//! Whole pages of made-up runs.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+const METRICS: &str = concat!(
+    r#"{"step":1,"loss":3.5,"learning_rate":0.01,"gradient_norm":null,"tokens":10,"seconds":1.0,"step_seconds":1.0,"#,
+    r#""monitor_seconds":0.1,"frozen_units":0,"flops":{"forward":30,"input_gradient":30,"weight_gradient":30},"#,
+    r#""optimizer_bytes":64,"kept_bytes":32,"resident_bytes":null}"#,
+    "\n",
+    r#"{"step":2,"loss":3.25,"learning_rate":0.005,"gradient_norm":1.0,"tokens":20,"seconds":2.0,"step_seconds":0.75,"#,
+    r#""monitor_seconds":0.1,"frozen_units":1,"flops":{"forward":30,"input_gradient":30,"weight_gradient":30},"#,
+    r#""optimizer_bytes":32,"kept_bytes":16,"resident_bytes":4096,"val_loss":3.125}"#,
+    "\n",
+);
+
+fn write_run(folder: &Path, metrics: &str) {
+    fs::create_dir_all(folder).unwrap();
+    let files = [
+        ("metrics.jsonl", metrics),
+        ("signals.jsonl", "{\"step\":2,\"signals\":{\"language.0.q\":0.75,\"language.0.up\":null}}\n"),
+        ("events.jsonl", "{\"event\":\"freeze\",\"step\":2,\"unit\":\"language.0.q\",\"signal\":0.75}\n"),
+        (
+            "units.json",
+            r#"{"method":"grades","signal":"gradient_change","norm":"l1","freezes":"below","units":[
+                {"unit":"language.0.q","threshold":0.8},{"unit":"language.0.up","threshold":0.5}]}"#,
+        ),
+        ("environment.json", r#"{"units":2,"planned_steps":2,"processor":"<CPU>","threads":2}"#),
+        ("config.yaml", "model: <script>alert(1)</script>\n"),
+    ];
+    for (name, text) in files {
+        fs::write(folder.join(name), text).unwrap();
+    }
+}
+
+fn figure<'a>(figures: &'a [Figure], name: &str) -> &'a Figure {
+    figures.iter().find(|figure| figure.name == name).unwrap()
+}
+
+#[test]
+fn numbers_of_a_run_stand_behind_their_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    write_run(folder.path(), METRICS);
+    let figures = figures(&read(&[folder.path()]).unwrap());
+    let csv = |name: &str| figure(&figures, name).table.csv();
+    assert_eq!(csv("loss"), "step,training,validation\n1,3.5,\n2,3.25,3.125\n");
+    assert_eq!(csv("learning-rate"), "step,learning rate\n1,0.01\n2,0.005\n");
+    assert_eq!(csv("frozen-share"), "step,share that is frozen\n1,0\n2,0.5\n");
+    assert_eq!(csv("frozen-share-by-kind"), "step,attention,mlp\n1,0,0\n2,1,0\n");
+    assert_eq!(csv("mean-signal-by-kind"), "step,attention,mlp\n2,0.75,\n");
+    assert_eq!(csv("memory"), "step,process,optimizer,measuring\n1,,64,32\n2,4096,32,16\n");
+    assert_eq!(csv("signals-language-00"), "step,q,up\n2,0.75,\n");
+    assert_eq!(csv("freeze-map"), "layer,q,up\n0,2,\n");
+    let by_share = csv("step-time-by-frozen-share");
+    assert!(by_share.ends_with(",0,1,0.75\n"), "{by_share}");
+    let svg = &figure(&figures, "signals-language-00").svg;
+    assert!(svg.contains("τ of q = 0.8") && svg.contains("τ of up = 0.5"), "{svg}");
+}
+
+#[test]
+fn a_page_is_complete_in_itself_and_escaped() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("a<b>");
+    write_run(&run, METRICS);
+    let html = html(&read(&[&run]).unwrap(), None);
+    assert!(html.contains("<h1>a&lt;b&gt;</h1>") && html.contains("&lt;script&gt;alert(1)"));
+    for forbidden in ["<script", "<b>", "<CPU>", "src=", "href=", "url(", "@import"] {
+        assert!(!html.contains(forbidden), "{forbidden}");
+    }
+    // Only the name of the SVG standard is an address.
+    assert_eq!(html.matches("http://").count(), html.matches("xmlns=\"http://www.w3.org/2000/svg\"").count());
+    assert!(!html.contains("https://"));
+    assert_eq!(html.matches("<svg").count(), html.matches("<summary>Numbers</summary>").count());
+    for tag in ["div", "figure", "details", "table", "svg"] {
+        assert_eq!(html.matches(&format!("<{tag}")).count(), html.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+}
+
+#[test]
+fn runs_of_no_step_and_of_one_have_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["none", "one"].map(|name| folder.path().join(name));
+    write_run(&paths[0], "");
+    write_run(&paths[1], METRICS.lines().next().unwrap());
+    fs::create_dir(folder.path().join("bare")).unwrap();
+    fs::write(folder.path().join("bare/metrics.jsonl"), "").unwrap();
+    for page in [html(&read(&paths).unwrap(), None), html(&read(&[folder.path().join("bare")]).unwrap(), Some(5))] {
+        assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
+    }
+    // A line without its end counts when it is whole.
+    assert_eq!(read(&paths).unwrap()[1].steps.len(), 1);
+}
+
+#[test]
+fn several_runs_lie_over_one_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["a/run", "b/run", "other"].map(|name| folder.path().join(name));
+    paths.iter().for_each(|path| write_run(path, METRICS));
+    let runs = read(&paths).unwrap();
+    assert_eq!(runs[2].name, "other");
+    assert!(runs[0].name.ends_with("a/run") && runs[1].name.ends_with("b/run"));
+    let figures = figures(&runs);
+    assert_eq!(figure(&figures, "frozen-share").table.columns().len(), 4);
+    let names: std::collections::BTreeSet<&str> = figures.iter().map(|figure| figure.name.as_str()).collect();
+    assert_eq!(names.len(), figures.len());
+    assert_eq!(html(&runs, None).matches("class=\"picker\"").count(), 3);
+}
+
+#[test]
+fn figures_are_written_into_new_folders_only() {
+    let folder = tempfile::tempdir().unwrap();
+    write_run(&folder.path().join("run"), METRICS);
+    let figures = figures(&read(&[folder.path().join("run")]).unwrap());
+    let (drawings, tables) = (folder.path().join("svg"), folder.path().join("csv"));
+    write_svg(&drawings, &figures).unwrap();
+    write_csv(&tables, &figures).unwrap();
+    assert!(fs::read_to_string(drawings.join("loss.svg")).unwrap().starts_with("<?xml"));
+    assert_eq!(fs::read_dir(&tables).unwrap().count(), figures.len());
+    assert!(matches!(write_csv(&drawings, &figures), Err(ReportError::Occupied { .. })));
+    assert!(!drawings.join("loss.csv").exists());
+}
