@@ -170,7 +170,8 @@ fn arithmetic(runs: &[Run]) -> Figure {
             table.row(cells.into_iter().chain([executed, unfrozen, saved].map(|value| Cell::short(Some(value)))));
             let flop = |value| number::with_unit(value, "FLOP");
             let text = match saved {
-                0.0 => flop(executed),
+                // Less than the estimate is good for.
+                saved if saved < 0.005 * unfrozen => flop(executed),
                 saved if executed == 0.0 => format!("≈ {} saved", flop(saved)),
                 saved => format!("{}, ≈ {} saved", flop(executed), flop(saved)),
             };

@@ -40,7 +40,7 @@ pre{overflow:auto;background:var(--tint);padding:.8rem;font-size:.85rem;border-r
 .picker>label{order:1;min-width:2.4rem;padding:.3rem .5rem;text-align:center;border:1px solid var(--line);border-radius:.3rem;cursor:pointer}\n\
 .picker>input:checked+label{background:var(--ink);color:var(--paper);font-weight:600}\n\
 .picker>input:focus-visible+label{outline:3px solid var(--s0);outline-offset:1px}\n\
-.picker>.pane{display:none;order:2;width:100%;max-width:48rem;margin-top:.6rem}.picker>input:checked+label+.pane{display:block}\n\
+.picker>.pane{display:none;order:2;width:100%;margin-top:.6rem}.pane>figure{max-width:48rem}.picker>input:checked+label+.pane{display:block}\n\
 .map{max-width:48rem}\n\
 @media print{details>*{display:block}.scroll{max-height:none}}\n";
 

@@ -88,7 +88,8 @@ pub(super) fn map(run: &Run, prefix: &str) -> Figure {
     for (label, row) in labels.iter().zip(&cells) {
         table.row([Cell::text(label)].into_iter().chain(row.iter().map(|step| Cell::number(*step, 0))));
     }
-    let note = "A row is a layer, a column a kind of matrix; darker is later, – trains to the end.".to_owned();
+    let note = "A row is a layer, a column a kind of matrix; the stronger the shade, the later; – trains to the end."
+        .to_owned();
     let svg = svg::map(title, &labels, &names, &cells);
     Figure { name: format!("{prefix}freeze-map"), title: title.to_owned(), note, svg, table }
 }

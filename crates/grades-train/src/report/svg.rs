@@ -12,6 +12,10 @@ const HEIGHT: f64 = 270.0;
 const CHARACTER: f64 = 7.2;
 /// The most points of a line: more do not show at the width of a chart.
 const POINTS: usize = 320;
+/// The characters of a name that stands beside its line.
+const LABEL: usize = 16;
+/// The height of a line of the legend.
+const LEGEND: f64 = 19.0;
 const DASHES: [&str; 8] = ["", "7 3", "2 3", "9 3 2 3", "14 4", "4 4", "9 3 2 3 2 3", "1 4"];
 
 /// How the values of a series are drawn.
@@ -76,13 +80,17 @@ impl Chart {
         let x = Axis::linear(values().map(|(x, _)| x), false);
         let heights = values().map(|(_, y)| y).chain(self.guides.iter().map(|(y, _)| *y).filter(finite));
         let y = Axis::fitting(heights, self.from_zero);
-        let labelled = self.series.len() > 1;
+        let several = self.series.len() > 1;
+        // Long names stand below the plot, short ones beside their lines.
+        let below = several && self.series.iter().any(|series| series.name.chars().count() > LABEL);
+        let labelled = several && !below;
         let ticks: Vec<(f64, String)> = y.ticks().into_iter().map(|tick| (tick, (self.format)(tick))).collect();
         let longest = ticks.iter().map(|(_, text)| text.chars().count()).max().unwrap_or(0) as f64;
-        let names = self.series.iter().map(|series| short_name(&series.name).chars().count()).max().unwrap_or(0) as f64;
+        let names = self.series.iter().map(|series| series.name.chars().count()).max().unwrap_or(0) as f64;
         let right = if labelled { WIDTH - names * CHARACTER - 22.0 } else { WIDTH - 14.0 };
         let frame = Frame { left: longest * CHARACTER + 12.0, right, top: 26.0, bottom: HEIGHT - 40.0, x, y };
-        let mut svg = open(&self.title, HEIGHT);
+        let legend = if below { 4.0 + LEGEND * self.series.len() as f64 } else { 0.0 };
+        let mut svg = open(&self.title, HEIGHT + legend);
         frame.draw(&mut svg, &ticks, &self.x, &self.y);
         for (value, label) in self.guides.iter().filter(|(value, _)| value.is_finite()) {
             let (at, left, right) = (frame.y(*value), frame.left, frame.right);
@@ -97,6 +105,9 @@ impl Chart {
         if labelled {
             frame.labels(&mut svg, &self.series);
         }
+        for (index, series) in self.series.iter().enumerate().filter(|_| below) {
+            key(&mut svg, index, series);
+        }
         svg.push_str("</svg>\n");
         svg
     }
@@ -106,12 +117,32 @@ fn finite(value: &f64) -> bool {
     value.is_finite()
 }
 
-/// A name that leaves room for the plot.
-fn short_name(name: &str) -> String {
-    if name.chars().count() <= 16 {
-        return name.to_owned();
+/// A line of the legend: how a series is drawn, and its name.
+fn key(svg: &mut String, index: usize, series: &Series) {
+    let at = HEIGHT + 8.0 + LEGEND * index as f64;
+    if series.mark == Mark::Line {
+        stroke(svg, index, &format!("M12 {at:.1}H52"));
     }
-    name.chars().take(15).chain(['…']).collect()
+    let mut shape = String::new();
+    marker(&mut shape, index, 32.0, at);
+    outline(svg, index, &shape);
+    let _ = write!(svg, "<text x=\"62\" y=\"{:.1}\">{}</text>", at + 4.5, escape(&series.name));
+}
+
+/// A line in the colour and dashes of a series.
+fn stroke(svg: &mut String, index: usize, path: &str) {
+    let (colour, dashes) = (index % 8, DASHES[index % DASHES.len()]);
+    let dashes = if dashes.is_empty() { String::new() } else { format!(" stroke-dasharray=\"{dashes}\"") };
+    let _ = write!(
+        svg,
+        "<path d=\"{path}\" fill=\"none\" stroke=\"var(--s{colour})\" stroke-width=\"2\" stroke-linejoin=\"round\"{dashes}/>"
+    );
+}
+
+/// Markers in the colour of a series.
+fn outline(svg: &mut String, index: usize, path: &str) {
+    let colour = index % 8;
+    let _ = write!(svg, "<path d=\"{path}\" fill=\"var(--paper)\" stroke=\"var(--s{colour})\" stroke-width=\"1.6\"/>");
 }
 
 fn open(title: &str, height: f64) -> String {
@@ -221,7 +252,9 @@ impl Frame {
             let _ = write!(svg, "<text class=\"soft\" text-anchor=\"end\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>");
         }
         let _ = write!(svg, "<path class=\"axis\" d=\"M{left:.1} {bottom:.1}H{right:.1}\"/>");
-        for tick in self.x.ticks() {
+        // There is no step between two steps.
+        let ticks = self.x.ticks().into_iter().filter(|tick| x != "step" || tick.fract() == 0.0);
+        for tick in ticks {
             let (at, low, text) = (self.x(tick), bottom + 17.0, number::short(tick));
             let _ = write!(svg, "<path class=\"axis\" d=\"M{at:.1} {bottom:.1}v4\"/>");
             let _ =
@@ -234,7 +267,6 @@ impl Frame {
     }
 
     fn series(&self, svg: &mut String, index: usize, series: &Series) {
-        let (colour, dashes) = (index % 8, DASHES[index % DASHES.len()]);
         let place = |(x, y): &(f64, Option<f64>)| Some((self.x(*x), self.y(y.filter(finite)?)));
         let points: Vec<Option<(f64, f64)>> = thinned(&series.points).iter().map(place).collect();
         let drawn: Vec<(f64, f64)> = points.iter().flatten().copied().collect();
@@ -246,11 +278,7 @@ impl Frame {
                 }
                 pen_down = point.is_some();
             }
-            let dashes = if dashes.is_empty() { String::new() } else { format!(" stroke-dasharray=\"{dashes}\"") };
-            let _ = write!(
-                svg,
-                "<path d=\"{path}\" fill=\"none\" stroke=\"var(--s{colour})\" stroke-width=\"2\" stroke-linejoin=\"round\"{dashes}/>"
-            );
+            stroke(svg, index, &path);
         }
         // Few enough on a line to tell lines apart without hiding them, the last one always.
         let every = if series.mark == Mark::Points { 1 } else { drawn.len().div_ceil(5).max(1) };
@@ -258,8 +286,7 @@ impl Frame {
         for (x, y) in drawn.iter().rev().step_by(every) {
             marker(&mut marks, index, *x, *y);
         }
-        let _ =
-            write!(svg, "<path d=\"{marks}\" fill=\"var(--paper)\" stroke=\"var(--s{colour})\" stroke-width=\"1.6\"/>");
+        outline(svg, index, &marks);
     }
 
     /// Names at the right, beside the ends of their series, moved apart where they would overlap.
@@ -285,7 +312,7 @@ impl Frame {
             most = label.0 - LINE;
         }
         for (at, (x, y), index) in labels {
-            let (colour, start, name) = (index % 8, self.right + 14.0, escape(&short_name(&series[index].name)));
+            let (colour, start, name) = (index % 8, self.right + 14.0, escape(&series[index].name));
             let _ = write!(
                 svg,
                 "<path d=\"M{:.1} {y:.1}L{:.1} {at:.1}\" stroke=\"var(--s{colour})\" stroke-width=\".8\" opacity=\".6\"/>",
@@ -497,6 +524,29 @@ mod tests {
         heights.sort_by(f64::total_cmp);
         assert_eq!(heights.len(), 7);
         assert!(heights.windows(2).all(|pair| pair[1] - pair[0] > 14.0), "{heights:?}");
+    }
+
+    #[test]
+    fn long_names_stand_in_a_legend() {
+        let mut chart = chart(Vec::new());
+        let points = vec![(1.0, Some(1.0)), (2.0, Some(1.5))];
+        chart.series = ["short", "a name of twenty-four <s"].map(|name| Series::line(name, points.clone())).into();
+        let svg = chart.svg();
+        assert!(
+            svg.contains("viewBox=\"0 0 480 312\"")
+                && svg.contains("x=\"62\" y=\"301.5\">a name of twenty-four &lt;s<"),
+            "{svg}"
+        );
+        assert!(!svg.contains("class=\"halo\""));
+    }
+
+    #[test]
+    fn steps_are_whole() {
+        let ticks = |x: &str| {
+            let chart = Chart { x: x.to_owned(), ..chart(vec![(6.0, Some(1.0)), (7.0, Some(1.0))]) };
+            chart.svg().contains(">6.5<")
+        };
+        assert!(ticks("share") && !ticks("step"));
     }
 
     #[test]
