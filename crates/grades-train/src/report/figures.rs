@@ -62,8 +62,7 @@ fn known(points: Vec<(f64, f64)>) -> Points {
 pub(super) fn progress(runs: &[Run]) -> Vec<Figure> {
     let mut losses = each(runs, "training", |step| step.loss);
     for run in runs {
-        let points: Points =
-            run.steps.iter().filter(|s| s.val_loss.is_some()).map(|s| (s.step as f64, s.val_loss)).collect();
+        let points = run.validation_losses();
         if !points.is_empty() {
             losses.push(Series::line(named(runs, run, "validation"), points));
         }
@@ -212,8 +211,7 @@ pub(super) fn summary(runs: &[Run]) -> Table {
     });
     row("Validation loss, at the end", &|run| Some(number::fixed(run.summarised("val_loss")?, 4)));
     row("Validation loss, best seen", &|run| {
-        let at_end = run.summarised("val_loss");
-        let losses = run.steps.iter().filter_map(|step| step.val_loss).chain(at_end);
+        let losses = run.validation_losses().into_iter().filter_map(|(_, loss)| loss);
         losses.min_by(f64::total_cmp).map(|loss| number::fixed(loss, 4))
     });
     row("Time", &|run| Some(number::seconds(last(run)?.seconds)));

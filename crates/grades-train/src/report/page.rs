@@ -18,7 +18,7 @@ pub(super) const COLOURS: &str = "\
 
 /// How figures are drawn; shared with figures that stand alone.
 pub(super) const FIGURES: &str = "\
-.chart{display:block;width:100%;height:auto;font:13px system-ui,sans-serif;background:var(--paper)}\n\
+.chart{display:block;width:100%;height:auto;font:14px system-ui,sans-serif;background:var(--paper)}\n\
 .chart text{fill:var(--ink)}.chart .soft{fill:var(--soft)}.chart .grid{stroke:var(--line);stroke-width:1}\n\
 .chart .axis{stroke:var(--soft);stroke-width:1}.chart .guide{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:1 3}\n\
 .chart .halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px}\n";
@@ -31,7 +31,7 @@ padding-top:1rem}h3{font-size:1rem;margin:0}p{margin:.3rem 0 .8rem;color:var(--s
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,29rem),1fr));gap:1.5rem}\n\
 figure{margin:0;min-width:0}figure p{font-size:.9rem;margin:0 0 .3rem}\n\
 details{margin:.4rem 0}summary{cursor:pointer;color:var(--soft);font-size:.9rem;padding:.3rem 0}\n\
-.scroll{overflow:auto;max-height:32rem;max-width:100%}table{border-collapse:collapse;font-size:.85rem}\n\
+.scroll{overflow:auto;max-width:100%}details .scroll{max-height:32rem}table{border-collapse:collapse;font-size:.85rem}\n\
 caption{text-align:left;color:var(--soft);padding:.2rem 0}\n\
 th,td{padding:.2rem .6rem .2rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}\n\
 thead th{position:sticky;top:0;background:var(--paper)}.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\n\
@@ -42,7 +42,7 @@ pre{overflow:auto;background:var(--tint);padding:.8rem;font-size:.85rem;border-r
 .picker>input:focus-visible+label{outline:3px solid var(--s0);outline-offset:1px}\n\
 .picker>.pane{display:none;order:2;width:100%;margin-top:.6rem}.pane>figure{max-width:48rem}.picker>input:checked+label+.pane{display:block}\n\
 .map{max-width:48rem}\n\
-@media print{details>*{display:block}.scroll{max-height:none}}\n";
+@media print{details>*{display:block}details .scroll{max-height:none}}\n";
 
 /// Text as HTML shows it, in elements and in quoted attributes.
 #[must_use]

@@ -203,6 +203,19 @@ impl Run {
         self.signals.iter().map(mean).collect()
     }
 
+    /// The validation losses, that at the end of the run with them.
+    #[must_use]
+    pub fn validation_losses(&self) -> Vec<(f64, Option<f64>)> {
+        let at = |step: &Step| Some((step.step as f64, Some(step.val_loss?)));
+        let mut losses: Vec<_> = self.steps.iter().filter_map(at).collect();
+        if let (Some(last), Some(loss)) = (self.steps.last(), self.summarised("val_loss"))
+            && last.val_loss.is_none()
+        {
+            losses.push((last.step as f64, Some(loss)));
+        }
+        losses
+    }
+
     /// The share that was frozen while a step ran, with the step's seconds: a unit that freezes at a step makes the next
     /// one cheaper.
     #[must_use]
@@ -373,6 +386,17 @@ mod tests {
     fn means_leave_out_what_is_not_finite() {
         assert_eq!(run().mean_signal(Kind::Attention), [(2.0, Some(2.5)), (3.0, Some(2.0))]);
         assert_eq!(run().mean_signal(Kind::Mlp), [(2.0, None), (3.0, Some(0.5))]);
+    }
+
+    #[test]
+    fn the_last_validation_counts_once() {
+        let mut run = run();
+        run.steps[1].val_loss = Some(3.0);
+        assert_eq!(run.validation_losses(), [(2.0, Some(3.0))]);
+        run.summary = Some(serde_json::json!({ "val_loss": 2.5 }));
+        assert_eq!(run.validation_losses(), [(2.0, Some(3.0)), (4.0, Some(2.5))]);
+        run.steps[3].val_loss = Some(2.5);
+        assert_eq!(run.validation_losses(), [(2.0, Some(3.0)), (4.0, Some(2.5))]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::page::{self, escape};
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 270.0;
 /// The usual width of a character of the charts' font.
-const CHARACTER: f64 = 7.2;
+const CHARACTER: f64 = 7.7;
 /// The most points of a line: more do not show at the width of a chart.
 const POINTS: usize = 320;
 /// The characters of a name that stands beside its line.
