@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use grades::{Role, Tower, UnitId};
 
 use super::figures::{chart, distinct, over_steps};
+use super::run::{Signals, Unit};
 use super::svg::{self, Series};
 use super::{Cell, Figure, Run, Table, number};
 
@@ -25,17 +26,17 @@ pub(super) fn layers(run: &Run, prefix: &str) -> Vec<(String, Figure)> {
         return Vec::new();
     }
     let towers = distinct(run.units.units.iter().map(|unit| unit.unit.tower)).len();
-    let mut layers: BTreeMap<(Tower, usize), Vec<(UnitId, Option<f64>)>> = BTreeMap::new();
+    let mut layers: BTreeMap<(Tower, usize), Vec<Unit>> = BTreeMap::new();
     for unit in &run.units.units {
-        layers.entry((unit.unit.tower, unit.unit.layer)).or_default().push((unit.unit, unit.threshold));
+        layers.entry((unit.unit.tower, unit.unit.layer)).or_default().push(*unit);
     }
-    let figure = |((tower, layer), units): ((Tower, usize), Vec<(UnitId, Option<f64>)>)| {
+    let figure = |((tower, layer), units): ((Tower, usize), Vec<Unit>)| {
         let label = if towers > 1 { format!("{} {layer}", tower.name()) } else { layer.to_string() };
         let points = |unit: UnitId| {
-            let at = |line: &super::run::Signals| Some((line.step as f64, *line.signals.get(&unit)?));
+            let at = |line: &Signals| Some((line.step as f64, *line.signals.get(&unit)?));
             run.signals.iter().filter_map(at).collect()
         };
-        let series = units.iter().map(|(unit, _)| Series::line(unit.role.name(), points(*unit))).collect();
+        let series = units.iter().map(|of| Series::line(of.unit.role.name(), points(of.unit))).collect();
         let title = format!("{} layer {layer}", tower.name());
         let mut chart = chart(&title, "signal", series, false, number::short);
         chart.guides = guides(&units);
@@ -45,9 +46,9 @@ pub(super) fn layers(run: &Run, prefix: &str) -> Vec<(String, Figure)> {
 }
 
 /// The thresholds of a layer, each once, with the roles that it is of where there are several.
-fn guides(units: &[(UnitId, Option<f64>)]) -> Vec<(f64, String)> {
+fn guides(units: &[Unit]) -> Vec<(f64, String)> {
     let mut guides: Vec<(f64, Vec<&str>)> = Vec::new();
-    for (unit, threshold) in units {
+    for Unit { unit, threshold } in units {
         let Some(threshold) = threshold else { continue };
         match guides.iter_mut().find(|(value, _)| value == threshold) {
             Some((_, roles)) => roles.push(unit.role.name()),
