@@ -44,6 +44,13 @@ fn detect() -> Level {
     if avx512 { Level::Avx512 } else { Level::Avx2 }
 }
 
+/// Whether the processor has AVX512-BF16 with the parts of AVX-512 that the bf16 products use, and `GRADES_SIMD` does not
+/// lower the level.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_bf16() -> bool {
+    level() == Level::Avx512 && is_x86_feature_detected!("avx512bf16")
+}
+
 /// Whether the target guarantees a fused multiply-add, without any detection.
 pub(crate) const BASELINE_FMA: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
 

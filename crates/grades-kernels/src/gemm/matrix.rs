@@ -2,8 +2,8 @@
 
 /// A row-major matrix whose rows may lie further apart than they are long (a range of columns of a fused weight).
 #[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
-    data: &'a [f32],
+pub struct Matrix<'a, T = f32> {
+    data: &'a [T],
     rows: usize,
     columns: usize,
     row_stride: usize,
@@ -11,8 +11,8 @@ pub struct Matrix<'a> {
 
 /// A [`Matrix`] to write into.
 #[derive(Debug)]
-pub struct MatrixMut<'a> {
-    data: &'a mut [f32],
+pub struct MatrixMut<'a, T = f32> {
+    data: &'a mut [T],
     rows: usize,
     columns: usize,
     row_stride: usize,
@@ -30,12 +30,12 @@ fn check(len: usize, rows: usize, columns: usize, row_stride: usize) {
     }
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, T: Copy> Matrix<'a, T> {
     /// `data` as `[rows, columns]`.
     ///
     /// # Panics
     /// If `data` is too short.
-    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+    pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
         Self::with_stride(data, rows, columns, columns)
     }
 
@@ -43,7 +43,7 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// If `data` is too short or `row_stride < columns`.
-    pub fn with_stride(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
+    pub fn with_stride(data: &'a [T], rows: usize, columns: usize, row_stride: usize) -> Self {
         check(data.len(), rows, columns, row_stride);
         Self { data, rows, columns, row_stride }
     }
@@ -62,7 +62,7 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// If there is none.
-    pub fn at(&self, row: usize, column: usize) -> f32 {
+    pub fn at(&self, row: usize, column: usize) -> T {
         assert!(row < self.rows && column < self.columns);
         self.data[row * self.row_stride + column]
     }
@@ -71,7 +71,7 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// If there is none.
-    pub fn row(&self, row: usize) -> &'a [f32] {
+    pub fn row(&self, row: usize) -> &'a [T] {
         assert!(row < self.rows);
         let start = if self.columns == 0 { 0 } else { row * self.row_stride };
         &self.data[start..start + self.columns]
@@ -81,10 +81,12 @@ impl<'a> Matrix<'a> {
         self.row_stride as isize
     }
 
-    pub(crate) fn as_ptr(&self) -> *const f32 {
+    pub(crate) fn as_ptr(&self) -> *const T {
         self.data.as_ptr()
     }
+}
 
+impl<'a> Matrix<'a> {
     pub(crate) fn strided(self) -> Strided<'a> {
         Strided {
             data: self.data,
@@ -96,12 +98,12 @@ impl<'a> Matrix<'a> {
     }
 }
 
-impl<'a> MatrixMut<'a> {
+impl<'a, T: Copy> MatrixMut<'a, T> {
     /// `data` as `[rows, columns]`.
     ///
     /// # Panics
     /// If `data` is too short.
-    pub fn new(data: &'a mut [f32], rows: usize, columns: usize) -> Self {
+    pub fn new(data: &'a mut [T], rows: usize, columns: usize) -> Self {
         Self::with_stride(data, rows, columns, columns)
     }
 
@@ -109,7 +111,7 @@ impl<'a> MatrixMut<'a> {
     ///
     /// # Panics
     /// If `data` is too short or `row_stride < columns`.
-    pub fn with_stride(data: &'a mut [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
+    pub fn with_stride(data: &'a mut [T], rows: usize, columns: usize, row_stride: usize) -> Self {
         check(data.len(), rows, columns, row_stride);
         Self { data, rows, columns, row_stride }
     }
@@ -128,7 +130,7 @@ impl<'a> MatrixMut<'a> {
     ///
     /// # Panics
     /// If there is none.
-    pub fn at_mut(&mut self, row: usize, column: usize) -> &mut f32 {
+    pub fn at_mut(&mut self, row: usize, column: usize) -> &mut T {
         assert!(row < self.rows && column < self.columns);
         &mut self.data[row * self.row_stride + column]
     }
@@ -137,7 +139,7 @@ impl<'a> MatrixMut<'a> {
     ///
     /// # Panics
     /// If there is none.
-    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+    pub fn row_mut(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.rows);
         let start = if self.columns == 0 { 0 } else { row * self.row_stride };
         &mut self.data[start..start + self.columns]
@@ -147,7 +149,7 @@ impl<'a> MatrixMut<'a> {
         self.row_stride as isize
     }
 
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
         self.data.as_mut_ptr()
     }
 }

@@ -1,4 +1,4 @@
-//! Matrix products in f32.
+//! Matrix products in f32; in bf16 under [`bf16`].
 //!
 //! The three products of a linear layer `y = x · wᵀ` with the weight as `[out, in]`:
 //! - forward: [`nt`] of `x [rows, in]` and `w [out, in]` gives `y [rows, out]`;
@@ -6,6 +6,7 @@
 //! - weight gradient: [`tn`] of `dy [rows, out]` and `x [rows, in]` gives `dw [out, in]`.
 
 mod banded;
+pub mod bf16;
 mod few_rows;
 mod matrix;
 mod portable;

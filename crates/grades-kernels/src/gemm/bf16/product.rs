@@ -1,0 +1,203 @@
+//! Products with a weight: it is packed panel by panel, the left operand is read where it lies.
+
+use std::ops::Range;
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::pack::{self, Buffer};
+use super::rows::Stack;
+use super::tile::{COLUMNS, Left, ROWS, Target, tile};
+use super::{Matrix, Output};
+
+/// The right operand `[k, n]`.
+#[derive(Clone, Copy)]
+pub(super) enum Operand<'a> {
+    /// The transpose of a stack `[n, k]`.
+    Transposed(&'a Stack<'a>),
+    /// A stack `[k, n]`.
+    Plain(&'a Stack<'a>),
+}
+
+/// Most of the inner dimension that is packed at once: two panels of it fill less than half of a second-level cache.
+const INNER: usize = 2048;
+/// Panels that a task packs at once. Two of bf16 results end on a cache line.
+const PANELS: usize = 2;
+/// The fewest rows that are worth packing the panels again for.
+const MIN_ROWS: usize = 64;
+
+/// A pointer that tasks share; each writes a part of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<T>(pub(super) T);
+
+// SAFETY: the tasks of a product write disjoint parts of its result through it, within the call that borrows it.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T: Copy> Shared<T> {
+    /// The pointer. A method, so that a closure captures the whole and not the pointer alone.
+    pub(super) fn get(&self) -> T {
+        self.0
+    }
+}
+
+impl Operand<'_> {
+    fn columns(&self) -> usize {
+        match self {
+            Self::Transposed(stack) => stack.rows(),
+            Self::Plain(stack) => stack.columns(),
+        }
+    }
+
+    /// Packs panels `panels` of rows `inner`, each `panel_pairs` pairs after the one before.
+    ///
+    /// # Safety
+    /// As the functions of [`pack`].
+    unsafe fn pack(
+        &self,
+        panels: Range<usize>,
+        inner: Range<usize>,
+        scratch: &mut Vec<f32>,
+        out: *mut u32,
+        panel_pairs: usize,
+    ) {
+        // SAFETY: passed on.
+        unsafe {
+            match self {
+                Self::Transposed(stack) => {
+                    for (i, panel) in panels.enumerate() {
+                        pack::transposed(stack, panel, inner.clone(), scratch, out.add(i * panel_pairs));
+                    }
+                }
+                Self::Plain(stack) => {
+                    let columns = panels.start * COLUMNS..stack.columns().min(panels.end * COLUMNS);
+                    pack::plain(stack, columns, inner, scratch, out, panel_pairs);
+                }
+            }
+        }
+    }
+}
+
+/// `c = a · b + bias`, where `bias` may be empty. The shapes have been checked; the processor has AVX512-BF16.
+pub(super) fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], c: Output) {
+    let (m, n, k) = (a.rows(), b.columns(), a.columns());
+    if m == 0 || n == 0 {
+        return;
+    }
+    // Pairs are read from the rows themselves, so a row must hold whole pairs.
+    let padded;
+    let a = if k.is_multiple_of(2) {
+        a
+    } else {
+        padded = (0..m).flat_map(|i| a.row(i).iter().copied().chain([bf16::ZERO])).collect::<Vec<_>>();
+        Matrix::new(&padded, m, k + 1)
+    };
+    let target = Shared(match c {
+        Output::F32(mut c) => {
+            Target::F32 { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr(), accumulate: false }
+        }
+        Output::AddF32(mut c) => {
+            Target::F32 { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr(), accumulate: true }
+        }
+        Output::Bf16(mut c) => Target::Bf16 { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr() },
+    });
+    let product = Product { a, b, bias, inner: k, target: target.get() };
+    let tasks: Vec<_> = tasks(m, n.div_ceil(COLUMNS));
+    let product = Shared(&product);
+    tasks.into_par_iter().with_max_len(1).for_each(|(panels, rows)| product.get().run(panels, rows));
+}
+
+/// Panels and rows of each task. Every task packs its panels, so rows are split only where panels do not suffice.
+fn tasks(rows: usize, panels: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let threads = rayon::current_num_threads();
+    let in_pairs = panels.div_ceil(PANELS);
+    let even = in_pairs.is_multiple_of(threads) || in_pairs >= 4 * threads;
+    let per_task = if even || panels < threads { PANELS } else { 1 };
+    let groups = panels.div_ceil(per_task);
+    let wanted = if groups >= threads { 1 } else { threads.div_ceil(groups) };
+    let chunk = rows.div_ceil(wanted.min(rows.div_ceil(MIN_ROWS))).next_multiple_of(ROWS);
+    let row_chunks = || (0..rows).step_by(chunk).map(move |start| start..rows.min(start + chunk));
+    let groups = (0..panels).step_by(per_task).map(|start| start..panels.min(start + per_task));
+    groups.flat_map(|panels| row_chunks().map(move |rows| (panels.clone(), rows))).collect()
+}
+
+struct Product<'a> {
+    /// `[m, k]`, k even.
+    a: Matrix<'a, bf16>,
+    b: Operand<'a>,
+    bias: &'a [f32],
+    /// k without what was added to make it even.
+    inner: usize,
+    target: Target,
+}
+
+impl Product<'_> {
+    /// The part of the result in `rows` and the columns of `panels`.
+    fn run(&self, panels: Range<usize>, rows: Range<usize>) {
+        let (n, first) = (self.b.columns(), panels.start * COLUMNS);
+        let width = n.min(panels.end * COLUMNS) - first;
+        // SAFETY: the part lies within the result.
+        let target = unsafe { self.target.at(rows.start, first) };
+        if self.inner <= INNER {
+            return self.blocks(panels, rows, target);
+        }
+        // Sums over several blocks of the inner dimension stay in f32.
+        match target {
+            Target::F32 { .. } => self.blocks(panels, rows, target),
+            Target::Bf16 { c, row_stride } => {
+                let mut sums = vec![0.0_f32; rows.len() * width];
+                let own = Target::F32 { c: sums.as_mut_ptr(), row_stride: width, accumulate: false };
+                self.blocks(panels, rows, own);
+                for (i, sums) in sums.chunks_exact(width).enumerate() {
+                    for (j, sum) in sums.iter().enumerate() {
+                        // SAFETY: within the part of the result that is this task's alone.
+                        unsafe { *c.add(i * row_stride + j) = bf16::from_f32(*sum) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes rows `rows` and the columns of `panels` to `target`, one block of the inner dimension after the other.
+    fn blocks(&self, panels: Range<usize>, rows: Range<usize>, target: Target) {
+        let (n, first) = (self.b.columns(), panels.start * COLUMNS);
+        let longest = self.inner.min(INNER).next_multiple_of(2);
+        let panel_pairs = longest / 2 * COLUMNS;
+        let mut packed = Buffer::new(panels.len() * panel_pairs);
+        let mut scratch = Vec::new();
+        // Once for an inner dimension of nothing as well: the result is then the bias.
+        for start in (0..self.inner.max(1)).step_by(INNER) {
+            let inner = start..self.inner.min(start + INNER);
+            let pairs = inner.len().div_ceil(2);
+            let target = match target {
+                Target::F32 { c, row_stride, accumulate } => {
+                    Target::F32 { c, row_stride, accumulate: accumulate || start > 0 }
+                }
+                bf16 @ Target::Bf16 { .. } => bf16,
+            };
+            let bias = if self.bias.is_empty() || start > 0 { std::ptr::null() } else { self.bias.as_ptr() };
+            let b = packed.as_mut_ptr();
+            // SAFETY: `product` is called where the processor has AVX512-BF16. The buffer has room for the panels, which
+            // are packed before they are read. Each tile lies within the rows and columns of this task, its rows of `a`
+            // have `pairs` pairs from `start` on, and the bias has an element for each column.
+            unsafe {
+                self.b.pack(panels.clone(), inner, &mut scratch, b, panel_pairs);
+                for i in (0..rows.len()).step_by(ROWS) {
+                    let count = ROWS.min(rows.len() - i);
+                    let a = Left {
+                        start: self.a.as_ptr().add((rows.start + i) * self.a.row_stride().unsigned_abs() + start),
+                        row_stride: self.a.row_stride().unsigned_abs(),
+                        pair_stride: 2,
+                    };
+                    for panel in 0..panels.len() {
+                        let column = panel * COLUMNS;
+                        let bias = if bias.is_null() { bias } else { bias.add(first + column) };
+                        let columns = COLUMNS.min(n - first - column);
+                        tile((count, columns), pairs, a, b.add(panel * panel_pairs), bias, target.at(i, column));
+                    }
+                }
+            }
+        }
+    }
+}

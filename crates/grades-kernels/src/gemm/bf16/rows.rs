@@ -1,0 +1,74 @@
+//! The rows of a weight, however they are stored, and weights stacked upon one another.
+
+use std::ops::Range;
+
+use crate::gemm::Matrix;
+
+/// A weight `[rows, columns]` whose rows can be read as f32.
+pub trait Rows: Sync {
+    /// The number of rows.
+    fn rows(&self) -> usize;
+
+    /// The number of columns.
+    fn columns(&self) -> usize;
+
+    /// Elements `columns` of row `row`: a part of the weight itself, or decoded into `scratch`, which is as long as
+    /// the range.
+    ///
+    /// # Panics
+    /// If there is no such part of a row.
+    fn row<'s>(&'s self, row: usize, columns: Range<usize>, scratch: &'s mut [f32]) -> &'s [f32];
+}
+
+impl Rows for Matrix<'_> {
+    fn rows(&self) -> usize {
+        Matrix::rows(self)
+    }
+
+    fn columns(&self) -> usize {
+        Matrix::columns(self)
+    }
+
+    fn row<'s>(&'s self, row: usize, columns: Range<usize>, _: &'s mut [f32]) -> &'s [f32] {
+        &Matrix::row(self, row)[columns]
+    }
+}
+
+/// Weights of the same width as one matrix, the rows of the first on top.
+pub(super) struct Stack<'a> {
+    weights: &'a [&'a dyn Rows],
+    rows: usize,
+}
+
+impl<'a> Stack<'a> {
+    pub(super) fn new(weights: &'a [&'a dyn Rows]) -> Self {
+        let same = weights.windows(2).all(|pair| pair[0].columns() == pair[1].columns());
+        assert!(same, "weights of different widths do not stack");
+        Self { weights, rows: weights.iter().map(|weight| weight.rows()).sum() }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn columns(&self) -> usize {
+        self.weights.first().map_or(0, |weight| weight.columns())
+    }
+
+    /// As [`Rows::row`].
+    pub(super) fn row<'s>(&'s self, mut row: usize, columns: Range<usize>, scratch: &'s mut [f32]) -> &'s [f32] {
+        for weight in self.weights {
+            if row < weight.rows() {
+                return weight.row(row, columns, scratch);
+            }
+            row -= weight.rows();
+        }
+        panic_outside(row)
+    }
+}
+
+#[cold]
+#[expect(clippy::panic, reason = "a row outside of the stack is a mistake of this crate, as an index out of bounds")]
+fn panic_outside(row: usize) -> ! {
+    panic!("row {row} lies below the stacked weights")
+}

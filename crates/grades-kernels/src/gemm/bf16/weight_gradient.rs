@@ -1,0 +1,85 @@
+//! Weight gradients: both operands are packed, the right one once for all tasks.
+
+use std::ops::Range;
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::pack::{self, Buffer};
+use super::product::Shared;
+use super::tile::{COLUMNS, Left, ROWS, Target, tile};
+use super::{Matrix, Part};
+
+/// Rows of the batch that are packed at once: a panel of them fills a tenth of a second-level cache.
+const INNER: usize = 1024;
+/// Rows of the result that a task computes.
+const TASK_ROWS: usize = 48;
+
+/// Rows of the result that belong to one task.
+struct Task {
+    /// The columns of `a`.
+    columns: Range<usize>,
+    /// The first of the rows.
+    target: Target,
+}
+
+/// `c = aᵀ · b` for each part. The shapes have been checked; the processor has AVX512-BF16.
+pub(super) fn product(a: Matrix<bf16>, b: Matrix<bf16>, parts: Vec<Part>) {
+    let (tokens, n) = (a.rows(), b.columns());
+    if n == 0 {
+        return;
+    }
+    let mut tasks = Vec::new();
+    for Part { first, mut c, accumulate } in parts {
+        let row_stride = c.row_stride().unsigned_abs();
+        let whole = Target::F32 { row_stride, c: c.as_mut_ptr(), accumulate };
+        for row in (0..c.rows()).step_by(TASK_ROWS) {
+            let columns = first + row..first + c.rows().min(row + TASK_ROWS);
+            // SAFETY: the row lies within the part.
+            tasks.push(Shared(Task { columns, target: unsafe { whole.at(row, 0) } }));
+        }
+    }
+    let panels = n.div_ceil(COLUMNS);
+    let panel_pairs = tokens.clamp(1, INNER).next_multiple_of(2) / 2 * COLUMNS;
+    let mut buffer = Buffer::new(panels * panel_pairs);
+    // Once for a batch of nothing as well: the result is then zero.
+    for start in (0..tokens.max(1)).step_by(INNER) {
+        let inner = start..tokens.min(start + INNER);
+        let packed = Shared(buffer.as_mut_ptr());
+        (0..panels).into_par_iter().for_each(|panel| {
+            // SAFETY: `product` is called where the processor has AVX512-BF16; each panel has its place in the buffer.
+            unsafe { pack::right(&b, panel, inner.clone(), packed.get().add(panel * panel_pairs)) };
+        });
+        tasks.par_iter().with_max_len(1).for_each(|task| {
+            run(&a, inner.clone(), &task.0, (packed.get(), panel_pairs), n);
+        });
+    }
+}
+
+/// One task over the rows `inner` of the batch; `packed` are the panels of the right operand and their distance.
+fn run(a: &Matrix<bf16>, inner: Range<usize>, task: &Task, packed: (*const u32, usize), n: usize) {
+    let pairs = inner.len().div_ceil(2);
+    let target = match task.target {
+        Target::F32 { c, row_stride, accumulate } => {
+            Target::F32 { c, row_stride, accumulate: accumulate || inner.start > 0 }
+        }
+        bf16 @ Target::Bf16 { .. } => bf16,
+    };
+    let rows = task.columns.len();
+    let block_pairs = pairs * ROWS;
+    let mut left = Buffer::new(rows.next_multiple_of(2 * ROWS) / ROWS * block_pairs);
+    let start = left.as_mut_ptr();
+    // SAFETY: the processor has AVX512-BF16. The buffer has room for an even number of blocks, which are packed before
+    // they are read; the panels have been packed. Each tile lies within this task's rows of the result.
+    unsafe {
+        pack::left(a, task.columns.clone(), inner, start, block_pairs);
+        for panel in 0..n.div_ceil(COLUMNS) {
+            let (b, column) = (packed.0.add(panel * packed.1), panel * COLUMNS);
+            for i in (0..rows).step_by(ROWS) {
+                let size = (ROWS.min(rows - i), COLUMNS.min(n - column));
+                let a = Left { start: start.add(i / ROWS * block_pairs).cast(), row_stride: 2, pair_stride: 2 * ROWS };
+                tile(size, pairs, a, b, std::ptr::null(), target.at(i, column));
+            }
+        }
+    }
+}
