@@ -4,6 +4,7 @@ use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 
 use rayon::prelude::*;
 
+use crate::Element;
 use crate::dispatch::multiversion;
 use crate::math::{erf, exp, mul_add, sigmoid, tanh};
 
@@ -100,7 +101,7 @@ const BLOCK_ROWS: usize = 8;
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn gated_joined(activation: Activation, gate_up: &[f32], width: usize, out: &mut [f32]) {
+pub fn gated_joined<E: Element>(activation: Activation, gate_up: &[E], width: usize, out: &mut [E]) {
     assert_eq!(gate_up.len(), 2 * out.len());
     if out.is_empty() {
         return;
@@ -123,12 +124,12 @@ pub fn gated_joined(activation: Activation, gate_up: &[f32], width: usize, out: 
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn gated_joined_backward(
+pub fn gated_joined_backward<E: Element>(
     activation: Activation,
-    gate_up: &[f32],
-    dout: &[f32],
+    gate_up: &[E],
+    dout: &[E],
     width: usize,
-    gradient: &mut [f32],
+    gradient: &mut [E],
 ) {
     assert_eq!(gate_up.len(), 2 * dout.len());
     assert_eq!(gradient.len(), gate_up.len());
@@ -193,17 +194,18 @@ macro_rules! loops {
                 }
             }
 
-            fn $gated<FMA>(gate: &[f32], up: &[f32], out: &mut [f32]) {
+            fn $gated<FMA; E: Element>(gate: &[E], up: &[E], out: &mut [E]) {
                 for ((gate, up), out) in gate.iter().zip(up).zip(out) {
-                    *out = $function::<FMA>(*gate).0 * up;
+                    *out = E::narrow($function::<FMA>(gate.widen()).0 * up.widen());
                 }
             }
 
-            fn $gated_backward<FMA>(gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+            fn $gated_backward<FMA; E: Element>(gate: &[E], up: &[E], dout: &[E], dgate: &mut [E], dup: &mut [E]) {
                 for (((gate, up), dout), (dgate, dup)) in gate.iter().zip(up).zip(dout).zip(dgate.iter_mut().zip(dup)) {
-                    let (value, slope) = $function::<FMA>(*gate);
-                    *dgate = dout * up * slope;
-                    *dup = dout * value;
+                    let (value, slope) = $function::<FMA>(gate.widen());
+                    let dout = dout.widen();
+                    *dgate = E::narrow(dout * up.widen() * slope);
+                    *dup = E::narrow(dout * value);
                 }
             }
         }

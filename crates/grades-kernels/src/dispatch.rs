@@ -54,37 +54,37 @@ pub(crate) fn has_bf16() -> bool {
 /// Whether the target guarantees a fused multiply-add, without any detection.
 pub(crate) const BASELINE_FMA: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
 
-/// Defines functions that are compiled for each instruction set. `FMA` is a constant inside the body, for
+/// Defines functions that are compiled for each instruction set; type parameters follow a semicolon. `FMA` is a constant inside the body, for
 /// [`crate::math::mul_add`]: without the instruction, a fused multiply-add would be a slow library call.
 macro_rules! multiversion {
     ($(
         $(#[$meta:meta])*
-        $vis:vis fn $name:ident<$fma:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+        $vis:vis fn $name:ident<$fma:ident $(; $($generic:ident: $bound:ident),+)?>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
     )*) => {$(
         $(#[$meta])*
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name$(<$($generic: $bound),+>)?($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body<const $fma: bool>($($arg: $ty),*) $(-> $ret)? $body
+            fn body<$($($generic: $bound,)+)? const $fma: bool>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
-                fn avx512($($arg: $ty),*) $(-> $ret)? {
-                    body::<true>($($arg),*)
+                fn avx512<$($($generic: $bound),+)?>($($arg: $ty),*) $(-> $ret)? {
+                    body::<$($($generic,)+)? true>($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? {
-                    body::<true>($($arg),*)
+                fn avx2<$($($generic: $bound),+)?>($($arg: $ty),*) $(-> $ret)? {
+                    body::<$($($generic,)+)? true>($($arg),*)
                 }
                 match $crate::dispatch::level() {
                     // SAFETY: `level` has detected every feature that `avx512` enables.
-                    $crate::dispatch::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::dispatch::Level::Avx512 => return unsafe { avx512::<$($($generic),+)?>($($arg),*) },
                     // SAFETY: `level` has detected every feature that `avx2` enables.
-                    $crate::dispatch::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::dispatch::Level::Avx2 => return unsafe { avx2::<$($($generic),+)?>($($arg),*) },
                     $crate::dispatch::Level::Baseline => {}
                 }
             }
-            body::<{ $crate::dispatch::BASELINE_FMA }>($($arg),*)
+            body::<$($($generic,)+)? { $crate::dispatch::BASELINE_FMA }>($($arg),*)
         }
     )*};
 }

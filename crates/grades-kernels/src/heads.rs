@@ -3,8 +3,9 @@
 
 use rayon::prelude::*;
 
-use crate::OutOfRange;
+use crate::element::convert;
 use crate::rope::{RotaryTable, Rotation};
+use crate::{Element, OutOfRange};
 
 /// How a row `[(heads + 2 · kv_heads) · head_dim]` holds queries, then keys, then values.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +32,7 @@ impl JoinedHeads<'_> {
     ///
     /// # Panics
     /// If a length does not fit.
-    pub fn split(&self, joined: &[f32], q: &mut [f32], k: &mut [f32], v: &mut [f32]) -> Result<(), OutOfRange> {
+    pub fn split<E: Element>(&self, joined: &[E], q: &mut [E], k: &mut [E], v: &mut [E]) -> Result<(), OutOfRange> {
         let (query, key) = self.check(joined, q, k, v)?;
         joined
             .par_chunks(BLOCK_ROWS * (query + 2 * key))
@@ -39,12 +40,14 @@ impl JoinedHeads<'_> {
             .zip(k.par_chunks_mut(BLOCK_ROWS * key).zip(v.par_chunks_mut(BLOCK_ROWS * key)))
             .enumerate()
             .for_each(|(block, ((joined, q), (k, v)))| {
+                let mut scratch = vec![0.0; query + key];
                 let rows = q.chunks_exact_mut(query).zip(k.chunks_exact_mut(key)).zip(v.chunks_exact_mut(key));
                 for (row, (joined, ((q, k), v))) in joined.chunks_exact(query + 2 * key).zip(rows).enumerate() {
-                    q.copy_from_slice(&joined[..query]);
-                    k.copy_from_slice(&joined[query..query + key]);
+                    convert(&joined[..query + key], &mut scratch);
+                    self.rotate(block * BLOCK_ROWS + row, &mut scratch, Rotation::Forward);
+                    convert(&scratch[..query], q);
+                    convert(&scratch[query..], k);
                     v.copy_from_slice(&joined[query + key..]);
-                    self.rotate(block * BLOCK_ROWS + row, q, k, Rotation::Forward);
                 }
             });
         Ok(())
@@ -57,7 +60,7 @@ impl JoinedHeads<'_> {
     ///
     /// # Panics
     /// If a length does not fit.
-    pub fn join(&self, dq: &[f32], dk: &[f32], dv: &[f32], joined: &mut [f32]) -> Result<(), OutOfRange> {
+    pub fn join<E: Element>(&self, dq: &[E], dk: &[E], dv: &[E], joined: &mut [E]) -> Result<(), OutOfRange> {
         let (query, key) = self.check(joined, dq, dk, dv)?;
         joined
             .par_chunks_mut(BLOCK_ROWS * (query + 2 * key))
@@ -65,21 +68,21 @@ impl JoinedHeads<'_> {
             .zip(dk.par_chunks(BLOCK_ROWS * key).zip(dv.par_chunks(BLOCK_ROWS * key)))
             .enumerate()
             .for_each(|(block, ((joined, dq), (dk, dv)))| {
+                let mut scratch = vec![0.0; query + key];
                 let rows = dq.chunks_exact(query).zip(dk.chunks_exact(key)).zip(dv.chunks_exact(key));
                 for (row, (joined, ((dq, dk), dv))) in joined.chunks_exact_mut(query + 2 * key).zip(rows).enumerate() {
-                    let (q, rest) = joined.split_at_mut(query);
-                    let (k, v) = rest.split_at_mut(key);
-                    q.copy_from_slice(dq);
-                    k.copy_from_slice(dk);
-                    v.copy_from_slice(dv);
-                    self.rotate(block * BLOCK_ROWS + row, q, k, Rotation::Inverse);
+                    convert(dq, &mut scratch[..query]);
+                    convert(dk, &mut scratch[query..]);
+                    self.rotate(block * BLOCK_ROWS + row, &mut scratch, Rotation::Inverse);
+                    convert(&scratch, &mut joined[..query + key]);
+                    joined[query + key..].copy_from_slice(dv);
                 }
             });
         Ok(())
     }
 
     /// Elements of a row's queries and of its keys.
-    fn check(&self, joined: &[f32], q: &[f32], k: &[f32], v: &[f32]) -> Result<(usize, usize), OutOfRange> {
+    fn check<E>(&self, joined: &[E], q: &[E], k: &[E], v: &[E]) -> Result<(usize, usize), OutOfRange> {
         let (query, key) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         assert!(query > 0 && key > 0, "attention without heads");
         let rows = q.len() / query;
@@ -92,10 +95,10 @@ impl JoinedHeads<'_> {
         Ok((query, key))
     }
 
-    fn rotate(&self, row: usize, q: &mut [f32], k: &mut [f32], rotation: Rotation) {
+    /// Rotates the heads of one row's queries and keys.
+    fn rotate(&self, row: usize, heads: &mut [f32], rotation: Rotation) {
         if let Some((table, positions)) = self.rotary {
-            table.rotate(q, self.head_dim, positions[row], rotation);
-            table.rotate(k, self.head_dim, positions[row], rotation);
+            table.rotate(heads, self.head_dim, positions[row], rotation);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! CPU kernels of the training step, over plain slices.
 //!
-//! Every matrix and every batch is row-major `f32`. A kernel writes into buffers of its caller and says in its
+//! Every matrix and every batch is row-major: weights, their gradients and the residual stream in `f32`, activations
+//! and their gradients in any [`Element`]. A kernel writes into buffers of its caller and says in its
 //! documentation what shape each of them has. Work is split into blocks of a fixed size, so that a result is the
 //! same, bit for bit, on one thread and on many; the threads are those of the current [rayon] pool. The
 //! instruction set (AVX-512, AVX2 with FMA, or what the target guarantees) is chosen at run time; the environment
@@ -12,7 +13,7 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | [`gemm`] | matrix products for the forward pass, the input gradient and the weight gradient |
+//! | [`gemm`] | matrix products for the forward pass, the input gradient and the weight gradient, in f32 and in bf16 |
 //! | [`norms`] | RMS norm and layer norm |
 //! | [`heads`] | splitting joined projections into heads |
 //! | [`rope`] | rotary position embedding |
@@ -24,6 +25,7 @@
 //! | [`quant`] | decoding GGUF blocks; encoding and decoding NF4 |
 
 mod dispatch;
+mod element;
 mod math;
 mod memory;
 mod threads;
@@ -39,6 +41,7 @@ pub mod optimizer;
 pub mod quant;
 pub mod rope;
 
+pub use element::{Element, narrow, widen};
 pub use memory::{return_freed_memory, reuse_freed_memory};
 pub use threads::{set_threads, threads};
 

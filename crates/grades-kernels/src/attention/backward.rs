@@ -8,32 +8,33 @@ use super::forward::copy_head;
 use super::pack::{Layout, Packed};
 use super::segment::Spans;
 use super::{Attention, BLOCK_KEYS, BLOCK_QUERIES, Segment, segment};
+use crate::Element;
 use crate::dispatch::multiversion;
 use crate::gemm::{Matrix, MatrixMut, banded};
-use crate::math::{dot, exp};
+use crate::math::{LANES, exp, mul_add, sum};
 
 /// Where the gradients go; all are overwritten, with zeros for tokens outside all segments.
 #[derive(Debug)]
-pub struct AttentionGradients<'a> {
+pub struct AttentionGradients<'a, E = f32> {
     /// `[query tokens, heads, head_dim]`.
-    pub dq: &'a mut [f32],
+    pub dq: &'a mut [E],
     /// `[key tokens, kv_heads, head_dim]`.
-    pub dk: &'a mut [f32],
+    pub dk: &'a mut [E],
     /// `[key tokens, kv_heads, head_dim]`.
-    pub dv: &'a mut [f32],
+    pub dv: &'a mut [E],
 }
 
 /// What the forward pass took and gave.
 #[derive(Clone, Copy, Debug)]
-pub struct Saved<'a> {
+pub struct Saved<'a, E = f32> {
     /// `[query tokens, heads, head_dim]`.
-    pub q: &'a [f32],
+    pub q: &'a [E],
     /// `[key tokens, kv_heads, head_dim]`.
-    pub k: &'a [f32],
+    pub k: &'a [E],
     /// `[key tokens, kv_heads, head_dim]`.
-    pub v: &'a [f32],
+    pub v: &'a [E],
     /// `[query tokens, heads, head_dim]`.
-    pub out: &'a [f32],
+    pub out: &'a [E],
     /// `[query tokens, heads]`.
     pub log_sum_exp: &'a [f32],
 }
@@ -44,12 +45,12 @@ pub struct Saved<'a> {
 ///
 /// # Panics
 /// If a length or a segment does not fit.
-pub fn attention_backward(
+pub fn attention_backward<E: Element>(
     attention: &Attention,
     segments: &[Segment],
-    saved: Saved,
-    dout: &[f32],
-    gradients: AttentionGradients,
+    saved: Saved<E>,
+    dout: &[E],
+    gradients: AttentionGradients<E>,
 ) {
     attention.check();
     let AttentionGradients { dq, dk, dv } = gradients;
@@ -106,7 +107,7 @@ pub fn attention_backward(
     gather_heads(&key_spans, &dv_heads, groups, head_dim, 1.0, dv);
 }
 
-fn split_off<'a>(rest: &mut &'a mut [f32], count: usize) -> &'a mut [f32] {
+fn split_off<'a, E>(rest: &mut &'a mut [E], count: usize) -> &'a mut [E] {
     let (first, after) = std::mem::take(rest).split_at_mut(count);
     *rest = after;
     first
@@ -148,11 +149,11 @@ struct Head<'a> {
 
 impl Head<'_> {
     /// Adds to `gradients`, which are `[queries, head_dim]` (of the scaled queries) and twice `[keys, head_dim]`.
-    fn backward(
+    fn backward<E: Element>(
         &self,
         attention: &Attention,
-        saved: &Saved,
-        dout: &[f32],
+        saved: &Saved<E>,
+        dout: &[E],
         gradients: AttentionGradients,
         scratch: &mut Scratch,
     ) {
@@ -169,7 +170,7 @@ impl Head<'_> {
             let mut terms = [RowTerms::default(); BLOCK_QUERIES];
             for ((terms, query), dout) in terms.iter_mut().zip(queries.clone()).zip(dout_head.chunks_exact(head_dim)) {
                 terms.log_sum_exp = saved.log_sum_exp[query * heads + head];
-                terms.along = row_dot(&saved.out[(query * heads + head) * head_dim..][..head_dim], dout);
+                terms.along = along(&saved.out[(query * heads + head) * head_dim..][..head_dim], dout);
             }
             let (q, dout_head) = (Matrix::new(q, rows, head_dim), Matrix::new(dout_head, rows, head_dim));
             let dq = &mut gradients.dq[(queries.start - segment.queries.start) * head_dim..][..rows * head_dim];
@@ -209,8 +210,15 @@ struct RowTerms {
 }
 
 multiversion! {
-    fn row_dot<FMA>(a: &[f32], b: &[f32]) -> f32 {
-        dot::<FMA>(a, b)
+    /// Σ out·dout of one head.
+    fn along<FMA; E: Element>(out: &[E], dout: &[f32]) -> f32 {
+        let mut sums = [0.0; LANES];
+        for (out, dout) in out.chunks(LANES).zip(dout.chunks(LANES)) {
+            for ((sum, out), dout) in sums.iter_mut().zip(out).zip(dout) {
+                *sum = mul_add::<FMA>(out.widen(), *dout, *sum);
+            }
+        }
+        sum(&sums)
     }
 
     /// Turns scores into probabilities, and gradients of the probabilities into those of the scores; 0 where unseen.
@@ -232,36 +240,39 @@ multiversion! {
     }
 }
 
+/// The sum of `parts`, in their order, times `factor`.
+fn sum_heads<'a, E: Element>(parts: impl Iterator<Item = &'a [f32]> + Clone, factor: f32, total: &mut [E]) {
+    for (i, total) in total.iter_mut().enumerate() {
+        *total = E::narrow(parts.clone().map(|part| part[i] * factor).sum());
+    }
+}
+
 /// Writes per-head sums (for each span: `[heads, span, head_dim]`), times `factor`, as
 /// `total [tokens, heads / group, head_dim]`, adding up the heads of each group.
-fn gather_heads(
+fn gather_heads<E: Element>(
     spans: &[Range<usize>],
     per_head: &[f32],
     (heads, group): (usize, usize),
     head_dim: usize,
     factor: f32,
-    total: &mut [f32],
+    total: &mut [E],
 ) {
     let width = heads / group * head_dim;
     let mut jobs = Vec::with_capacity(spans.len());
     let (mut rest, mut token, mut offset) = (total, 0, 0);
     for span in spans {
-        split_off(&mut rest, (span.start - token) * width).fill(0.0);
+        split_off(&mut rest, (span.start - token) * width).fill(E::ZERO);
         jobs.push((split_off(&mut rest, span.len() * width), &per_head[offset..][..span.len() * heads * head_dim]));
         offset += span.len() * heads * head_dim;
         token = span.end;
     }
-    rest.fill(0.0);
+    rest.fill(E::ZERO);
     jobs.into_par_iter().for_each(|(total, per_head)| {
         let tokens = total.len() / width;
         total.par_chunks_exact_mut(width).with_min_len(64).enumerate().for_each(|(token, row)| {
             for (row, first_head) in row.chunks_exact_mut(head_dim).zip((0..heads).step_by(group)) {
-                row.fill(0.0);
-                for head in first_head..first_head + group {
-                    for (total, part) in row.iter_mut().zip(&per_head[(head * tokens + token) * head_dim..]) {
-                        *total += part * factor;
-                    }
-                }
+                let part = |head: usize| &per_head[(head * tokens + token) * head_dim..][..head_dim];
+                sum_heads((first_head..first_head + group).map(part), factor, row);
             }
         });
     });

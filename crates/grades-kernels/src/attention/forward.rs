@@ -8,6 +8,7 @@ use super::one_query::attend_one;
 use super::pack::{Layout, Packed};
 use super::segment::Spans;
 use super::{Attention, BLOCK_KEYS, BLOCK_QUERIES, Segment, segment};
+use crate::Element;
 use crate::dispatch::multiversion;
 use crate::gemm::{Matrix, MatrixMut, banded};
 use crate::math::{exp, max, sum};
@@ -20,13 +21,13 @@ use crate::math::{exp, max, sum};
 ///
 /// # Panics
 /// If a length or a segment does not fit.
-pub fn attention(
+pub fn attention<E: Element>(
     attention: &Attention,
     segments: &[Segment],
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    out: &mut [f32],
+    q: &[E],
+    k: &[E],
+    v: &[E],
+    out: &mut [E],
     log_sum_exp: &mut [f32],
 ) {
     attention.check();
@@ -49,7 +50,7 @@ pub fn attention(
             let q = &q[block.queries.start * attention.query_width()..block.queries.end * attention.query_width()];
             match block.segment.map(|index| (index, &segments[index])) {
                 None => {
-                    block.out.fill(0.0);
+                    block.out.fill(E::ZERO);
                     block.log_sum_exp.fill(0.0);
                 }
                 Some((_, segment)) if segment.queries.len() == 1 => {
@@ -68,22 +69,22 @@ struct KeysAndValues {
 }
 
 /// Consecutive queries of one segment, or tokens of none, and where their results go.
-struct Block<'a> {
+struct Block<'a, E> {
     /// The segment's number.
     segment: Option<usize>,
     queries: Range<usize>,
-    out: &'a mut [f32],
+    out: &'a mut [E],
     log_sum_exp: &'a mut [f32],
 }
 
 /// Cuts the tokens into blocks of at most [`BLOCK_QUERIES`] that do not cross a segment's end.
-fn blocks<'a>(
+fn blocks<'a, E>(
     attention: &Attention,
     segments: &[Segment],
     tokens: usize,
-    mut out: &'a mut [f32],
+    mut out: &'a mut [E],
     mut log_sum_exp: &'a mut [f32],
-) -> Vec<Block<'a>> {
+) -> Vec<Block<'a, E>> {
     let mut blocks = Vec::new();
     let mut start = 0;
     let mut push = |segment: Option<usize>, end: usize| {
@@ -125,11 +126,11 @@ impl Scratch {
 }
 
 /// One block of queries `q [queries, heads, head_dim]`, head by head.
-fn attend(
+fn attend<E: Element>(
     attention: &Attention,
     (index, segment): (usize, &Segment),
-    block: Block,
-    q: &[f32],
+    block: Block<E>,
+    q: &[E],
     packed: &KeysAndValues,
     scratch: &mut Scratch,
 ) {
@@ -159,19 +160,17 @@ fn attend(
             let factor = 1.0 / running.sum;
             let out = &mut block.out[(row * heads + head) * head_dim..][..head_dim];
             for (out, sum) in out.iter_mut().zip(&sums[row * head_dim..]) {
-                *out = sum * factor;
+                *out = E::narrow(sum * factor);
             }
         }
     }
 }
 
 /// Copies one head of `source [rows, heads, head_dim]`, times `factor`, into `target [rows, head_dim]`.
-pub(super) fn copy_head(attention: &Attention, source: &[f32], head: usize, factor: f32, target: &mut [f32]) {
+pub(super) fn copy_head<E: Element>(attention: &Attention, source: &[E], head: usize, factor: f32, target: &mut [f32]) {
     let rows = source.chunks_exact(attention.query_width()).zip(target.chunks_exact_mut(attention.head_dim));
     for (source, target) in rows {
-        for (target, source) in target.iter_mut().zip(&source[head * attention.head_dim..]) {
-            *target = source * factor;
-        }
+        scaled(&source[head * attention.head_dim..][..attention.head_dim], factor, target);
     }
 }
 
@@ -183,6 +182,12 @@ struct Running {
 }
 
 multiversion! {
+    fn scaled<FMA; E: Element>(source: &[E], factor: f32, target: &mut [f32]) {
+        for (target, source) in target.iter_mut().zip(source) {
+            *target = source.widen() * factor;
+        }
+    }
+
     /// Turns scores (rows of equal length, of which each sees one span) into exp(score − max) and 0 where unseen, and
     /// rescales the running `sums` (rows of `head_dim`) where the maximum grows.
     fn online_softmax<FMA>(scores: &mut [f32], spans: &[(usize, usize)], running: &mut [Running], sums: &mut [f32]) {

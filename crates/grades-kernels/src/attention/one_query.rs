@@ -4,18 +4,20 @@
 use rayon::prelude::*;
 
 use super::{Attention, Segment};
+use crate::Element;
 use crate::dispatch::multiversion;
+use crate::element::convert;
 use crate::gemm::{Band, Matrix, MatrixMut, banded};
 use crate::math::{dot, exp, max, sum};
 
 /// Attention of the one query of `segment`: `q` and `out [heads, head_dim]`, `log_sum_exp [heads]`.
-pub(super) fn attend_one(
+pub(super) fn attend_one<E: Element>(
     attention: &Attention,
     segment: &Segment,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    out: &mut [f32],
+    q: &[E],
+    k: &[E],
+    v: &[E],
+    out: &mut [E],
     log_sum_exp: &mut [f32],
 ) {
     let (head_dim, key_width) = (attention.head_dim, attention.key_width());
@@ -29,15 +31,30 @@ pub(super) fn attend_one(
         .for_each(|(kv_head, ((q, out), log_sum_exp))| {
             let start = first_key * key_width + kv_head * head_dim;
             let mut scores = vec![0.0; group * visible.len()];
-            score(q, &k[start..], key_width, head_dim, &mut scores);
+            let mut queries = vec![0.0; q.len()];
+            convert(q, &mut queries);
+            let keys = gathered(&k[start.min(k.len())..], visible.len(), key_width, head_dim);
+            score(&queries, &keys, head_dim, head_dim, &mut scores);
             softmax(&mut scores, attention.scale, log_sum_exp);
             let probabilities = Matrix::new(&scores, group, visible.len()).strided();
-            let values = Matrix::with_stride(&v[start..], visible.len(), head_dim, key_width);
-            banded(probabilities, values, MatrixMut::new(out, group, head_dim), false, |_| Band {
+            let values = gathered(&v[start.min(v.len())..], visible.len(), key_width, head_dim);
+            let values = Matrix::new(&values, visible.len(), head_dim);
+            let mut sums = vec![0.0; out.len()];
+            banded(probabilities, values, MatrixMut::new(&mut sums, group, head_dim), false, |_| Band {
                 inner: 0..visible.len(),
                 columns: 0..head_dim,
             });
+            convert(&sums, out);
         });
+}
+
+/// `count` heads of `head_dim` elements that lie `stride` apart, as f32 side by side.
+fn gathered<E: Element>(source: &[E], count: usize, stride: usize, head_dim: usize) -> Vec<f32> {
+    let mut out = vec![0.0; count * head_dim];
+    for (out, source) in out.chunks_exact_mut(head_dim).zip(source.chunks(stride)) {
+        convert(&source[..head_dim], out);
+    }
+    out
 }
 
 multiversion! {

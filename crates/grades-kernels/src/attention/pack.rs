@@ -6,6 +6,8 @@ use rayon::prelude::*;
 
 use super::segment::VECTOR;
 use super::{Attention, BLOCK_KEYS, Segment};
+use crate::Element;
+use crate::element::convert;
 use crate::gemm::Matrix;
 
 /// The layout of a block.
@@ -42,7 +44,7 @@ impl Packed {
         attention: &Attention,
         segments: &[Segment],
         min_queries: usize,
-        source: &[f32],
+        source: &[impl Element],
         layout: Layout,
     ) -> Self {
         let (head_dim, width) = (attention.head_dim, attention.key_width());
@@ -71,7 +73,7 @@ impl Packed {
             match layout {
                 Layout::Rows => {
                     for (target, key) in target.chunks_exact_mut(head_dim).zip(keys) {
-                        target.copy_from_slice(row(key));
+                        convert(row(key), target);
                     }
                 }
                 Layout::Columns => transpose(row, keys, target, head_dim),
@@ -96,16 +98,16 @@ impl Packed {
 }
 
 /// Writes rows as the columns of `target [head_dim, room]`.
-fn transpose<'a>(row: impl Fn(usize) -> &'a [f32], keys: Range<usize>, target: &mut [f32], head_dim: usize) {
+fn transpose<'a, E: Element>(row: impl Fn(usize) -> &'a [E], keys: Range<usize>, target: &mut [f32], head_dim: usize) {
     let room = target.len() / head_dim;
     // Vectors of keys at a time: each column of theirs is one cache line of the target.
     for first in keys.clone().step_by(VECTOR) {
-        let rows: [&[f32]; VECTOR] = std::array::from_fn(|i| row((first + i).min(keys.end - 1)));
+        let rows: [&[E]; VECTOR] = std::array::from_fn(|i| row((first + i).min(keys.end - 1)));
         let count = VECTOR.min(keys.end - first);
         for d in 0..head_dim {
             let start = d * room + first - keys.start;
             for (target, row) in target[start..start + count].iter_mut().zip(&rows) {
-                *target = row[d];
+                *target = row[d].widen();
             }
         }
     }

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::{block_rows, sum_partials};
+use crate::Element;
 use crate::dispatch::multiversion;
 use crate::math::{dot, mul_add};
 
@@ -11,7 +12,7 @@ use crate::math::{dot, mul_add};
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn rms_norm(x: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32], inverse_rms: &mut [f32]) {
+pub fn rms_norm<E: Element>(x: &[f32], scale: &[f32], epsilon: f32, out: &mut [E], inverse_rms: &mut [f32]) {
     let width = scale.len();
     assert_eq!(x.len(), inverse_rms.len() * width);
     assert_eq!(out.len(), x.len());
@@ -28,24 +29,26 @@ pub fn rms_norm(x: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32], inverse
 }
 
 multiversion! {
-    fn forward_rows<FMA>(x: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32], inverse_rms: &mut [f32]) {
+    fn forward_rows<FMA; E: Element>(
+        x: &[f32], scale: &[f32], epsilon: f32, out: &mut [E], inverse_rms: &mut [f32],
+    ) {
         let width = scale.len();
         for ((x, out), inverse) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(inverse_rms) {
             *inverse = 1.0 / (dot::<FMA>(x, x) / width as f32 + epsilon).sqrt();
             for ((out, x), scale) in out.iter_mut().zip(x).zip(scale) {
-                *out = x * *inverse * scale;
+                *out = E::narrow(x * *inverse * scale);
             }
         }
     }
 
-    fn backward_rows<FMA>(
-        x: &[f32], scale: &[f32], inverse_rms: &[f32], dout: &[f32], dx: &mut [f32], dscale: Option<&mut [f32]>,
+    fn backward_rows<FMA; E: Element>(
+        x: &[f32], scale: &[f32], inverse_rms: &[f32], dout: &[E], dx: &mut [f32], dscale: Option<&mut [f32]>,
     ) {
         let width = scale.len();
         let rows = x.chunks_exact(width).zip(dout.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
         for (((x, dout), dx), &inverse) in rows.zip(inverse_rms) {
             for ((dx, dout), scale) in dx.iter_mut().zip(dout).zip(scale) {
-                *dx = dout * scale;
+                *dx = dout.widen() * scale;
             }
             let factor = -dot::<FMA>(dx, x) / width as f32 * inverse * inverse;
             for (dx, x) in dx.iter_mut().zip(x) {
@@ -56,7 +59,7 @@ multiversion! {
             dscale.fill(0.0);
             for ((x, dout), &inverse) in x.chunks_exact(width).zip(dout.chunks_exact(width)).zip(inverse_rms) {
                 for ((dscale, x), dout) in dscale.iter_mut().zip(x).zip(dout) {
-                    *dscale = mul_add::<FMA>(dout * inverse, *x, *dscale);
+                    *dscale = mul_add::<FMA>(dout.widen() * inverse, *x, *dscale);
                 }
             }
         }
@@ -68,11 +71,11 @@ multiversion! {
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn rms_norm_backward(
+pub fn rms_norm_backward<E: Element>(
     x: &[f32],
     scale: &[f32],
     inverse_rms: &[f32],
-    dout: &[f32],
+    dout: &[E],
     dx: &mut [f32],
     dscale: Option<&mut [f32]>,
 ) {

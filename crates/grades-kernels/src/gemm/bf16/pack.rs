@@ -1,11 +1,11 @@
 //! Packing operands as the tiles read them: pairs along the inner dimension, panels of columns.
 
 use std::arch::x86_64::{
-    __m256i, __m512, __m512i, __mmask16, __mmask32, _mm256_loadu_si256, _mm256_setzero_si256, _mm256_storeu_si256, _mm512_castsi256_si512,
-    _mm512_castsi512_si256, _mm512_cvtne2ps_pbh, _mm512_extracti64x4_epi64, _mm512_inserti64x4, _mm512_loadu_ps,
-    _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set_epi16, _mm512_setzero_ps,
-    _mm512_shuffle_i32x4, _mm512_store_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
+    __m256i, __m512, __m512i, __mmask16, __mmask32, _mm256_loadu_si256, _mm256_setzero_si256, _mm256_storeu_si256,
+    _mm512_castsi256_si512, _mm512_castsi512_si256, _mm512_cvtne2ps_pbh, _mm512_extracti64x4_epi64, _mm512_inserti64x4,
+    _mm512_loadu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set_epi16,
+    _mm512_setzero_ps, _mm512_shuffle_i32x4, _mm512_store_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::ops::Range;
 

@@ -85,10 +85,8 @@ fn products_with_weights_equal_the_reference_at_any_size() {
         let n: usize = parts.iter().sum();
         let values = numbers(2, n * k);
         let mut rest = &values[..];
-        let weights: Vec<Doubled> = parts
-            .iter()
-            .map(|&rows| Doubled(Matrix::new(rest.split_off(..rows * k).unwrap(), rows, k)))
-            .collect();
+        let weights: Vec<Doubled> =
+            parts.iter().map(|&rows| Doubled(Matrix::new(rest.split_off(..rows * k).unwrap(), rows, k))).collect();
         let dense: Vec<f32> = values.iter().map(|x| 2.0 * x).collect();
         let dense = Matrix::new(&dense, n, k);
         let stacks: [Vec<&dyn Rows>; 2] = [weights.iter().map(|w| w as &dyn Rows).collect(), vec![&dense]];
@@ -148,15 +146,18 @@ fn weight_gradients(tokens: usize, parts: &[usize], k: usize) {
                 list.push(Part { first, c: MatrixMut::new(c, *rows, k), accumulate: index == 1 });
                 first += rows + if index == 0 { 3 } else { 0 };
             }
-            if portably { portable::tn(a, b, list) } else { tn(a, b, list) }
+            if portably {
+                portable::tn(a, b, list)
+            } else {
+                tn(a, b, list)
+            }
             all
         });
         let mut first = 0;
         for (index, (rows, c)) in parts.iter().zip(&results).enumerate() {
             let element = |i: usize, j: usize| -> f64 {
-                let sum: f64 = (0..tokens)
-                    .map(|t| f64::from(a.at(t, first + i).to_f32()) * f64::from(b.at(t, j).to_f32()))
-                    .sum();
+                let sum: f64 =
+                    (0..tokens).map(|t| f64::from(a.at(t, first + i).to_f32()) * f64::from(b.at(t, j).to_f32())).sum();
                 sum + if index == 1 { 0.5 } else { 0.0 }
             };
             let expected: Vec<f64> = (0..rows * k).map(|e| element(e / k, e % k)).collect();
