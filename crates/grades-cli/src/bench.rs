@@ -1,10 +1,10 @@
 //! `grades bench`.
 
-use anyhow::bail;
 use grades::Companions;
 use grades_train::bench::gemm::{self, Size, Speed};
 use grades_train::bench::step::{self, Mode, StepOptions, StepReport};
 use grades_train::bench::{Frozen, Shape};
+use grades_train::config::Precision;
 
 use crate::output;
 
@@ -37,9 +37,9 @@ struct Step {
     /// What trains: all parameters, or adapters of rank 32 on the seven projections of every layer.
     #[arg(long, value_parser = ["full", "lora"], default_value = "full")]
     mode: String,
-    /// Numbers of the matrix products; bf16 is not there yet.
-    #[arg(long, value_parser = ["f32", "bf16"], default_value = "f32")]
-    precision: String,
+    /// Numbers of the matrix products: auto (bf16 where the processor has them), f32 or bf16.
+    #[arg(long, default_value = "auto")]
+    precision: Precision,
     /// Rows of the batch.
     #[arg(long, default_value_t = 4)]
     rows: usize,
@@ -72,6 +72,9 @@ struct Gemm {
     /// The layer's size, ROWSxINxOUT; may be repeated. Left out, the sizes of SmolLM2-135M.
     #[arg(long = "size", value_name = "MxKxN", value_delimiter = ',')]
     sizes: Vec<Size>,
+    /// Numbers of the products: auto (bf16 where the processor has them), f32 or bf16.
+    #[arg(long, default_value = "auto")]
+    precision: Precision,
 }
 
 impl Args {
@@ -85,12 +88,10 @@ impl Args {
 
 impl Step {
     fn run(self, json: bool) -> anyhow::Result<()> {
-        if self.precision == "bf16" {
-            bail!("--precision bf16 is not supported yet; leave it out to compute in f32");
-        }
         let companions = if self.companions == "follow" { Companions::Follow } else { Companions::Train };
         let options = StepOptions {
             shape: self.shape,
+            precision: self.precision.resolve(),
             mode: if self.mode == "lora" { Mode::Lora } else { Mode::Full },
             rows: self.rows,
             tokens: self.tokens,
@@ -127,7 +128,8 @@ fn print(report: &StepReport) {
         report.units
     ));
     let processor = report.processor.as_deref().unwrap_or("unknown processor");
-    output::print(&format!("machine       {processor}, {} threads", report.threads));
+    let precision = report.options.precision.name();
+    output::print(&format!("machine       {processor}, {} threads, {precision}", report.threads));
     output::print("                    median         best");
     for (name, median, best, digits) in [
         ("tokens/s", median.tokens_per_second, best.tokens_per_second, 1),
@@ -162,7 +164,7 @@ impl Gemm {
         if !json {
             output::print("GFLOP/s, median (best)      forward nt     input gradient nn    weight gradient tn");
         }
-        let report = gemm::run(&sizes, &mut |products| {
+        let report = gemm::run(&sizes, self.precision.resolve(), &mut |products| {
             if !json {
                 let column = |speed: Speed| format!("{:.1} ({:.1})", speed.gflops, speed.best_gflops);
                 let (nt, nn, tn) = (column(products.nt), column(products.nn), column(products.tn));

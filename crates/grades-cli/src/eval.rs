@@ -6,11 +6,12 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use burn::tensor::Device;
 use grades_models::registry;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::Checkpoint;
+use grades_train::config::Precision;
 use grades_train::encoder::Encoder;
 use grades_train::eval::score::{ScoreOptions, score};
 use grades_train::eval::task::Task;
@@ -45,9 +46,9 @@ pub(crate) struct Args {
     /// Score only the first so many questions of each benchmark.
     #[arg(long)]
     limit: Option<usize>,
-    /// Numbers of the matrix products; bf16 is not there yet.
-    #[arg(long, value_parser = ["f32", "bf16"], default_value = "f32")]
-    precision: String,
+    /// Numbers of the matrix products: auto (bf16 where the processor has them), f32 or bf16.
+    #[arg(long, default_value = "auto")]
+    precision: Precision,
     /// Write one JSON line a question to this file: task, index, loglikelihoods, target, acc, acc_norm.
     #[arg(long)]
     samples: Option<PathBuf>,
@@ -55,9 +56,6 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
-        if self.precision == "bf16" {
-            bail!("--precision bf16 is not supported yet; leave it out to compute in f32");
-        }
         let tasks = self.tasks.iter().map(|name| Task::find(name)).collect::<Result<Vec<_>, _>>()?;
         let load = |task: &&'static Task| Ok((*task, task.load(&self.data_dir, self.split.as_deref(), self.limit)?));
         let questions: Vec<_> = tasks.iter().map(load).collect::<anyhow::Result<_>>()?;
@@ -65,6 +63,7 @@ impl Args {
         let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
         let mut model = registry::open(&checkpoint, &Device::default())?;
         tokenizer.check_fits(model.config().vocab_size)?;
+        model.set_precision(self.precision.resolve());
         // Only now, so that a mistake in the data or the model leaves no empty file behind.
         let mut samples = match &self.samples {
             Some(path) => {

@@ -2,25 +2,27 @@
 //!
 //! Logits exist only for rows that have a label, and only for one chunk of them at a time.
 
+use half::bf16;
 use rayon::prelude::*;
 
-use crate::OutOfRange;
 use crate::dispatch::multiversion;
+use crate::gemm::bf16::{Output, Part};
 use crate::gemm::{self, Matrix, MatrixMut};
 use crate::math::{exp, max, sum};
+use crate::{Element, OutOfRange};
 
 /// The label of a row that has none, as in PyTorch.
 pub const NO_LABEL: i64 = -100;
 
-/// Logits that exist at a time: 64 MiB. Each chunk of rows goes once through the weight and its gradient, so small
+/// Logits that exist at a time: 96 MiB. Each chunk of rows goes once through the weight and its gradient, so small
 /// chunks would be bound by memory.
-const CHUNK_ELEMENTS: usize = 16 << 20;
+const CHUNK_ELEMENTS: usize = 24 << 20;
 
 /// What the loss is computed from.
 #[derive(Clone, Copy, Debug)]
-pub struct Head<'a> {
+pub struct Head<'a, E = f32> {
     /// The last hidden states, `[rows, hidden_size]`.
-    pub hidden: &'a [f32],
+    pub hidden: &'a [E],
     /// The head's weight, `[vocab, hidden_size]`.
     pub weight: &'a [f32],
     /// The label of every row, already shifted, `[rows]`; [`NO_LABEL`] where there is none.
@@ -42,17 +44,17 @@ pub struct CrossEntropy {
 
 /// Where the gradients of `scale · Σ loss` go; what is `None` is not computed.
 #[derive(Debug)]
-pub struct HeadGradients<'a> {
+pub struct HeadGradients<'a, E = f32> {
     /// The factor on the sum, `1 / count` for the gradients of the mean.
     pub scale: f32,
     /// `[rows, hidden_size]`, overwritten; zero where there is no label.
-    pub dhidden: Option<&'a mut [f32]>,
+    pub dhidden: Option<&'a mut [E]>,
     /// `[vocab, hidden_size]`, added to.
     pub dweight: Option<&'a mut [f32]>,
 }
 
 /// No gradients; a scale of 1.
-impl Default for HeadGradients<'_> {
+impl<E> Default for HeadGradients<'_, E> {
     fn default() -> Self {
         Self { scale: 1.0, dhidden: None, dweight: None }
     }
@@ -76,37 +78,40 @@ pub struct LabelScore {
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn linear_cross_entropy(head: Head, mut gradients: HeadGradients) -> Result<CrossEntropy, OutOfRange> {
+pub fn linear_cross_entropy<E: HeadElement>(
+    head: Head<E>,
+    mut gradients: HeadGradients<E>,
+) -> Result<CrossEntropy, OutOfRange> {
     let labelled = labelled_rows(&head)?;
     let size = head.hidden_size;
     if let Some(dhidden) = &mut gradients.dhidden {
         assert_eq!(dhidden.len(), head.hidden.len());
-        dhidden.fill(0.0);
+        dhidden.fill(E::ZERO);
     }
     if let Some(dweight) = &gradients.dweight {
         assert_eq!(dweight.len(), head.weight.len());
     }
     let gradient_scale = (gradients.dhidden.is_some() || gradients.dweight.is_some()).then_some(gradients.scale);
+    let mut own = Vec::new();
     let mut result = CrossEntropy { sum: 0.0, count: labelled.len(), rows: vec![0.0; head.labels.len()] };
     for_each_chunk(&head, &labelled, |rows, hidden, logits| {
         let vocab = logits.len() / rows.len();
-        let losses: Vec<f32> = logits
-            .par_chunks_exact_mut(vocab)
-            .zip(rows)
-            .map(|(logits, &(_, label))| row_loss(logits, label, gradient_scale))
-            .collect();
+        let losses = E::losses(logits, rows, gradient_scale, &mut own);
         for (&(row, _), &loss) in rows.iter().zip(&losses) {
             result.rows[row] = loss;
             result.sum += f64::from(loss);
         }
-        let dlogits = Matrix::new(logits, rows.len(), vocab);
+        if gradient_scale.is_none() {
+            return;
+        }
+        let dlogits = Matrix::new(E::dlogits(logits, &own), rows.len(), vocab);
         if let Some(dweight) = &mut gradients.dweight {
             let hidden = Matrix::new(hidden, rows.len(), size);
-            gemm::tn(dlogits, hidden, MatrixMut::new(dweight, vocab, size), true);
+            E::weight_gradient(dlogits, hidden, MatrixMut::new(dweight, vocab, size));
         }
         if let Some(dhidden) = &mut gradients.dhidden {
             let weight = Matrix::new(head.weight, vocab, size);
-            gemm::nn(dlogits, weight, MatrixMut::new(hidden, rows.len(), size), false);
+            E::hidden_gradient(dlogits, weight, MatrixMut::new(hidden, rows.len(), size));
             for (&(row, _), gradient) in rows.iter().zip(hidden.chunks_exact(size)) {
                 dhidden[row * size..][..size].copy_from_slice(gradient);
             }
@@ -122,7 +127,7 @@ pub fn linear_cross_entropy(head: Head, mut gradients: HeadGradients) -> Result<
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn log_likelihood(head: Head) -> Result<Vec<LabelScore>, OutOfRange> {
+pub fn log_likelihood<E: HeadElement>(head: Head<E>) -> Result<Vec<LabelScore>, OutOfRange> {
     let labelled = labelled_rows(&head)?;
     let mut scores = Vec::with_capacity(labelled.len());
     for_each_chunk(&head, &labelled, |rows, _, logits| {
@@ -136,8 +141,87 @@ pub fn log_likelihood(head: Head) -> Result<Vec<LabelScore>, OutOfRange> {
     Ok(scores)
 }
 
+/// The products of the head for one kind of hidden states; logits and weight gradient are f32 for all.
+pub trait HeadElement: Element {
+    /// `logits [rows, vocab]` of `hidden [rows, size]` and `weight [vocab, size]`.
+    fn logits(hidden: Matrix<Self>, weight: Matrix, logits: MatrixMut);
+
+    /// The loss of each row of `logits`, which are overwritten. With a scale, the gradients of `scale · Σ loss` in the
+    /// logits are where [`HeadElement::dlogits`] finds them: in their place, or in `own`.
+    fn losses(logits: &mut [f32], rows: &[(usize, usize)], scale: Option<f32>, own: &mut Vec<Self>) -> Vec<f32>;
+
+    /// The gradients that [`HeadElement::losses`] left.
+    fn dlogits<'a>(logits: &'a [f32], own: &'a [Self]) -> &'a [Self];
+
+    /// Adds `dlogitsᵀ · hidden` to `dweight [vocab, size]`.
+    fn weight_gradient(dlogits: Matrix<Self>, hidden: Matrix<Self>, dweight: MatrixMut);
+
+    /// `dhidden [rows, size] = dlogits · weight`.
+    fn hidden_gradient(dlogits: Matrix<Self>, weight: Matrix, dhidden: MatrixMut<Self>);
+}
+
+impl HeadElement for f32 {
+    fn logits(hidden: Matrix, weight: Matrix, logits: MatrixMut) {
+        gemm::nt(hidden, weight, logits, false);
+    }
+
+    fn losses(logits: &mut [f32], rows: &[(usize, usize)], scale: Option<f32>, _: &mut Vec<f32>) -> Vec<f32> {
+        let vocab = logits.len() / rows.len();
+        let logits = logits.par_chunks_exact_mut(vocab).zip(rows);
+        logits.map(|(logits, &(_, label))| row_loss(logits, label, scale)).collect()
+    }
+
+    fn dlogits<'a>(logits: &'a [f32], _: &'a [f32]) -> &'a [f32] {
+        logits
+    }
+
+    fn weight_gradient(dlogits: Matrix, hidden: Matrix, dweight: MatrixMut) {
+        gemm::tn(dlogits, hidden, dweight, true);
+    }
+
+    fn hidden_gradient(dlogits: Matrix, weight: Matrix, dhidden: MatrixMut) {
+        gemm::nn(dlogits, weight, dhidden, false);
+    }
+}
+
+impl HeadElement for bf16 {
+    fn logits(hidden: Matrix<Self>, weight: Matrix, logits: MatrixMut) {
+        gemm::bf16::nt(hidden, &[&weight], &[], Output::F32(logits));
+    }
+
+    fn losses(logits: &mut [f32], rows: &[(usize, usize)], scale: Option<f32>, own: &mut Vec<Self>) -> Vec<f32> {
+        let vocab = logits.len() / rows.len();
+        let Some(scale) = scale else {
+            return f32::losses(logits, rows, None, &mut Vec::new());
+        };
+        own.resize(logits.len(), Self::ZERO);
+        logits
+            .par_chunks_exact_mut(vocab)
+            .zip(own.par_chunks_exact_mut(vocab))
+            .zip(rows)
+            .map(|((logits, own), &(_, label))| {
+                let loss = row_loss(logits, label, Some(scale));
+                crate::element::convert(logits, own);
+                loss
+            })
+            .collect()
+    }
+
+    fn dlogits<'a>(logits: &'a [f32], own: &'a [Self]) -> &'a [Self] {
+        &own[..logits.len()]
+    }
+
+    fn weight_gradient(dlogits: Matrix<Self>, hidden: Matrix<Self>, dweight: MatrixMut) {
+        gemm::bf16::tn(dlogits, hidden, vec![Part { first: 0, c: dweight, accumulate: true }]);
+    }
+
+    fn hidden_gradient(dlogits: Matrix<Self>, weight: Matrix, dhidden: MatrixMut<Self>) {
+        gemm::bf16::nn(dlogits, &[&weight], Output::Bf16(dhidden));
+    }
+}
+
 /// Rows with a label, and the label.
-fn labelled_rows(head: &Head) -> Result<Vec<(usize, usize)>, OutOfRange> {
+fn labelled_rows<E>(head: &Head<E>) -> Result<Vec<(usize, usize)>, OutOfRange> {
     assert!(head.hidden_size > 0);
     assert_eq!(head.hidden.len(), head.labels.len() * head.hidden_size);
     assert_eq!(head.weight.len() % head.hidden_size, 0);
@@ -153,18 +237,20 @@ fn labelled_rows(head: &Head) -> Result<Vec<(usize, usize)>, OutOfRange> {
 
 /// Calls `visit` with chunks of labelled rows, their gathered hidden states `[chunk, hidden_size]` (scratch that it may
 /// overwrite) and their logits `[chunk, vocab]`.
-fn for_each_chunk(
-    head: &Head,
+fn for_each_chunk<E: HeadElement>(
+    head: &Head<E>,
     labelled: &[(usize, usize)],
-    mut visit: impl FnMut(&[(usize, usize)], &mut [f32], &mut [f32]),
+    mut visit: impl FnMut(&[(usize, usize)], &mut [E], &mut [f32]),
 ) {
     let size = head.hidden_size;
     let vocab = head.weight.len() / size;
     if labelled.is_empty() {
         return;
     }
-    let chunk = (CHUNK_ELEMENTS / vocab / 16 * 16).clamp(16, labelled.len().max(16)).min(labelled.len());
-    let mut hidden = vec![0.0; chunk * size];
+    let most = (CHUNK_ELEMENTS / vocab / 16 * 16).max(16);
+    // Chunks of about one size, so that none is too small for the products.
+    let chunk = labelled.len().div_ceil(labelled.len().div_ceil(most)).next_multiple_of(8).min(labelled.len());
+    let mut hidden = vec![E::ZERO; chunk * size];
     let mut logits = vec![0.0; chunk * vocab];
     for rows in labelled.chunks(chunk) {
         let hidden = &mut hidden[..rows.len() * size];
@@ -173,7 +259,7 @@ fn for_each_chunk(
             gathered.copy_from_slice(&head.hidden[row * size..][..size]);
         }
         let weight = Matrix::new(head.weight, vocab, size);
-        gemm::nt(Matrix::new(hidden, rows.len(), size), weight, MatrixMut::new(logits, rows.len(), vocab), false);
+        E::logits(Matrix::new(hidden, rows.len(), size), weight, MatrixMut::new(logits, rows.len(), vocab));
         visit(rows, hidden, logits);
     }
 }
@@ -317,7 +403,7 @@ mod tests {
         for value in [-1, -101, 2] {
             let head = Head { hidden: &[0.0; 4], weight: &[0.0; 4], labels: &[0, value], hidden_size: 2 };
             let error = OutOfRange { what: "label", row: 1, value, limit: 2 };
-            assert_eq!(linear_cross_entropy(head, HeadGradients::default()), Err(error.clone()));
+            assert_eq!(linear_cross_entropy(head, HeadGradients::<f32>::default()), Err(error.clone()));
             assert_eq!(log_likelihood(head), Err(error));
         }
     }

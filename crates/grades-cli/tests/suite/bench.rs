@@ -63,7 +63,7 @@ fn gemm_prints_the_three_products_of_each_size() {
 #[test]
 fn what_cannot_be_measured_is_said_in_a_sentence() {
     for (arguments, part) in [
-        ("--precision bf16", "--precision bf16 is not supported yet"),
+        ("--precision fp8", "known are auto, f32 and bf16"),
         ("--frozen half", "`half` is no pattern"),
         ("--shape huge", "there is no shape `huge`"),
         ("--shape tiny --tokens 100000", "1 to 512 a row"),

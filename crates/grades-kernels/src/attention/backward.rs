@@ -240,10 +240,23 @@ multiversion! {
     }
 }
 
+/// Elements that are summed at a time: a common size of a head.
+const MAX_CHUNK: usize = 64;
+
 /// The sum of `parts`, in their order, times `factor`.
 fn sum_heads<'a, E: Element>(parts: impl Iterator<Item = &'a [f32]> + Clone, factor: f32, total: &mut [E]) {
-    for (i, total) in total.iter_mut().enumerate() {
-        *total = E::narrow(parts.clone().map(|part| part[i] * factor).sum());
+    let mut sums = [0.0_f32; MAX_CHUNK];
+    for (chunk, total) in total.chunks_mut(MAX_CHUNK).enumerate() {
+        let sums = &mut sums[..total.len()];
+        sums.fill(0.0);
+        for part in parts.clone() {
+            for (sum, part) in sums.iter_mut().zip(&part[chunk * MAX_CHUNK..]) {
+                *sum += part;
+            }
+        }
+        for (total, sum) in total.iter_mut().zip(sums) {
+            *total = E::narrow(*sum * factor);
+        }
     }
 }
 

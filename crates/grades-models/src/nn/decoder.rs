@@ -4,7 +4,7 @@ mod pass;
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 use grades::{Companion, Role, Tower, UnitId};
 
 pub use pass::{Pass, PassOptions, Prefix};
@@ -12,7 +12,7 @@ pub use pass::{Pass, PassOptions, Prefix};
 use super::lora::{LoraConfig, Pair};
 use super::{Rope, RopeScaling};
 use crate::Error;
-use crate::ops::{self, Activation, AttentionSpec, Layout, LowRank, Tie};
+use crate::ops::{self, Activation, AttentionSpec, Layout, LowRank, Precision, Tie};
 use crate::parameters::{Builder, ParameterId, Parameters, Place, Source};
 
 /// The sizes of a decoder and what tells the families apart.
@@ -122,6 +122,7 @@ pub struct Decoder {
     head: Option<ParameterId>,
     /// Whether a tied embedding is tracked as input too; as head it is where it is trainable.
     input_trains: bool,
+    precision: Precision,
     rope: Rope,
     adapter: Option<LoraConfig>,
 }
@@ -145,8 +146,18 @@ impl Decoder {
             false => Some(builder.add("lm_head.weight", &[vocabulary, hidden], Place::Always)?),
         };
         let rope = Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling);
-        let parameters = builder.finish();
-        Ok(Self { parameters, config, embedding, layers, norm, head, input_trains: true, rope, adapter: None })
+        Ok(Self {
+            parameters: builder.finish(),
+            config,
+            embedding,
+            layers,
+            norm,
+            head,
+            input_trains: true,
+            precision: Precision::F32,
+            rope,
+            adapter: None,
+        })
     }
 
     /// The same model with low-rank adapters, their values from `values` by PEFT's names. From here on only they train.
@@ -188,6 +199,17 @@ impl Decoder {
         &mut self.parameters
     }
 
+    /// The numbers of its products and of the activations between them: f32 unless set.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Sets the numbers of its products and of the activations between them; the weights stay f32.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
     /// Tracks or untracks a tied embedding as input, so that the backward pass need not reach it; as head it trains on.
     pub fn set_tied_input_trainable(&mut self, trainable: bool) {
         self.input_trains = trainable;
@@ -208,7 +230,8 @@ impl Decoder {
     /// Logits of every token, `[tokens, vocabulary]`. Nothing is recorded for gradients.
     #[must_use]
     pub fn logits(&self, tokens: &Tokens) -> Tensor<2> {
-        ops::project(self.hidden(tokens, None), vec![self.head_weight(false)], Vec::new(), None)
+        let hidden = self.hidden(tokens, None).cast(FloatDType::F32);
+        ops::project(hidden, vec![self.head_weight(false)], Vec::new(), None)
     }
 
     /// Logits that follow the last of `ids`, `[1, vocabulary]`; `ids` follow what the cache holds, and join it.
@@ -217,7 +240,7 @@ impl Decoder {
         let layout = Arc::new(Layout::cached(cache.tokens, ids.len()));
         let hidden = self.hidden(&Tokens { ids: Arc::new(ids.to_vec()), layout }, Some(cache));
         cache.tokens += ids.len();
-        let last = hidden.narrow(0, ids.len() - 1, 1);
+        let last = hidden.narrow(0, ids.len() - 1, 1).cast(FloatDType::F32);
         ops::project(last, vec![self.head_weight(false)], Vec::new(), None)
     }
 
@@ -245,7 +268,7 @@ impl Decoder {
             let cache = cache.as_deref_mut().map(|cache| (cache, index));
             x = self.layer(layer, x, spec.clone(), cache, track);
         }
-        ops::rms_norm(x, self.parameters.value(self.norm, track), self.config.rms_norm_eps as f32)
+        ops::rms_norm(x, self.parameters.value(self.norm, track), self.config.rms_norm_eps as f32, self.precision)
     }
 
     fn layer(
@@ -257,7 +280,7 @@ impl Decoder {
         track: bool,
     ) -> Tensor<2> {
         let norm = |x: Tensor<2>, scale| {
-            ops::rms_norm(x, self.parameters.value(scale, track), self.config.rms_norm_eps as f32)
+            ops::rms_norm(x, self.parameters.value(scale, track), self.config.rms_norm_eps as f32, self.precision)
         };
         let scale = self.adapter.as_ref().map_or(0.0, LoraConfig::scale);
         let project = |projection: &Projection, x: Tensor<2>, residual| {

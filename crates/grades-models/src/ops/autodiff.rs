@@ -13,7 +13,7 @@ use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops as Step, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 
-use super::{Activation, AttentionSpec, CrossEntropySpec, Ops, Tensors, Tie, flops, stock};
+use super::{Activation, AttentionSpec, CrossEntropySpec, Ops, Precision, Tensors, Tie, flops, stock};
 
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 
@@ -32,14 +32,18 @@ struct LinearState<B: Backend> {
     /// Rows of each weight.
     rows: Vec<usize>,
     width: usize,
+    /// The numbers of x, in which its gradient is computed too.
+    precision: Precision,
 }
 
 impl<B: Ops> Backward<B, LINEAR_PARENTS> for LinearBackward {
     type State = LinearState<B>;
 
     fn backward(self, step: Step<Self::State, LINEAR_PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let LinearState { x, weights, rows, width } = step.state;
-        let dy = grads.consume::<B>(&step.node);
+        let LinearState { x, weights, rows, width, precision } = step.state;
+        let of_output = grads.consume::<B>(&step.node);
+        // Behind a residual the gradient is f32.
+        let dy = B::in_precision(of_output.clone(), precision);
         let tokens = dy.shape().dims::<2>()[0];
         let total: usize = rows.iter().sum();
         let [input, rest @ ..] = step.parents;
@@ -62,7 +66,7 @@ impl<B: Ops> Backward<B, LINEAR_PARENTS> for LinearBackward {
             grads.register::<B>(node.id, B::project_input_gradient(dy.clone(), weights));
         }
         if let Some(Some(node)) = rest.next() {
-            grads.register::<B>(node.id, dy);
+            grads.register::<B>(node.id, of_output);
         }
     }
 }
@@ -206,7 +210,9 @@ fn scale_by_upstream<B: Backend>(gradient: FloatTensor<B>, upstream: FloatTensor
     if one {
         return gradient;
     }
-    B::float_mul(gradient, B::float_reshape(upstream, burn::tensor::Shape::from([1, 1])))
+    let factor = B::float_reshape(upstream, burn::tensor::Shape::from([1, 1]));
+    let factor = B::float_cast(factor, Precision::of(gradient.dtype()).dtype());
+    B::float_mul(gradient, factor)
 }
 
 impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
@@ -236,6 +242,7 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
                     weights: x_tracked.then(|| weights.clone()),
                     rows: weights.0.iter().map(|w: &FloatTensor<B>| w.shape().dims::<2>()[0]).collect(),
                     width: x.shape().dims::<2>()[1],
+                    precision: Precision::of(x.dtype()),
                 };
                 prepared.finish(state, B::project(x, weights, biases, residual))
             }
@@ -243,14 +250,14 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         }
     }
 
-    fn rms_norm(x: Tracked<B, C>, scale: Tracked<B, C>, eps: f32) -> Tracked<B, C> {
+    fn rms_norm(x: Tracked<B, C>, scale: Tracked<B, C>, eps: f32, precision: Precision) -> Tracked<B, C> {
         let ((x, x_node), (scale, scale_node)) = (x.into_parts(), scale.into_parts());
         match RmsNormBackward.prepare::<C>([x_node, scale_node]).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let (y, inverse) = B::rms_norm_forward(x.clone(), scale.clone(), eps);
+                let (y, inverse) = B::rms_norm_forward(x.clone(), scale.clone(), eps, precision);
                 prepared.finish(RmsNormState { x, scale, inverse }, y)
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::rms_norm(x, scale, eps)),
+            OpsKind::UnTracked(prepared) => prepared.finish(B::rms_norm(x, scale, eps, precision)),
         }
     }
 

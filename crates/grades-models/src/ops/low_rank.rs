@@ -14,10 +14,12 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
-use grades_kernels::gemm::{self, MatrixMut};
+use grades_kernels::gemm::bf16::Output;
+use grades_kernels::gemm::{self, Matrix, MatrixMut};
+use half::bf16;
 
-use super::flex::{Values, columns, tensor};
-use super::{Ops, Tensors, flops, stock, tensors};
+use super::flex::{Number, Values, columns, tensor, zeros};
+use super::{Ops, Precision, Tensors, flops, stock, tensors};
 
 /// Most adapters of one operation (q, k, v).
 const PARTS: usize = 3;
@@ -75,30 +77,86 @@ pub trait LowRankOps: Ops {
 
 impl LowRankOps for Flex {
     fn add_expanded(y: FlexTensor, u: FlexTensor, b: Tensors<Self>, spec: LowRank) -> FlexTensor {
+        let short = Precision::of(y.dtype());
         let (u, y) = (Values::of(u), Values::of(y));
-        let (ranks, [rows, total]) = (u.dims(), y.dims());
-        let (mut y, mut rank) = (y.into_vec(), 0);
-        for (b, first) in b.0.into_iter().map(Values::of).zip(spec.firsts) {
-            let [out, r] = b.dims();
-            let part = &mut y[if rows == 0 { 0 } else { first }..];
-            let part = MatrixMut::with_stride(part, rows, out, total);
-            gemm::nt(columns(u.slice(), ranks, rank, r), b.matrix(), part, true);
-            rank += r;
+        let b: Vec<_> = b.0.into_iter().map(Values::of).collect();
+        match short {
+            Precision::F32 => {
+                let (dims, mut y) = (y.dims(), y.into_vec());
+                add_parts(&u, &b, &spec, dims, &mut y, Output::AddF32);
+                tensor(y, dims)
+            }
+            Precision::Bf16 => {
+                let (dims, mut y) = (y.dims(), y.into_vec::<bf16>());
+                add_parts(&u, &b, &spec, dims, &mut y, Output::AddBf16);
+                tensor(y, dims)
+            }
         }
-        tensor(y, [rows, total])
     }
 
     fn expanded_gradient(dy: FlexTensor, b: Tensors<Self>, spec: LowRank) -> FlexTensor {
         let (dy, b) = (Values::of(dy), b.0.into_iter().map(Values::of).collect::<Vec<_>>());
-        let (rows, total) = (dy.dims()[0], b.iter().map(|b| b.dims()[1]).sum());
-        let (mut du, mut rank) = (vec![0.0; rows * total], 0);
-        for (b, first) in b.iter().zip(spec.firsts) {
-            let [out, r] = b.dims();
-            let part = MatrixMut::with_stride(&mut du[if rows == 0 { 0 } else { rank }..], rows, r, total);
-            gemm::nn(columns(dy.slice(), dy.dims(), first, out), b.matrix(), part, false);
-            rank += r;
+        let dims = [dy.dims()[0], b.iter().map(|b| b.dims()[1]).sum()];
+        match dy.precision() {
+            Precision::F32 => {
+                let mut du = zeros(dims[0] * dims[1]);
+                each_part(&b, &spec, dims, &mut du, |b, first, part| {
+                    gemm::nn(columns(dy.slice(), dy.dims(), first, b.rows()), b, part, false);
+                });
+                tensor(du, dims)
+            }
+            Precision::Bf16 => {
+                let mut du = zeros::<bf16>(dims[0] * dims[1]);
+                each_part(&b, &spec, dims, &mut du, |b, first, part| {
+                    gemm::bf16::nn(columns(dy.slice(), dy.dims(), first, b.rows()), &[&b], Output::Bf16(part));
+                });
+                tensor(du, dims)
+            }
         }
-        tensor(du, [rows, total])
+    }
+}
+
+/// Adds `uᵢ · Bᵢᵀ` to its columns of y, as `add` says for products of bf16 numbers; those of f32 have y in f32.
+fn add_parts<'y, E: Number>(
+    u: &Values,
+    b: &[Values],
+    spec: &LowRank,
+    [rows, total]: [usize; 2],
+    y: &'y mut [E],
+    add: impl for<'a> Fn(MatrixMut<'a, E>) -> Output<'a>,
+) {
+    let mut rank = 0;
+    for (b, &first) in b.iter().zip(&spec.firsts) {
+        let [out, r] = b.dims();
+        let part = MatrixMut::with_stride(&mut y[if rows == 0 { 0 } else { first }..], rows, out, total);
+        match (u.precision(), add(part)) {
+            (Precision::Bf16, part) => {
+                gemm::bf16::nt(columns(u.slice(), u.dims(), rank, r), &[&b.matrix()], &[], part);
+            }
+            (Precision::F32, Output::AddF32(part)) => {
+                gemm::nt(columns(u.slice(), u.dims(), rank, r), b.matrix(), part, true);
+            }
+            // y has the numbers of x, or is f32.
+            (Precision::F32, _) => {}
+        }
+        rank += r;
+    }
+}
+
+/// Calls `product` with each B, the first column of y that it belongs to, and its columns of `du [tokens, Σ r]`.
+fn each_part<E: Number>(
+    b: &[Values],
+    spec: &LowRank,
+    [rows, total]: [usize; 2],
+    du: &mut [E],
+    product: impl Fn(Matrix<'_>, usize, MatrixMut<'_, E>),
+) {
+    let mut rank = 0;
+    for (b, &first) in b.iter().zip(&spec.firsts) {
+        let r = b.dims()[1];
+        let part = MatrixMut::with_stride(&mut du[if rows == 0 { 0 } else { rank }..], rows, r, total);
+        product(b.matrix(), first, part);
+        rank += r;
     }
 }
 
@@ -120,14 +178,17 @@ struct LowRankState<B: Backend> {
     a: Tensors<B>,
     b: Tensors<B>,
     spec: LowRank,
+    /// The numbers of x.
+    precision: Precision,
 }
 
 impl<B: LowRankOps> Backward<B, PARENTS> for LowRankBackward {
     type State = LowRankState<B>;
 
     fn backward(self, step: Step<Self::State, PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let LowRankState { x, u, a, b, spec } = step.state;
-        let dy = grads.consume::<B>(&step.node);
+        let LowRankState { x, u, a, b, spec, precision } = step.state;
+        let of_output = grads.consume::<B>(&step.node);
+        let dy = B::in_precision(of_output.clone(), precision);
         let [tokens, _] = size::<B>(&dy);
         let [base, input, rest @ ..] = step.parents;
         let mut rest = rest.into_iter();
@@ -165,7 +226,7 @@ impl<B: LowRankOps> Backward<B, PARENTS> for LowRankBackward {
             }
         }
         if let Some(node) = base {
-            grads.register::<B>(node.id, dy);
+            grads.register::<B>(node.id, of_output);
         }
     }
 }
@@ -195,6 +256,7 @@ impl<B: LowRankOps, C: CheckpointStrategy> LowRankOps for Autodiff<B, C> {
             OpsKind::Tracked(prepared) => {
                 let u = scaled_input::<B>(x.clone(), a.clone(), spec.scale);
                 let state = LowRankState {
+                    precision: Precision::of(x.dtype()),
                     x: any_a.then_some(x),
                     u: any_b.then(|| u.clone()),
                     a,

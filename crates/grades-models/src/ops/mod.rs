@@ -4,12 +4,16 @@
 //! `Flex` overrides them with this project's kernels (`flex.rs`); one generic implementation gives their gradients
 //! (`autodiff.rs`). The functions at the end of this file are the same operations over [`Tensor`], which is what the
 //! models call. A batch is flat: `[tokens, width]`, its samples described by a [`Layout`].
+//!
+//! Weights, their gradients and the residual stream are f32. What lies between is f32 or bf16, and a product is one of
+//! bf16 numbers where its input is bf16: [`Ops::rms_norm`] is where a model chooses.
 
 mod attention;
 mod autodiff;
 mod flex;
 mod flops;
 mod low_rank;
+mod precision;
 mod stock;
 mod tensors;
 #[cfg(test)]
@@ -25,6 +29,7 @@ use burn::tensor::Tensor;
 pub use attention::{AttentionSpec, Layout, RopeTable, Segment};
 pub use flops::Flops;
 pub use low_rank::{LowRank, LowRankOps, add_low_rank};
+pub use precision::Precision;
 pub use tensors::Tensors;
 
 /// The non-linearity of a gated MLP: `activation(gate) · up`.
@@ -78,7 +83,8 @@ impl Tie {
 pub trait Ops: Backend {
     /// `y = x · [W₁; W₂; …]ᵀ + b + residual`: x `[tokens, in]`, each W `[outᵢ, in]`, y `[tokens, Σ outᵢ]`.
     ///
-    /// `biases` is empty or one `[1, outᵢ]` a weight; `residual` is empty or one `[tokens, Σ outᵢ]`.
+    /// `biases` is empty or one `[1, outᵢ]` a weight; `residual` is empty or one f32 `[tokens, Σ outᵢ]`, and then y is f32
+    /// too; else y has the numbers of x.
     fn project(
         x: FloatTensor<Self>,
         #[extension_type] weights: Tensors<Self>,
@@ -88,13 +94,14 @@ pub trait Ops: Backend {
         stock::project::<Self>(x, weights, biases, residual)
     }
 
-    /// The gradient of [`project`](Ops::project) in its input: `dx = dy · [W₁; W₂; …]`, `[tokens, in]`.
+    /// The gradient of [`project`](Ops::project) in its input: `dx = dy · [W₁; W₂; …]`, `[tokens, in]`, in the numbers of
+    /// dy.
     fn project_input_gradient(dy: FloatTensor<Self>, #[extension_type] weights: Tensors<Self>) -> FloatTensor<Self> {
         stock::project_input_gradient::<Self>(dy, weights)
     }
 
     /// The gradient of [`project`](Ops::project) in the weight behind columns `first..first + rows` of y:
-    /// `dW = dy[:, columns]ᵀ · x`, `[rows, in]`.
+    /// `dW = dy[:, columns]ᵀ · x`, `[rows, in]` in f32; dy and x have the same numbers.
     fn project_weight_gradient(
         dy: FloatTensor<Self>,
         x: FloatTensor<Self>,
@@ -104,9 +111,15 @@ pub trait Ops: Backend {
         stock::project_weight_gradient::<Self>(dy, x, first, rows)
     }
 
-    /// `y = x / √(mean(x²) + eps) · scale` by row: x `[tokens, width]`, scale `[1, width]` (Zhang and Sennrich 2019).
-    fn rms_norm(x: FloatTensor<Self>, scale: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
-        Self::rms_norm_forward(x, scale, eps).0
+    /// The same numbers in another precision, rounded where it is the lower one.
+    fn in_precision(x: FloatTensor<Self>, precision: Precision) -> FloatTensor<Self> {
+        Self::float_cast(x, precision.dtype())
+    }
+
+    /// `y = x / √(mean(x²) + eps) · scale` by row, in `precision`: f32 x `[tokens, width]`, scale `[1, width]` (Zhang and
+    /// Sennrich 2019).
+    fn rms_norm(x: FloatTensor<Self>, scale: FloatTensor<Self>, eps: f32, precision: Precision) -> FloatTensor<Self> {
+        Self::rms_norm_forward(x, scale, eps, precision).0
     }
 
     /// [`rms_norm`](Ops::rms_norm) and the `1 / √(mean(x²) + eps)` of each row, `[tokens, 1]`.
@@ -114,8 +127,10 @@ pub trait Ops: Backend {
         x: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         eps: f32,
+        precision: Precision,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        stock::rms_norm_forward::<Self>(x, scale, eps)
+        let (y, inverse) = stock::rms_norm_forward::<Self>(x, scale, eps);
+        (Self::float_cast(y, precision.dtype()), inverse)
     }
 
     /// The gradients of [`rms_norm`](Ops::rms_norm): dx `[tokens, width]`, and dscale `[1, width]` where it is wanted.
@@ -267,8 +282,8 @@ pub fn project(
 
 /// [`Ops::rms_norm`].
 #[must_use]
-pub fn rms_norm(x: Tensor<2>, scale: Tensor<2>, eps: f32) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), scale.into_dispatch(), eps))
+pub fn rms_norm(x: Tensor<2>, scale: Tensor<2>, eps: f32, precision: Precision) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), scale.into_dispatch(), eps, precision))
 }
 
 /// [`Ops::self_attention`].

@@ -4,9 +4,9 @@
 
 use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{IndexingUpdateOp, IntDType, Shape, Slice, TensorData};
+use burn::tensor::{FloatDType, IndexingUpdateOp, IntDType, Shape, Slice, TensorData};
 
-use super::{Activation, AttentionSpec, CrossEntropySpec, IGNORE, LowRank, Tensors};
+use super::{Activation, AttentionSpec, CrossEntropySpec, IGNORE, LowRank, Precision, Tensors};
 
 /// Scores of pairs that do not see each other. Finite, so that no backend makes `∞ − ∞` of it.
 const MASKED: f32 = -1e30;
@@ -31,12 +31,24 @@ fn integers<B: Backend>(values: impl Iterator<Item = i64>, device: &Device<B>) -
     B::int_cast(tensor, IntDType::I32)
 }
 
+/// In f32, and what it was in.
+fn wide<B: Backend>(x: FloatTensor<B>) -> (FloatTensor<B>, Precision) {
+    let precision = Precision::of(x.dtype());
+    (B::float_cast(x, FloatDType::F32), precision)
+}
+
+fn narrow<B: Backend>(x: FloatTensor<B>, precision: Precision) -> FloatTensor<B> {
+    B::float_cast(x, precision.dtype())
+}
+
 pub(super) fn project<B: Backend>(
     x: FloatTensor<B>,
     weights: Tensors<B>,
     biases: Tensors<B>,
     residual: Tensors<B>,
 ) -> FloatTensor<B> {
+    let (x, precision) = wide::<B>(x);
+    let precision = if residual.0.is_empty() { precision } else { Precision::F32 };
     let mut biases = biases.0.into_iter();
     let part = |weight| {
         let y = B::float_matmul(x.clone(), B::float_transpose(weight));
@@ -47,11 +59,12 @@ pub(super) fn project<B: Backend>(
     };
     let parts: Vec<_> = weights.0.into_iter().map(part).collect();
     let y = B::float_cat(parts, 1);
-    residual.0.into_iter().fold(y, B::float_add)
+    narrow::<B>(residual.0.into_iter().fold(y, B::float_add), precision)
 }
 
 pub(super) fn project_input_gradient<B: Backend>(dy: FloatTensor<B>, weights: Tensors<B>) -> FloatTensor<B> {
     let mut first = 0;
+    let (dy, precision) = wide::<B>(dy);
     let parts: Vec<_> = weights
         .0
         .into_iter()
@@ -61,7 +74,7 @@ pub(super) fn project_input_gradient<B: Backend>(dy: FloatTensor<B>, weights: Te
             B::float_matmul(columns::<B>(dy.clone(), first - rows, rows), weight)
         })
         .collect();
-    sum_all::<B>(parts)
+    narrow::<B>(sum_all::<B>(parts), precision)
 }
 
 fn sum_all<B: Backend>(parts: Vec<FloatTensor<B>>) -> FloatTensor<B> {
@@ -77,20 +90,22 @@ pub(super) fn project_weight_gradient<B: Backend>(
     first: usize,
     rows: usize,
 ) -> FloatTensor<B> {
-    B::float_matmul(B::float_transpose(columns::<B>(dy, first, rows)), x)
+    let dy = wide::<B>(columns::<B>(dy, first, rows)).0;
+    B::float_matmul(B::float_transpose(dy), wide::<B>(x).0)
 }
 
 /// The sum over rows of columns `first..first + count`, `[1, count]`: the gradient of a bias.
 pub(super) fn column_sums<B: Backend>(dy: FloatTensor<B>, first: usize, count: usize) -> FloatTensor<B> {
-    B::float_sum_dim(columns::<B>(dy, first, count), 0)
+    B::float_sum_dim(wide::<B>(columns::<B>(dy, first, count)).0, 0)
 }
 
 pub(super) fn add_expanded<B: Backend>(
-    mut y: FloatTensor<B>,
+    y: FloatTensor<B>,
     u: FloatTensor<B>,
     b: Tensors<B>,
     spec: &LowRank,
 ) -> FloatTensor<B> {
+    let ((mut y, precision), u) = (wide::<B>(y), wide::<B>(u).0);
     let mut rank = 0;
     for (b, &first) in b.0.into_iter().zip(&spec.firsts) {
         let ([out, r], [rows, _]) = (size::<B>(&b), size::<B>(&y));
@@ -99,15 +114,16 @@ pub(super) fn add_expanded<B: Backend>(
         y = B::float_slice_assign(y, &[Slice::from(0..rows), Slice::from(first..first + out)], sum);
         rank += r;
     }
-    y
+    narrow::<B>(y, precision)
 }
 
 pub(super) fn expanded_gradient<B: Backend>(dy: FloatTensor<B>, b: Tensors<B>, spec: &LowRank) -> FloatTensor<B> {
+    let (dy, precision) = wide::<B>(dy);
     let parts = b.0.into_iter().zip(&spec.firsts).map(|(b, &first)| {
         let [out, _] = size::<B>(&b);
         B::float_matmul(columns::<B>(dy.clone(), first, out), b)
     });
-    B::float_cat(parts.collect(), 1)
+    narrow::<B>(B::float_cat(parts.collect(), 1), precision)
 }
 
 pub(super) fn rms_norm_forward<B: Backend>(
@@ -127,6 +143,7 @@ pub(super) fn rms_norm_backward<B: Backend>(
     inverse: FloatTensor<B>,
     want_scale: bool,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    let dy = wide::<B>(dy).0;
     // With n = x · r: dx = r · (g − n · mean(g · n)) where g = dy · scale.
     let normalised = B::float_mul(x, inverse.clone());
     let dscale = want_scale.then(|| B::float_sum_dim(B::float_mul(dy.clone(), normalised.clone()), 0));
@@ -162,9 +179,11 @@ pub(super) fn split_heads<B: Backend>(
     spec: &AttentionSpec,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let (query, key) = (spec.query_width(), spec.key_width());
+    let (qkv, precision) = wide::<B>(qkv);
     let q = rotate::<B>(columns::<B>(qkv.clone(), 0, query), spec.heads, spec, 1.0);
     let k = rotate::<B>(columns::<B>(qkv.clone(), query, key), spec.kv_heads, spec, 1.0);
-    (q, k, columns::<B>(qkv, query + key, key))
+    let v = columns::<B>(qkv, query + key, key);
+    (narrow::<B>(q, precision), narrow::<B>(k, precision), narrow::<B>(v, precision))
 }
 
 pub(super) fn join_heads<B: Backend>(
@@ -173,9 +192,10 @@ pub(super) fn join_heads<B: Backend>(
     dv: FloatTensor<B>,
     spec: &AttentionSpec,
 ) -> FloatTensor<B> {
+    let (dq, precision) = wide::<B>(dq);
     let dq = rotate::<B>(dq, spec.heads, spec, -1.0);
-    let dk = rotate::<B>(dk, spec.kv_heads, spec, -1.0);
-    B::float_cat(vec![dq, dk, dv], 1)
+    let dk = rotate::<B>(wide::<B>(dk).0, spec.kv_heads, spec, -1.0);
+    narrow::<B>(B::float_cat(vec![dq, dk, wide::<B>(dv).0], 1), precision)
 }
 
 /// 0 where query i sees key j, [`MASKED`] elsewhere, `[1, queries, keys]`.
@@ -234,12 +254,13 @@ pub(super) fn attend<B: Backend>(
     spec: &AttentionSpec,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let [tokens, _] = size::<B>(&q);
+    let ((q, precision), k, v) = (wide::<B>(q), wide::<B>(k).0, wide::<B>(v).0);
     let scores = scores::<B>(q, k, spec);
     let lse = log_sum_exp::<B>(scores.clone(), 2);
     let weights = B::float_exp(B::float_sub(scores, lse.clone()));
     let out = B::float_matmul(weights, by_head::<B>(v, spec.kv_heads, spec.heads));
     let lse = B::float_reshape(B::float_permute(lse, &[1, 0, 2]), Shape::from([tokens, spec.heads]));
-    (from_heads::<B>(out, spec.heads), lse)
+    (narrow::<B>(from_heads::<B>(out, spec.heads), precision), lse)
 }
 
 pub(super) fn attend_backward<B: Backend>(
@@ -251,6 +272,8 @@ pub(super) fn attend_backward<B: Backend>(
     lse: FloatTensor<B>,
     spec: &AttentionSpec,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let ((q, precision), k, v) = (wide::<B>(q), wide::<B>(k).0, wide::<B>(v).0);
+    let (dout, out) = (wide::<B>(dout).0, wide::<B>(out).0);
     let lse = by_head::<B>(lse, spec.heads, spec.heads);
     let weights = B::float_exp(B::float_sub(scores::<B>(q.clone(), k.clone(), spec), lse));
     let dout = by_head::<B>(dout, spec.heads, spec.heads);
@@ -262,7 +285,8 @@ pub(super) fn attend_backward<B: Backend>(
     let dscores = B::float_mul_scalar(B::float_mul(weights, B::float_sub(dweights, delta)), spec.scale.into());
     let dq = B::float_matmul(dscores.clone(), by_head::<B>(k, spec.kv_heads, spec.heads));
     let dk = B::float_matmul(B::float_swap_dims(dscores, 1, 2), by_head::<B>(q, spec.heads, spec.heads));
-    (from_heads::<B>(dq, spec.heads), from_heads::<B>(dk, spec.kv_heads), from_heads::<B>(dv, spec.kv_heads))
+    let back = |gradient, heads| narrow::<B>(from_heads::<B>(gradient, heads), precision);
+    (back(dq, spec.heads), back(dk, spec.kv_heads), back(dv, spec.kv_heads))
 }
 
 /// `activation(x)` and its derivative.
@@ -304,8 +328,9 @@ fn activate<B: Backend>(x: FloatTensor<B>, activation: Activation) -> (FloatTens
 
 pub(super) fn gated_activation<B: Backend>(gate_up: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
     let width = size::<B>(&gate_up)[1] / 2;
+    let (gate_up, precision) = wide::<B>(gate_up);
     let (y, _) = activate::<B>(columns::<B>(gate_up.clone(), 0, width), activation);
-    B::float_mul(y, columns::<B>(gate_up, width, width))
+    narrow::<B>(B::float_mul(y, columns::<B>(gate_up, width, width)), precision)
 }
 
 pub(super) fn gated_activation_backward<B: Backend>(
@@ -314,10 +339,11 @@ pub(super) fn gated_activation_backward<B: Backend>(
     activation: Activation,
 ) -> FloatTensor<B> {
     let width = size::<B>(&gate_up)[1] / 2;
+    let ((gate_up, precision), dy) = (wide::<B>(gate_up), wide::<B>(dy).0);
     let (y, derivative) = activate::<B>(columns::<B>(gate_up.clone(), 0, width), activation);
     let up = columns::<B>(gate_up, width, width);
     let dgate = B::float_mul(B::float_mul(dy.clone(), up), derivative);
-    B::float_cat(vec![dgate, B::float_mul(dy, y)], 1)
+    narrow::<B>(B::float_cat(vec![dgate, B::float_mul(dy, y)], 1), precision)
 }
 
 pub(super) fn embed<B: Backend>(weight: FloatTensor<B>, ids: &[u32]) -> FloatTensor<B> {
@@ -372,6 +398,7 @@ pub(super) fn cross_entropy<B: Backend>(
     want_weight: bool,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>, Option<FloatTensor<B>>) {
     let (device, all) = (hidden.device(), hidden.shape());
+    let (hidden, precision) = wide::<B>(hidden);
     let Labelled { hidden, logits, lse, rows, targets, count } = labelled::<B>(hidden, weight.clone(), &spec.targets);
     let right = B::float_gather(1, logits.clone(), targets.clone());
     let loss = B::float_mul_scalar(B::float_sum(B::float_sub(lse.clone(), right)), spec.scale.into());
@@ -385,7 +412,7 @@ pub(super) fn cross_entropy<B: Backend>(
     let dhidden = want_hidden.then(|| {
         let zeros = B::float_zeros(all, &device, weight.dtype().into());
         let found = B::float_matmul(dlogits.clone(), weight);
-        B::float_select_assign(zeros, 0, rows, found, IndexingUpdateOp::Add)
+        narrow::<B>(B::float_select_assign(zeros, 0, rows, found, IndexingUpdateOp::Add), precision)
     });
     let dweight = want_weight.then(|| B::float_matmul(B::float_transpose(dlogits), hidden));
     (loss, dhidden, dweight)
@@ -396,6 +423,6 @@ pub(super) fn log_likelihoods<B: Backend>(
     weight: FloatTensor<B>,
     targets: &[i64],
 ) -> FloatTensor<B> {
-    let Labelled { logits, lse, targets, count, .. } = labelled::<B>(hidden, weight, targets);
+    let Labelled { logits, lse, targets, count, .. } = labelled::<B>(wide::<B>(hidden).0, weight, targets);
     B::float_reshape(B::float_sub(B::float_gather(1, logits, targets), lse), Shape::from([count]))
 }

@@ -1,6 +1,7 @@
 //! The operations against their default bodies, against finite differences, and their count of executed products.
 
 mod backward;
+mod bf16;
 mod gradients;
 mod overrides;
 mod passes;

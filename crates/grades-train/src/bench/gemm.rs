@@ -5,7 +5,9 @@ use std::hint::black_box;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use grades_kernels::gemm::bf16::{self, Output, Part};
 use grades_kernels::gemm::{self, Matrix, MatrixMut};
+use grades_models::ops::Precision;
 use serde::{Serialize, Serializer};
 
 use super::{BenchError, median};
@@ -95,16 +97,19 @@ pub struct GemmReport {
     pub processor: Option<String>,
     /// Threads.
     pub threads: usize,
-    /// Numbers of the products: `f32`.
-    pub precision: &'static str,
+    /// Numbers of the products.
+    pub precision: Precision,
     /// The products.
     pub sizes: Vec<Products>,
 }
 
 /// Measures the products of each size, and hands each to `on_size`.
-pub fn run(sizes: &[Size], on_size: &mut dyn FnMut(&Products)) -> GemmReport {
+pub fn run(sizes: &[Size], precision: Precision, on_size: &mut dyn FnMut(&Products)) -> GemmReport {
     let measured = sizes.iter().map(|size| {
-        let products = products(*size);
+        let products = match precision {
+            Precision::F32 => products(*size),
+            Precision::Bf16 => products_bf16(*size),
+        };
         on_size(&products);
         products
     });
@@ -112,8 +117,36 @@ pub fn run(sizes: &[Size], on_size: &mut dyn FnMut(&Products)) -> GemmReport {
         sizes: measured.collect(),
         processor: memory::processor(),
         threads: grades_kernels::threads(),
-        precision: "f32",
+        precision,
     }
+}
+
+/// The products as training in bf16 makes them: activations in bf16, the weight in f32 and packed by the product, its
+/// gradient in f32.
+fn products_bf16(size: Size) -> Products {
+    let Size { rows, input, output } = size;
+    let filled = |len: usize| -> Vec<f32> { (0..len).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect() };
+    let short = |len: usize| {
+        let mut values = vec![half::bf16::ZERO; len];
+        grades_kernels::narrow(&filled(len), &mut values);
+        values
+    };
+    let (mut x, mut w, mut y) = (short(rows * input), filled(output * input), short(rows * output));
+    let operations = 2.0 * rows as f64 * input as f64 * output as f64;
+    let nt = speed(operations, || {
+        let (x, w) = (Matrix::new(&x, rows, input), Matrix::new(&w, output, input));
+        bf16::nt(x, &[&w], &[], Output::Bf16(MatrixMut::new(black_box(&mut y), rows, output)));
+    });
+    let nn = speed(operations, || {
+        let (dy, w) = (Matrix::new(&y, rows, output), Matrix::new(&w, output, input));
+        bf16::nn(dy, &[&w], Output::Bf16(MatrixMut::new(black_box(&mut x), rows, input)));
+    });
+    let tn = speed(operations, || {
+        let (dy, x) = (Matrix::new(&y, rows, output), Matrix::new(&x, rows, input));
+        let c = MatrixMut::new(black_box(&mut w), output, input);
+        bf16::tn(dy, x, vec![Part { first: 0, c, accumulate: false }]);
+    });
+    Products { size, nt, nn, tn }
 }
 
 fn products(size: Size) -> Products {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use grades::{Companions, Decision, Wants};
-use grades_models::ops::Flops;
+use grades_models::ops::{Flops, Precision};
 use grades_models::random::Random;
 use grades_models::{Decoder, LoraConfig};
 use rand::{Rng, SeedableRng};
@@ -63,6 +63,8 @@ pub struct StepOptions {
     pub shape: Shape,
     /// What trains.
     pub mode: Mode,
+    /// Numbers of the products.
+    pub precision: Precision,
     /// Rows of the batch.
     pub rows: usize,
     /// Tokens of each row.
@@ -123,8 +125,6 @@ pub struct StepReport {
     /// What was measured.
     #[serde(flatten)]
     pub options: StepOptions,
-    /// Numbers of the products: `f32`.
-    pub precision: &'static str,
     /// The processor's name.
     pub processor: Option<String>,
     /// Threads.
@@ -198,7 +198,6 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
     };
     Ok(StepReport {
         options: options.clone(),
-        precision: "f32",
         processor: memory::processor(),
         threads: grades_kernels::threads(),
         parameters: bench.model.parameters().iter().map(|parameter| parameter.len()).sum(),

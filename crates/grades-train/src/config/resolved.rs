@@ -72,7 +72,8 @@ pub struct Config {
 
     /// Seed of everything random: the validation set, the order of the samples. Default: 42.
     pub seed: u64,
-    /// Numbers of the matrix products: `auto` (default), `f32` or `bf16`.
+    /// Numbers of the matrix products and of the activations: `auto` (default: bf16 where the processor multiplies such
+    /// numbers itself, else f32), `f32` or `bf16`. Weights, gradients, optimizer state and sums are f32 always.
     pub precision: Precision,
     /// Whether each layer is computed again in the backward pass instead of keeping its activations: less memory, more
     /// time, the same result. Default: false.
@@ -158,6 +159,31 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// What this processor computes with.
+    #[must_use]
+    pub fn resolve(self) -> grades_models::ops::Precision {
+        match self {
+            Self::Auto => grades_models::ops::Precision::fastest(),
+            Self::F32 => grades_models::ops::Precision::F32,
+            Self::Bf16 => grades_models::ops::Precision::Bf16,
+        }
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("{text} is no precision; known are auto, f32 and bf16")),
+        }
+    }
+}
+
 /// A number of threads, or `auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
@@ -223,11 +249,6 @@ impl Config {
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
             return Err(ConfigError::Inconsistent(
                 "`warmup_ratio` and `warmup_steps` are both set; remove one of them".to_owned(),
-            ));
-        }
-        if self.precision == Precision::Bf16 {
-            return Err(ConfigError::Inconsistent(
-                "`precision: bf16` is not supported yet; set it to auto or f32".to_owned(),
             ));
         }
         self.validate_early_stopping()

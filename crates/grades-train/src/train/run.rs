@@ -111,7 +111,8 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let loader = Loader::new(train, config.loader_options());
     let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
 
-    let model = origin.load(&Device::default().autodiff())?;
+    let mut model = origin.load(&Device::default().autodiff())?;
+    model.set_precision(config.precision.resolve());
     let warmup_steps = config.schedule(planned_steps).warmup_steps;
     let early_stopping = config.early_stopping.clone().for_schedule(warmup_steps, loader.steps_per_epoch());
     let policy = early_stopping.build(&units(&model), planned_steps)?;
@@ -132,7 +133,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         architecture: std::env::consts::ARCH,
         processor: memory::processor(),
         threads: grades_kernels::threads(),
-        precision: "f32",
+        precision: config.precision.resolve().name(),
         samples: loader.samples().len(),
         validation_samples,
         dropped_samples,

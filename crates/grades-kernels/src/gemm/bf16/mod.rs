@@ -38,20 +38,22 @@ pub enum Output<'a> {
     AddF32(MatrixMut<'a>),
     /// Rounded to bf16, in place of what is there.
     Bf16(MatrixMut<'a, bf16>),
+    /// Added to what is there, and rounded to bf16.
+    AddBf16(MatrixMut<'a, bf16>),
 }
 
 impl Output<'_> {
     fn rows(&self) -> usize {
         match self {
             Self::F32(c) | Self::AddF32(c) => c.rows(),
-            Self::Bf16(c) => c.rows(),
+            Self::Bf16(c) | Self::AddBf16(c) => c.rows(),
         }
     }
 
     fn columns(&self) -> usize {
         match self {
             Self::F32(c) | Self::AddF32(c) => c.columns(),
-            Self::Bf16(c) => c.columns(),
+            Self::Bf16(c) | Self::AddBf16(c) => c.columns(),
         }
     }
 }

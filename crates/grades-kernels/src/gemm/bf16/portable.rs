@@ -40,6 +40,9 @@ fn write(values: &[f32], bias: &[f32], c: Output) {
         }
         Output::Bf16(mut c) => (0..c.rows())
             .for_each(|row| c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c = bf16::from_f32(v))),
+        Output::AddBf16(mut c) => (0..c.rows()).for_each(|row| {
+            c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c = bf16::from_f32(c.to_f32() + v));
+        }),
     }
 }
 

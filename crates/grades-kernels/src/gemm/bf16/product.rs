@@ -100,7 +100,12 @@ pub(super) fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], c: Output) {
         Output::AddF32(mut c) => {
             Target::F32 { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr(), accumulate: true }
         }
-        Output::Bf16(mut c) => Target::Bf16 { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr() },
+        Output::Bf16(mut c) => {
+            Target::Bf16 { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr(), accumulate: false }
+        }
+        Output::AddBf16(mut c) => {
+            Target::Bf16 { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr(), accumulate: true }
+        }
     });
     let product = Product { a, b, bias, inner: k, target: target.get() };
     let tasks: Vec<_> = tasks(m, n.div_ceil(COLUMNS));
@@ -145,14 +150,18 @@ impl Product<'_> {
         // Sums over several blocks of the inner dimension stay in f32.
         match target {
             Target::F32 { .. } => self.blocks(panels, rows, target),
-            Target::Bf16 { c, row_stride } => {
+            Target::Bf16 { c, row_stride, accumulate } => {
                 let mut sums = vec![0.0_f32; rows.len() * width];
                 let own = Target::F32 { c: sums.as_mut_ptr(), row_stride: width, accumulate: false };
                 self.blocks(panels, rows, own);
                 for (i, sums) in sums.chunks_exact(width).enumerate() {
                     for (j, sum) in sums.iter().enumerate() {
                         // SAFETY: within the part of the result that is this task's alone.
-                        unsafe { *c.add(i * row_stride + j) = bf16::from_f32(*sum) };
+                        unsafe {
+                            let c = c.add(i * row_stride + j);
+                            let before = if accumulate { (*c).to_f32() } else { 0.0 };
+                            *c = bf16::from_f32(before + sum);
+                        }
                     }
                 }
             }

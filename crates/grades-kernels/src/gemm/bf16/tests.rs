@@ -64,7 +64,9 @@ fn compare(expected: &[f64], [m, n]: [usize; 2], what: &str, inner: usize, run: 
             run(portable, Output::F32(MatrixMut::with_stride(&mut c, m, n, n + gap)));
             run(portable, Output::AddF32(MatrixMut::with_stride(&mut added, m, n, n + gap)));
             run(portable, Output::Bf16(MatrixMut::with_stride(&mut short, m, n, n + gap)));
-            vec![c, added, widened(&short)]
+            let mut short_added = rounded(&before);
+            run(portable, Output::AddBf16(MatrixMut::with_stride(&mut short_added, m, n, n + gap)));
+            vec![c, added, widened(&short), widened(&short_added)]
         });
         let what = format!("{what}, portable {portable}");
         let tolerance = 3e-6 * (inner as f64).max(4.0).sqrt();
@@ -73,7 +75,11 @@ fn compare(expected: &[f64], [m, n]: [usize; 2], what: &str, inner: usize, run: 
         assert_close(&within(&results[1]), &sums, tolerance, &what);
         // Half of the distance of two bf16 numbers, of which the significand has eight bits.
         assert_close(&within(&results[2]), expected, 2.0_f64.powi(-8) + tolerance, &what);
-        for (result, original) in results.iter().zip([before.clone(), before.clone(), widened(&rounded(&before))]) {
+        let short_before = widened(&rounded(&before));
+        let sums: Vec<f64> = within(&short_before).iter().zip(expected).map(|(b, e)| f64::from(*b) + e).collect();
+        assert_close(&within(&results[3]), &sums, 2.0_f64.powi(-8) + tolerance, &what);
+        let originals = [before.clone(), before.clone(), short_before.clone(), short_before];
+        for (result, original) in results.iter().zip(originals) {
             assert_eq!(between(result), between(&original), "{what} wrote between the rows");
         }
     }

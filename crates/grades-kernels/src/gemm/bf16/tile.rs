@@ -1,7 +1,8 @@
 //! The innermost loop: one tile of the result in registers.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, __mmask16, _mm256_mask_storeu_epi16, _mm256_storeu_si256, _mm512_add_ps,
+    __m512, __m512bh, __m512i, __mmask16, _mm256_mask_storeu_epi16, _mm256_maskz_loadu_epi16, _mm256_storeu_si256, _mm512_add_ps,
+    _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_slli_epi32,
     _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_mask_storeu_ps,
     _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
 };
@@ -31,8 +32,8 @@ pub(super) struct Left {
 pub(super) enum Target {
     /// `c` in place of what is there, or added to it.
     F32 { c: *mut f32, row_stride: usize, accumulate: bool },
-    /// Rounded.
-    Bf16 { c: *mut bf16, row_stride: usize },
+    /// Likewise, rounded.
+    Bf16 { c: *mut bf16, row_stride: usize, accumulate: bool },
 }
 
 impl Target {
@@ -48,7 +49,9 @@ impl Target {
                 Self::F32 { c, row_stride, accumulate } => {
                     Self::F32 { c: c.add(rows * row_stride + columns), row_stride, accumulate }
                 }
-                Self::Bf16 { c, row_stride } => Self::Bf16 { c: c.add(rows * row_stride + columns), row_stride },
+                Self::Bf16 { c, row_stride, accumulate } => {
+                    Self::Bf16 { c: c.add(rows * row_stride + columns), row_stride, accumulate }
+                }
             }
         }
     }
@@ -137,6 +140,18 @@ fn as_bf16(x: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(x) }
 }
 
+/// The bf16 numbers at `c` that `mask` names, in f32.
+///
+/// # Safety
+/// The processor has AVX-512 with BW and VL; the named numbers can be read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn widened(c: *const bf16, mask: __mmask16) -> __m512 {
+    // SAFETY: the caller's promise.
+    let short = unsafe { _mm256_maskz_loadu_epi16(mask, c.cast()) };
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(short)))
+}
+
 /// One row of a tile.
 ///
 /// # Safety
@@ -159,9 +174,10 @@ unsafe fn store(columns: usize, sums: &[__m512; VECTORS], target: Target) {
                     }
                 }
             }
-            Target::Bf16 { c, .. } => {
+            Target::Bf16 { c, accumulate, .. } => {
                 for (v, &sum) in sums.iter().enumerate() {
                     let (c, mask) = (c.wrapping_add(16 * v), mask(columns, v));
+                    let sum = if accumulate { _mm512_add_ps(sum, widened(c, mask)) } else { sum };
                     let rounded = std::mem::transmute::<std::arch::x86_64::__m256bh, std::arch::x86_64::__m256i>(
                         _mm512_cvtneps_pbh(sum),
                     );

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{attention, exclusive, packed, relative_error, rope, values};
 use crate::host;
-use crate::ops::{self, Activation, AttentionSpec, CrossEntropySpec, Flops, IGNORE};
+use crate::ops::{self, Activation, AttentionSpec, CrossEntropySpec, Flops, IGNORE, Precision};
 
 /// A tensor to differentiate in: its rows, columns and values.
 type Input = (usize, usize, Vec<f32>);
@@ -71,7 +71,7 @@ fn project() {
 #[test]
 fn rms_norm() {
     let _counters = exclusive();
-    check("rms_norm", &[input(1, 3, 5), input(2, 1, 5)], |t| ops::rms_norm(t[0].clone(), t[1].clone(), 1e-3));
+    check("rms_norm", &[input(1, 3, 5), input(2, 1, 5)], |t| ops::rms_norm(t[0].clone(), t[1].clone(), 1e-3, Precision::F32));
 }
 
 #[test]

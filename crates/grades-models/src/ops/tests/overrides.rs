@@ -8,7 +8,7 @@ use burn::backend::flex::FlexTensor;
 
 use super::{attention, packed, random, read, relative_error, rope, tensor, values};
 use crate::ops::{
-    Activation, AttentionSpec, CrossEntropySpec, IGNORE, Layout, LowRank, LowRankOps, Ops, Tensors, stock,
+    Activation, AttentionSpec, CrossEntropySpec, IGNORE, Layout, LowRank, LowRankOps, Ops, Precision, Tensors, stock,
 };
 
 #[track_caller]
@@ -62,11 +62,11 @@ fn project() {
 fn rms_norm() {
     for (rows, width) in [(1, 1), (1, 7), (5, 33), (67, 100)] {
         let (x, scale, dy) = (random(1, rows, width), random(2, 1, width), random(3, rows, width));
-        let (y, inverse) = <Flex as Ops>::rms_norm_forward(x.clone(), scale.clone(), 1e-3);
+        let (y, inverse) = <Flex as Ops>::rms_norm_forward(x.clone(), scale.clone(), 1e-3, Precision::F32);
         let (expected, expected_inverse) = stock::rms_norm_forward::<Flex>(x.clone(), scale.clone(), 1e-3);
         assert_same("norm", y.clone(), expected);
         assert_same("inverse", inverse, expected_inverse.clone());
-        assert_same("norm alone", <Flex as Ops>::rms_norm(x.clone(), scale.clone(), 1e-3), y);
+        assert_same("norm alone", <Flex as Ops>::rms_norm(x.clone(), scale.clone(), 1e-3, Precision::F32), y);
         for want_scale in [false, true] {
             let arguments = (dy.clone(), x.clone(), scale.clone(), expected_inverse.clone());
             let (dy, x, scale, inverse) = arguments.clone();
