@@ -76,7 +76,12 @@ pub(super) fn tensor<E: Number>(values: Vec<E>, shape: impl Into<Shape>) -> Flex
 }
 
 /// Columns `first..` of `[rows, columns]` values as a matrix of `count` columns.
-pub(super) fn columns<E: Number>(values: &[E], [rows, columns]: [usize; 2], first: usize, count: usize) -> Matrix<'_, E> {
+pub(super) fn columns<E: Number>(
+    values: &[E],
+    [rows, columns]: [usize; 2],
+    first: usize,
+    count: usize,
+) -> Matrix<'_, E> {
     Matrix::with_stride(&values[first.min(values.len())..], rows, count, columns)
 }
 

@@ -77,21 +77,30 @@ pub trait LowRankOps: Ops {
 
 impl LowRankOps for Flex {
     fn add_expanded(y: FlexTensor, u: FlexTensor, b: Tensors<Self>, spec: LowRank) -> FlexTensor {
-        let short = Precision::of(y.dtype());
         let (u, y) = (Values::of(u), Values::of(y));
         let b: Vec<_> = b.0.into_iter().map(Values::of).collect();
-        match short {
-            Precision::F32 => {
-                let (dims, mut y) = (y.dims(), y.into_vec());
-                add_parts(&u, &b, &spec, dims, &mut y, Output::AddF32);
-                tensor(y, dims)
+        let dims = y.dims();
+        // Behind a residual y is f32 whatever u is; else both have the numbers of x.
+        if y.precision() == Precision::Bf16 {
+            let mut y = y.into_vec::<bf16>();
+            for (b, first, rank) in places(&b, &spec) {
+                let part = Output::AddBf16(part(&mut y, dims, first, b.rows()));
+                gemm::bf16::nt(columns(u.slice(), u.dims(), rank, b.columns()), &[&b], &[], part);
             }
-            Precision::Bf16 => {
-                let (dims, mut y) = (y.dims(), y.into_vec::<bf16>());
-                add_parts(&u, &b, &spec, dims, &mut y, Output::AddBf16);
-                tensor(y, dims)
+            return tensor(y, dims);
+        }
+        let mut y = y.into_vec::<f32>();
+        for (b, first, rank) in places(&b, &spec) {
+            let part = part(&mut y, dims, first, b.rows());
+            match u.precision() {
+                Precision::F32 => gemm::nt(columns(u.slice(), u.dims(), rank, b.columns()), b, part, true),
+                Precision::Bf16 => {
+                    let u = columns(u.slice(), u.dims(), rank, b.columns());
+                    gemm::bf16::nt(u, &[&b], &[], Output::AddF32(part));
+                }
             }
         }
+        tensor(y, dims)
     }
 
     fn expanded_gradient(dy: FlexTensor, b: Tensors<Self>, spec: LowRank) -> FlexTensor {
@@ -100,64 +109,36 @@ impl LowRankOps for Flex {
         match dy.precision() {
             Precision::F32 => {
                 let mut du = zeros(dims[0] * dims[1]);
-                each_part(&b, &spec, dims, &mut du, |b, first, part| {
+                for (b, first, rank) in places(&b, &spec) {
+                    let part = part(&mut du, dims, rank, b.columns());
                     gemm::nn(columns(dy.slice(), dy.dims(), first, b.rows()), b, part, false);
-                });
+                }
                 tensor(du, dims)
             }
             Precision::Bf16 => {
-                let mut du = zeros::<bf16>(dims[0] * dims[1]);
-                each_part(&b, &spec, dims, &mut du, |b, first, part| {
-                    gemm::bf16::nn(columns(dy.slice(), dy.dims(), first, b.rows()), &[&b], Output::Bf16(part));
-                });
+                let mut du = zeros(dims[0] * dims[1]);
+                for (b, first, rank) in places(&b, &spec) {
+                    let part = Output::Bf16(part(&mut du, dims, rank, b.columns()));
+                    gemm::bf16::nn(columns(dy.slice(), dy.dims(), first, b.rows()), &[&b], part);
+                }
                 tensor(du, dims)
             }
         }
     }
 }
 
-/// Adds `uᵢ · Bᵢᵀ` to its columns of y, as `add` says for products of bf16 numbers; those of f32 have y in f32.
-fn add_parts<'y, E: Number>(
-    u: &Values,
-    b: &[Values],
-    spec: &LowRank,
-    [rows, total]: [usize; 2],
-    y: &'y mut [E],
-    add: impl for<'a> Fn(MatrixMut<'a, E>) -> Output<'a>,
-) {
-    let mut rank = 0;
-    for (b, &first) in b.iter().zip(&spec.firsts) {
-        let [out, r] = b.dims();
-        let part = MatrixMut::with_stride(&mut y[if rows == 0 { 0 } else { first }..], rows, out, total);
-        match (u.precision(), add(part)) {
-            (Precision::Bf16, part) => {
-                gemm::bf16::nt(columns(u.slice(), u.dims(), rank, r), &[&b.matrix()], &[], part);
-            }
-            (Precision::F32, Output::AddF32(part)) => {
-                gemm::nt(columns(u.slice(), u.dims(), rank, r), b.matrix(), part, true);
-            }
-            // y has the numbers of x, or is f32.
-            (Precision::F32, _) => {}
-        }
-        rank += r;
-    }
+/// Each B with the first of its columns of y and the first of its columns of u.
+fn places<'a>(b: &'a [Values], spec: &'a LowRank) -> impl Iterator<Item = (Matrix<'a>, usize, usize)> {
+    let ranks = b.iter().scan(0, |end, b| {
+        *end += b.dims()[1];
+        Some(*end - b.dims()[1])
+    });
+    b.iter().zip(&spec.firsts).zip(ranks).map(|((b, &first), rank)| (b.matrix(), first, rank))
 }
 
-/// Calls `product` with each B, the first column of y that it belongs to, and its columns of `du [tokens, Σ r]`.
-fn each_part<E: Number>(
-    b: &[Values],
-    spec: &LowRank,
-    [rows, total]: [usize; 2],
-    du: &mut [E],
-    product: impl Fn(Matrix<'_>, usize, MatrixMut<'_, E>),
-) {
-    let mut rank = 0;
-    for (b, &first) in b.iter().zip(&spec.firsts) {
-        let r = b.dims()[1];
-        let part = MatrixMut::with_stride(&mut du[if rows == 0 { 0 } else { rank }..], rows, r, total);
-        product(b.matrix(), first, part);
-        rank += r;
-    }
+/// Columns `first..` of `[rows, total]` values to write into.
+fn part<E: Number>(values: &mut [E], [rows, total]: [usize; 2], first: usize, count: usize) -> MatrixMut<'_, E> {
+    MatrixMut::with_stride(&mut values[if rows == 0 { 0 } else { first }..], rows, count, total)
 }
 
 /// `s · x · [A₁; A₂; …]ᵀ`, `[tokens, Σ r]`.

@@ -87,6 +87,7 @@ impl Default for StepOptions {
     fn default() -> Self {
         Self {
             shape: Shape::SmolLm2M135,
+            precision: Precision::F32,
             mode: Mode::Full,
             rows: 4,
             tokens: 256,

@@ -71,7 +71,9 @@ fn project() {
 #[test]
 fn rms_norm() {
     let _counters = exclusive();
-    check("rms_norm", &[input(1, 3, 5), input(2, 1, 5)], |t| ops::rms_norm(t[0].clone(), t[1].clone(), 1e-3, Precision::F32));
+    check("rms_norm", &[input(1, 3, 5), input(2, 1, 5)], |t| {
+        ops::rms_norm(t[0].clone(), t[1].clone(), 1e-3, Precision::F32)
+    });
 }
 
 #[test]
