@@ -232,5 +232,4 @@ fn prompts_and_options_that_cannot_be_used() {
     refuses(&workspace, &generate(&["--prompt", "a", "--temperature=-1"]), &["temperature"]);
     refuses(&workspace, &generate(&["--prompt", "a", "--top-p", "0"]), &["top_p"]);
     refuses(&workspace, &generate(&["--prompt", "a", "--chat"]), &["chat"]);
-    refuses(&workspace, &[&EVAL[..], &["--precision", "fp8"]].concat(), &["fp8", "bf16"]);
 }

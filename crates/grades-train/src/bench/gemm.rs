@@ -201,12 +201,14 @@ mod tests {
     #[test]
     fn every_product_of_every_size_has_a_speed() {
         let sizes = ["5x7x3".parse().unwrap(), "1x16x8".parse().unwrap()];
-        let mut seen = Vec::new();
-        let report = run(&sizes, &mut |products| seen.push(products.size));
-        assert_eq!(seen, sizes);
-        for products in report.sizes {
-            for speed in [products.nt, products.nn, products.tn] {
-                assert!(speed.gflops > 0.0 && speed.gflops <= speed.best_gflops);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut seen = Vec::new();
+            let report = run(&sizes, precision, &mut |products| seen.push(products.size));
+            assert_eq!(seen, sizes);
+            for products in report.sizes {
+                for speed in [products.nt, products.nn, products.tn] {
+                    assert!(speed.gflops > 0.0 && speed.gflops <= speed.best_gflops);
+                }
             }
         }
     }

@@ -4,6 +4,7 @@
 
 use grades::Companions;
 use grades_models::ops::Flops;
+use grades_models::ops::Precision;
 use grades_train::bench::step::{Mode, StepOptions, StepReport, run};
 use grades_train::bench::{BenchError, Shape};
 
@@ -21,6 +22,7 @@ const LABELS: u64 = 2;
 
 fn options(frozen: &str, companions: Companions) -> StepOptions {
     StepOptions {
+        precision: Precision::F32,
         shape: Shape::Tiny,
         mode: Mode::Full,
         rows: ROWS as usize,
