@@ -40,7 +40,7 @@ pub(super) fn product(a: Matrix<bf16>, b: Matrix<bf16>, parts: Vec<Part>) {
         }
     }
     let panels = n.div_ceil(COLUMNS);
-    let panel_pairs = tokens.clamp(1, INNER).next_multiple_of(2) / 2 * COLUMNS;
+    let panel_pairs = tokens.clamp(1, INNER).div_ceil(2) * COLUMNS;
     let mut buffer = Buffer::new(panels * panel_pairs);
     // Once for a batch of nothing as well: the result is then zero.
     for start in (0..tokens.max(1)).step_by(INNER) {
