@@ -7,6 +7,7 @@
 mod model;
 mod raw;
 mod resolved;
+mod size;
 
 use std::fs;
 use std::io;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use model::{Init, Model};
 pub use resolved::{Config, Optimizer, Precision, Threads};
+pub use size::ByteSize;
 
 impl Config {
     /// Reads `path`, applies `overrides` (`key=value`, dotted for nested keys, lists by index, values in YAML), and

@@ -123,6 +123,10 @@ pub(super) fn resolve(mut tree: Value) -> Result<Config, ConfigError> {
                 Some(_) => return Err(ConfigError::NotYet { key }),
             }
         }
+        // What `off` is to some readers of YAML.
+        if let Some(off @ Value::Bool(false)) = map.get_mut("prefix_cache") {
+            *off = "off".into();
+        }
         match map.get_mut("early_stopping") {
             // `early_stopping: none` is short for `{method: none}`, and options without a method are those of GradES.
             Some(Value::String(method)) => {

@@ -8,9 +8,11 @@ use serde_json::Value;
 
 use super::ConfigError;
 use super::model::{Init, Model};
+use super::size::ByteSize;
 use crate::data::split::CountOrShare;
 use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, TokenOptions};
 use crate::schedule::{LrScheduler, Schedule};
+use crate::train::prefix_cache;
 
 /// All options of a run. Names and, where the tools agree, defaults are those of Axolotl and TRL.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,6 +79,14 @@ pub struct Config {
     /// Whether each layer is computed again in the backward pass instead of keeping its activations: less memory, more
     /// time, the same result. Default: false.
     pub gradient_checkpointing: bool,
+    /// Where the outputs of frozen first layers are kept by sample, so that later epochs start above them: `off`
+    /// (default), `memory` or `disk`. Needs `companions: follow`, and no tied embedding that trains on as head. Results
+    /// are the same within rounding, also after a checkpoint, which holds none of it.
+    pub prefix_cache: prefix_cache::Place,
+    /// Most bytes that they take, such as `512MiB`. Default: 2GB.
+    pub prefix_cache_size: ByteSize,
+    /// Their numbers: `f32` (default), or `bf16` for twice as many of them, rounded.
+    pub prefix_cache_dtype: prefix_cache::Dtype,
     /// Threads: a number, or `auto` (default) for one per core.
     pub threads: Threads,
 
@@ -125,6 +135,9 @@ impl Default for Config {
             seed: 42,
             precision: Precision::Auto,
             gradient_checkpointing: false,
+            prefix_cache: prefix_cache::Place::Off,
+            prefix_cache_size: ByteSize(2_000_000_000),
+            prefix_cache_dtype: prefix_cache::Dtype::F32,
             threads: Threads(None),
             logging_steps: 10,
             eval_steps: None,
@@ -321,6 +334,12 @@ impl Config {
             packing: self.packing(),
             seed: self.seed,
         }
+    }
+
+    /// How outputs of frozen layers are kept.
+    pub fn prefix_cache_options(&self) -> prefix_cache::Options {
+        let (place, dtype) = (self.prefix_cache, self.prefix_cache_dtype);
+        prefix_cache::Options { place, size: self.prefix_cache_size.0, dtype }
     }
 
     /// The tokens of a row with sample packing, `None` without.

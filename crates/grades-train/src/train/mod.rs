@@ -5,6 +5,7 @@ pub mod freeze;
 pub mod memory;
 pub mod optimizer;
 mod origin;
+pub mod prefix_cache;
 mod run;
 pub mod run_dir;
 pub mod start;

@@ -186,6 +186,7 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Opt
         weight_decay: config.weight_decay,
         max_grad_norm: Some(config.max_grad_norm).filter(|&norm| norm > 0.0),
         gradient_checkpointing: config.gradient_checkpointing,
+        prefix_cache: config.prefix_cache_options(),
         eval_steps: match config.eval_steps.map(|every| every.of(planned_steps)) {
             None => Some(steps_per_epoch),
             Some(every) => Some(every).filter(|every| *every > 0),

@@ -15,6 +15,8 @@ mod optimization;
 #[cfg(test)]
 mod packing;
 #[cfg(test)]
+mod prefix_cache;
+#[cfg(test)]
 mod resuming;
 #[cfg(test)]
 mod run_directory;
