@@ -6,6 +6,7 @@
 
 mod model;
 mod raw;
+mod report_to;
 mod resolved;
 mod size;
 
@@ -14,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use model::{Init, Model};
+pub use report_to::{ReportTo, Tracker};
 pub use resolved::{Config, Optimizer, Precision, Threads};
 pub use size::ByteSize;
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{Config, ConfigError};
 
 /// Keys of later versions. As `null` or `false` they say what holds anyway.
-const NOT_YET: [&str; 11] = [
+const NOT_YET: [&str; 10] = [
     "adapter",
     "lora_r",
     "lora_alpha",
@@ -15,7 +15,6 @@ const NOT_YET: [&str; 11] = [
     "lora_model_dir",
     "load_in_4bit",
     "load_in_8bit",
-    "report_to",
     "chat_template",
 ];
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::ConfigError;
 use super::model::{Init, Model};
+use super::report_to::ReportTo;
 use super::size::ByteSize;
 use crate::data::split::CountOrShare;
 use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, TokenOptions};
@@ -97,6 +98,8 @@ pub struct Config {
     pub eval_steps: Option<CountOrShare>,
     /// Steps between checkpoints: a count, or a share of all steps. Left out: none but the final model.
     pub save_steps: Option<CountOrShare>,
+    /// Trackers whose files are written into the run's directory, too: `tensorboard`, `wandb`, a list, or `none` (default).
+    pub report_to: ReportTo,
     /// A checkpoint to go on from.
     pub resume_from_checkpoint: Option<PathBuf>,
 
@@ -142,6 +145,7 @@ impl Default for Config {
             logging_steps: 10,
             eval_steps: None,
             save_steps: None,
+            report_to: ReportTo::default(),
             resume_from_checkpoint: None,
             early_stopping: grades::EarlyStopping::default(),
         }

@@ -218,6 +218,7 @@ fn values_out_of_range_are_named_with_the_range() {
         ("early_stopping: {method: loraf}", ["`early_stopping.method: loraf`", "not supported yet"]),
         ("early_stopping: {method: validation_loss}", ["validation_loss", "val_set_size"]),
         ("precision: bf16", ["`precision: bf16`", "not supported yet"]),
+        ("report_to: [tensorboard, mlflow]", ["`report_to", "tensorboard, wandb, a list of them, or none"]),
         ("adapter: lora", ["`adapter`", "not supported yet"]),
         ("load_in_4bit: true", ["`load_in_4bit`", "not supported yet"]),
     ] {

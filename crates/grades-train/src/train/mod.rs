@@ -10,6 +10,7 @@ mod run;
 pub mod run_dir;
 pub mod start;
 pub(crate) mod step;
+mod trackers;
 pub mod trainer;
 
 use std::io;

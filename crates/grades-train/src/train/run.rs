@@ -125,6 +125,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         Some(checkpoint) => RunDir::resume(&config.output_dir, checkpoint)?,
         None => RunDir::create(&config.output_dir)?,
     };
+    dir.report_to(config.report_to.trackers(), resumed.map(|_| start.step()))?;
     let environment = Environment {
         version: env!("CARGO_PKG_VERSION"),
         commit: option_env!("GRADES_COMMIT"),

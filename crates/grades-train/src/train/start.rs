@@ -53,6 +53,12 @@ impl Start {
         }
     }
 
+    /// The steps already made.
+    #[must_use]
+    pub fn step(&self) -> usize {
+        self.outcome.steps
+    }
+
     /// After a checkpoint of a run with the same config, as if it had never been interrupted.
     ///
     /// # Errors
