@@ -4,6 +4,7 @@
 //! and the one place where options are declared. Paths in a config are relative to the current directory, as in
 //! Axolotl.
 
+mod lora;
 mod model;
 mod raw;
 mod report_to;
@@ -14,6 +15,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use lora::{Adapter, TargetModules};
 pub use model::{Init, Model};
 pub use report_to::{ReportTo, Tracker};
 pub use resolved::{Config, Optimizer, Precision, Threads};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ConfigError;
+use super::lora::{Adapter, TargetModules};
 use super::model::{Init, Model};
 use super::report_to::ReportTo;
 use super::size::ByteSize;
@@ -24,6 +25,19 @@ pub struct Config {
     pub model: Model,
     /// The values that it begins with: `pretrained` (default), or `random` to train from scratch.
     pub init: Init,
+    /// `lora` trains low-rank adapters and leaves the model as it is. Left out: the model itself trains.
+    pub adapter: Option<Adapter>,
+    /// Rank of the adapters. Default: 16.
+    pub lora_r: usize,
+    /// α: the adapters count `α / r` times. Default: 32.
+    pub lora_alpha: f64,
+    /// Share of the adapters' inputs that is dropped; only 0 (default) yet.
+    pub lora_dropout: f64,
+    /// The layers that have an adapter: ends of their names (`q_proj`), patterns of their whole names with `*` and `?`, or
+    /// `all-linear` (default).
+    pub lora_target_modules: TargetModules,
+    /// Whether the adapters count `α / √r` times. Default: false.
+    pub peft_use_rslora: bool,
     /// The run's directory, made by the run; one that exists is never overwritten. Default: `model-out`.
     pub output_dir: PathBuf,
     /// The training data. At least one is required.
@@ -113,6 +127,12 @@ impl Default for Config {
         Self {
             model: Model::default(),
             init: Init::Pretrained,
+            adapter: None,
+            lora_r: 16,
+            lora_alpha: 32.0,
+            lora_dropout: 0.0,
+            lora_target_modules: TargetModules::default(),
+            peft_use_rslora: false,
             output_dir: PathBuf::from("model-out"),
             datasets: Vec::new(),
             val_set_size: CountOrShare::default(),
@@ -237,6 +257,7 @@ impl Config {
             ));
         }
         self.validate_numbers()?;
+        self.validate_adapter()?;
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
             return Err(ConfigError::Inconsistent(
                 "`warmup_ratio` and `warmup_steps` are both set; remove one of them".to_owned(),
@@ -263,6 +284,7 @@ impl Config {
             ("micro_batch_size", Some(self.micro_batch_size)),
             ("gradient_accumulation_steps", Some(self.gradient_accumulation_steps)),
             ("logging_steps", Some(self.logging_steps)),
+            ("lora_r", Some(self.lora_r)),
             ("max_steps", self.max_steps),
         ] {
             number(value.is_none_or(|value| value >= 1), key, value.unwrap_or(1) as f64, FROM_ONE)?;
@@ -275,7 +297,9 @@ impl Config {
         ] {
             number(finite(value), key, value, "a number from 0")?;
         }
-        for (key, value) in [("num_epochs", self.num_epochs), ("adam_epsilon", self.adam_epsilon)] {
+        for (key, value) in
+            [("num_epochs", self.num_epochs), ("adam_epsilon", self.adam_epsilon), ("lora_alpha", self.lora_alpha)]
+        {
             number(finite(value) && value > 0.0, key, value, "a number above 0")?;
         }
         for (key, value) in
@@ -303,7 +327,8 @@ impl Config {
             EarlyStopping::Grades(config) => config.validate()?,
             EarlyStopping::Aflora(_) | EarlyStopping::Loraf(_) => {
                 return Err(ConfigError::Inconsistent(format!(
-                    "`early_stopping.method: {}` belongs to `adapter: lora`, which is not supported yet",
+                    "`early_stopping.method: {}` is not supported yet, as it freezes A and B of an adapter apart; choose grades, \
+                     validation_loss, autofreeze or none",
                     self.early_stopping.name()
                 )));
             }

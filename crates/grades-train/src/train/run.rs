@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use grades::{EarlyStopping, Policy, UnitId};
 use grades_models::ops::Flops;
+use grades_models::parameters::Place;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::{SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
-use grades_models::{Decoder, host};
+use grades_models::{Decoder, LoraConfig, host, peft};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -29,7 +30,7 @@ use crate::schedule::total_steps;
 pub struct Summary {
     /// The run's directory.
     pub run_dir: PathBuf,
-    /// The trained model, in the Hugging Face layout.
+    /// The trained model, in the Hugging Face layout; with `adapter: lora` the adapter, as PEFT stores it.
     pub model_dir: PathBuf,
     /// Steps made.
     pub steps: usize,
@@ -74,6 +75,7 @@ struct Environment {
     dropped_samples: usize,
     truncated_samples: usize,
     parameters: usize,
+    trainable_parameters: usize,
     units: usize,
     planned_steps: usize,
 }
@@ -111,13 +113,18 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let loader = Loader::new(train, config.loader_options());
     let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
 
-    let model = origin.load(&Device::default().autodiff())?;
+    let mut model = origin.load(&Device::default().autodiff())?;
+    if let Some(lora) = config.lora() {
+        model = model.with_adapter(lora, &LoraConfig::initial(config.seed))?;
+    }
     let warmup_steps = config.schedule(planned_steps).warmup_steps;
     let early_stopping = config.early_stopping.clone().for_schedule(warmup_steps, loader.steps_per_epoch());
     let policy = early_stopping.build(&units(&model), planned_steps)?;
     let options = options(config, planned_steps, loader.steps_per_epoch());
     let thresholds = thresholds(&early_stopping, policy.as_ref(), &units(&model));
     let (parameters, unit_count) = (model.parameters().iter().map(|p| p.len()).sum(), units(&model).len());
+    let trained = model.parameters().iter().filter(|p| p.place != Place::Base);
+    let trainable_parameters = trained.map(|p| p.len()).sum();
     let start = Start::new(model, policy, &options);
     let start = if let Some(checkpoint) = resumed { start.resume(checkpoint, &options)? } else { start };
     // Only now, so that a mistake in the config, the data, the model or the checkpoint leaves nothing behind.
@@ -139,6 +146,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         dropped_samples,
         truncated_samples,
         parameters,
+        trainable_parameters,
         units: unit_count,
         planned_steps,
     };
@@ -152,7 +160,10 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let trainer = Trainer::new(start, loader, &validation, options, &mut dir);
     let trainer = if progress { trainer.with_progress() } else { trainer };
     let (model, outcome) = trainer.train()?;
-    save(&model, &origin, &tokenizer, &dir)?;
+    match model.adapter() {
+        Some(_) => peft::save(&dir.adapter(), &model, config.model.checkpoint())?,
+        None => save(&model, &origin, &tokenizer, &dir)?,
+    }
     let summary = summary(&dir, &model, &outcome, planned_steps);
     dir.write("summary.json", &pretty(&summary)?)?;
     report::write_into(dir.path())?;
@@ -211,14 +222,12 @@ fn save(model: &Decoder, origin: &Origin, tokenizer: &Tokenizer, dir: &RunDir) -
 }
 
 fn summary(dir: &RunDir, model: &Decoder, outcome: &Outcome, planned_steps: usize) -> Summary {
-    let frozen = |unit: &UnitId| {
-        use grades_models::parameters::Place;
-        model.parameters().iter().all(|p| p.place != Place::Unit(*unit) || !p.is_trainable())
-    };
+    let frozen =
+        |unit: &UnitId| model.parameters().iter().all(|p| p.place != Place::Unit(*unit) || !p.is_trainable());
     let units = units(model);
     Summary {
         run_dir: dir.path().into(),
-        model_dir: dir.model(),
+        model_dir: if model.adapter().is_some() { dir.adapter() } else { dir.model() },
         steps: outcome.steps,
         planned_steps,
         stopped_by: outcome.stopped.map(grades::StopReason::name),

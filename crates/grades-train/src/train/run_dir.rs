@@ -126,6 +126,12 @@ impl RunDir {
         self.path.join("model")
     }
 
+    /// Where the final adapter goes.
+    #[must_use]
+    pub fn adapter(&self) -> PathBuf {
+        self.path.join("adapter")
+    }
+
     /// Appends a line to `metrics.jsonl`.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ pub struct Start {
     pub(super) policy: Box<dyn Policy>,
     pub(super) optimizer: Optimizer,
     pub(super) freezing: Freezing,
-    /// The best weights so far, where the policy keeps them.
+    /// The best weights so far, where the policy keeps them; nothing for what lies under adapters.
     pub(super) best: Option<Vec<Vec<f32>>>,
     pub(super) outcome: Outcome,
     /// The sum of the steps' losses.

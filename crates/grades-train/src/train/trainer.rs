@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use grades::{Decision, Observation, Policy, StopReason, Wants};
 use grades_models::ops::Flops;
+use grades_models::parameters::Place;
 use grades_models::{Decoder, host};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -347,14 +348,19 @@ impl<'a> Trainer<'a> {
     fn apply(&mut self, decision: &Decision) -> Result<(), TrainError> {
         self.freezing.apply(decision, &mut self.model, &mut self.optimizer);
         if decision.save_best {
-            let copies = self.model.parameters().iter().map(|p| host::read(&p.name, &p.value, <[f32]>::to_vec));
+            // What lies under adapters never changes.
+            let copies = self.model.parameters().iter().map(|p| match p.place {
+                Place::Base => Ok(Vec::new()),
+                _ => host::read(&p.name, &p.value, <[f32]>::to_vec),
+            });
             self.best = Some(copies.collect::<Result<_, _>>()?);
         }
         if decision.restore_best
             && let Some(best) = self.best.take()
         {
             self.cache.clear();
-            for (parameter, best) in self.model.parameters_mut().iter_mut().zip(best) {
+            let parameters = self.model.parameters_mut().iter_mut();
+            for (parameter, best) in parameters.zip(best).filter(|(parameter, _)| parameter.place != Place::Base) {
                 host::update(&parameter.name, &mut parameter.value, |values| values.copy_from_slice(&best))?;
             }
         }

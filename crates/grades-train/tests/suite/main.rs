@@ -1,6 +1,8 @@
 //! The trainer from outside: whole runs of a tiny model, and what they leave behind.
 
 #[cfg(test)]
+mod adapters;
+#[cfg(test)]
 mod arithmetic;
 #[cfg(test)]
 mod checkpointing;
