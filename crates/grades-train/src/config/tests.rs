@@ -167,7 +167,7 @@ fn unknown_options_are_named_with_the_nearest() {
         ("early_stopping: {method: grades, patiense: 3}", "`early_stopping.patiense`", "`patience`"),
         ("early_stopping: {method: validation_loss, tau: 3}", "`early_stopping.tau`", "min_delta"),
         ("early_stopping: {method: none, tau: 3}", "`early_stopping.tau`", "none to set"),
-        ("quux: 1", "`quux`", "the options here are model, init, output_dir"),
+        ("quux: 1", "`quux`", "the options here are model, init, adapter"),
     ] {
         error(&format!("{MINIMAL}{line}\n"), &[], &[key, nearest]);
     }

@@ -222,8 +222,7 @@ fn save(model: &Decoder, origin: &Origin, tokenizer: &Tokenizer, dir: &RunDir) -
 }
 
 fn summary(dir: &RunDir, model: &Decoder, outcome: &Outcome, planned_steps: usize) -> Summary {
-    let frozen =
-        |unit: &UnitId| model.parameters().iter().all(|p| p.place != Place::Unit(*unit) || !p.is_trainable());
+    let frozen = |unit: &UnitId| model.parameters().iter().all(|p| p.place != Place::Unit(*unit) || !p.is_trainable());
     let units = units(model);
     Summary {
         run_dir: dir.path().into(),
