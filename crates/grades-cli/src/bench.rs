@@ -64,6 +64,10 @@ struct Step {
     /// Compute each layer again in the backward pass instead of keeping its activations.
     #[arg(long)]
     gradient_checkpointing: bool,
+    /// Start above the frozen layers, from outputs that were kept. With the shapes' tied embedding training does so only
+    /// if the embedding does not train.
+    #[arg(long)]
+    prefix_cache: bool,
 }
 
 /// Time the products of a linear layer: forward, input gradient and weight gradient.
@@ -101,6 +105,7 @@ impl Step {
             companions,
             monitor: self.monitor,
             gradient_checkpointing: self.gradient_checkpointing,
+            prefix_cache: self.prefix_cache,
         };
         let mut step = 0;
         let report = step::run(&options, &mut |figures| {

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use anyhow::Context;
 use burn::tensor::Device;
-use grades_models::registry;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::Checkpoint;
+use grades_models::{peft, registry};
 use grades_train::config::Precision;
 use grades_train::encoder::Encoder;
 use grades_train::eval::score::{ScoreOptions, score};
@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// A model folder in the Hugging Face layout, or a GGUF file.
     #[arg(long)]
     model: PathBuf,
+    /// The folder of an adapter for it, as PEFT stores them.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Benchmarks, separated by commas.
     #[arg(long, value_delimiter = ',', required = true)]
     tasks: Vec<String>,
@@ -62,6 +65,9 @@ impl Args {
         let checkpoint = Checkpoint::open(&self.model)?;
         let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
         let mut model = registry::open(&checkpoint, &Device::default())?;
+        if let Some(adapter) = &self.adapter {
+            model = peft::attach(model, adapter)?;
+        }
         tokenizer.check_fits(model.config().vocab_size)?;
         model.set_precision(self.precision.resolve());
         // Only now, so that a mistake in the data or the model leaves no empty file behind.

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use anyhow::Context;
 use burn::tensor::Device;
 use grades_models::generate::{Limits, generate};
-use grades_models::registry;
 use grades_models::sampling::{Sampler, SamplingOptions};
 use grades_models::template::{ChatTemplate, Message};
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::Checkpoint;
+use grades_models::{peft, registry};
 use serde_json::json;
 
 use crate::output;
@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// A model folder in the Hugging Face layout, or a GGUF file.
     #[arg(long)]
     model: PathBuf,
+    /// The folder of an adapter for it, as PEFT stores them.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// The text to continue.
     #[arg(long)]
     prompt: String,
@@ -50,7 +53,10 @@ impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
         let checkpoint = Checkpoint::open(&self.model)?;
         let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
-        let model = registry::open(&checkpoint, &Device::default())?;
+        let mut model = registry::open(&checkpoint, &Device::default())?;
+        if let Some(adapter) = &self.adapter {
+            model = peft::attach(model, adapter)?;
+        }
         tokenizer.check_fits(model.config().vocab_size)?;
         let prompt = if self.chat {
             let template =

@@ -4,6 +4,7 @@ mod bench;
 mod eval;
 mod generate;
 mod inspect;
+mod merge;
 mod output;
 mod report;
 mod train;
@@ -36,6 +37,8 @@ enum Command {
     Eval(eval::Args),
     /// Continue a text.
     Generate(generate::Args),
+    /// Fold an adapter into its base.
+    Merge(merge::Args),
     /// Show what a checkpoint holds and what fine-tuning it would need.
     Inspect(inspect::Args),
     /// Show runs as one HTML file: losses, signals, what froze when, time, memory, arithmetic.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Train(args) => args.run(cli.json, cli.threads),
         Command::Eval(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
         Command::Generate(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
+        Command::Merge(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
         Command::Inspect(args) => args.run(cli.json),
         Command::Report(args) => args.run(cli.json),
         Command::Bench(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),

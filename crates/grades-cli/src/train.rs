@@ -12,7 +12,8 @@ use crate::output;
 ///
 /// The run's directory (output_dir) gets the resolved config, metrics.jsonl (a line a step), signals.jsonl (the signal
 /// of every matrix), events.jsonl (what froze when), summary.json, report.html (all of it as figures), and model/ in the
-/// Hugging Face layout. A directory that holds something is never overwritten.
+/// Hugging Face layout, or with adapter: lora adapter/ as PEFT stores it. A directory that holds something is never
+/// overwritten.
 ///
 /// Example: grades train configs/piqa.yaml learning_rate=1e-5 early_stopping.tau=auto
 #[derive(Debug, clap::Args)]

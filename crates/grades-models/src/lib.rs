@@ -8,6 +8,7 @@ pub mod host;
 pub mod nn;
 pub mod ops;
 pub mod parameters;
+pub mod peft;
 pub mod random;
 pub mod registry;
 pub mod sampling;

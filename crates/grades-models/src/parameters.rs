@@ -120,6 +120,15 @@ impl Parameters {
     pub(crate) fn get(&self, id: ParameterId) -> &Parameter {
         &self.0[id.0]
     }
+
+    pub(crate) fn get_mut(&mut self, id: ParameterId) -> &mut Parameter {
+        &mut self.0[id.0]
+    }
+
+    /// Lets go of all but the first `len`.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
 }
 
 impl std::ops::Index<usize> for Parameters {

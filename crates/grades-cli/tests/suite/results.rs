@@ -31,6 +31,7 @@ fn every_verb_explains_itself() {
         ("generate", "--temperature"),
         ("inspect", "--tensors"),
         ("report", "--watch"),
+        ("merge", "--adapter"),
     ] {
         assert!(whole.stdout().contains(verb));
         let called = workspace.call(&[verb, "--help"]);
@@ -133,6 +134,36 @@ fn eval_prints_every_task_and_writes_every_question() {
 
     let limited = workspace.json(&["eval", "--model", "model", "--tasks", "piqa", "--data-dir", ".", "--limit", "2"]);
     assert_eq!(limited["tasks"]["piqa"]["n"], 2);
+}
+
+#[test]
+fn an_adapter_beside_its_base_and_folded_into_it_are_one_model() {
+    let workspace = Workspace::new();
+    let summary =
+        workspace.json(&["train", "config.yaml", "adapter=lora", "lora_r=4", "max_steps=12", "val_set_size=0"]);
+    assert_eq!(summary["model_dir"], "run/adapter");
+    let merge = ["merge", "--model", "model", "--adapter", "run/adapter", "--output-dir", "merged", "--dtype", "f32"];
+    assert_eq!(workspace.json(&merge)["dtype"], "f32");
+    assert!(!workspace.call(&merge).succeeded(), "overwritten");
+    let scores = |name: &str, model: &[&str]| {
+        let eval = ["eval", "--tasks", "piqa", "--data-dir", ".", "--samples", name];
+        workspace.json(&[&eval[..], model].concat());
+        let lines = fs::read_to_string(workspace.path(name)).unwrap();
+        let line = |line: &str| serde_json::from_str::<Value>(line).unwrap()["loglikelihoods"][0].as_f64().unwrap();
+        lines.lines().map(line).collect::<Vec<f64>>()
+    };
+    let beside = scores("beside.jsonl", &["--model", "model", "--adapter", "run/adapter"]);
+    let merged = scores("merged.jsonl", &["--model", "merged"]);
+    let base = scores("base.jsonl", &["--model", "model"]);
+    for ((beside, merged), base) in beside.iter().zip(&merged).zip(&base) {
+        assert!((beside - merged).abs() < 1e-4 * beside.abs(), "{beside} {merged}");
+        assert!((beside - base).abs() > 1e-2 * beside.abs(), "{beside} {base}");
+    }
+    let text = |model: &[&str]| {
+        let generate = ["generate", "--prompt", "the red fox", "--max-new-tokens", "8"];
+        workspace.json(&[&generate[..], model].concat())["text"].clone()
+    };
+    assert_eq!(text(&["--model", "model", "--adapter", "run/adapter"]), text(&["--model", "merged"]));
 }
 
 #[test]

@@ -11,9 +11,9 @@ pub use pass::{Pass, PassOptions, Prefix};
 
 use super::lora::{LoraConfig, Pair};
 use super::{Rope, RopeScaling};
-use crate::Error;
 use crate::ops::{self, Activation, AttentionSpec, Layout, LowRank, Precision, Tie};
 use crate::parameters::{Builder, ParameterId, Parameters, Place, Source};
+use crate::{Error, host};
 
 /// The sizes of a decoder and what tells the families apart.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,6 +125,8 @@ pub struct Decoder {
     precision: Precision,
     rope: Rope,
     adapter: Option<LoraConfig>,
+    /// The places of the parameters under the adapter, as they were without it.
+    places: Vec<Place>,
 }
 
 impl Decoder {
@@ -157,6 +159,7 @@ impl Decoder {
             precision: Precision::F32,
             rope,
             adapter: None,
+            places: Vec::new(),
         })
     }
 
@@ -171,8 +174,37 @@ impl Decoder {
         let projections = self.layers.iter_mut().flat_map(Layer::projections);
         let mut lists: Vec<_> = projections.map(|projection| (&projection.weights, &mut projection.pairs)).collect();
         let device = self.parameters.get(self.embedding).value.device();
+        self.places = self.parameters.iter().map(|parameter| parameter.place).collect();
         self.parameters = config.attach(std::mem::take(&mut self.parameters), &mut lists, values, &device)?;
         self.adapter = Some(config);
+        Ok(self)
+    }
+
+    /// The same model without adapters: `s · B · A` is added to each weight that has one.
+    ///
+    /// # Errors
+    /// When the device fails to hand values over.
+    pub fn merged(mut self) -> Result<Self, Error> {
+        let scale = self.adapter.take().as_ref().map_or(0.0, LoraConfig::scale);
+        for projection in self.layers.iter_mut().flat_map(Layer::projections) {
+            for (&weight, pair) in projection.weights.iter().zip(std::mem::take(&mut projection.pairs)) {
+                let Some(pair) = pair else { continue };
+                let (a, b) = (self.parameters.value(pair.a, false), self.parameters.value(pair.b, false));
+                let weight = self.parameters.get_mut(weight);
+                host::read("adapter", &b.matmul(a), |product| {
+                    host::update(&weight.name, &mut weight.value, |values| {
+                        values.iter_mut().zip(product).for_each(|(value, product)| *value += scale * product);
+                    })
+                })??;
+            }
+        }
+        let places = std::mem::take(&mut self.places);
+        if !places.is_empty() {
+            self.parameters.truncate(places.len());
+        }
+        for (parameter, place) in self.parameters.iter_mut().zip(places) {
+            parameter.place = place;
+        }
         Ok(self)
     }
 

@@ -4,10 +4,9 @@ use burn::tensor::Device;
 
 use crate::Error;
 use crate::parameters::{Builder, ParameterId, Parameters, Place, Source};
+use crate::peft::PREFIX;
 use crate::random::Random;
 
-/// Before a module's name in PEFT's files.
-const PREFIX: &str = "base_model.model.";
 /// Every linear layer, as a target.
 const ALL_LINEAR: &str = "all-linear";
 
@@ -46,7 +45,8 @@ impl LoraConfig {
         Initial(Random::new(seed))
     }
 
-    /// Adds the pairs to the table, and to each projection's list of weights its list of pairs.
+    /// Adds the pairs to the table, and to each projection's list of weights its list of pairs. What was in the table
+    /// before keeps its index, and its place gives way to [`Place::Base`].
     pub(super) fn attach(
         &self,
         mut parameters: Parameters,

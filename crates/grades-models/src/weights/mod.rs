@@ -20,7 +20,7 @@ use serde_json::Value;
 
 pub use dtype::Dtype;
 pub use error::{Result, WeightsError};
-pub use save::{SaveDtype, SaveOptions, TensorToSave, save_checkpoint};
+pub use save::{SaveDtype, SaveOptions, TensorToSave, save_adapter, save_checkpoint};
 
 use file::TensorFile;
 

@@ -144,6 +144,23 @@ pub fn save_checkpoint<'a>(
     staging.publish(dir, &files)
 }
 
+/// Writes an adapter's config and its tensors, in f32, into the folder `dir` under the names given with them. The folder
+/// may exist but must not hold weights or a config.
+///
+/// # Errors
+/// As [`save_checkpoint`].
+pub fn save_adapter(
+    dir: &Path,
+    (config_name, config): (&str, &Value),
+    (tensors_name, tensors): (&str, Vec<TensorToSave<'_>>),
+) -> Result<()> {
+    refuse_existing(dir)?;
+    let staging = Staging::beside(dir)?;
+    write_safetensors(&staging.path.join(tensors_name), tensors, SaveDtype::F32)?;
+    write_json(&staging.path.join(config_name), config)?;
+    staging.publish(dir, &[tensors_name.to_owned(), config_name.to_owned()])
+}
+
 /// Splits the tensors and writes the shards; returns the file names, an index last.
 fn write_shards(dir: &Path, tensors: Vec<TensorToSave<'_>>, options: &SaveOptions<'_>) -> Result<Vec<String>> {
     let mut shards: Vec<Vec<TensorToSave<'_>>> = vec![Vec::new()];
@@ -258,8 +275,10 @@ fn refuse_existing(dir: &Path) -> Result<()> {
         let entry = entry.map_err(WeightsError::io("read", dir))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let ours = matches!(&*name, "config.json" | "generation_config.json" | "model.safetensors.index.json")
-            || name.ends_with(".safetensors");
+        let ours = matches!(
+            &*name,
+            "config.json" | "generation_config.json" | "model.safetensors.index.json" | "adapter_config.json"
+        ) || name.ends_with(".safetensors");
         if ours {
             return Err(WeightsError::Exists { path: entry.path() });
         }

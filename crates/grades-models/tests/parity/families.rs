@@ -20,12 +20,12 @@ const BF16_TOLERANCE: f64 = 2e-2;
 /// PyTorch's bf16 autocast on the same fixtures.
 const BF16_GRADIENT_TOLERANCE: f64 = 2.5e-2;
 
-struct Values {
+pub(crate) struct Values {
     tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,
 }
 
 impl Values {
-    fn read(path: &Path) -> Self {
+    pub(crate) fn read(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let values = |view: &safetensors::tensor::TensorView<'_>| -> Vec<f64> {
@@ -61,20 +61,20 @@ impl Source for Values {
     }
 }
 
-fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     std::env::var_os("GRADES_FIXTURES")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures"), PathBuf::from)
 }
 
 /// A batch of the fixture without its padding: the kept cells of the padded `[rows, columns]`, and each row's tokens.
-struct Batch {
+pub(crate) struct Batch {
     kept: Vec<usize>,
-    tokens: Tokens,
+    pub(crate) tokens: Tokens,
     targets: Arc<Vec<i64>>,
 }
 
 impl Batch {
-    fn new(expected: &Values) -> Self {
+    pub(crate) fn new(expected: &Values) -> Self {
         let [rows, columns] = expected.shape("input_ids").unwrap()[..] else { panic!("ids are not 2-D") };
         let (ids, mask, labels) = (expected.get("input_ids"), expected.get("attention_mask"), expected.get("labels"));
         let (mut kept, mut segments, mut targets) = (Vec::new(), Vec::new(), Vec::new());
@@ -94,7 +94,7 @@ impl Batch {
     }
 }
 
-fn load(folder: &Path, config: &str, device: &Device) -> Decoder {
+pub(crate) fn load(folder: &Path, config: &str, device: &Device) -> Decoder {
     let json = std::fs::read_to_string(folder.join(config)).unwrap();
     let config = HfConfig::new(serde_json::from_str(&json).unwrap()).unwrap();
     registry::load(&config, &Values::read(&folder.join("model.safetensors")), device).unwrap()
@@ -108,7 +108,7 @@ fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
     (difference / size.max(1e-20)).sqrt()
 }
 
-fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
+pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
     assert_within(TOLERANCE, what, found, expected);
 }
 

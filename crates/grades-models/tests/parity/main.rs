@@ -1,4 +1,6 @@
 //! Parity with the reference implementation.
 
 #[cfg(test)]
+mod adapters;
+#[cfg(test)]
 mod families;

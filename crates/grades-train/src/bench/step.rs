@@ -16,6 +16,7 @@ use crate::data::{Batch, NO_LOSS, Tokenized};
 use crate::train::freeze::{Freezing, units};
 use crate::train::memory;
 use crate::train::optimizer::{Optimizer, Rule};
+use crate::train::prefix_cache::{self, PrefixCache, Set};
 use crate::train::step::{self, Pass};
 
 /// The options of transformers' `Trainer` where they do not matter for the time.
@@ -81,6 +82,9 @@ pub struct StepOptions {
     pub monitor: bool,
     /// Whether layers run again in the backward pass.
     pub gradient_checkpointing: bool,
+    /// Whether steps start above the frozen layers, from the outputs that the first step kept. (For a tied embedding that
+    /// trains on as head, as in most shapes, training does not do that.)
+    pub prefix_cache: bool,
 }
 
 impl Default for StepOptions {
@@ -97,6 +101,7 @@ impl Default for StepOptions {
             companions: Companions::Train,
             monitor: false,
             gradient_checkpointing: false,
+            prefix_cache: false,
         }
     }
 }
@@ -240,6 +245,7 @@ struct Bench {
     wants: Wants,
     checkpointing: bool,
     trainable: usize,
+    cache: PrefixCache,
 }
 
 impl Bench {
@@ -254,11 +260,14 @@ impl Bench {
         model.parameters_mut().train();
         let trainable = model.parameters().iter().filter(|p| p.is_trainable()).map(|p| p.len()).sum();
         let monitor = options.monitor;
+        let place = if options.prefix_cache { prefix_cache::Place::Memory } else { prefix_cache::Place::Off };
+        let cache = prefix_cache::Options { place, size: u64::MAX, dtype: prefix_cache::Dtype::F32 };
         Ok(Self {
             optimizer: Optimizer::new(RULE, WEIGHT_DECAY, model.parameters().len()),
             freezing: Freezing::new(&model),
             batch: batch(options),
             checkpointing: options.gradient_checkpointing,
+            cache: PrefixCache::new(cache, &std::env::temp_dir()),
             wants: Wants { measure: monitor, keep_gradient: monitor, ..Wants::default() },
             trainable,
             model,
@@ -269,8 +278,10 @@ impl Bench {
     fn step(&mut self, step: usize) -> Result<(Figures, f64, Flops), BenchError> {
         let started = Instant::now();
         let batches = std::slice::from_ref(&self.batch);
+        let (model, cache, layers) = (&self.model, &mut self.cache, self.model.frozen_layers());
+        let mut prefix = |batch: &Batch| cache.prefix(model, layers, Set::Train, batch, true);
         let Pass { loss, mut gradients, flops, forward_seconds, backward_seconds } =
-            step::pass(&self.model, step, batches, self.checkpointing)?;
+            step::pass(&self.model, step, batches, self.checkpointing, &mut prefix)?;
 
         let watch = Instant::now();
         let measured = self.freezing.measure(&self.model, &gradients, &self.wants)?;
@@ -311,7 +322,7 @@ impl Bench {
             ..Decision::default()
         };
         self.freezing.apply(&back, &mut self.model, &mut self.optimizer);
-        Ok(step::pass(&self.model, 0, std::slice::from_ref(&self.batch), self.checkpointing)?.flops)
+        Ok(step::pass(&self.model, 0, std::slice::from_ref(&self.batch), self.checkpointing, &mut |_| Ok(None))?.flops)
     }
 }
 

@@ -4,16 +4,22 @@
 //! and the one place where options are declared. Paths in a config are relative to the current directory, as in
 //! Axolotl.
 
+mod lora;
 mod model;
 mod raw;
+mod report_to;
 mod resolved;
+mod size;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use lora::{Adapter, TargetModules};
 pub use model::{Init, Model};
+pub use report_to::{ReportTo, Tracker};
 pub use resolved::{Config, Optimizer, Precision, Threads};
+pub use size::ByteSize;
 
 impl Config {
     /// Reads `path`, applies `overrides` (`key=value`, dotted for nested keys, lists by index, values in YAML), and

@@ -26,6 +26,14 @@ impl Model {
         matches!(self, Self::Checkpoint(path) if path.as_os_str().is_empty())
     }
 
+    /// The checkpoint, where it is one.
+    pub fn checkpoint(&self) -> Option<&str> {
+        match self {
+            Self::Checkpoint(path) => path.to_str(),
+            Self::New { .. } => None,
+        }
+    }
+
     /// Where the tokenizer is.
     pub fn tokenizer(&self) -> &Path {
         match self {

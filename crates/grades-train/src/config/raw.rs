@@ -5,25 +5,13 @@ use serde_json::{Map, Value};
 use super::{Config, ConfigError};
 
 /// Keys of later versions. As `null` or `false` they say what holds anyway.
-const NOT_YET: [&str; 11] = [
-    "adapter",
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_target_modules",
-    "lora_target_linear",
-    "lora_model_dir",
-    "load_in_4bit",
-    "load_in_8bit",
-    "report_to",
-    "chat_template",
-];
+const NOT_YET: [&str; 4] = ["lora_model_dir", "load_in_4bit", "load_in_8bit", "chat_template"];
 
 /// The method of early stopping where none is named.
 const DEFAULT_METHOD: &str = "grades";
 
 /// What other tools call an option.
-const OTHER_NAMES: [(&str, &str); 20] = [
+const OTHER_NAMES: [(&str, &str); 25] = [
     ("base_model", "model"),
     ("model_name_or_path", "model"),
     ("dataset", "datasets"),
@@ -44,6 +32,11 @@ const OTHER_NAMES: [(&str, &str); 20] = [
     ("max_norm", "max_grad_norm"),
     ("bf16", "precision"),
     ("fp16", "precision"),
+    ("lora_rank", "lora_r"),
+    ("lora_target", "lora_target_modules"),
+    ("target_modules", "lora_target_modules"),
+    ("use_rslora", "peft_use_rslora"),
+    ("finetuning_type", "adapter"),
 ];
 
 /// The mapping that `yaml` holds; an empty text is an empty mapping.
@@ -122,6 +115,16 @@ pub(super) fn resolve(mut tree: Value) -> Result<Config, ConfigError> {
                 None | Some(Value::Null | Value::Bool(false)) => {}
                 Some(_) => return Err(ConfigError::NotYet { key }),
             }
+        }
+        // What `off` is to some readers of YAML.
+        if let Some(off @ Value::Bool(false)) = map.get_mut("prefix_cache") {
+            *off = "off".into();
+        }
+        // Axolotl's name for all of them.
+        if map.get("lora_target_linear").is_some_and(|all| all.is_boolean() || all.is_null())
+            && map.shift_remove("lora_target_linear") == Some(true.into())
+        {
+            map.insert("lora_target_modules".to_owned(), "all-linear".into());
         }
         match map.get_mut("early_stopping") {
             // `early_stopping: none` is short for `{method: none}`, and options without a method are those of GradES.

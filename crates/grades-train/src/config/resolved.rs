@@ -7,10 +7,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ConfigError;
+use super::lora::{Adapter, TargetModules};
 use super::model::{Init, Model};
+use super::report_to::ReportTo;
+use super::size::ByteSize;
 use crate::data::split::CountOrShare;
 use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, TokenOptions};
 use crate::schedule::{LrScheduler, Schedule};
+use crate::train::prefix_cache;
 
 /// All options of a run. Names and, where the tools agree, defaults are those of Axolotl and TRL.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +25,19 @@ pub struct Config {
     pub model: Model,
     /// The values that it begins with: `pretrained` (default), or `random` to train from scratch.
     pub init: Init,
+    /// `lora` trains low-rank adapters and leaves the model as it is. Left out: the model itself trains.
+    pub adapter: Option<Adapter>,
+    /// Rank of the adapters. Default: 16.
+    pub lora_r: usize,
+    /// α: the adapters count `α / r` times. Default: 32.
+    pub lora_alpha: f64,
+    /// Share of the adapters' inputs that is dropped; only 0 (default) yet.
+    pub lora_dropout: f64,
+    /// The layers that have an adapter: ends of their names (`q_proj`), patterns of their whole names with `*` and `?`, or
+    /// `all-linear` (default).
+    pub lora_target_modules: TargetModules,
+    /// Whether the adapters count `α / √r` times. Default: false.
+    pub peft_use_rslora: bool,
     /// The run's directory, made by the run; one that exists is never overwritten. Default: `model-out`.
     pub output_dir: PathBuf,
     /// The training data. At least one is required.
@@ -78,6 +95,14 @@ pub struct Config {
     /// Whether each layer is computed again in the backward pass instead of keeping its activations: less memory, more
     /// time, the same result. Default: false.
     pub gradient_checkpointing: bool,
+    /// Where the outputs of frozen first layers are kept by sample, so that later epochs start above them: `off`
+    /// (default), `memory` or `disk`. Needs `companions: follow`, and no tied embedding that trains on as head. Results
+    /// are the same within rounding, also after a checkpoint, which holds none of it.
+    pub prefix_cache: prefix_cache::Place,
+    /// Most bytes that they take, such as `512MiB`. Default: 2GB.
+    pub prefix_cache_size: ByteSize,
+    /// Their numbers: `f32` (default), or `bf16` for twice as many of them, rounded.
+    pub prefix_cache_dtype: prefix_cache::Dtype,
     /// Threads: a number, or `auto` (default) for one per core.
     pub threads: Threads,
 
@@ -88,6 +113,8 @@ pub struct Config {
     pub eval_steps: Option<CountOrShare>,
     /// Steps between checkpoints: a count, or a share of all steps. Left out: none but the final model.
     pub save_steps: Option<CountOrShare>,
+    /// Trackers whose files are written into the run's directory, too: `tensorboard`, `wandb`, a list, or `none` (default).
+    pub report_to: ReportTo,
     /// A checkpoint to go on from.
     pub resume_from_checkpoint: Option<PathBuf>,
 
@@ -101,6 +128,12 @@ impl Default for Config {
         Self {
             model: Model::default(),
             init: Init::Pretrained,
+            adapter: None,
+            lora_r: 16,
+            lora_alpha: 32.0,
+            lora_dropout: 0.0,
+            lora_target_modules: TargetModules::default(),
+            peft_use_rslora: false,
             output_dir: PathBuf::from("model-out"),
             datasets: Vec::new(),
             val_set_size: CountOrShare::default(),
@@ -126,10 +159,14 @@ impl Default for Config {
             seed: 42,
             precision: Precision::Auto,
             gradient_checkpointing: false,
+            prefix_cache: prefix_cache::Place::Off,
+            prefix_cache_size: ByteSize(2_000_000_000),
+            prefix_cache_dtype: prefix_cache::Dtype::F32,
             threads: Threads(None),
             logging_steps: 10,
             eval_steps: None,
             save_steps: None,
+            report_to: ReportTo::default(),
             resume_from_checkpoint: None,
             early_stopping: grades::EarlyStopping::default(),
         }
@@ -246,6 +283,7 @@ impl Config {
             ));
         }
         self.validate_numbers()?;
+        self.validate_adapter()?;
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
             return Err(ConfigError::Inconsistent(
                 "`warmup_ratio` and `warmup_steps` are both set; remove one of them".to_owned(),
@@ -267,6 +305,7 @@ impl Config {
             ("micro_batch_size", Some(self.micro_batch_size)),
             ("gradient_accumulation_steps", Some(self.gradient_accumulation_steps)),
             ("logging_steps", Some(self.logging_steps)),
+            ("lora_r", Some(self.lora_r)),
             ("max_steps", self.max_steps),
         ] {
             number(value.is_none_or(|value| value >= 1), key, value.unwrap_or(1) as f64, FROM_ONE)?;
@@ -279,7 +318,9 @@ impl Config {
         ] {
             number(finite(value), key, value, "a number from 0")?;
         }
-        for (key, value) in [("num_epochs", self.num_epochs), ("adam_epsilon", self.adam_epsilon)] {
+        for (key, value) in
+            [("num_epochs", self.num_epochs), ("adam_epsilon", self.adam_epsilon), ("lora_alpha", self.lora_alpha)]
+        {
             number(finite(value) && value > 0.0, key, value, "a number above 0")?;
         }
         for (key, value) in
@@ -307,7 +348,8 @@ impl Config {
             EarlyStopping::Grades(config) => config.validate()?,
             EarlyStopping::Aflora(_) | EarlyStopping::Loraf(_) => {
                 return Err(ConfigError::Inconsistent(format!(
-                    "`early_stopping.method: {}` belongs to `adapter: lora`, which is not supported yet",
+                    "`early_stopping.method: {}` is not supported yet, as it freezes A and B of an adapter apart; choose grades, \
+                     validation_loss, autofreeze or none",
                     self.early_stopping.name()
                 )));
             }
@@ -342,6 +384,12 @@ impl Config {
             packing: self.packing(),
             seed: self.seed,
         }
+    }
+
+    /// How outputs of frozen layers are kept.
+    pub fn prefix_cache_options(&self) -> prefix_cache::Options {
+        let (place, dtype) = (self.prefix_cache, self.prefix_cache_dtype);
+        prefix_cache::Options { place, size: self.prefix_cache_size.0, dtype }
     }
 
     /// The tokens of a row with sample packing, `None` without.

@@ -167,7 +167,7 @@ fn unknown_options_are_named_with_the_nearest() {
         ("early_stopping: {method: grades, patiense: 3}", "`early_stopping.patiense`", "`patience`"),
         ("early_stopping: {method: validation_loss, tau: 3}", "`early_stopping.tau`", "min_delta"),
         ("early_stopping: {method: none, tau: 3}", "`early_stopping.tau`", "none to set"),
-        ("quux: 1", "`quux`", "the options here are model, init, output_dir"),
+        ("quux: 1", "`quux`", "the options here are model, init, adapter"),
     ] {
         error(&format!("{MINIMAL}{line}\n"), &[], &[key, nearest]);
     }
@@ -217,7 +217,14 @@ fn values_out_of_range_are_named_with_the_range() {
         ("early_stopping: {method: autofreeze, num_intervals: 0}", ["early_stopping", "num_intervals"]),
         ("early_stopping: {method: loraf}", ["`early_stopping.method: loraf`", "not supported yet"]),
         ("early_stopping: {method: validation_loss}", ["validation_loss", "val_set_size"]),
-        ("adapter: lora", ["`adapter`", "not supported yet"]),
+        ("report_to: [tensorboard, mlflow]", ["`report_to", "tensorboard, wandb, a list of them, or none"]),
+        ("adapter: qlora", ["`adapter: \"qlora\"`", "lora"]),
+        ("adapter: lora\nlora_r: 0", ["`lora_r: 0`", "from 1"]),
+        ("adapter: lora\nlora_alpha: 0", ["`lora_alpha: 0`", "above 0"]),
+        ("adapter: lora\nlora_dropout: 0.1", ["`lora_dropout: 0.1`", "not supported yet"]),
+        ("adapter: lora\nlora_target_modules: [1]", ["`lora_target_modules", "all-linear"]),
+        ("lora_r: 8", ["`lora_r`", "adapter: lora"]),
+        ("adapter: lora\nlora_rank: 8", ["`lora_rank`", "`lora_r`"]),
         ("load_in_4bit: true", ["`load_in_4bit`", "not supported yet"]),
     ] {
         error(&format!("{MINIMAL}{line}\n"), &[], &wanted);
@@ -281,4 +288,21 @@ fn another_method_drops_the_options_of_the_one_in_the_file() {
     assert_eq!(method("{tau: 3.0}", "grades"), method("{method: grades, tau: 3.0}", "grades"));
     assert_ne!(method("{tau: 3.0}", "grades"), defaults);
     assert_eq!(method("{tau: 3.0}", "none").name(), "none");
+}
+
+#[test]
+fn adapters_have_the_names_of_axolotl() {
+    let lora = |text: &str| parse(&format!("{MINIMAL}{text}\n"), &[]).unwrap().lora();
+    assert_eq!(lora(""), None);
+    let all = lora("adapter: lora").unwrap();
+    assert_eq!(
+        (all.r, all.lora_alpha, all.use_rslora, all.target_modules.as_slice()),
+        (16, 32.0, false, &["all-linear".to_owned()][..])
+    );
+    assert_eq!(lora("adapter: lora\nlora_target_linear: true"), Some(all));
+    let some =
+        lora("adapter: lora\nlora_r: 4\nlora_alpha: 8\npeft_use_rslora: true\nlora_target_modules: [q_proj, v_proj]")
+            .unwrap();
+    assert_eq!((some.r, some.lora_alpha, some.use_rslora), (4, 8.0, true));
+    assert_eq!(some.target_modules, ["q_proj", "v_proj"]);
 }

@@ -35,6 +35,17 @@ impl Batch {
         Tokens { ids: Arc::new(self.ids.clone()), layout: Arc::new(Layout::packed(&segments)) }
     }
 
+    /// These segments of the batch alone, in the given order, as a model takes them.
+    pub fn tokens_of(&self, segments: &[usize]) -> Tokens {
+        let (mut ids, mut ranges) = (Vec::new(), Vec::new());
+        for &segment in segments {
+            let (start, end) = self.segments[segment];
+            ranges.push(ids.len()..ids.len() + end - start);
+            ids.extend_from_slice(&self.ids[start..end]);
+        }
+        Tokens { ids: Arc::new(ids), layout: Arc::new(Layout::packed(&ranges)) }
+    }
+
     /// Appends a sample. Its tokens from the last label on are left out: they are only ever targets, and no loss
     /// depends on what would be computed from them.
     pub fn push(&mut self, index: usize, tokens: &Tokenized) {

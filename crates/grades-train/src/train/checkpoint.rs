@@ -12,6 +12,7 @@ use std::{fs, io};
 use burn::tensor::{Tensor, TensorData};
 use grades::PolicyState;
 use grades_models::ops::Flops;
+use grades_models::parameters::Place;
 use grades_models::weights::Checkpoint;
 use grades_models::{Decoder, host};
 use safetensors::serialize_to_file;
@@ -154,7 +155,9 @@ pub(super) fn save(run: &Path, mut progress: Progress, parts: &Parts<'_>) -> Res
     fs::create_dir_all(&partial).map_err(failed)?;
 
     let parameters = parts.model.parameters();
-    write(&partial, "weights", parameters.iter().map(|p| (p.name.clone(), Flat::device(&p.value))))?;
+    // What lies under adapters is the base's, and stays there.
+    let own = parameters.iter().filter(|p| p.place != Place::Base);
+    write(&partial, "weights", own.map(|p| (p.name.clone(), Flat::device(&p.value))))?;
     let states =
         parts.optimizer.states().iter().enumerate().filter_map(|(index, state)| Some((index, state.as_ref()?)));
     progress.optimizer_steps = states.clone().map(|(index, state)| (index, state.steps)).collect();
@@ -170,7 +173,7 @@ pub(super) fn save(run: &Path, mut progress: Progress, parts: &Parts<'_>) -> Res
     progress.trainable = parameters.iter().enumerate().filter(|(_, p)| p.is_trainable()).map(|(i, _)| i).collect();
     let arrays = std::mem::take(&mut progress.policy.buffers);
     write(&partial, "policy", arrays.iter().map(|(name, values)| (name.clone(), Flat::host(values))))?;
-    let best = parts.best.iter().flatten().enumerate();
+    let best = parts.best.iter().flatten().enumerate().filter(|(_, values)| !values.is_empty());
     write(&partial, "best", best.map(|(index, values)| (index.to_string(), Flat::host(values))))?;
 
     let state = serde_json::to_vec_pretty(&progress).map_err(|e| TrainError::Other(e.to_string()))?;
@@ -191,6 +194,9 @@ pub(super) fn restore(folder: &Path, parts: Parts<'_>) -> Result<Progress, Train
 
     let weights = open(folder, "weights")?.ok_or_else(|| damaged(folder, "has no weights.safetensors"))?;
     for (index, parameter) in parts.model.parameters_mut().iter_mut().enumerate() {
+        if parameter.place == Place::Base {
+            continue;
+        }
         let values = load(folder, &weights, &parameter.name, parameter.len())?;
         host::update(&parameter.name, &mut parameter.value, |old| old.copy_from_slice(&values))?;
         parameter.set_trainable(progress.trainable.contains(&index));
@@ -226,7 +232,10 @@ pub(super) fn restore(folder: &Path, parts: Parts<'_>) -> Result<Progress, Train
         }
     }
     if let Some(file) = open(folder, "best")? {
-        let all = lengths.iter().enumerate().map(|(index, &len)| load(folder, &file, &index.to_string(), len));
+        let own = parts.model.parameters().iter().map(|p| p.place != Place::Base);
+        let all = lengths.iter().zip(own).enumerate().map(|(index, (&len, own))| {
+            if own { load(folder, &file, &index.to_string(), len) } else { Ok(Vec::new()) }
+        });
         *parts.best = Some(all.collect::<Result<_, _>>()?);
     }
     Ok(progress)

@@ -5,10 +5,12 @@ pub mod freeze;
 pub mod memory;
 pub mod optimizer;
 mod origin;
+pub mod prefix_cache;
 mod run;
 pub mod run_dir;
 pub mod start;
 pub(crate) mod step;
+mod trackers;
 pub mod trainer;
 
 use std::io;

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use grades::{EarlyStopping, Policy, UnitId};
 use grades_models::ops::Flops;
+use grades_models::parameters::Place;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::{SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
-use grades_models::{Decoder, host};
+use grades_models::{Decoder, LoraConfig, host, peft};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -29,7 +30,7 @@ use crate::schedule::total_steps;
 pub struct Summary {
     /// The run's directory.
     pub run_dir: PathBuf,
-    /// The trained model, in the Hugging Face layout.
+    /// The trained model, in the Hugging Face layout; with `adapter: lora` the adapter, as PEFT stores it.
     pub model_dir: PathBuf,
     /// Steps made.
     pub steps: usize,
@@ -74,6 +75,7 @@ struct Environment {
     dropped_samples: usize,
     truncated_samples: usize,
     parameters: usize,
+    trainable_parameters: usize,
     units: usize,
     planned_steps: usize,
 }
@@ -112,6 +114,9 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
 
     let mut model = origin.load(&Device::default().autodiff())?;
+    if let Some(lora) = config.lora() {
+        model = model.with_adapter(lora, &LoraConfig::initial(config.seed))?;
+    }
     model.set_precision(config.precision.resolve());
     let warmup_steps = config.schedule(planned_steps).warmup_steps;
     let early_stopping = config.early_stopping.clone().for_schedule(warmup_steps, loader.steps_per_epoch());
@@ -119,6 +124,8 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let options = options(config, planned_steps, loader.steps_per_epoch());
     let thresholds = thresholds(&early_stopping, policy.as_ref(), &units(&model));
     let (parameters, unit_count) = (model.parameters().iter().map(|p| p.len()).sum(), units(&model).len());
+    let trained = model.parameters().iter().filter(|p| p.place != Place::Base);
+    let trainable_parameters = trained.map(|p| p.len()).sum();
     let start = Start::new(model, policy, &options);
     let start = if let Some(checkpoint) = resumed { start.resume(checkpoint, &options)? } else { start };
     // Only now, so that a mistake in the config, the data, the model or the checkpoint leaves nothing behind.
@@ -126,6 +133,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         Some(checkpoint) => RunDir::resume(&config.output_dir, checkpoint)?,
         None => RunDir::create(&config.output_dir)?,
     };
+    dir.report_to(config.report_to.trackers(), resumed.map(|_| start.step()))?;
     let environment = Environment {
         version: env!("CARGO_PKG_VERSION"),
         commit: option_env!("GRADES_COMMIT"),
@@ -139,6 +147,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         dropped_samples,
         truncated_samples,
         parameters,
+        trainable_parameters,
         units: unit_count,
         planned_steps,
     };
@@ -152,7 +161,10 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let trainer = Trainer::new(start, loader, &validation, options, &mut dir);
     let trainer = if progress { trainer.with_progress() } else { trainer };
     let (model, outcome) = trainer.train()?;
-    save(&model, &origin, &tokenizer, &dir)?;
+    match model.adapter() {
+        Some(_) => peft::save(&dir.adapter(), &model, config.model.checkpoint())?,
+        None => save(&model, &origin, &tokenizer, &dir)?,
+    }
     let summary = summary(&dir, &model, &outcome, planned_steps);
     dir.write("summary.json", &pretty(&summary)?)?;
     report::write_into(dir.path())?;
@@ -187,6 +199,7 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Opt
         weight_decay: config.weight_decay,
         max_grad_norm: Some(config.max_grad_norm).filter(|&norm| norm > 0.0),
         gradient_checkpointing: config.gradient_checkpointing,
+        prefix_cache: config.prefix_cache_options(),
         eval_steps: match config.eval_steps.map(|every| every.of(planned_steps)) {
             None => Some(steps_per_epoch),
             Some(every) => Some(every).filter(|every| *every > 0),
@@ -210,14 +223,11 @@ fn save(model: &Decoder, origin: &Origin, tokenizer: &Tokenizer, dir: &RunDir) -
 }
 
 fn summary(dir: &RunDir, model: &Decoder, outcome: &Outcome, planned_steps: usize) -> Summary {
-    let frozen = |unit: &UnitId| {
-        use grades_models::parameters::Place;
-        model.parameters().iter().all(|p| p.place != Place::Unit(*unit) || !p.is_trainable())
-    };
+    let frozen = |unit: &UnitId| model.parameters().iter().all(|p| p.place != Place::Unit(*unit) || !p.is_trainable());
     let units = units(model);
     Summary {
         run_dir: dir.path().into(),
-        model_dir: dir.model(),
+        model_dir: if model.adapter().is_some() { dir.adapter() } else { dir.model() },
         steps: outcome.steps,
         planned_steps,
         stopped_by: outcome.stopped.map(grades::StopReason::name),

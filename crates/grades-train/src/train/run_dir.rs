@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::TrainError;
+use super::trackers::Trackers;
+use crate::config::Tracker;
 
 /// The directory of one run: `config.yaml`, `environment.json`, `units.json`, `metrics.jsonl`, `signals.jsonl`,
 /// `events.jsonl`, `checkpoints/`, `model/` and, at the end, `summary.json` and `report.html`.
@@ -16,6 +18,7 @@ pub struct RunDir {
     metrics: Lines,
     signals: Lines,
     events: Lines,
+    trackers: Trackers,
 }
 
 #[derive(Debug)]
@@ -98,7 +101,17 @@ impl RunDir {
     fn open(path: &Path, append: bool) -> Result<Self, TrainError> {
         let lines = |name: &str| Lines::create(path.join(name), append);
         let (metrics, signals, events) = (lines("metrics.jsonl")?, lines("signals.jsonl")?, lines("events.jsonl")?);
-        Ok(Self { path: path.into(), metrics, signals, events })
+        Ok(Self { path: path.into(), metrics, signals, events, trackers: Trackers::default() })
+    }
+
+    /// From now on writes the files of these trackers, too. A run that goes on after the step `resumed` replaces what they
+    /// hold of later ones.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn report_to(&mut self, trackers: &[Tracker], resumed: Option<usize>) -> Result<(), TrainError> {
+        self.trackers = Trackers::open(&self.path, trackers, resumed)?;
+        Ok(())
     }
 
     /// The directory.
@@ -113,12 +126,19 @@ impl RunDir {
         self.path.join("model")
     }
 
+    /// Where the final adapter goes.
+    #[must_use]
+    pub fn adapter(&self) -> PathBuf {
+        self.path.join("adapter")
+    }
+
     /// Appends a line to `metrics.jsonl`.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn metric(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
-        self.metrics.write(line)
+        self.metrics.write(line)?;
+        self.trackers.metrics(line)
     }
 
     /// Appends a line to `signals.jsonl`.
@@ -126,7 +146,9 @@ impl RunDir {
     /// # Errors
     /// If it cannot be written.
     pub fn signal(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
-        self.signals.write(line)
+        self.signals.write(line)?;
+        self.trackers.signals(line);
+        Ok(())
     }
 
     /// Appends a line to `events.jsonl`.

@@ -19,7 +19,7 @@ pub struct Start {
     pub(super) policy: Box<dyn Policy>,
     pub(super) optimizer: Optimizer,
     pub(super) freezing: Freezing,
-    /// The best weights so far, where the policy keeps them.
+    /// The best weights so far, where the policy keeps them; nothing for what lies under adapters.
     pub(super) best: Option<Vec<Vec<f32>>>,
     pub(super) outcome: Outcome,
     /// The sum of the steps' losses.
@@ -51,6 +51,12 @@ impl Start {
             outcome,
             loss_sum: 0.0,
         }
+    }
+
+    /// The steps already made.
+    #[must_use]
+    pub fn step(&self) -> usize {
+        self.outcome.steps
     }
 
     /// After a checkpoint of a run with the same config, as if it had never been interrupted.

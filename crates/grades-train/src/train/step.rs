@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use grades_kernels::optimizer::axpy;
-use grades_models::nn::PassOptions;
+use grades_models::nn::{PassOptions, Prefix};
 use grades_models::ops::Flops;
 use grades_models::{Decoder, Error, host};
 
@@ -28,18 +28,25 @@ pub(crate) struct Pass {
     pub(crate) backward_seconds: f64,
 }
 
-/// Forward and backward through the micro-batches of step `step`; with `checkpointing` a layer at a time.
+/// Forward and backward through the micro-batches of step `step`; with `checkpointing` a layer at a time,
+/// and above what `prefix` gives of a micro-batch.
 ///
 /// # Errors
 /// If the loss is not finite, or the device fails to hand values over.
-pub(crate) fn pass(model: &Decoder, step: usize, batches: &[Batch], checkpointing: bool) -> Result<Pass, TrainError> {
+pub(crate) fn pass(
+    model: &Decoder,
+    step: usize,
+    batches: &[Batch],
+    checkpointing: bool,
+    prefix: &mut dyn FnMut(&Batch) -> Result<Option<Prefix>, Error>,
+) -> Result<Pass, TrainError> {
     let (started, executed) = (Instant::now(), Flops::executed());
     let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
     let mut gradients: Gradients = model.parameters().iter().map(|_| None).collect();
     let (mut total, mut forward_seconds) = (0.0, 0.0);
     for batch in batches {
         let forward = Instant::now();
-        let options = PassOptions { checkpointing, ..PassOptions::default() };
+        let options = PassOptions { checkpointing, prefix: prefix(batch)? };
         let (targets, scale) = (Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
         let pass = model.pass(&batch.tokens(), targets, scale, options);
         total += host::read("loss", pass.loss(), |loss| loss.first().copied().map_or(f64::NAN, f64::from))?;

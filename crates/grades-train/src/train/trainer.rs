@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use grades::{Decision, Observation, Policy, StopReason, Wants};
 use grades_models::ops::Flops;
+use grades_models::parameters::Place;
 use grades_models::{Decoder, host};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use super::checkpoint::{self, Progress};
 use super::freeze::{Freezing, Gradients, Measured};
 use super::optimizer::{Optimizer, Rule};
+use super::prefix_cache::{self, PrefixCache, Set};
 use super::run_dir::RunDir;
 use super::start::Start;
 use super::step::{self, Pass};
@@ -33,6 +35,8 @@ pub struct Options {
     pub max_grad_norm: Option<f64>,
     /// Runs layers again in the backward pass instead of keeping their activations.
     pub gradient_checkpointing: bool,
+    /// Where outputs of a frozen prefix are kept.
+    pub prefix_cache: prefix_cache::Options,
     /// Validates after every so many steps.
     pub eval_steps: Option<usize>,
     /// Writes a checkpoint after every so many steps.
@@ -79,6 +83,8 @@ struct StepMetrics {
     flops: Flops,
     optimizer_bytes: u64,
     kept_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefix_cache_bytes: Option<u64>,
     resident_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     val_loss: Option<f64>,
@@ -93,6 +99,9 @@ pub struct Trainer<'a> {
     options: Options,
     optimizer: Optimizer,
     freezing: Freezing,
+    cache: PrefixCache,
+    /// Whether it was told that the cache cannot be used.
+    told_unused: bool,
     units: usize,
     best: Option<Vec<Vec<f32>>>,
     dir: &'a mut RunDir,
@@ -117,6 +126,8 @@ impl<'a> Trainer<'a> {
             options,
             optimizer,
             freezing,
+            cache: PrefixCache::new(options.prefix_cache, dir.path()),
+            told_unused: false,
             units,
             best,
             dir,
@@ -197,8 +208,7 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         let validated = self.outcome.validation_seconds;
         let batches = self.loader.step(step - 1);
-        let Pass { loss, mut gradients, flops, .. } =
-            step::pass(&self.model, step, &batches, self.options.gradient_checkpointing)?;
+        let Pass { loss, mut gradients, flops, .. } = self.pass(step, &batches)?;
 
         // Algorithm 1: a matrix that freezes at this step is not updated any more.
         let wants = self.policy.wants(step);
@@ -249,11 +259,49 @@ impl<'a> Trainer<'a> {
             flops,
             optimizer_bytes: self.optimizer.bytes(),
             kept_bytes: self.freezing.bytes(),
+            prefix_cache_bytes: self.cache.is_on().then(|| self.cache.bytes()),
             resident_bytes: memory::resident(),
             val_loss,
         };
         self.log(&metrics)?;
         Ok(stop)
+    }
+
+    /// Forward and backward, above the frozen prefix where its outputs are known.
+    fn pass(&mut self, step: usize, batches: &[Batch]) -> Result<Pass, TrainError> {
+        let layers = self.cached_layers();
+        if self.cache.is_on() && layers < self.model.frozen_layers() && !self.told_unused {
+            self.told_unused = true;
+            let reason = "the embedding is the head too and trains on, so the outputs of the frozen layers change";
+            self.note("prefix_cache_unused", step, reason)?;
+        }
+        // In the last epoch nothing comes again.
+        let epoch = self.loader.steps_per_epoch().max(1);
+        let keep = step.div_ceil(epoch) * epoch < self.options.schedule.total_steps;
+        let (model, cache) = (&self.model, &mut self.cache);
+        let checkpointing = self.options.gradient_checkpointing;
+        let mut prefix = |batch: &Batch| cache.prefix(model, layers, Set::Train, batch, keep);
+        let pass = step::pass(model, step, batches, checkpointing, &mut prefix)?;
+        if let Some(failure) = self.cache.take_failure() {
+            self.note("prefix_cache_off", step, &failure.to_string())?;
+        }
+        Ok(pass)
+    }
+
+    /// How many layers from the input on have outputs that stay what they are.
+    fn cached_layers(&self) -> usize {
+        if self.model.is_prefix_constant() { self.model.frozen_layers() } else { 0 }
+    }
+
+    /// Records something about the run itself, and tells whoever watches it.
+    fn note(&mut self, event: &str, step: usize, reason: &str) -> Result<(), TrainError> {
+        let line = format!("step {step} · {event}: {reason}");
+        if self.log_lines {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        } else {
+            self.progress.println(line);
+        }
+        self.dir.event(&serde_json::json!({ "event": event, "step": step, "reason": reason }))
     }
 
     /// Tells the policy what it wants to know before the update, and carries its decision out.
@@ -300,13 +348,19 @@ impl<'a> Trainer<'a> {
     fn apply(&mut self, decision: &Decision) -> Result<(), TrainError> {
         self.freezing.apply(decision, &mut self.model, &mut self.optimizer);
         if decision.save_best {
-            let copies = self.model.parameters().iter().map(|p| host::read(&p.name, &p.value, <[f32]>::to_vec));
+            // What lies under adapters never changes.
+            let copies = self.model.parameters().iter().map(|p| match p.place {
+                Place::Base => Ok(Vec::new()),
+                _ => host::read(&p.name, &p.value, <[f32]>::to_vec),
+            });
             self.best = Some(copies.collect::<Result<_, _>>()?);
         }
         if decision.restore_best
             && let Some(best) = self.best.take()
         {
-            for (parameter, best) in self.model.parameters_mut().iter_mut().zip(best) {
+            self.cache.clear();
+            let parameters = self.model.parameters_mut().iter_mut();
+            for (parameter, best) in parameters.zip(best).filter(|(parameter, _)| parameter.place != Place::Base) {
                 host::update(&parameter.name, &mut parameter.value, |values| values.copy_from_slice(&best))?;
             }
         }
@@ -322,8 +376,14 @@ impl<'a> Trainer<'a> {
     fn validate(&mut self) -> Result<Option<f64>, TrainError> {
         let started = Instant::now();
         let (mut sum, mut labels) = (0.0, 0);
+        let layers = self.cached_layers();
+        let keep = self.outcome.steps < self.options.schedule.total_steps;
         for batch in self.validation {
-            let scores = self.model.log_likelihoods(&batch.tokens(), Arc::new(batch.targets.clone()));
+            let (tokens, targets) = (batch.tokens(), Arc::new(batch.targets.clone()));
+            let scores = match self.cache.prefix(&self.model, layers, Set::Validation, batch, keep)? {
+                Some(prefix) => self.model.log_likelihoods_from(prefix, &tokens, targets),
+                None => self.model.log_likelihoods(&tokens, targets),
+            };
             sum -= host::read("validation", &scores, |s| s.iter().map(|&s| f64::from(s)).sum::<f64>())?;
             labels += batch.label_count;
         }

@@ -33,6 +33,7 @@ fn options(frozen: &str, companions: Companions) -> StepOptions {
         companions,
         monitor: true,
         gradient_checkpointing: false,
+        prefix_cache: false,
     }
 }
 
@@ -122,6 +123,12 @@ fn counts_agree_with_counts_by_hand() {
     let again = step(StepOptions { gradient_checkpointing: true, ..options("none", Companions::Train) });
     assert_eq!(again.flops, Flops { forward: all.forward + 3 * (linear + attention), ..all });
     assert_eq!((again.loss, again.flops_ratio), (none.loss, 1.0));
+
+    // From kept outputs the lower half does not run at all.
+    let cached = step(StepOptions { prefix_cache: true, ..options("prefix:0.5", Companions::Follow) });
+    let forward = all.forward - 2 * (linear + attention);
+    assert_eq!(cached.flops, Flops { forward, ..prefix.flops });
+    assert_eq!(cached.flops_ratio, ratio(cached.flops));
 
     let refused = |options: StepOptions| match run(&options, &mut |_| {}) {
         Err(BenchError::Option(message)) => message,

@@ -12,6 +12,14 @@ const LABELS: usize = 6;
 /// Pairs of a query and a key that it sees.
 const PAIRS: usize = 10 * 11 / 2;
 
+/// Operations of a sample's forward pass through one layer.
+pub(crate) const ONE_LAYER: f64 = (2 * TOKENS * LAYER + 2 * 2 * PAIRS * 32) as f64;
+
+/// With a head of its own.
+pub(crate) fn workspace_untied() -> Workspace {
+    with_equal_samples(Workspace::untied())
+}
+
 fn workspace() -> Workspace {
     with_equal_samples(Workspace::new())
 }

@@ -1,6 +1,8 @@
 //! The trainer from outside: whole runs of a tiny model, and what they leave behind.
 
 #[cfg(test)]
+mod adapters;
+#[cfg(test)]
 mod arithmetic;
 #[cfg(test)]
 mod checkpointing;
@@ -14,6 +16,8 @@ mod from_scratch;
 mod optimization;
 #[cfg(test)]
 mod packing;
+#[cfg(test)]
+mod prefix_cache;
 #[cfg(test)]
 mod resuming;
 #[cfg(test)]

@@ -135,6 +135,32 @@ fn the_saved_model_goes_on_where_the_run_ended() {
 }
 
 #[test]
+fn trackers_get_the_numbers_of_every_step() {
+    let workspace = Workspace::new();
+    let run = workspace.train("run", &["report_to=[tensorboard, wandb]", "max_steps=2"]);
+    let history = fs::read_to_string(run.path.join("wandb/wandb-history.jsonl")).unwrap();
+    let history: Vec<Value> = history.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let losses: Vec<f64> = history.iter().map(|line| line["train/loss"].as_f64().unwrap()).collect();
+    assert_eq!(losses, run.metric("/loss"));
+    let files: Vec<_> = fs::read_dir(run.path.join("tensorboard")).unwrap().map(|entry| entry.unwrap()).collect();
+    assert_eq!(files.len(), 1);
+    assert!(files[0].file_name().to_string_lossy().contains("tfevents"));
+    // The file's version, and one record a step, each with the step's loss as f32.
+    let bytes = fs::read(files[0].path()).unwrap();
+    let (mut at, mut records) = (0, Vec::new());
+    while at < bytes.len() {
+        let length = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+        records.push(&bytes[at + 12..at + 12 + length]);
+        at += 16 + length;
+    }
+    assert_eq!(records.len(), 3);
+    for (record, loss) in records[1..].iter().zip(losses) {
+        let value = [&b"train/loss\x15"[..], &(loss as f32).to_le_bytes()].concat();
+        assert!(record.windows(value.len()).any(|bytes| bytes == value));
+    }
+}
+
+#[test]
 fn the_model_s_context_bounds_the_samples() {
     let workspace = Workspace::new();
     let run = workspace.train("run", &["sequence_len=2048", "max_steps=1"]);

@@ -1,0 +1,60 @@
+//! `grades merge`.
+
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use grades_models::tokenizer::Tokenizer;
+use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
+use grades_models::{host, peft, registry};
+use serde_json::json;
+
+use crate::output;
+
+/// Fold an adapter into its base and write the model that comes of it.
+///
+/// The result is a model folder in the Hugging Face layout whose weights are dense: a quantised base is decoded first.
+///
+/// Example: grades merge --model SmolLM2-135M --adapter runs/lora/adapter --output-dir merged
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The base: a model folder in the Hugging Face layout, or a GGUF file.
+    #[arg(long)]
+    model: PathBuf,
+    /// The folder of the adapter, as PEFT stores them.
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    /// The folder to write; weights in it are never overwritten.
+    #[arg(long, value_name = "DIR")]
+    output_dir: PathBuf,
+    /// Numbers of the written weights.
+    #[arg(long, value_parser = ["f32", "bf16", "f16"], default_value = "bf16")]
+    dtype: String,
+}
+
+impl Args {
+    pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
+        let checkpoint = Checkpoint::open(&self.model)?;
+        let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
+        let model = peft::attach(registry::open(&checkpoint, &Device::default())?, &self.adapter)?.merged()?;
+        let failed = |error: grades_models::Error| WeightsError::Values(error.to_string());
+        let tensors = model.parameters().iter().map(|parameter| {
+            TensorToSave::deferred(&parameter.name, &parameter.shape, move || {
+                host::read(&parameter.name, &parameter.value, |values| values.to_vec().into()).map_err(failed)
+            })
+        });
+        let dtype = match self.dtype.as_str() {
+            "f32" => SaveDtype::F32,
+            "f16" => SaveDtype::F16,
+            _ => SaveDtype::BF16,
+        };
+        let options =
+            SaveOptions { dtype, generation_config: checkpoint.generation_config(), ..SaveOptions::default() };
+        save_checkpoint(&self.output_dir, checkpoint.config()?, tensors, &options)?;
+        tokenizer.save(&self.output_dir)?;
+        if json {
+            return output::print_json(&json!({ "model_dir": self.output_dir, "dtype": self.dtype }));
+        }
+        output::print(&format!("model         {}, dense weights in {}", self.output_dir.display(), self.dtype));
+        Ok(())
+    }
+}

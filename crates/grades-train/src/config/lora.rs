@@ -1,0 +1,85 @@
+//! Training adapters in place of the model's own parameters.
+
+use grades_models::LoraConfig;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Config, ConfigError};
+
+/// The kinds of adapters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Adapter {
+    /// Low-rank adapters (Hu et al. 2021).
+    Lora,
+}
+
+/// The layers that get an adapter: one name, or a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub struct TargetModules(Vec<String>);
+
+impl Default for TargetModules {
+    fn default() -> Self {
+        Self(vec!["all-linear".to_owned()])
+    }
+}
+
+impl TryFrom<Value> for TargetModules {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        let names = match value {
+            Value::Array(names) => names,
+            name => vec![name],
+        };
+        let names: Option<Vec<String>> = names.iter().map(|name| name.as_str().map(str::to_owned)).collect();
+        names
+            .filter(|names| !names.is_empty())
+            .map(Self)
+            .ok_or("it must be all-linear, or a list of names such as [q_proj, v_proj]")
+    }
+}
+
+impl From<TargetModules> for Value {
+    fn from(TargetModules(names): TargetModules) -> Self {
+        match <[String; 1]>::try_from(names) {
+            Ok([name]) => name.into(),
+            Err(names) => names.into(),
+        }
+    }
+}
+
+impl Config {
+    /// The adapters that train, if any do.
+    pub fn lora(&self) -> Option<LoraConfig> {
+        self.adapter.map(|Adapter::Lora| LoraConfig {
+            r: self.lora_r,
+            lora_alpha: self.lora_alpha,
+            use_rslora: self.peft_use_rslora,
+            target_modules: self.lora_target_modules.0.clone(),
+        })
+    }
+
+    pub(super) fn validate_adapter(&self) -> Result<(), ConfigError> {
+        if self.lora_dropout != 0.0 {
+            return Err(ConfigError::Inconsistent(format!(
+                "`lora_dropout: {}` is not supported yet; set it to 0, or leave it out",
+                self.lora_dropout
+            )));
+        }
+        let plain = Self::default();
+        let set = [
+            ("lora_r", self.lora_r != plain.lora_r),
+            ("lora_alpha", self.lora_alpha != plain.lora_alpha),
+            ("lora_target_modules", self.lora_target_modules != plain.lora_target_modules),
+            ("peft_use_rslora", self.peft_use_rslora),
+        ];
+        match set.iter().find(|(_, set)| *set) {
+            Some((key, _)) if self.adapter.is_none() => Err(ConfigError::Inconsistent(format!(
+                "`{key}` has no effect without an adapter; set adapter: lora, or remove it"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}

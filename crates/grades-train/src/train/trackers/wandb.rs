@@ -1,0 +1,51 @@
+//! The history of a run as Weights & Biases keeps it: a JSON object a step, with `_step`, `_runtime` and `_timestamp`.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use crate::train::TrainError;
+
+/// `wandb/wandb-history.jsonl` of a run.
+#[derive(Debug)]
+pub(super) struct History {
+    path: PathBuf,
+    file: File,
+}
+
+impl History {
+    /// Begins it, or goes on with what it holds up to the step that a resumed run begins after.
+    pub(super) fn open(run: &Path, resumed: Option<usize>) -> Result<Self, TrainError> {
+        let path = run.join("wandb/wandb-history.jsonl");
+        let io = |source| TrainError::io(&path, source);
+        fs::create_dir_all(run.join("wandb")).map_err(io)?;
+        if let (Some(resumed), true) = (resumed, path.exists()) {
+            let text = fs::read_to_string(&path).map_err(io)?;
+            let before = |line: &&str| {
+                let line: Option<Value> = serde_json::from_str(line).ok();
+                line.and_then(|line| line.get("_step")?.as_u64()).is_some_and(|step| step as usize <= resumed)
+            };
+            let kept: String = text.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
+            let partial = path.with_extension("partial");
+            fs::write(&partial, kept).and_then(|()| fs::rename(&partial, &path)).map_err(io)?;
+        }
+        let file = File::options().append(true).create(true).open(&path).map_err(io)?;
+        Ok(Self { path, file })
+    }
+
+    /// Appends a step.
+    pub(super) fn write(&mut self, step: u64, seconds: f64, values: &[(String, f64)]) -> Result<(), TrainError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+        let mut line: Map<String, Value> =
+            [("_step", json!(step)), ("_runtime", json!(seconds)), ("_timestamp", json!(now))]
+                .map(|(key, value)| (key.to_owned(), value))
+                .into_iter()
+                .collect();
+        line.extend(values.iter().map(|(name, value)| (name.clone(), json!(value))));
+        let text = format!("{}\n", Value::Object(line));
+        self.file.write_all(text.as_bytes()).map_err(|source| TrainError::io(&self.path, source))
+    }
+}
