@@ -15,7 +15,7 @@ pub(crate) struct Workspace(TempDir);
 impl Workspace {
     pub(crate) fn new() -> Self {
         let workspace = Self(tempfile::tempdir().unwrap());
-        tiny_checkpoint::write(&workspace.path("model"));
+        tiny_checkpoint::write(&workspace.path("model"), "llama");
         tiny_checkpoint::write_sentences(&workspace.path("data.jsonl"), 12);
         fs::create_dir(workspace.path("piqa")).unwrap();
         let question = |index: usize| {

@@ -101,7 +101,7 @@ impl AttentionSpec {
     }
 
     /// Operations of the two products of the forward pass (scores, and weighted values).
-    pub(super) fn operations(&self) -> u64 {
+    pub(crate) fn operations(&self) -> u64 {
         4 * self.layout.visible_pairs(self.causal, self.window) * (self.heads * self.head_dim) as u64
     }
 }

@@ -139,7 +139,7 @@ impl Freezing {
         for &(index, part) in &self.matrices {
             let parameter = &parameters[index];
             let tensor = match gradients {
-                Some(gradients) => gradients[index].as_ref(),
+                Some(gradients) => gradients.get(index).and_then(Option::as_ref),
                 None => Some(&parameter.value),
             };
             if let Some(tensor) = tensor {
@@ -206,7 +206,7 @@ impl Freezing {
                 continue;
             }
             if wants.keep_gradient
-                && let Some(gradient) = gradients[index].take()
+                && let Some(gradient) = gradients.get_mut(index).and_then(Option::take)
             {
                 let norm = norms.get(&unit).and_then(|parts| parts.get(part)?.gradient);
                 self.previous.insert(index, Kept { gradient, norm });

@@ -1,5 +1,10 @@
 //! What the process holds, as the operating system counts it.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The highest peak that was reset.
+static HIGHEST: AtomicU64 = AtomicU64::new(0);
+
 /// Bytes of one line of `/proc/self/status`; `None` where there is no such file.
 fn status(key: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -11,6 +16,18 @@ fn status(key: &str) -> Option<u64> {
 /// Most memory that the process has held so far, in bytes (Linux only).
 #[must_use]
 pub fn peak() -> Option<u64> {
+    peak_since_reset().map(|peak| peak.max(HIGHEST.load(Relaxed)))
+}
+
+/// Lets [`peak_since_reset`] begin anew; whether the system allows that. [`peak`] knows of what was before.
+pub fn reset_peak() -> bool {
+    HIGHEST.fetch_max(peak_since_reset().unwrap_or(0), Relaxed);
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
+/// Most memory that the process has held since the last [`reset_peak`], in bytes (Linux only).
+#[must_use]
+pub fn peak_since_reset() -> Option<u64> {
     status("VmHWM:")
 }
 

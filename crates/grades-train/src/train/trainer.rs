@@ -80,14 +80,25 @@ struct StepMetrics {
     step_seconds: f64,
     monitor_seconds: f64,
     frozen_units: usize,
-    flops: Flops,
+    flops: StepFlops,
     optimizer_bytes: u64,
     kept_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     prefix_cache_bytes: Option<u64>,
     resident_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    peak_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     val_loss: Option<f64>,
+}
+
+/// The operations of a step: those executed by kind, and those that frozen matrices and kept outputs saved.
+#[derive(Debug, Serialize)]
+struct StepFlops {
+    #[serde(flatten)]
+    executed: Flops,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<u64>,
 }
 
 /// A run in progress.
@@ -205,7 +216,7 @@ impl<'a> Trainer<'a> {
 
     /// One step of the optimizer, `step` counted from 1.
     fn step(&mut self, step: usize) -> Result<Option<StopReason>, TrainError> {
-        let started = Instant::now();
+        let (started, own_peak) = (Instant::now(), memory::reset_peak());
         let validated = self.outcome.validation_seconds;
         let batches = self.loader.step(step - 1);
         let Pass { loss, mut gradients, flops, .. } = self.pass(step, &batches)?;
@@ -256,11 +267,12 @@ impl<'a> Trainer<'a> {
             step_seconds,
             monitor_seconds,
             frozen_units: self.policy.frozen().len(),
-            flops,
+            flops: StepFlops { executed: flops, skipped: self.skipped(&batches, flops) },
             optimizer_bytes: self.optimizer.bytes(),
             kept_bytes: self.freezing.bytes(),
             prefix_cache_bytes: self.cache.is_on().then(|| self.cache.bytes()),
             resident_bytes: memory::resident(),
+            peak_bytes: memory::peak_since_reset().filter(|_| own_peak),
             val_loss,
         };
         self.log(&metrics)?;
@@ -286,6 +298,14 @@ impl<'a> Trainer<'a> {
             self.note("prefix_cache_off", step, &failure.to_string())?;
         }
         Ok(pass)
+    }
+
+    /// The operations that a step in which everything trains would have executed beside `executed`.
+    fn skipped(&self, batches: &[Batch], executed: Flops) -> Option<u64> {
+        let checkpointing = self.options.gradient_checkpointing;
+        let whole = |batch: &Batch| self.model.whole_pass(&batch.tokens(), batch.label_count, checkpointing);
+        let whole: Option<Vec<Flops>> = batches.iter().map(whole).collect();
+        Some(whole?.iter().map(Flops::total).sum::<u64>().saturating_sub(executed.total()))
     }
 
     /// How many layers from the input on have outputs that stay what they are.

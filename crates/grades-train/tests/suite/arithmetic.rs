@@ -54,6 +54,11 @@ fn flops(run: &Run) -> Vec<Flops> {
     run.metrics().into_iter().map(|mut line| serde_json::from_value(line["flops"].take()).unwrap()).collect()
 }
 
+/// What each step saved.
+fn skipped(run: &Run) -> Vec<u64> {
+    run.metric("/flops/skipped").into_iter().map(|skipped| skipped as u64).collect()
+}
+
 fn sum(steps: &[Flops]) -> Flops {
     steps.iter().fold(Flops::default(), |mut sum, step| {
         sum += *step;
@@ -66,6 +71,7 @@ fn nothing_frozen() {
     let run = workspace().train("run", &["max_steps=2", "val_set_size=4"]);
     // Validation is not part of training.
     assert_eq!(flops(&run), [whole(4); 2]);
+    assert_eq!(skipped(&run), [0; 2]);
     assert_eq!(run.summary.flops, sum(&flops(&run)));
     assert_eq!(run.metric("/tokens"), [40.0, 80.0]);
     assert_eq!(run.summary.tokens, 80);
@@ -81,6 +87,8 @@ fn scattered_matrices_save_their_weight_gradients() {
     let after = count(4, 2 * LAYER, 2, 2 * LAYER - frozen);
     assert_eq!(run.summary.frozen_units, 7);
     assert_eq!(flops(&run), [vec![whole(4); 3], vec![after; 5]].concat());
+    let saved = (2 * 4 * TOKENS * frozen) as u64;
+    assert_eq!(skipped(&run), [0, 0, 0, saved, saved, saved, saved, saved]);
     assert_eq!(run.summary.flops, sum(&flops(&run)));
 }
 
@@ -97,6 +105,9 @@ fn a_frozen_lower_half_ends_the_backward_pass_where_companions_follow() {
         let follow = workspace.train("follow", &[&stop("follow")]);
         let after = count(4, LAYER, 1, LAYER);
         assert_eq!(flops(&follow), [vec![whole(4); 3], vec![after; 5]].concat());
+        // Both gradients of layer 0's matrices, and that of its attention.
+        let saved = (2 * 2 * 4 * TOKENS * LAYER + 2 * 4 * PAIRS * 32 * 5) as u64;
+        assert_eq!(skipped(&follow), [0, 0, 0, saved, saved, saved, saved, saved]);
         let companions: Vec<Value> =
             follow.events().into_iter().filter(|event| event["event"] == "freeze_companion").collect();
         assert_eq!(

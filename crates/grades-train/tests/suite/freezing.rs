@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use crate::runs::{ALL, LAYER, Q, Run, Workspace, weights};
 
 const FREEZE_Q_AT_3: &str = "early_stopping={method: grades, alpha: 0.25, tau: {q: 1.0e9, default: 1.0e-9}}";
@@ -35,6 +37,36 @@ fn a_frozen_matrix_stays_as_it_is_to_the_bit() {
         for (name, end) in frozen.weights() {
             assert_eq!(is_q(&name), end == two.weights()[&name], "{name} with {rule:?}");
             assert_ne!(two.weights()[&name], eight.weights()[&name], "{name} with {rule:?}");
+        }
+    }
+}
+
+#[test]
+fn a_bias_freezes_with_its_matrix() {
+    let workspace = Workspace::of("qwen2");
+    let with = |name, option| workspace.train(name, &["weight_decay=0.1", option]).weights();
+    let (frozen, two) = (with("frozen", FREEZE_Q_AT_3), with("two", "max_steps=2"));
+    assert_eq!(frozen.keys().filter(|name| name.ends_with("q_proj.bias")).count(), 2);
+    for (name, end) in &frozen {
+        assert_eq!(is_q(name), *end == two[name], "{name}");
+    }
+}
+
+#[test]
+fn steps_between_measurements_are_those_of_the_optimizer() {
+    let workspace = Workspace::new();
+    let stop = "early_stopping={method: grades, alpha: 0.125, interval: 2, tau: 1.0e-9}";
+    let with = |name, sizes: [&str; 2]| workspace.train(name, &[&[stop][..], &sizes[..]].concat());
+    let whole = with("whole", ["micro_batch_size=4", "gradient_accumulation_steps=1"]);
+    let split = with("split", ["micro_batch_size=1", "gradient_accumulation_steps=4"]);
+    let (whole, split) = (whole.signals(), split.signals());
+    let steps = |lines: &[Value]| lines.iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>();
+    assert_eq!(steps(&whole), steps(&split));
+    assert!(whole.len() >= 3 && steps(&whole).windows(2).all(|pair| pair[1] == pair[0] + 2), "{:?}", steps(&whole));
+    for (whole, split) in whole.iter().zip(&split) {
+        for (unit, value) in whole["signals"].as_object().unwrap() {
+            let (whole, split) = (value.as_f64().unwrap(), split["signals"][unit].as_f64().unwrap());
+            assert!((split / whole - 1.0).abs() < 1e-3, "{unit}: {split} against {whole}");
         }
     }
 }

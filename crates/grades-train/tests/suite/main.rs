@@ -26,3 +26,5 @@ mod run_directory;
 mod runs;
 #[cfg(test)]
 mod tiny_checkpoint;
+#[cfg(test)]
+mod unfreezing;

@@ -37,6 +37,8 @@ fn a_cached_prefix_changes_nothing_but_the_arithmetic() {
     for place in ["memory", "disk"] {
         let with = train(&workspace, place, &[&format!("prefix_cache={place}")]);
         assert_same(&with, &without);
+        let skipped = |run: &Run| run.metric("/flops/skipped")[19];
+        assert_eq!(skipped(&with) - skipped(&without), 4.0 * ONE_LAYER);
         // The second epoch keeps what comes after step 6, the third the rest.
         assert_eq!(saved(&without, &with), [0.0, 0.0, 16.0, 20.0]);
         assert_eq!(with.metric("/prefix_cache_bytes")[19], (20 * 10 * 32 * 4) as f64);

@@ -85,7 +85,10 @@ fn a_run_leaves_its_whole_record() {
             "optimizer_bytes",
             "kept_bytes",
             "resident_bytes",
+            "peak_bytes",
         ];
+        // Some systems do not let a process reset its peak.
+        expected.retain(|key| *key != "peak_bytes" || line.get("peak_bytes").is_some());
         expected.extend((index % 2 == 1).then_some("val_loss"));
         assert_eq!(keys(line), expected);
         assert_eq!(line["step"], index + 1);

@@ -31,8 +31,13 @@ pub(crate) struct Workspace(Rc<TempDir>);
 
 impl Workspace {
     pub(crate) fn new() -> Self {
+        Self::of("llama")
+    }
+
+    /// With a model of another family.
+    pub(crate) fn of(family: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        tiny_checkpoint::write(&folder.path().join("model"));
+        tiny_checkpoint::write(&folder.path().join("model"), family);
         tiny_checkpoint::write_sentences(&folder.path().join("data.jsonl"), 20);
         Self(Rc::new(folder))
     }

@@ -14,11 +14,11 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
 }
 
-/// Writes the checkpoint: two layers of width 32, a vocabulary of 96, a context of 128.
-pub(crate) fn write(folder: &Path) {
+/// Writes the checkpoint of a family's fixture: two layers of width 32, a vocabulary of 96, a context of 128.
+pub(crate) fn write(folder: &Path, family: &str) {
     fs::create_dir_all(folder).unwrap();
     for name in ["config.json", "model.safetensors"] {
-        fs::copy(fixture("llama").join(name), folder.join(name)).unwrap();
+        fs::copy(fixture(family).join(name), folder.join(name)).unwrap();
     }
     write_tokenizer(folder, 0);
 }

@@ -10,7 +10,7 @@ use burn::tensor::{Gradients, Tensor};
 use grades::Companion;
 
 use super::{Decoder, Tokens};
-use crate::ops::{self, AttentionSpec, CrossEntropySpec, Tie};
+use crate::ops::{self, AttentionSpec, CrossEntropySpec, Flops, Tie};
 use crate::parameters::{Parameter, Place};
 
 /// The output of a model's first layers for a batch.
@@ -83,6 +83,33 @@ impl Decoder {
             output = self.layer(layer, output, spec.clone(), None, false);
         }
         Prefix { output, layers: layers.max(first) }
+    }
+
+    /// The operations of a pass with `labels` targets in which everything trains and nothing was computed before, counted
+    /// from the wiring alone; `None` with adapters, under which the matrices never train.
+    #[must_use]
+    pub fn whole_pass(&self, tokens: &Tokens, labels: usize, checkpointing: bool) -> Option<Flops> {
+        if self.parameters.iter().any(|parameter| parameter.place == Place::Base) {
+            return None;
+        }
+        let last = self.layers.len().saturating_sub(1);
+        let product = |rows: usize, values: usize| 2 * (rows * values) as u64;
+        let (mut matrices, mut below_last) = (0, 0);
+        for parameter in self.parameters.iter().filter(|parameter| parameter.shape.len() == 2) {
+            let Place::Unit(unit) = parameter.place else { continue };
+            matrices += parameter.len();
+            below_last += if unit.layer < last { parameter.len() } else { 0 };
+        }
+        let (matrices, below_last) = (product(tokens.ids.len(), matrices), product(tokens.ids.len(), below_last));
+        let attention = self.attention_spec(tokens).operations();
+        let layers = self.layers.len() as u64;
+        let head = product(labels, self.config.vocab_size * self.config.hidden_size);
+        let again = if checkpointing { below_last + last as u64 * attention } else { 0 };
+        Some(Flops {
+            forward: matrices + layers * attention + head + again,
+            input_gradient: matrices + layers * (attention / 2 * 5) + head,
+            weight_gradient: matrices + head,
+        })
     }
 
     fn embedded(&self, tokens: &Tokens) -> Prefix {

@@ -88,10 +88,17 @@ fn checkpointing_gives_the_same_gradients_to_the_bit() {
         let (loss, gradients, executed) = run(model, PassOptions::default());
         let trained = model.parameters().iter().map(|parameter| parameter.is_trainable());
         assert!(trained.eq(gradients.iter().map(Option::is_some)), "{what}");
+        let labels = batch().1.iter().filter(|&&target| target != crate::ops::IGNORE).count();
+        let whole = |checkpointing| model.whole_pass(&batch().0, labels, checkpointing).unwrap();
         let checkpointed = run(model, PassOptions { checkpointing: true, ..PassOptions::default() });
         assert!((checkpointed.0, &checkpointed.1) == (loss, &gradients), "{what}");
         let forward = executed.forward + pattern.again as u64 * layer();
         assert_eq!(checkpointed.2, Flops { forward, ..executed }, "{what}");
+        let all = model.parameters().iter().all(|parameter| parameter.is_trainable());
+        for (whole, executed) in [(whole(false), executed), (whole(true), checkpointed.2)] {
+            assert_eq!(whole == executed, all, "{what}");
+            assert!(whole.total() >= executed.total(), "{what}");
+        }
     });
 }
 
