@@ -146,7 +146,7 @@ fn an_adapter_beside_its_base_and_folded_into_it_are_one_model() {
     assert_eq!(workspace.json(&merge)["dtype"], "f32");
     assert!(!workspace.call(&merge).succeeded(), "overwritten");
     let scores = |name: &str, model: &[&str]| {
-        let eval = ["eval", "--tasks", "piqa", "--data-dir", ".", "--samples", name];
+        let eval = ["eval", "--tasks", "piqa", "--data-dir", ".", "--precision", "f32", "--samples", name];
         workspace.json(&[&eval[..], model].concat());
         let lines = fs::read_to_string(workspace.path(name)).unwrap();
         let line = |line: &str| serde_json::from_str::<Value>(line).unwrap()["loglikelihoods"][0].as_f64().unwrap();

@@ -19,6 +19,9 @@ const BF16_TOLERANCE: f64 = 2e-2;
 /// And for each gradient by itself: those of q and k, where large terms cancel, come to 2.4e-2 here and to 2.7e-2 in
 /// PyTorch's bf16 autocast on the same fixtures.
 const BF16_GRADIENT_TOLERANCE: f64 = 2.5e-2;
+/// Likewise for the gradients of adapters of rank 4, all together and each: in PyTorch's autocast with PEFT, on the same
+/// fixture, they come to 2.7e-2 and 4.9e-2.
+const BF16_ADAPTER_TOLERANCES: (f64, f64) = (2.7e-2, 4.9e-2);
 
 pub(crate) struct Values {
     tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,
@@ -232,6 +235,10 @@ fn check_in_bf16(folder: &Path, config: &str) {
     let loss = model.loss(&batch.tokens, batch.targets.clone(), batch.scale());
     let mut gradients = loss.backward();
     host::read("loss", &loss, |found| within("loss in bf16", found, expected.get("loss.1"))).unwrap();
+    let (together, each) = match model.adapter() {
+        None => (BF16_TOLERANCE, BF16_GRADIENT_TOLERANCE),
+        Some(_) => BF16_ADAPTER_TOLERANCES,
+    };
     let (mut all_found, mut all_expected) = (Vec::new(), Vec::new());
     for parameter in model.parameters().iter() {
         let Some(gradient) = parameter.value.grad_remove(&mut gradients) else {
@@ -243,14 +250,14 @@ fn check_in_bf16(folder: &Path, config: &str) {
         host::read(&parameter.name, &gradient, |found| all_found.extend_from_slice(found)).unwrap();
         all_expected.extend_from_slice(reference);
         let within = |what: &str, found: &[f32], expected: &[f64]| {
-            assert_within(BF16_GRADIENT_TOLERANCE, what, found, expected);
+            assert_within(each, what, found, expected);
         };
         // Softmax hardly sees a bias of the keys: its gradient is what is left of large terms that cancel.
         if !parameter.name.ends_with("k_proj.bias") {
             host::read(&parameter.name, &gradient, |found| within(&what, found, reference)).unwrap();
         }
     }
-    within("all gradients in bf16", &all_found, &all_expected);
+    assert_within(together, "all gradients in bf16", &all_found, &all_expected);
 }
 
 #[test]
