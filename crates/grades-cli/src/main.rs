@@ -52,12 +52,20 @@ fn main() -> ExitCode {
     grades_kernels::reuse_freed_memory();
     let result = match cli.command {
         Command::Train(args) => args.run(cli.json, cli.threads),
-        Command::Eval(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
-        Command::Generate(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
-        Command::Merge(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
+        Command::Eval(args) => {
+            output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
+        }
+        Command::Generate(args) => {
+            output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
+        }
+        Command::Merge(args) => {
+            output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
+        }
         Command::Inspect(args) => args.run(cli.json),
         Command::Report(args) => args.run(cli.json),
-        Command::Bench(args) => output::set_threads(cli.threads).and_then(|()| args.run(cli.json)),
+        Command::Bench(args) => {
+            output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -29,7 +29,7 @@ impl Args {
     pub(crate) fn run(self, json: bool, threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
         let config = Config::load(&self.config, &self.overrides)?;
         output::set_threads(threads.or(config.threads.count()))?;
-        let summary = run(&config, true)?;
+        let summary = grades_kernels::on_worker(|| run(&config, true))?;
         if json {
             return output::print_json(&summary);
         }

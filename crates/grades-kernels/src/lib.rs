@@ -43,7 +43,7 @@ pub mod rope;
 
 pub use element::{Element, narrow, widen};
 pub use memory::{return_freed_memory, reuse_freed_memory};
-pub use threads::{set_threads, threads};
+pub use threads::{on_worker, set_threads, threads};
 
 #[cfg(test)]
 mod testing;

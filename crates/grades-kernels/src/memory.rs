@@ -10,7 +10,10 @@ pub fn reuse_freed_memory() {
         const ALWAYS: libc::c_int = libc::c_int::MAX;
         // SAFETY: mallopt only sets options of the allocator; both are valid for every value given here.
         unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, ALWAYS);
+            // A threshold above 32 MiB is refused, so mappings of their own are turned off, not only made rare.
+            libc::mallopt(libc::M_MMAP_MAX, 0);
+            // The arenas of further threads give their memory back whatever the options say: one for all.
+            libc::mallopt(libc::M_ARENA_MAX, 1);
             libc::mallopt(libc::M_TRIM_THRESHOLD, ALWAYS);
         }
     }

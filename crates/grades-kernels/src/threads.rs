@@ -8,6 +8,12 @@ pub fn set_threads(count: usize) -> Result<(), rayon::ThreadPoolBuildError> {
     rayon::ThreadPoolBuilder::new().num_threads(count).build_global()
 }
 
+/// Runs `body` on one of the kernels' threads. From there a kernel starts at once; from any other thread each call would
+/// hand itself over and wait to be woken.
+pub fn on_worker<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| body())
+}
+
 /// The number of threads that kernels run on.
 #[must_use]
 pub fn threads() -> usize {

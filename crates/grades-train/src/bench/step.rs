@@ -257,6 +257,7 @@ impl Bench {
                 LoraConfig { r, lora_alpha, use_rslora: false, target_modules: vec!["all-linear".to_owned()] };
             model = model.with_adapter(adapter, &LoraConfig::initial(SEED))?;
         }
+        model.set_precision(options.precision);
         model.parameters_mut().train();
         let trainable = model.parameters().iter().filter(|p| p.is_trainable()).map(|p| p.len()).sum();
         let monitor = options.monitor;

@@ -43,7 +43,7 @@ fn a_run_leaves_its_whole_record() {
 
     let environment = run.json("environment.json");
     let expected = [
-        ("precision", json!(grades_models::ops::Precision::fastest())),
+        ("precision", json!("f32")),
         ("samples", json!(16)),
         ("validation_samples", json!(4)),
         ("dropped_samples", json!(0)),

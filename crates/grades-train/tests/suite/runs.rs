@@ -71,7 +71,7 @@ impl Workspace {
         let yaml = format!(
             "model: {folder}/model\noutput_dir: {folder}/{name}\nsequence_len: 128\nmicro_batch_size: 4\nmax_steps: 8\n\
              datasets: [{{path: {folder}/data.jsonl, type: completion}}]\nlearning_rate: 0.01\nlr_scheduler: constant\n\
-             early_stopping: none\n"
+             early_stopping: none\nprecision: f32\n"
         );
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
         Config::parse(&yaml, &options).unwrap()
