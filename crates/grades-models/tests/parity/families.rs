@@ -16,9 +16,9 @@ use grades_models::{Decoder, Error, LoraConfig, Tokens, host, registry};
 const TOLERANCE: f64 = 1e-4;
 /// And of the bf16 path, for logits, loss and all gradients together.
 const BF16_TOLERANCE: f64 = 2e-2;
-/// And for each gradient by itself: those of q and k, where large terms cancel, come to 2.55e-2 here and to 2.72e-2 in
+/// And for each gradient by itself: those of q and k, where large terms cancel, come to 2.9e-2 here and to 3.1e-2 in
 /// PyTorch's bf16 autocast on the same fixtures.
-const BF16_GRADIENT_TOLERANCE: f64 = 2.72e-2;
+const BF16_GRADIENT_TOLERANCE: f64 = 3.1e-2;
 /// Likewise for the gradients of adapters of rank 4, all together and each: in PyTorch's autocast with PEFT, on the same
 /// fixture, they come to 2.7e-2 and 4.9e-2.
 const BF16_ADAPTER_TOLERANCES: (f64, f64) = (2.7e-2, 4.9e-2);
