@@ -3,8 +3,7 @@
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, __mmask16, _mm256_mask_storeu_epi16, _mm256_maskz_loadu_epi16, _mm256_storeu_si256,
     _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_load_si512,
-    _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps,
-    _mm512_slli_epi32, _mm512_storeu_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
 };
 
 use half::bf16;
@@ -88,6 +87,20 @@ pub(super) unsafe fn tile(
     }
 }
 
+/// `$body` for each row of a tile of `$count`, with `$row` as a constant. A loop over the sums would make an array in memory of
+/// them, which the inner loop then writes again and again; only constants as indices keep them in registers for certain.
+macro_rules! each_row {
+    ($count:ident, $row:ident => $body:expr) => {
+        each_row!(@ $count, $row => $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $count:ident, $row:ident => $body:expr, $($index:literal)*) => {$(
+        if $index < $count {
+            const $row: usize = $index;
+            $body
+        }
+    )*};
+}
+
 /// # Safety
 /// As [`tile`], with `R` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
@@ -99,30 +112,43 @@ unsafe fn fixed<const R: usize>(
     bias: *const f32,
     target: Target,
 ) {
-    // SAFETY: the offsets stay within what the caller promised for `a`, `b` and `bias`.
+    const { assert!(R <= ROWS && ROWS == 8 && VECTORS == 3) };
+    let masks = [mask(columns, 0), mask(columns, 1), mask(columns, 2)];
+    // SAFETY: the offsets stay within what the caller promised for `a`, `b`, `bias` and `target`; masks leave out what
+    // lies past the columns.
     unsafe {
-        let mut sums = [[_mm512_setzero_ps(); VECTORS]; R];
+        let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
         if !bias.is_null() {
-            let bias: [__m512; VECTORS] =
-                std::array::from_fn(|v| _mm512_maskz_loadu_ps(mask(columns, v), bias.wrapping_add(16 * v)));
-            sums = [bias; R];
+            let load = |v: usize| _mm512_maskz_loadu_ps(masks[v], bias.wrapping_add(16 * v));
+            sums = [[load(0), load(1), load(2)]; ROWS];
         }
         let (mut start, mut b) = (a.start, b.cast::<__m512i>());
         for _ in 0..pairs {
-            let right: [__m512i; VECTORS] = std::array::from_fn(|v| _mm512_load_si512(b.add(v)));
-            for (i, sums) in sums.iter_mut().enumerate() {
+            let right = [_mm512_load_si512(b), _mm512_load_si512(b.add(1)), _mm512_load_si512(b.add(2))];
+            each_row!(R, I => {
                 // Pairs may start at any element.
-                let pair = start.add(i * a.row_stride).cast::<Pair>().read_unaligned();
-                let left = _mm512_set1_epi32(pair.cast_signed());
-                for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum = _mm512_dpbf16_ps(*sum, as_bf16(left), as_bf16(right));
-                }
-            }
+                let pair = start.add(I * a.row_stride).cast::<Pair>().read_unaligned();
+                let left = as_bf16(_mm512_set1_epi32(pair.cast_signed()));
+                sums[I][0] = _mm512_dpbf16_ps(sums[I][0], left, as_bf16(right[0]));
+                sums[I][1] = _mm512_dpbf16_ps(sums[I][1], left, as_bf16(right[1]));
+                sums[I][2] = _mm512_dpbf16_ps(sums[I][2], left, as_bf16(right[2]));
+            });
             start = start.wrapping_add(a.pair_stride);
             b = b.wrapping_add(VECTORS);
         }
-        for (i, sums) in sums.iter().enumerate() {
-            store(columns, sums, target.at(i, 0));
+        match target {
+            Target::F32 { c, row_stride, accumulate: false } => {
+                each_row!(R, I => store_f32::<false>(c.add(I * row_stride), masks, sums[I]));
+            }
+            Target::F32 { c, row_stride, accumulate: true } => {
+                each_row!(R, I => store_f32::<true>(c.add(I * row_stride), masks, sums[I]));
+            }
+            Target::Bf16 { c, row_stride, accumulate: false } => {
+                each_row!(R, I => store_bf16::<false>(c.add(I * row_stride), masks, sums[I]));
+            }
+            Target::Bf16 { c, row_stride, accumulate: true } => {
+                each_row!(R, I => store_bf16::<true>(c.add(I * row_stride), masks, sums[I]));
+            }
         }
     }
 }
@@ -152,41 +178,41 @@ unsafe fn widened(c: *const bf16, mask: __mmask16) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(short)))
 }
 
-/// One row of a tile.
+/// One row of a tile in f32, added to what is there if `ADD`.
 ///
 /// # Safety
-/// As [`tile`].
+/// The processor has AVX-512; the columns that the masks name lie within the target.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn store(columns: usize, sums: &[__m512; VECTORS], target: Target) {
-    // SAFETY: the target's row has `columns` elements; masks leave out the rest of the vectors.
-    unsafe {
-        match target {
-            Target::F32 { c, accumulate, .. } => {
-                for (v, &sum) in sums.iter().enumerate() {
-                    let (c, mask) = (c.wrapping_add(16 * v), mask(columns, v));
-                    if mask == __mmask16::MAX {
-                        let sum = if accumulate { _mm512_add_ps(sum, _mm512_loadu_ps(c)) } else { sum };
-                        _mm512_storeu_ps(c, sum);
-                    } else {
-                        let sum = if accumulate { _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, c)) } else { sum };
-                        _mm512_mask_storeu_ps(c, mask, sum);
-                    }
-                }
-            }
-            Target::Bf16 { c, accumulate, .. } => {
-                for (v, &sum) in sums.iter().enumerate() {
-                    let (c, mask) = (c.wrapping_add(16 * v), mask(columns, v));
-                    let sum = if accumulate { _mm512_add_ps(sum, widened(c, mask)) } else { sum };
-                    let rounded = std::mem::transmute::<std::arch::x86_64::__m256bh, std::arch::x86_64::__m256i>(
-                        _mm512_cvtneps_pbh(sum),
-                    );
-                    if mask == __mmask16::MAX {
-                        _mm256_storeu_si256(c.cast(), rounded);
-                    } else {
-                        _mm256_mask_storeu_epi16(c.cast(), mask, rounded);
-                    }
-                }
+unsafe fn store_f32<const ADD: bool>(c: *mut f32, masks: [__mmask16; VECTORS], sums: [__m512; VECTORS]) {
+    for ((v, sum), mask) in sums.into_iter().enumerate().zip(masks) {
+        let c = c.wrapping_add(16 * v);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let sum = if ADD { _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, c)) } else { sum };
+            _mm512_mask_storeu_ps(c, mask, sum);
+        }
+    }
+}
+
+/// One row of a tile rounded to bf16, added to what is there if `ADD`.
+///
+/// # Safety
+/// As [`store_f32`], with AVX512-BF16, BW and VL.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn store_bf16<const ADD: bool>(c: *mut bf16, masks: [__mmask16; VECTORS], sums: [__m512; VECTORS]) {
+    for ((v, sum), mask) in sums.into_iter().enumerate().zip(masks) {
+        let c = c.wrapping_add(16 * v);
+        // SAFETY: the caller's promise; a vector of bf16 is one of as many integers.
+        unsafe {
+            let sum = if ADD { _mm512_add_ps(sum, widened(c, mask)) } else { sum };
+            let rounded =
+                std::mem::transmute::<std::arch::x86_64::__m256bh, std::arch::x86_64::__m256i>(_mm512_cvtneps_pbh(sum));
+            if mask == __mmask16::MAX {
+                _mm256_storeu_si256(c.cast(), rounded);
+            } else {
+                _mm256_mask_storeu_epi16(c.cast(), mask, rounded);
             }
         }
     }
