@@ -13,8 +13,9 @@ use grades_models::weights::Checkpoint;
 use grades_models::{peft, registry};
 use grades_train::config::Precision;
 use grades_train::encoder::Encoder;
-use grades_train::eval::score::{ScoreOptions, score};
+use grades_train::eval::score::{ScoreOptions, TaskScore, score};
 use grades_train::eval::task::Task;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::output;
@@ -57,6 +58,15 @@ pub(crate) struct Args {
     samples: Option<PathBuf>,
 }
 
+/// A task's result as `--json` has it.
+#[derive(Serialize)]
+struct Scored {
+    #[serde(flatten)]
+    score: TaskScore,
+    seconds: f64,
+    questions_per_second: f64,
+}
+
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
         let tasks = self.tasks.iter().map(|name| Task::find(name)).collect::<Result<Vec<_>, _>>()?;
@@ -89,7 +99,16 @@ impl Args {
             let (result, scores) =
                 score(task, &questions, &encoder, &mut model, options, &mut |done| bar.set_position(done as u64))?;
             bar.finish_and_clear();
-            output::log(&format!("{}: {} questions in {:.1} s", task.name, result.n, started.elapsed().as_secs_f64()));
+            let seconds = started.elapsed().as_secs_f64();
+            let rate = |count: usize| count as f64 / seconds.max(1e-9);
+            output::log(&format!(
+                "{}: {} questions in {seconds:.1} s ({:.1} a second), {} tokens ({:.0} a second)",
+                task.name,
+                result.n,
+                rate(result.n),
+                result.tokens,
+                rate(result.tokens)
+            ));
             if let Some((path, file)) = &mut samples {
                 for line in &scores {
                     let line = serde_json::to_string(line)?;
@@ -108,7 +127,7 @@ impl Args {
                     result.n
                 ));
             }
-            results.insert(task.name, result);
+            results.insert(task.name, Scored { score: result, seconds, questions_per_second: rate(result.n) });
         }
         if let Some((path, mut file)) = samples {
             file.flush().with_context(|| format!("{}: cannot be written", path.display()))?;

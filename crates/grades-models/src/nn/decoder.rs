@@ -334,7 +334,13 @@ impl Decoder {
         };
         let qkv = project(&layer.qkv, norm(x.clone(), layer.attention_norm), None);
         let seen = match cache {
-            None => ops::self_attention(qkv, spec),
+            None => match spec.layout.key_rows.clone() {
+                None => ops::self_attention(qkv, spec),
+                Some(rows) => {
+                    let (q, k, v) = ops::split_heads(qkv, spec.clone());
+                    ops::attend(q, ops::embed(k, rows.clone(), None), ops::embed(v, rows, None), spec)
+                }
+            },
             Some((cache, index)) => {
                 let (q, k, v) = ops::split_heads(qkv, spec.clone());
                 let (k, v) = cache.extend(index, k, v);

@@ -22,6 +22,10 @@ pub struct Layout {
     pub positions: Vec<u32>,
     /// The samples, in order, together covering all tokens.
     pub segments: Vec<Segment>,
+    /// Which token each row of the keys and values is of; left out, every token in order. Where several samples begin
+    /// alike, that beginning is one segment, and its keys are repeated here before those of each. For passes without
+    /// gradients.
+    pub key_rows: Option<Arc<Vec<u32>>>,
 }
 
 impl Layout {
@@ -30,7 +34,7 @@ impl Layout {
     pub fn packed(segments: &[Range<usize>]) -> Self {
         let positions = segments.iter().flat_map(|s| 0..s.len() as u32).collect();
         let segments = segments.iter().map(|s| Segment { query: s.clone(), key: s.clone() }).collect();
-        Self { positions, segments }
+        Self { positions, segments, key_rows: None }
     }
 
     /// `tokens` new tokens that follow `past` cached ones.
@@ -39,7 +43,33 @@ impl Layout {
         Self {
             positions: (past as u32..(past + tokens) as u32).collect(),
             segments: vec![Segment { query: 0..tokens, key: 0..past + tokens }],
+            key_rows: None,
         }
+    }
+
+    /// Groups of samples that begin alike, side by side: of each group first the tokens that all its samples share, then
+    /// what each goes on with. A group is how many tokens these are.
+    #[must_use]
+    pub fn branching(groups: &[(usize, Vec<usize>)]) -> Self {
+        let (mut positions, mut segments, mut key_rows) = (Vec::new(), Vec::new(), Vec::new());
+        for (common, rests) in groups {
+            let (start, first_key) = (positions.len(), key_rows.len());
+            let shared = start as u32..(start + common) as u32;
+            positions.extend(0..*common as u32);
+            segments.push(Segment { query: start..start + common, key: first_key..first_key + common });
+            if rests.is_empty() {
+                key_rows.extend(shared.clone());
+            }
+            for rest in rests {
+                let (start, first_key) = (positions.len(), key_rows.len());
+                positions.extend((*common..common + rest).map(|position| position as u32));
+                key_rows.extend(shared.clone().chain((start..start + rest).map(|token| token as u32)));
+                segments.push(Segment { query: start..start + rest, key: first_key..key_rows.len() });
+            }
+        }
+        segments.retain(|segment| !segment.query.is_empty());
+        let repeats = key_rows.len() > positions.len();
+        Self { positions, segments, key_rows: repeats.then(|| Arc::new(key_rows)) }
     }
 
     /// How many (query, key) pairs one head computes, for counting operations.

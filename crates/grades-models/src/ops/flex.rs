@@ -367,9 +367,11 @@ impl Ops for Flex {
     fn embed(weight: FlexTensor, ids: Arc<Vec<u32>>, _: Option<Tie>) -> FlexTensor {
         let weight = Values::of(weight);
         let width = weight.dims()[1];
-        let mut rows = zeros(ids.len() * width);
-        embedding::gather(weight.slice(), width, &ids_of(&ids), &mut rows).expect("tokens within the vocabulary");
-        tensor(rows, [ids.len(), width])
+        with_numbers!(weight.0, E => {
+            let mut rows = zeros::<E>(ids.len() * width);
+            embedding::gather(weight.slice(), width, &ids_of(&ids), &mut rows).expect("tokens within the vocabulary");
+            tensor(rows, [ids.len(), width])
+        })
     }
 
     #[expect(clippy::expect_used, reason = "the tokens of a batch are checked before it reaches a model")]

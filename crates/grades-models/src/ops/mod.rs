@@ -207,7 +207,7 @@ pub trait Ops: Backend {
         stock::gated_activation_backward::<Self>(dy, gate_up, activation)
     }
 
-    /// Rows `ids` of `weight` `[vocabulary, hidden]`: `[tokens, hidden]`.
+    /// Rows `ids` of `weight` `[vocabulary, hidden]`: `[tokens, hidden]`, in its numbers.
     fn embed(weight: FloatTensor<Self>, ids: Arc<Vec<u32>>, tie: Option<Tie>) -> FloatTensor<Self> {
         let _ = tie;
         stock::embed::<Self>(weight, &ids)

@@ -289,3 +289,49 @@ fn families_match_the_reference() {
     }
     assert!(checked > 0, "no fixture of a known family in {}", fixtures().display());
 }
+
+/// Samples that begin alike, with that beginning computed once, against each by itself.
+#[test]
+fn branches_have_the_log_likelihoods_of_samples() {
+    for (family, precision, tolerance) in [
+        ("llama", Precision::F32, 1e-5),
+        ("llama3", Precision::F32, 1e-5),
+        ("mistral", Precision::F32, 1e-5),
+        ("qwen2", Precision::F32, 1e-5),
+        ("llama", Precision::Bf16, BF16_TOLERANCE),
+    ] {
+        let mut model = load(&fixtures().join(family), "config.json", &Device::default());
+        model.set_precision(precision);
+        let vocabulary = model.config().vocab_size as u32;
+        let token = |index: usize| (index as u32 * 37 + 11) % vocabulary;
+        let groups = [(5, vec![3, 1, 7]), (0, vec![4, 2]), (9, vec![0, 1]), (3, vec![])];
+        let (mut ids, mut samples) = (Vec::new(), Vec::new());
+        for (common, rests) in &groups {
+            let start = ids.len();
+            ids.extend((start..start + common).map(token));
+            let beginning = ids[start..].to_vec();
+            samples.push((beginning.clone(), *common));
+            for rest in rests {
+                let start = ids.len();
+                ids.extend((start..start + rest).map(token));
+                samples.push(([&beginning[..], &ids[start..]].concat(), *rest));
+            }
+        }
+        let targets: Vec<i64> = (0..ids.len()).map(|index| i64::from(token(3 * index + 1))).collect();
+        let layout = Layout::branching(&groups);
+        assert!(layout.key_rows.is_some());
+        let tokens = Tokens { ids: Arc::new(ids), layout: Arc::new(layout) };
+        let found = model.log_likelihoods(&tokens, Arc::new(targets.clone()));
+        let found = host::read("branches", &found, <[f32]>::to_vec).unwrap();
+        let mut expected = Vec::new();
+        let mut targets = targets.into_iter();
+        for (sample, own) in samples.into_iter().filter(|(_, own)| *own > 0) {
+            let targets: Vec<i64> = (0..sample.len() - own).map(|_| IGNORE).chain(targets.by_ref().take(own)).collect();
+            let layout = Layout::packed(std::slice::from_ref(&(0..sample.len())));
+            let tokens = Tokens { ids: Arc::new(sample), layout: Arc::new(layout) };
+            let alone = model.log_likelihoods(&tokens, Arc::new(targets));
+            host::read("sample", &alone, |values| expected.extend(values.iter().map(|&v| f64::from(v)))).unwrap();
+        }
+        assert_within(tolerance, &format!("{family}, {precision:?}"), &found, &expected);
+    }
+}

@@ -1,9 +1,11 @@
 //! Multiple-choice benchmarks by log-likelihood, with the conventions of lm-evaluation-harness 0.4.
 
 mod model;
+mod request;
 pub mod score;
 pub mod task;
 mod tasks;
 
+pub use request::Batch;
 pub use score::{LogLikelihood, QuestionScore, ScoreError, ScoreOptions, TaskScore, score};
 pub use task::{Question, Task};

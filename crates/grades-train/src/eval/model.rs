@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use grades_models::{Decoder, host};
 
+use super::request::Batch;
 use super::score::{LogLikelihood, ModelError};
-use crate::data::Batch;
 
 impl LogLikelihood for Decoder {
     fn log_likelihoods(&mut self, batch: &Batch) -> Result<Vec<f32>, ModelError> {

@@ -1,17 +1,18 @@
 //! Log-likelihoods of choices, and the accuracies that follow from them.
 
-use std::cmp::Reverse;
 use std::error::Error;
 
 use serde::Serialize;
 
+use super::request::{Batch, Request, batches};
 use super::task::{Question, Task};
-use crate::data::{Batch, DataError, Encode, NO_LOSS, Tokenized};
+use crate::data::{DataError, Encode};
 
 /// What the evaluation needs from a model.
 pub trait LogLikelihood {
-    /// The natural logarithm of the probability of each target of `batch` that is not [`NO_LOSS`], given the tokens of
-    /// its segment up to there, in the order of the targets: `[label_count]`.
+    /// The natural logarithm of the probability of each target of `batch` that is not
+    /// [`NO_LOSS`](crate::data::NO_LOSS), given the tokens of its sample up to there, in the order of the targets:
+    /// `[label_count]`.
     ///
     /// # Errors
     /// The model cannot compute it.
@@ -26,7 +27,7 @@ pub type ModelError = Box<dyn Error + Send + Sync>;
 pub struct ScoreOptions {
     /// The most tokens that the model reads at once; longer questions lose their beginning.
     pub max_length: usize,
-    /// Tokens of a batch, unless a single request has more. Changes speed and memory, not results.
+    /// Tokens of a batch, unless a single question has more. Changes speed and memory, not results.
     pub batch_tokens: usize,
 }
 
@@ -43,6 +44,8 @@ pub struct TaskScore {
     pub acc_norm_stderr: Option<f64>,
     /// Number of questions.
     pub n: usize,
+    /// Tokens that the model read; what the choices of a question begin with counts once.
+    pub tokens: usize,
 }
 
 /// How one question was answered.
@@ -75,16 +78,12 @@ pub fn score(
     progress: &mut dyn FnMut(usize),
 ) -> Result<(TaskScore, Vec<QuestionScore>), ScoreError> {
     let failed = |index: usize, message: String| ScoreError::Question { task: task.name, index, message };
-    let mut requests = Vec::new();
-    let mut origin = Vec::new();
-    for (index, question) in questions.iter().enumerate() {
-        for (choice, text) in question.choices.iter().enumerate() {
-            let request = request(question.context(choice), text, encoder, options.max_length);
-            requests.push(request.map_err(|message| failed(index, message))?);
-            origin.push(index);
-        }
-    }
-    let mut likelihoods = vec![0.0; requests.len()];
+    let requests: Vec<Request> = questions
+        .iter()
+        .enumerate()
+        .map(|(index, question)| Request::new(question, encoder, options.max_length).map_err(|m| failed(index, m)))
+        .collect::<Result<_, _>>()?;
+    let mut likelihoods = vec![Vec::new(); requests.len()];
     let mut done = 0;
     for batch in batches(&requests, options.batch_tokens) {
         let values = model.log_likelihoods(&batch).map_err(|source| ScoreError::Model { task: task.name, source })?;
@@ -92,86 +91,24 @@ pub fn score(
             return Err(ScoreError::Count { expected: batch.label_count, found: values.len() });
         }
         let mut values = values.iter().copied();
-        for request in &batch.samples {
+        for &question in &batch.questions {
             // In f64: a sum of many f32 would depend on the order.
-            let sum: f64 = values.by_ref().take(requests[*request].label_count()).map(f64::from).sum();
-            if !sum.is_finite() {
+            likelihoods[question] = requests[question].sums(values.by_ref().map(f64::from));
+            if let Some(sum) = likelihoods[question].iter().find(|sum| !sum.is_finite()) {
                 let message = format!("the model gives a log-likelihood of {sum}; its weights may be damaged");
-                return Err(failed(origin[*request], message));
+                return Err(failed(question, message));
             }
-            likelihoods[*request] = sum;
+            done += likelihoods[question].len();
         }
-        done += batch.samples.len();
         progress(done);
     }
-    let mut likelihoods = likelihoods.into_iter();
     let scores: Vec<QuestionScore> = questions
         .iter()
+        .zip(likelihoods)
         .enumerate()
-        .map(|(index, question)| {
-            judge(task, index, question, likelihoods.by_ref().take(question.choices.len()).collect())
-        })
+        .map(|(index, (question, likelihoods))| judge(task, index, question, likelihoods))
         .collect();
-    Ok((summary(&scores), scores))
-}
-
-/// One choice as tokens, labelled from its first token on, as lm-evaluation-harness encodes it: white space at the end of
-/// the context goes over to the continuation, the tokens of the context are those it has alone, and those of the
-/// continuation are what the whole text has beyond as many.
-fn request(context: &str, choice: &str, encoder: &dyn Encode, max_length: usize) -> Result<Tokenized, String> {
-    let encode = |text: &str, special| {
-        encoder.encode(text, special).map_err(|error| format!("the tokenizer cannot encode the text ({error})"))
-    };
-    let continuation = format!(" {choice}");
-    let kept = context.trim_end();
-    let (mut ids, continuation) = if context.is_empty() {
-        let Some(start) = encoder.bos_id().or(encoder.eos_id()) else {
-            return Err("the question has no text, and the model no token to begin a text with".to_owned());
-        };
-        (vec![start], encode(&continuation, false)?)
-    } else {
-        let whole = encode(&format!("{context}{continuation}"), true)?;
-        let alone = encode(kept, true)?;
-        let rest = whole.get(alone.len()..).unwrap_or_default().to_vec();
-        (alone, rest)
-    };
-    if ids.is_empty() || continuation.is_empty() {
-        return Err("the question or one of its choices has no tokens; correct the row".to_owned());
-    }
-    if continuation.len() > max_length {
-        return Err(format!(
-            "a choice has {} tokens, more than the {max_length} that the model reads; leave the question out",
-            continuation.len()
-        ));
-    }
-    let mut labels = vec![NO_LOSS; ids.len()];
-    labels.extend(continuation.iter().map(|id| i64::from(*id)));
-    ids.extend(continuation);
-    // The last token is only a target, so the model reads one less than there are.
-    let excess = ids.len().saturating_sub(max_length.saturating_add(1));
-    ids.drain(..excess);
-    labels.drain(..excess);
-    Ok(Tokenized { ids, labels })
-}
-
-/// Batches of about `tokens` tokens, longest requests first, so that memory runs out early if at all. `samples` of a
-/// batch are indices of requests.
-fn batches(requests: &[Tokenized], tokens: usize) -> Vec<Batch> {
-    let mut order: Vec<usize> = (0..requests.len()).collect();
-    order.sort_by_key(|request| Reverse(requests[*request].ids.len()));
-    let mut batches: Vec<Batch> = Vec::new();
-    for request in order {
-        let size = requests[request].ids.len();
-        match batches.last_mut() {
-            Some(batch) if batch.ids.len() + size <= tokens => batch.push(request, &requests[request]),
-            _ => {
-                let mut batch = Batch::default();
-                batch.push(request, &requests[request]);
-                batches.push(batch);
-            }
-        }
-    }
-    batches
+    Ok((summary(&scores, requests.iter().map(Request::tokens).sum()), scores))
 }
 
 fn judge(task: &Task, index: usize, question: &Question, loglikelihoods: Vec<f64>) -> QuestionScore {
@@ -203,10 +140,10 @@ fn argmax(values: &[f64]) -> Option<usize> {
         .map(|(index, _)| index)
 }
 
-fn summary(scores: &[QuestionScore]) -> TaskScore {
+fn summary(scores: &[QuestionScore], tokens: usize) -> TaskScore {
     let (acc, acc_stderr) = mean(scores.iter().map(|score| score.acc));
     let (acc_norm, acc_norm_stderr) = mean(scores.iter().map(|score| score.acc_norm));
-    TaskScore { acc, acc_norm, acc_stderr, acc_norm_stderr, n: scores.len() }
+    TaskScore { acc, acc_norm, acc_stderr, acc_norm_stderr, n: scores.len(), tokens }
 }
 
 /// The mean and its standard error, from the sample's deviation (n − 1).

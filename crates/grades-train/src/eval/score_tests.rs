@@ -1,6 +1,8 @@
 use super::*;
+use crate::data::NO_LOSS;
 use crate::data::format::Message;
 use crate::data::tokens::EncodeError;
+use crate::eval::request::piece;
 
 /// One token a word with the space before it, which a final space has no part in; white space alone is a token.
 /// 0 begins a text.
@@ -56,11 +58,15 @@ impl LogLikelihood for Hashing {
     fn log_likelihoods(&mut self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
         self.batches.push(batch.ids.len());
         let mut values = Vec::new();
-        for (start, end) in &batch.segments {
-            for at in *start..*end {
-                assert_eq!(batch.positions[at] as usize, at - start);
+        let own: Vec<u32> = (0..batch.ids.len() as u32).collect();
+        let rows = batch.layout.key_rows.as_deref().unwrap_or(&own);
+        for segment in &batch.layout.segments {
+            let seen: Vec<u32> = rows[segment.key.clone()].iter().map(|&row| batch.ids[row as usize]).collect();
+            let past = segment.key.len() - segment.query.len();
+            for (place, at) in segment.query.clone().enumerate() {
+                assert_eq!(batch.layout.positions[at] as usize, past + place);
                 if batch.targets[at] != NO_LOSS {
-                    values.push(hashed(&batch.ids[*start..=at], batch.targets[at]));
+                    values.push(hashed(&seen[..=past + place], batch.targets[at]));
                 }
             }
         }
@@ -75,7 +81,10 @@ fn questions() -> Vec<Question> {
     (0..23)
         .map(|index| Question {
             contexts: vec![format!("Question: {} {}?\nAnswer:", words[index % 5], "so ".repeat(index % 4))],
-            choices: (0..2 + index % 3).map(|choice| words[(index + choice) % 5].to_owned()).collect(),
+            // Some begin alike.
+            choices: (0..2 + index % 3)
+                .map(|choice| format!("{}{}", ["", "on and "][index % 2], words[(index + choice) % 5]))
+                .collect(),
             target: index % 2,
         })
         .collect()
@@ -97,7 +106,7 @@ fn run(questions: &[Question], options: ScoreOptions) -> (TaskScore, Vec<Questio
 fn batches_do_not_change_the_results() {
     let questions = questions();
     let (one, samples, batches) = run(&questions, ScoreOptions { batch_tokens: 1, ..OPTIONS });
-    assert_eq!(batches.len(), questions.iter().map(|question| question.choices.len()).sum::<usize>());
+    assert_eq!(batches.len(), questions.len());
     assert!(batches.is_sorted_by(|a, b| a >= b));
     for batch_tokens in [40, 1000, usize::MAX] {
         let (score, packed, batches) = run(&questions, ScoreOptions { batch_tokens, ..OPTIONS });
@@ -122,9 +131,9 @@ fn batches_do_not_change_the_results() {
 #[test]
 fn spaces_at_the_end_of_a_context_go_to_the_continuation() {
     let ids = |context: &str, choice: &str| {
-        let request = request(context, choice, &Words, 100).unwrap();
-        let first = request.labels.iter().position(|label| *label != NO_LOSS).unwrap();
-        (request.ids[..first].to_vec(), request.ids[first..].to_vec())
+        let piece = piece(context, choice, &Words, 100).unwrap();
+        let labels: Vec<u32> = piece.targets.iter().filter(|&&t| t != NO_LOSS).map(|&t| t as u32).collect();
+        (piece.ids[..piece.ids.len() + 1 - labels.len()].to_vec(), labels)
     };
     assert_eq!(ids("a b", "c"), (vec![0, token("a"), token(" b")], vec![token(" c")]));
     // Two spaces in a row: one is a word of its own, and neither stays with the context.
@@ -134,16 +143,37 @@ fn spaces_at_the_end_of_a_context_go_to_the_continuation() {
 
 #[test]
 fn long_questions_lose_their_beginning() {
-    let whole = request("a b c d e f", "x y", &Words, 100).unwrap();
-    let cut = request("a b c d e f", "x y", &Words, 4).unwrap();
-    // The model reads 4 tokens: d e f x would be 3 + 1, with y as last target.
-    assert_eq!(cut.ids, whole.ids[whole.ids.len() - 5..]);
-    assert_eq!(cut.labels, whole.labels[whole.labels.len() - 5..]);
-    let mut batch = Batch::default();
-    batch.push(0, &cut);
-    assert_eq!((batch.ids.len(), batch.label_count), (4, 2));
-    assert!(request("a", "x y z", &Words, 2).unwrap_err().contains("3 tokens"));
-    assert!(request("a", "x y", &Words, 2).is_ok());
+    let whole = piece("a b c d e f", "x y", &Words, 100).unwrap();
+    let cut = piece("a b c d e f", "x y", &Words, 4).unwrap();
+    // d e f x, with y as last target.
+    assert_eq!(cut.ids, whole.ids[whole.ids.len() - 4..]);
+    assert_eq!(cut.targets, whole.targets[whole.targets.len() - 4..]);
+    assert_eq!(cut.targets, [NO_LOSS, NO_LOSS, i64::from(token(" x")), i64::from(token(" y"))]);
+    assert!(piece("a", "x y z", &Words, 2).unwrap_err().contains("3 tokens"));
+    assert!(piece("a", "x y", &Words, 2).is_ok());
+}
+
+/// A question's common part and rests, as numbers of tokens.
+fn lengths(contexts: &[&str], choices: &[&str], max_length: usize) -> (usize, Vec<usize>) {
+    let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    let question = Question { contexts: owned(contexts), choices: owned(choices), target: 0 };
+    let request = Request::new(&question, &Words, max_length).unwrap();
+    (request.common.ids.len(), request.rests.iter().map(|rest| rest.ids.len()).collect())
+}
+
+#[test]
+fn what_choices_begin_with_is_read_once() {
+    // A token for the beginning, then a, b: b has another target for each choice.
+    assert_eq!(lengths(&["a b"], &["c d", "e"], 100), (2, vec![2, 1]));
+    // The choices begin alike: c is read once, d and e are only targets.
+    assert_eq!(lengths(&["a b"], &["c d", "c e"], 100), (3, vec![1, 1]));
+    assert_eq!(lengths(&["a b"], &["c", "c d", "c d"], 100), (3, vec![0, 1, 1]));
+    assert_eq!(lengths(&["a b"], &["c d", "c d"], 100), (4, vec![0, 0]));
+    // WinoGrande: contexts that differ in their last word.
+    assert_eq!(lengths(&["a b x", "a b y"], &["c d", "c d"], 100), (3, vec![2, 2]));
+    assert_eq!(lengths(&["a b"], &["c"], 100), (0, vec![3]));
+    // Choices that are cut at different places share nothing.
+    assert_eq!(lengths(&["a b"], &["c d", "e"], 3), (0, vec![3, 3]));
 }
 
 #[test]
@@ -177,13 +207,13 @@ fn accuracies_follow_from_likelihoods() {
     assert_eq!(argmax(&[]), None);
 
     let scores: Vec<QuestionScore> = [1, 1, 0, 1].map(|target| QuestionScore { acc: target, ..judged(1) }).to_vec();
-    let score = summary(&scores);
-    assert_eq!((score.acc, score.acc_norm, score.n), (0.75, 1.0, 4));
+    let score = summary(&scores, 7);
+    assert_eq!((score.acc, score.acc_norm, score.n, score.tokens), (0.75, 1.0, 4, 7));
     // Deviation 0.5 of the sample [1, 1, 0, 1], over √4.
     assert!((score.acc_stderr.unwrap() - 0.25).abs() < 1e-15);
     assert_eq!(score.acc_norm_stderr, Some(0.0));
-    assert_eq!(summary(&scores[..1]).acc_stderr, None);
-    assert_eq!(summary(&[]).acc, 0.0);
+    assert_eq!(summary(&scores[..1], 0).acc_stderr, None);
+    assert_eq!(summary(&[], 0).acc, 0.0);
 }
 
 #[test]
@@ -193,7 +223,7 @@ fn records_have_the_fields_that_are_promised() {
     let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["task", "index", "loglikelihoods", "target", "acc", "acc_norm"]);
     let keys: Vec<String> = serde_json::to_value(score).unwrap().as_object().unwrap().keys().cloned().collect();
-    assert_eq!(keys, ["acc", "acc_norm", "acc_stderr", "acc_norm_stderr", "n"]);
+    assert_eq!(keys, ["acc", "acc_norm", "acc_stderr", "acc_norm_stderr", "n", "tokens"]);
 }
 
 struct Broken(Vec<f32>);
