@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::{Element, OutOfRange};
+use crate::OutOfRange;
 
 /// Rows of a block of work.
 const BLOCK_ROWS: usize = 64;
@@ -14,7 +14,7 @@ const BLOCK_ROWS: usize = 64;
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn gather<E: Element>(weight: &[E], width: usize, ids: &[i64], out: &mut [E]) -> Result<(), OutOfRange> {
+pub fn gather(weight: &[f32], width: usize, ids: &[i64], out: &mut [f32]) -> Result<(), OutOfRange> {
     assert_eq!(out.len(), ids.len() * width);
     check(ids, weight.len(), width)?;
     if out.is_empty() {
