@@ -64,8 +64,7 @@ struct Step {
     /// Compute each layer again in the backward pass instead of keeping its activations.
     #[arg(long)]
     gradient_checkpointing: bool,
-    /// Start above the frozen layers, from outputs that were kept. With the shapes' tied embedding training does so only
-    /// if the embedding does not train.
+    /// Start above the frozen layers, from outputs that were kept.
     #[arg(long)]
     prefix_cache: bool,
 }

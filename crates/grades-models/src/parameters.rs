@@ -49,6 +49,12 @@ impl Parameter {
         self.len() == 0
     }
 
+    /// Whether it is the B of a low-rank adapter.
+    #[must_use]
+    pub fn is_lora_b(&self) -> bool {
+        self.name.ends_with(".lora_B.weight")
+    }
+
     /// Whether a backward pass computes its gradient.
     #[must_use]
     pub fn is_trainable(&self) -> bool {
@@ -125,6 +131,12 @@ impl Parameters {
         &mut self.0[id.0]
     }
 
+    /// Adds one at the end.
+    pub(crate) fn push(&mut self, parameter: Parameter) -> ParameterId {
+        self.0.push(parameter);
+        ParameterId(self.0.len() - 1)
+    }
+
     /// Lets go of all but the first `len`.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.0.truncate(len);
@@ -189,8 +201,7 @@ impl<'a> Builder<'a> {
         let columns = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().product::<usize>() / columns.max(1);
         let value = Tensor::from_data(TensorData::new(values, [rows, columns]), self.device);
-        self.parameters.0.push(Parameter { name: name.into(), shape: shape.into(), place, value });
-        Ok(ParameterId(self.parameters.0.len() - 1))
+        Ok(self.parameters.push(Parameter { name: name.into(), shape: shape.into(), place, value }))
     }
 
     pub(crate) fn finish(self) -> Parameters {

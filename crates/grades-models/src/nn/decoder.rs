@@ -1,6 +1,7 @@
 //! The decoder that the llama-like families share: embedding, layers of attention and gated MLP, norm, head.
 
 mod pass;
+mod tied;
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use grades::{Companion, Role, Tower, UnitId};
 
 pub use pass::{Pass, PassOptions, Prefix};
+pub use tied::Untied;
 
 use super::lora::{LoraConfig, Pair};
 use super::{Rope, RopeScaling};
@@ -122,6 +124,8 @@ pub struct Decoder {
     head: Option<ParameterId>,
     /// Whether a tied embedding is tracked as input too; as head it is where it is trainable.
     input_trains: bool,
+    /// Whether a tied embedding has parted.
+    untied: bool,
     precision: Precision,
     rope: Rope,
     adapter: Option<LoraConfig>,
@@ -145,7 +149,7 @@ impl Decoder {
         let norm = builder.add("model.norm.weight", &[hidden], Place::Always)?;
         let head = match config.tie_word_embeddings {
             true => None,
-            false => Some(builder.add("lm_head.weight", &[vocabulary, hidden], Place::Always)?),
+            false => Some(builder.add(tied::HEAD, &[vocabulary, hidden], Place::Always)?),
         };
         let rope = Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling);
         Ok(Self {
@@ -156,6 +160,7 @@ impl Decoder {
             norm,
             head,
             input_trains: true,
+            untied: false,
             precision: Precision::F32,
             rope,
             adapter: None,
@@ -240,11 +245,6 @@ impl Decoder {
     /// Sets the numbers of its products and of the activations between them; the weights stay f32.
     pub fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
-    }
-
-    /// Tracks or untracks a tied embedding as input, so that the backward pass need not reach it; as head it trains on.
-    pub fn set_tied_input_trainable(&mut self, trainable: bool) {
-        self.input_trains = trainable;
     }
 
     /// The mean-like loss `scale · Σ −log p(target)` of a training batch, `[1]`.

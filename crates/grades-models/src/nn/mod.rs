@@ -4,6 +4,6 @@ mod decoder;
 mod lora;
 mod rope;
 
-pub use decoder::{Decoder, DecoderConfig, KvCache, Pass, PassOptions, Prefix, Tokens};
+pub use decoder::{Decoder, DecoderConfig, KvCache, Pass, PassOptions, Prefix, Tokens, Untied};
 pub use lora::LoraConfig;
 pub use rope::{Rope, RopeScaling};

@@ -82,8 +82,8 @@ pub struct StepOptions {
     pub monitor: bool,
     /// Whether layers run again in the backward pass.
     pub gradient_checkpointing: bool,
-    /// Whether steps start above the frozen layers, from the outputs that the first step kept. (For a tied embedding that
-    /// trains on as head, as in most shapes, training does not do that.)
+    /// Whether steps start above the frozen layers, from the outputs that the first step kept. (Training gives the head
+    /// of a tied embedding a matrix of its own first, with the same arithmetic.)
     pub prefix_cache: bool,
 }
 
@@ -172,7 +172,7 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
     let mut bench = Bench::new(options)?;
     let units = units(&bench.model);
     let decision = options.frozen.decision(&units, options.companions);
-    bench.freezing.apply(&decision, &mut bench.model, &mut bench.optimizer);
+    bench.freezing.apply(&decision, &mut bench.model, &mut bench.optimizer)?;
 
     bench.step(0)?;
     let mut measured = Vec::with_capacity(options.steps);
@@ -322,7 +322,7 @@ impl Bench {
             unfreeze_companions: decision.freeze_companions.clone(),
             ..Decision::default()
         };
-        self.freezing.apply(&back, &mut self.model, &mut self.optimizer);
+        self.freezing.apply(&back, &mut self.model, &mut self.optimizer)?;
         Ok(step::pass(&self.model, 0, std::slice::from_ref(&self.batch), self.checkpointing, &mut |_| Ok(None))?.flops)
     }
 }

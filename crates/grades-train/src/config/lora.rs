@@ -74,6 +74,7 @@ impl Config {
             ("lora_alpha", self.lora_alpha != plain.lora_alpha),
             ("lora_target_modules", self.lora_target_modules != plain.lora_target_modules),
             ("peft_use_rslora", self.peft_use_rslora),
+            ("loraplus_lr_ratio", self.loraplus_lr_ratio.is_some()),
         ];
         match set.iter().find(|(_, set)| *set) {
             Some((key, _)) if self.adapter.is_none() => Err(ConfigError::Inconsistent(format!(

@@ -38,6 +38,8 @@ pub struct Config {
     pub lora_target_modules: TargetModules,
     /// Whether the adapters count `α / √r` times. Default: false.
     pub peft_use_rslora: bool,
+    /// LoRA+: what the learning rate of every B is multiplied by. Left out: 1.
+    pub loraplus_lr_ratio: Option<f64>,
     /// The run's directory, made by the run; one that exists is never overwritten. Default: `model-out`.
     pub output_dir: PathBuf,
     /// The training data. At least one is required.
@@ -96,8 +98,10 @@ pub struct Config {
     /// time, the same result. Default: false.
     pub gradient_checkpointing: bool,
     /// Where the outputs of frozen first layers are kept by sample, so that later epochs start above them: `off`
-    /// (default), `memory` or `disk`. Needs `companions: follow`, and no tied embedding that trains on as head. Results
-    /// are the same within rounding, also after a checkpoint, which holds none of it.
+    /// (default), `memory` or `disk`. Needs `companions: follow`. A tied embedding parts when layer 0 is frozen, as its
+    /// training as head would change the outputs: as input it stays what it is then, a copy trains on as head, and the
+    /// model is saved with both (`tie_word_embeddings: false`). Else results are the same within rounding, also after a
+    /// checkpoint, which holds none of the outputs.
     pub prefix_cache: prefix_cache::Place,
     /// Most bytes that they take, such as `512MiB`. Default: 2GB.
     pub prefix_cache_size: ByteSize,
@@ -134,6 +138,7 @@ impl Default for Config {
             lora_dropout: 0.0,
             lora_target_modules: TargetModules::default(),
             peft_use_rslora: false,
+            loraplus_lr_ratio: None,
             output_dir: PathBuf::from("model-out"),
             datasets: Vec::new(),
             val_set_size: CountOrShare::default(),
@@ -318,9 +323,12 @@ impl Config {
         ] {
             number(finite(value), key, value, "a number from 0")?;
         }
-        for (key, value) in
-            [("num_epochs", self.num_epochs), ("adam_epsilon", self.adam_epsilon), ("lora_alpha", self.lora_alpha)]
-        {
+        for (key, value) in [
+            ("num_epochs", self.num_epochs),
+            ("adam_epsilon", self.adam_epsilon),
+            ("lora_alpha", self.lora_alpha),
+            ("loraplus_lr_ratio", self.loraplus_lr_ratio.unwrap_or(1.0)),
+        ] {
             number(finite(value) && value > 0.0, key, value, "a number above 0")?;
         }
         for (key, value) in
@@ -346,11 +354,11 @@ impl Config {
         match &self.early_stopping {
             // Its thresholds are checked against the units once the model is known.
             EarlyStopping::Grades(config) => config.validate()?,
-            EarlyStopping::Aflora(_) | EarlyStopping::Loraf(_) => {
+            method if method.needs_lora() && self.adapter.is_none() => {
                 return Err(ConfigError::Inconsistent(format!(
-                    "`early_stopping.method: {}` is not supported yet, as it freezes A and B of an adapter apart; choose grades, \
-                     validation_loss, autofreeze or none",
-                    self.early_stopping.name()
+                    "`early_stopping.method: {}` freezes the A and B of adapters, and there are none; set adapter: lora, or \
+                     choose another method",
+                    method.name()
                 )));
             }
             EarlyStopping::ValidationLoss(_) if self.val_set_size.value() == 0.0 => {

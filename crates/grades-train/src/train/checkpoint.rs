@@ -11,6 +11,7 @@ use std::{fs, io};
 
 use burn::tensor::{Tensor, TensorData};
 use grades::PolicyState;
+use grades_models::nn::Untied;
 use grades_models::ops::Flops;
 use grades_models::parameters::Place;
 use grades_models::weights::Checkpoint;
@@ -46,6 +47,9 @@ pub(super) struct Progress {
     kept_norm_bits: BTreeMap<usize, Option<u64>>,
     /// Parameters that train, by index.
     trainable: Vec<usize>,
+    /// Whether the head of a tied embedding has a matrix of its own by now.
+    #[serde(default)]
+    untied: bool,
 }
 
 /// What a checkpoint is taken from and put back into.
@@ -70,6 +74,7 @@ impl Progress {
             optimizer_steps: BTreeMap::new(),
             kept_norm_bits: BTreeMap::new(),
             trainable: Vec::new(),
+            untied: false,
         }
     }
 }
@@ -170,6 +175,7 @@ pub(super) fn save(run: &Path, mut progress: Progress, parts: &Parts<'_>) -> Res
     let weights = freezing.weights.iter().map(|(i, weights)| (format!("weight.{i}"), Flat::host(weights)));
     write(&partial, "kept", gradients.chain(weights))?;
     progress.kept_norm_bits = freezing.previous.iter().map(|(i, kept)| (*i, kept.norm.map(f64::to_bits))).collect();
+    progress.untied = parts.model.is_untied();
     progress.trainable = parameters.iter().enumerate().filter(|(_, p)| p.is_trainable()).map(|(i, _)| i).collect();
     let arrays = std::mem::take(&mut progress.policy.buffers);
     write(&partial, "policy", arrays.iter().map(|(name, values)| (name.clone(), Flat::host(values))))?;
@@ -192,6 +198,11 @@ pub(super) fn restore(folder: &Path, parts: Parts<'_>) -> Result<Progress, Train
     let mut progress: Progress = serde_json::from_slice(&text)
         .map_err(|e| damaged(folder, &format!("has a state.json that is not one ({e})")))?;
 
+    if progress.untied
+        && let Some(Untied { input, head }) = parts.model.untie()?
+    {
+        parts.optimizer.hand_over(input, head);
+    }
     let weights = open(folder, "weights")?.ok_or_else(|| damaged(folder, "has no weights.safetensors"))?;
     for (index, parameter) in parts.model.parameters_mut().iter_mut().enumerate() {
         if parameter.place == Place::Base {

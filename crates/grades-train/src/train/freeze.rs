@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
-use grades::{Companion, Decision, Elements, Measurement, Norm, PartId, UnitId, Wants};
+use grades::{Companion, Decision, Elements, Mask, Measurement, Norm, PartId, UnitId, Wants};
 use grades_kernels::optimizer::{Measure, Sums, measure, sum_squares};
 use grades_models::parameters::{Parameters, Place};
 use grades_models::{Decoder, Error, host};
 
+use super::TrainError;
 use super::optimizer::Optimizer;
 
 /// The gradients of one step by the index of their parameter; `None` where a parameter is frozen.
@@ -46,6 +47,8 @@ pub struct Freezing {
     matrices: Vec<(usize, PartId)>,
     pub(super) previous: BTreeMap<usize, Kept>,
     pub(super) weights: BTreeMap<usize, Vec<f32>>,
+    /// Which elements of a matrix train, where not all do.
+    masks: BTreeMap<usize, Vec<bool>>,
 }
 
 /// What one look at all gradients gave.
@@ -70,7 +73,7 @@ impl Freezing {
             Some((index, PartId { unit, part: *next - 1 }))
         });
         let matrices = matrices.collect();
-        Self { matrices, previous: BTreeMap::new(), weights: BTreeMap::new() }
+        Self { matrices, previous: BTreeMap::new(), weights: BTreeMap::new(), masks: BTreeMap::new() }
     }
 
     /// Goes once through all gradients: their global norm, and what the policy wants of the units.
@@ -151,16 +154,28 @@ impl Freezing {
     }
 
     /// Freezes and unfreezes what the decision names: an untracked parameter has no gradient, no optimizer state and
-    /// nothing kept for comparison.
-    pub fn apply(&mut self, decision: &Decision, model: &mut Decoder, optimizer: &mut Optimizer) {
+    /// nothing kept for comparison. Of a masked matrix all other elements become zero.
+    ///
+    /// # Errors
+    /// If a mask does not fit, or the device fails to hand values over.
+    pub fn apply(
+        &mut self,
+        decision: &Decision,
+        model: &mut Decoder,
+        optimizer: &mut Optimizer,
+    ) -> Result<(), TrainError> {
         let named = |place: Place, units: &[UnitId], companions: &[Companion]| match place {
             Place::Unit(unit) => units.contains(&unit),
             Place::Companion(companion) => companions.contains(&companion),
             Place::Tied(_) | Place::Always | Place::Base => false,
         };
+        let named_part = |index: usize| {
+            self.matrices.iter().any(|(matrix, part)| *matrix == index && decision.freeze_parts.contains(part))
+        };
+        let parts: Vec<bool> = (0..model.parameters().len()).map(named_part).collect();
         let before = (optimizer.bytes(), self.bytes());
         for (index, parameter) in model.parameters_mut().iter_mut().enumerate() {
-            if named(parameter.place, &decision.freeze, &decision.freeze_companions) {
+            if parts[index] || named(parameter.place, &decision.freeze, &decision.freeze_companions) {
                 parameter.set_trainable(false);
                 optimizer.release(index);
                 self.previous.remove(&index);
@@ -179,9 +194,41 @@ impl Freezing {
         if frozen || thawed {
             model.set_tied_input_trainable(thawed);
         }
+        decision.masks.iter().try_for_each(|mask| self.mask(mask, model, optimizer))?;
         if (optimizer.bytes(), self.bytes()) != before {
             grades_kernels::return_freed_memory();
         }
+        Ok(())
+    }
+
+    fn mask(&mut self, mask: &Mask, model: &mut Decoder, optimizer: &mut Optimizer) -> Result<(), TrainError> {
+        let Some(&(index, _)) = self.matrices.iter().find(|(_, part)| *part == mask.tensor) else { return Ok(()) };
+        let parameter = &mut model.parameters_mut()[index];
+        if parameter.len() != mask.keep.len() {
+            return Err(TrainError::Other(format!(
+                "the mask of {} has {} elements, but the matrix {}; resume from a checkpoint of this model",
+                parameter.name,
+                mask.keep.len(),
+                parameter.len()
+            )));
+        }
+        host::update(&parameter.name, &mut parameter.value, |values| keep(values, &mask.keep))?;
+        optimizer.mask(index, &mask.keep);
+        self.masks.insert(index, mask.keep.clone());
+        Ok(())
+    }
+
+    /// Sets the gradients of elements that are masked out to zero: with them their weights, which are zero, stay so.
+    ///
+    /// # Errors
+    /// When the device fails to hand values over.
+    pub fn mask_gradients(&self, model: &Decoder, gradients: &mut Gradients) -> Result<(), Error> {
+        for (&index, mask) in &self.masks {
+            if let Some(gradient) = gradients.get_mut(index).and_then(Option::as_mut) {
+                host::update(&model.parameters()[index].name, gradient, |values| keep(values, mask))?;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps what the next steps will be compared with, and lets go of what they will not.
@@ -226,6 +273,11 @@ impl Freezing {
         let weights: usize = self.weights.values().map(Vec::len).sum();
         ((gradients + weights) * size_of::<f32>()) as u64
     }
+}
+
+/// Sets what is not kept to zero.
+fn keep(values: &mut [f32], keep: &[bool]) {
+    values.iter_mut().zip(keep).filter(|(_, keep)| !**keep).for_each(|(value, _)| *value = 0.0);
 }
 
 /// Adds a measurement to those of its unit, whose parts follow one another.

@@ -197,6 +197,7 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Opt
         schedule: config.schedule(planned_steps),
         rule,
         weight_decay: config.weight_decay,
+        loraplus_lr_ratio: config.loraplus_lr_ratio.unwrap_or(1.0),
         max_grad_norm: Some(config.max_grad_norm).filter(|&norm| norm > 0.0),
         gradient_checkpointing: config.gradient_checkpointing,
         prefix_cache: config.prefix_cache_options(),
@@ -218,7 +219,11 @@ fn save(model: &Decoder, origin: &Origin, tokenizer: &Tokenizer, dir: &RunDir) -
     });
     let options =
         SaveOptions { dtype: SaveDtype::F32, generation_config: origin.generation_config(), ..SaveOptions::default() };
-    save_checkpoint(&dir.model(), origin.config(), tensors, &options)?;
+    let mut config = origin.config().clone();
+    if model.is_untied() {
+        config["tie_word_embeddings"] = false.into();
+    }
+    save_checkpoint(&dir.model(), &config, tensors, &options)?;
     Ok(tokenizer.save(&dir.model())?)
 }
 

@@ -43,7 +43,8 @@ impl Start {
             monitor_seconds: 0.0,
         };
         Self {
-            optimizer: Optimizer::new(options.rule, options.weight_decay, model.parameters().len()),
+            optimizer: Optimizer::new(options.rule, options.weight_decay, model.parameters().len())
+                .with_loraplus_lr_ratio(options.loraplus_lr_ratio),
             freezing: Freezing::new(&model),
             model,
             policy,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use grades::{Decision, Observation, Policy, StopReason, Wants};
+use grades_models::nn::Untied;
 use grades_models::ops::Flops;
 use grades_models::parameters::Place;
 use grades_models::{Decoder, host};
@@ -31,6 +32,8 @@ pub struct Options {
     pub rule: Rule,
     /// Decay of the weights.
     pub weight_decay: f64,
+    /// What the learning rate of an adapter's B is multiplied by.
+    pub loraplus_lr_ratio: f64,
     /// Largest global norm of the gradients; larger ones are scaled down to it.
     pub max_grad_norm: Option<f64>,
     /// Runs layers again in the backward pass instead of keeping their activations.
@@ -111,8 +114,6 @@ pub struct Trainer<'a> {
     optimizer: Optimizer,
     freezing: Freezing,
     cache: PrefixCache,
-    /// Whether it was told that the cache cannot be used.
-    told_unused: bool,
     units: usize,
     best: Option<Vec<Vec<f32>>>,
     dir: &'a mut RunDir,
@@ -138,7 +139,6 @@ impl<'a> Trainer<'a> {
             optimizer,
             freezing,
             cache: PrefixCache::new(options.prefix_cache, dir.path()),
-            told_unused: false,
             units,
             best,
             dir,
@@ -189,7 +189,7 @@ impl<'a> Trainer<'a> {
     pub fn train(mut self) -> Result<(Decoder, Outcome), TrainError> {
         let planned = self.options.schedule.total_steps;
         let in_force = self.policy.in_force();
-        self.freezing.apply(&in_force, &mut self.model, &mut self.optimizer);
+        self.freezing.apply(&in_force, &mut self.model, &mut self.optimizer)?;
         let before_first = self.policy.wants(0);
         if self.outcome.steps == 0 && before_first != Wants::default() {
             self.observe_after_update(0, before_first, &Measured::default(), &mut Vec::new())?;
@@ -220,6 +220,7 @@ impl<'a> Trainer<'a> {
         let validated = self.outcome.validation_seconds;
         let batches = self.loader.step(step - 1);
         let Pass { loss, mut gradients, flops, .. } = self.pass(step, &batches)?;
+        self.freezing.mask_gradients(&self.model, &mut gradients)?;
 
         // Algorithm 1: a matrix that freezes at this step is not updated any more.
         let wants = self.policy.wants(step);
@@ -281,12 +282,10 @@ impl<'a> Trainer<'a> {
 
     /// Forward and backward, above the frozen prefix where its outputs are known.
     fn pass(&mut self, step: usize, batches: &[Batch]) -> Result<Pass, TrainError> {
-        let layers = self.cached_layers();
-        if self.cache.is_on() && layers < self.model.frozen_layers() && !self.told_unused {
-            self.told_unused = true;
-            let reason = "the embedding is the head too and trains on, so the outputs of the frozen layers change";
-            self.note("prefix_cache_unused", step, reason)?;
+        if self.cache.is_on() && self.cached_layers() < self.model.frozen_layers() {
+            self.untie(step)?;
         }
+        let layers = self.cached_layers();
         // In the last epoch nothing comes again.
         let epoch = self.loader.steps_per_epoch().max(1);
         let keep = step.div_ceil(epoch) * epoch < self.options.schedule.total_steps;
@@ -311,6 +310,19 @@ impl<'a> Trainer<'a> {
     /// How many layers from the input on have outputs that stay what they are.
     fn cached_layers(&self) -> usize {
         if self.model.is_prefix_constant() { self.model.frozen_layers() } else { 0 }
+    }
+
+    /// Keeps a tied embedding as it is as input, and lets a copy train on as head: else the head's training would move
+    /// the outputs of the frozen layers.
+    fn untie(&mut self, step: usize) -> Result<(), TrainError> {
+        let Some(Untied { input, head }) = self.model.untie()? else { return Ok(()) };
+        self.optimizer.hand_over(input, head);
+        if let Some(best) = &mut self.best {
+            best.push(best[input].clone());
+        }
+        let reason = "the embedding is frozen as input and trains on as head, so that the outputs of the frozen layers \
+                      can be kept: the model is saved with both";
+        self.note("embedding_untied", step, reason)
     }
 
     /// Records something about the run itself, and tells whoever watches it.
@@ -366,7 +378,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn apply(&mut self, decision: &Decision) -> Result<(), TrainError> {
-        self.freezing.apply(decision, &mut self.model, &mut self.optimizer);
+        self.freezing.apply(decision, &mut self.model, &mut self.optimizer)?;
         if decision.save_best {
             // What lies under adapters never changes.
             let copies = self.model.parameters().iter().map(|p| match p.place {

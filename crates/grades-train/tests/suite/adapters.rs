@@ -4,7 +4,7 @@ use std::fs;
 
 use grades_models::weights::Checkpoint;
 
-use crate::runs::{Run, Workspace};
+use crate::runs::{Run, Workspace, weights};
 
 /// Values of an adapter of rank 2 on q, and on all of a layer.
 const Q: usize = 2 * (32 + 32);
@@ -92,6 +92,8 @@ fn a_resumed_run_ends_as_an_uninterrupted_one() {
         "{method: grades, alpha: 0.25, tau: {q: 1.0e9, default: 1.0e-9}, patience: 2}",
         "{method: grades, signal: weight_change, tau: 1.0e-9, interval: 2, alpha: 0.1}",
         "{method: validation_loss, patience: 50}",
+        "{method: aflora, window: 2, initial_share: 0, final_share: 0.25}",
+        "{method: loraf, sparsity: 0.75, dense_share: 0.25}",
     ]
     .iter()
     .enumerate()
@@ -116,6 +118,100 @@ fn a_resumed_run_ends_as_an_uninterrupted_one() {
             assert_eq!(after, losses[losses.len() - after.len()..], "{step}, {method}");
             assert_eq!(resumed.summary.frozen_units, whole.summary.frozen_units, "{step}, {method}");
         }
+    }
+}
+
+/// The adapter's tensors in a checkpoint of the run.
+fn at(run: &Run, step: u64) -> std::collections::BTreeMap<String, Vec<f32>> {
+    weights(&run.path.join(format!("checkpoints/step-{step:06}/weights.safetensors")))
+}
+
+/// The tensor that an event names.
+fn tensor(event: &serde_json::Value, part: u64) -> String {
+    let unit = event["unit"].as_str().unwrap();
+    let [_, layer, role] = unit.split('.').collect::<Vec<_>>()[..] else { panic!("{unit}") };
+    let block = if matches!(role, "q" | "k" | "v" | "o") { "self_attn" } else { "mlp" };
+    let matrix = if part == 0 { "lora_A" } else { "lora_B" };
+    format!("base_model.model.model.layers.{layer}.{block}.{role}_proj.{matrix}.weight")
+}
+
+#[test]
+fn aflora_freezes_a_and_b_apart() {
+    let workspace = Workspace::new();
+    let method = "early_stopping={method: aflora, window: 2, initial_share: 0, final_share: 0.25}";
+    let run = train(&workspace, "run", &[method, "save_steps=1", "weight_decay=0.1", "max_steps=12"]);
+    let mut frozen = std::collections::BTreeMap::new();
+    let (mut halves, mut bytes) = (0, Vec::new());
+    for event in run.events() {
+        let step = event["step"].as_u64().unwrap();
+        match event["event"].as_str().unwrap() {
+            "freeze_part" => {
+                halves += 1;
+                frozen.insert(tensor(&event, event["part"].as_u64().unwrap()), step);
+            }
+            // The rest of a pair, or both at once.
+            "freeze" => [0, 1].iter().for_each(|part| {
+                frozen.entry(tensor(&event, *part)).or_insert(step);
+            }),
+            _ => {}
+        }
+        bytes.push(step);
+    }
+    assert!(halves > 2, "no half of a pair froze by itself");
+    let end = run.weights_of("adapter/adapter_model.safetensors");
+    let last = run.summary.steps as u64;
+    for (name, step) in &frozen {
+        assert_eq!(end[name], at(&run, step - 1)[name], "{name} moved after step {step}");
+    }
+    // One that froze late moved until then.
+    assert!(frozen.iter().any(|(name, step)| *step > 2 && end[name] != at(&run, 1)[name]));
+    // A frozen half has neither a gradient nor a state: after the last step's freezing only what trains has one.
+    let trains: usize =
+        end.iter().filter(|(name, _)| !frozen.contains_key(*name)).map(|(_, values)| values.len()).sum();
+    assert_eq!(run.metric("/optimizer_bytes")[last as usize - 1], (2 * 4 * trains) as f64);
+    let gradients = run.metric("/flops/weight_gradient");
+    assert!(gradients[last as usize - 1] < gradients[0]);
+}
+
+#[test]
+fn loraf_keeps_a_and_trains_b_under_its_mask() {
+    let workspace = Workspace::new();
+    let method = "early_stopping={method: loraf, sparsity: 0.75, dense_share: 0.5}";
+    let rules: [&[&str]; 2] = [&["weight_decay=0.1"], &["optimizer=sgd", "learning_rate=1", "momentum=0.9"]];
+    for (index, rule) in rules.iter().enumerate() {
+        let options = [&[method, "save_steps=1"][..], rule].concat();
+        let run = train(&workspace, &format!("run-{index}"), &options);
+        let (first, masked, end) = (at(&run, 1), at(&run, 4), run.weights_of("adapter/adapter_model.safetensors"));
+        let (mut all, mut kept, mut moved) = (0, 0, 0);
+        for (name, end) in &end {
+            if name.contains("lora_A") {
+                assert_eq!(end, &first[name], "{name}");
+                continue;
+            }
+            all += end.len();
+            kept += masked[name].iter().filter(|value| **value != 0.0).count();
+            for (end, masked) in end.iter().zip(&masked[name]) {
+                assert_eq!(*masked == 0.0, *end == 0.0, "{name}");
+                moved += usize::from(end != masked);
+            }
+        }
+        assert_eq!((kept, moved), (all / 4, all / 4));
+        // Dense until then.
+        assert!(first.iter().filter(|(name, _)| name.contains("lora_B")).all(|(_, b)| b.iter().all(|b| *b != 0.0)));
+    }
+}
+
+#[test]
+fn loraplus_takes_larger_steps_with_b() {
+    let workspace = Workspace::new();
+    let options = ["optimizer=sgd", "learning_rate=0.25", "max_steps=1", "max_grad_norm=0"];
+    let b = |name, ratio| {
+        let run = train(&workspace, name, &[&options[..], &[ratio][..]].concat());
+        run.weights_of("adapter/adapter_model.safetensors").into_iter().filter(|(name, _)| name.contains("lora_B"))
+    };
+    for ((name, plain), (_, plus)) in b("plain", "loraplus_lr_ratio=1").zip(b("plus", "loraplus_lr_ratio=8")) {
+        // B begins at 0 and takes one step; a power of two is exact.
+        assert!(plain.iter().zip(&plus).all(|(plain, plus)| 8.0 * plain == *plus), "{name}");
     }
 }
 

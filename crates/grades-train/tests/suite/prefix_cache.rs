@@ -1,7 +1,7 @@
 //! Runs that start above their frozen prefix.
 
 use crate::arithmetic::{ONE_LAYER, workspace_untied};
-use crate::runs::{Run, Workspace, relative_error};
+use crate::runs::{Run, Workspace, relative_error, weights};
 
 /// Layer 0 freezes at step 6 of 20, the first of the second of four epochs.
 const PREFIX: &str = "early_stopping={method: grades, alpha: 0.25, companions: follow, \
@@ -77,13 +77,58 @@ fn packed_rows_accumulation_and_validation_go_with_a_cached_prefix() {
     assert!(cheaper && with.metric("/prefix_cache_bytes")[19] > 0.0);
 }
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
 #[test]
-fn a_tied_embedding_that_trains_as_head_keeps_the_cache_empty() {
+fn a_tied_embedding_parts_so_that_the_prefix_stays_what_it_is() {
     let workspace = Workspace::new();
-    let (without, with) = (train(&workspace, "without", &[]), train(&workspace, "with", &["prefix_cache=memory"]));
-    assert_eq!(with.weights(), without.weights());
-    assert_eq!(with.metric("/prefix_cache_bytes"), [0.0; 20]);
-    let told: Vec<_> = with.events().into_iter().filter(|event| event["event"] == "prefix_cache_unused").collect();
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0]["step"], 7);
+    let shared = ["save_steps=1", "val_set_size=2"];
+    let cached = |name, more: &[&str]| {
+        train(&workspace, name, &[&shared[..], &["prefix_cache=memory", "max_steps=18"][..], more].concat())
+    };
+    let (with, empty) = (cached("with", &[]), cached("empty", &["prefix_cache_size=0B"]));
+    assert_same(&with, &empty);
+    assert!(with.metric("/prefix_cache_bytes")[17] > 0.0 && empty.metric("/prefix_cache_bytes") == [0.0; 18]);
+    assert!(with.metric("/flops/forward")[17] < empty.metric("/flops/forward")[17]);
+    let told: Vec<_> = with.events().into_iter().filter(|event| event["event"] == "embedding_untied").collect();
+    let frozen: Vec<_> = with.events().into_iter().filter(|event| event["event"] == "freeze_companion").collect();
+    let step = frozen[0]["step"].as_u64().unwrap();
+    assert_eq!((told.len(), told[0]["step"].as_u64()), (1, Some(step + 1)));
+
+    // The optimizer goes on with one state for the one matrix that still trains.
+    let state = with.metric("/optimizer_bytes");
+    assert_eq!(state[step as usize], state[step as usize - 1]);
+    // As input it stays as the step that froze it left it; as head it trains on; the model is saved with both.
+    let saved = with.weights();
+    let at = weights(&with.path.join(format!("checkpoints/step-{step:06}/weights.safetensors")));
+    assert_eq!(saved[EMBEDDING], at[EMBEDDING]);
+    assert!(!at.contains_key(HEAD) && relative_error(&saved[HEAD], &at[EMBEDDING]) > 1e-3);
+    assert_eq!(with.json("model/config.json")["tie_word_embeddings"], false);
+    // What is loaded again computes the same: a step at rate 0 of another run validates it.
+    let model = format!("model={}", with.summary.model_dir.display());
+    let again = workspace.train("again", &["max_steps=1", "val_set_size=2", "learning_rate=0", &model]);
+    assert_eq!(again.summary.val_loss, with.summary.val_loss);
+    assert_ne!(again.metric("/loss")[0], with.metric("/loss")[0]);
+
+    // Without a cache the embedding stays one matrix.
+    let off = train(&workspace, "off", &shared);
+    assert!(!off.weights().contains_key(HEAD));
+    assert_eq!(off.metric("/loss")[..step as usize], with.metric("/loss")[..step as usize]);
+}
+
+#[test]
+fn a_run_is_resumed_before_and_after_the_embedding_has_parted() {
+    let workspace = Workspace::new();
+    let options = ["save_steps=1", "weight_decay=0.1", "prefix_cache=memory", "prefix_cache_size=0B"];
+    let whole = train(&workspace, "whole", &options);
+    let untied = |event: &serde_json::Value| event["event"] == "embedding_untied";
+    let step = whole.events().into_iter().find(untied).unwrap()["step"].as_u64().unwrap() as usize;
+    for from in [step - 2, step - 1, step, step + 4] {
+        let resume =
+            format!("resume_from_checkpoint={}", whole.path.join(format!("checkpoints/step-{from:06}")).display());
+        let resumed = train(&workspace, &format!("from-{from}"), &[&options[..], &[resume.as_str()][..]].concat());
+        assert!(resumed.weights() == whole.weights(), "from step {from}");
+        assert_eq!(resumed.metric("/loss"), whole.metric("/loss")[from..], "from step {from}");
+    }
 }

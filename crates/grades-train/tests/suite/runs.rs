@@ -124,6 +124,11 @@ impl Run {
         serde_json::from_slice(&fs::read(self.path.join(name)).unwrap()).unwrap()
     }
 
+    /// The tensors of one of its files.
+    pub(crate) fn weights_of(&self, name: &str) -> BTreeMap<String, Vec<f32>> {
+        weights(&self.path.join(name))
+    }
+
     /// The saved model's tensors.
     pub(crate) fn weights(&self) -> BTreeMap<String, Vec<f32>> {
         weights(&self.summary.model_dir)

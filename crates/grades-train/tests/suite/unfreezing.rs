@@ -75,6 +75,7 @@ fn train(steps: usize) -> (Vec<f32>, Vec<Value>) {
         schedule: Schedule { scheduler, learning_rate: RATE, warmup_steps: 0, total_steps: steps },
         rule: Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-12 },
         weight_decay: 0.0,
+        loraplus_lr_ratio: 1.0,
         max_grad_norm: None,
         gradient_checkpointing: false,
         prefix_cache: prefix_cache::Options::default(),
