@@ -22,7 +22,7 @@
 //! | [`cross_entropy`] | the language-model head and its loss, without holding all logits |
 //! | [`embedding`] | looking rows up, and adding their gradients back |
 //! | [`optimizer`] | AdamW and SGD, measuring the gradient's change in the same pass |
-//! | [`quant`] | decoding GGUF blocks; encoding and decoding NF4 |
+//! | [`quant`] | decoding GGUF blocks; encoding and decoding NF4; matrices that stay packed |
 
 mod dispatch;
 mod element;

@@ -77,6 +77,12 @@ impl<'a, T: Copy> Matrix<'a, T> {
         &self.data[start..start + self.columns]
     }
 
+    /// Columns `first .. first + count` of it.
+    pub(crate) fn part(&self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.columns);
+        Self::with_stride(&self.data[first.min(self.data.len())..], self.rows, count, self.row_stride)
+    }
+
     pub(crate) fn row_stride(&self) -> isize {
         self.row_stride as isize
     }
@@ -143,6 +149,13 @@ impl<'a, T: Copy> MatrixMut<'a, T> {
         assert!(row < self.rows);
         let start = if self.columns == 0 { 0 } else { row * self.row_stride };
         &mut self.data[start..start + self.columns]
+    }
+
+    /// Columns `first .. first + count` of it.
+    pub(crate) fn part(&mut self, first: usize, count: usize) -> MatrixMut<'_, T> {
+        assert!(first + count <= self.columns);
+        let start = first.min(self.data.len());
+        MatrixMut::with_stride(&mut self.data[start..], self.rows, count, self.row_stride)
     }
 
     pub(crate) fn row_stride(&self) -> isize {

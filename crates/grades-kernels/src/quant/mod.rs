@@ -1,16 +1,28 @@
 //! Block-quantised weights: decoding GGUF types to f32, as ggml's `dequantize_row_*` functions define them, and NF4 as
-//! bitsandbytes defines it.
+//! bitsandbytes defines it; matrices that stay packed, and products with them.
 
 mod k_quants;
 mod legacy;
+mod lookup;
 mod nf4;
+mod packed;
+mod product;
 #[cfg(test)]
 mod tests;
 
-use half::{bf16, f16};
+use half::bf16;
 use rayon::prelude::*;
 
-pub use nf4::{BLOCK as NF4_BLOCK, CODE as NF4_CODE, Nf4, NotFinite};
+use crate::dispatch::multiversion;
+pub use nf4::{
+    BLOCK as NF4_BLOCK, CODE as NF4_CODE, Nf4, Nf4Encoder, Nf4Scales, NotFinite, PartError,
+    dynamic_map as nf4_scale_map,
+};
+pub use packed::{PackError, PackedMatrix};
+pub use product::{nn, nt};
+
+/// Values that are decoded at a time: the smallest number that every block type holds a multiple of.
+const PART: usize = 32;
 
 /// A type of GGUF tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -159,33 +171,94 @@ pub fn decode(kind: GgufType, bytes: &[u8], out: &mut [f32]) -> Result<(), Decod
     }
     let task_bytes = TASK_VALUES / kind.block_size() * kind.block_bytes();
     bytes.par_chunks(task_bytes).zip(out.par_chunks_mut(TASK_VALUES)).for_each(|(bytes, out)| match kind {
-        GgufType::F32 => blocks(bytes, out, |b: &[u8; 4], y: &mut [f32; 1]| y[0] = f32::from_le_bytes(*b)),
-        GgufType::F16 => blocks(bytes, out, |b: &[u8; 2], y: &mut [f32; 1]| y[0] = half_at(b, 0)),
-        GgufType::BF16 => {
-            blocks(bytes, out, |b: &[u8; 2], y: &mut [f32; 1]| y[0] = bf16::from_le_bytes(*b).to_f32());
-        }
-        GgufType::Q4_0 => blocks(bytes, out, legacy::q4_0),
-        GgufType::Q4_1 => blocks(bytes, out, legacy::q4_1),
-        GgufType::Q5_0 => blocks(bytes, out, legacy::q5_0),
-        GgufType::Q5_1 => blocks(bytes, out, legacy::q5_1),
-        GgufType::Q8_0 => blocks(bytes, out, legacy::q8_0),
-        GgufType::Q2_K => blocks(bytes, out, k_quants::q2_k),
-        GgufType::Q3_K => blocks(bytes, out, k_quants::q3_k),
-        GgufType::Q4_K => blocks(bytes, out, k_quants::q4_k),
-        GgufType::Q5_K => blocks(bytes, out, k_quants::q5_k),
-        GgufType::Q6_K => blocks(bytes, out, k_quants::q6_k),
+        GgufType::F32 => each(bytes, out, f32::from_le_bytes),
+        GgufType::F16 => each(bytes, out, |bytes| half(u16::from_le_bytes(bytes))),
+        GgufType::BF16 => each(bytes, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+        _ => parts(kind, bytes, 0, out.as_chunks_mut().0),
     });
     Ok(())
 }
 
-/// Calls `decode` for every block of B bytes and N values.
-fn blocks<const B: usize, const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn(&[u8; B], &mut [f32; N])) {
-    for (block, values) in bytes.as_chunks::<B>().0.iter().zip(out.as_chunks_mut::<N>().0) {
-        decode(block, values);
+/// Decodes numbers of B bytes that stand alone.
+fn each<const B: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; B]) -> f32) {
+    for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<B>().0) {
+        *out = decode(*bytes);
+    }
+}
+
+/// Decodes values `first ..` of the blocks in `bytes`, on this thread; `kind` has blocks.
+///
+/// # Panics
+/// If there are not as many values.
+fn range(kind: GgufType, bytes: &[u8], first: usize, out: &mut [f32]) {
+    let (mut part, within) = (first / PART, first % PART);
+    let mut edge = [0.0; PART];
+    let mut out = out;
+    if within > 0 {
+        let count = (PART - within).min(out.len());
+        let (head, rest) = out.split_at_mut(count);
+        parts(kind, bytes, part, std::slice::from_mut(&mut edge));
+        head.copy_from_slice(&edge[within..within + count]);
+        (part, out) = (part + 1, rest);
+    }
+    let (whole, tail) = out.as_chunks_mut::<PART>();
+    parts(kind, bytes, part, whole);
+    if !tail.is_empty() {
+        parts(kind, bytes, part + whole.len(), std::slice::from_mut(&mut edge));
+        tail.copy_from_slice(&edge[..tail.len()]);
+    }
+}
+
+multiversion! {
+    /// Decodes the parts of 32 values from part `first` on; `kind` has blocks.
+    fn parts<FMA>(kind: GgufType, bytes: &[u8], first: usize, out: &mut [[f32; PART]]) {
+        match kind {
+            GgufType::F32 | GgufType::F16 | GgufType::BF16 => {}
+            GgufType::Q4_0 => each_part::<_, 1>(bytes, first, out, |b, _, y| legacy::q4_0(b, y)),
+            GgufType::Q4_1 => each_part::<_, 1>(bytes, first, out, |b, _, y| legacy::q4_1(b, y)),
+            GgufType::Q5_0 => each_part::<_, 1>(bytes, first, out, |b, _, y| legacy::q5_0(b, y)),
+            GgufType::Q5_1 => each_part::<_, 1>(bytes, first, out, |b, _, y| legacy::q5_1(b, y)),
+            GgufType::Q8_0 => each_part::<_, 1>(bytes, first, out, |b, _, y| legacy::q8_0(b, y)),
+            GgufType::Q2_K => each_part::<_, K_PARTS>(bytes, first, out, k_quants::q2_k),
+            GgufType::Q3_K => each_part::<_, K_PARTS>(bytes, first, out, k_quants::q3_k),
+            GgufType::Q4_K => each_part::<_, K_PARTS>(bytes, first, out, k_quants::q4_k),
+            GgufType::Q5_K => each_part::<_, K_PARTS>(bytes, first, out, k_quants::q5_k),
+            GgufType::Q6_K => each_part::<_, K_PARTS>(bytes, first, out, k_quants::q6_k),
+        }
+    }
+}
+
+/// Parts of a super-block.
+const K_PARTS: usize = k_quants::BLOCK / PART;
+
+/// Calls `decode` with the block of B bytes that holds a part, and which of its P parts it is.
+#[inline(always)]
+fn each_part<const B: usize, const P: usize>(
+    bytes: &[u8],
+    first: usize,
+    out: &mut [[f32; PART]],
+    decode: impl Fn(&[u8; B], usize, &mut [f32; PART]),
+) {
+    let blocks = bytes.as_chunks::<B>().0;
+    for (index, out) in out.iter_mut().enumerate() {
+        let part = first + index;
+        decode(&blocks[part / P], part % P, out);
     }
 }
 
 /// The little-endian f16 at byte `at`.
+#[inline(always)]
 fn half_at<const B: usize>(block: &[u8; B], at: usize) -> f32 {
-    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+    half(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// The f16 of these bits. By one multiplication, which is exact for denormal numbers too; `half` asks the processor for its
+/// features each time.
+#[inline(always)]
+fn half(bits: u16) -> f32 {
+    const BIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    const SPECIAL: u32 = 0x7c00;
+    let (sign, magnitude) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff));
+    let finite = (f32::from_bits(magnitude << 13) * BIAS).to_bits();
+    f32::from_bits(sign | if magnitude < SPECIAL { finite } else { 0x7f80_0000 | magnitude << 13 })
 }

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
+use super::lookup;
+
 /// Values of a block that share a scale.
 pub const BLOCK: usize = 64;
 /// Scales that share a scale of their own.
@@ -42,6 +44,20 @@ pub struct NotFinite {
     pub index: usize,
 }
 
+/// A part of NF4 values that has another size than their number asks for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{values} values in NF4 have {expected} {part}, not {found}: the tensor's parts are not of one tensor")]
+pub struct PartError {
+    /// What it holds, in the plural.
+    pub part: &'static str,
+    /// The number of values.
+    pub values: usize,
+    /// How many of the part they need.
+    pub expected: usize,
+    /// How many there are.
+    pub found: usize,
+}
+
 /// Values in NF4, row-major; a block may span rows, and the last may be shorter than the others.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Nf4 {
@@ -49,44 +65,141 @@ pub struct Nf4 {
     values: usize,
     /// Two codes a byte, the first in the high four bits.
     codes: Vec<u8>,
-    /// An 8-bit code for the scale of each block.
-    scales: Vec<u8>,
-    /// The largest magnitude of each 256 scales.
-    nested_scales: Vec<f32>,
-    /// The mean scale, which is taken off before the scales are encoded.
-    offset: f32,
+    scales: Nf4Scales,
+}
+
+/// The scales of the blocks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Nf4Scales {
+    /// As they are, bitsandbytes' form without double quantisation: 0.5625 bytes a value.
+    Plain(Vec<f32>),
+    /// In 8 bits, with scales of their own.
+    Nested {
+        /// A code for the scale of each block.
+        codes: Vec<u8>,
+        /// The largest magnitude of each 256 scales.
+        scales: Vec<f32>,
+        /// The mean scale, which is taken off before the scales are encoded.
+        offset: f32,
+    },
+}
+
+impl Nf4Scales {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Plain(scales) => 4 * scales.len(),
+            Self::Nested { codes, scales, .. } => codes.len() + 4 * scales.len() + 4,
+        }
+    }
+
+    fn of_block(&self, block: usize) -> f32 {
+        match self {
+            Self::Plain(scales) => scales[block],
+            Self::Nested { codes, scales, offset } => {
+                dynamic_map()[usize::from(codes[block])] * scales[block / NESTED_BLOCK] + offset
+            }
+        }
+    }
+}
+
+/// Encodes values that come piece by piece, so that no more than a piece of them need be held.
+#[derive(Debug)]
+pub struct Nf4Encoder {
+    values: usize,
+    codes: Vec<u8>,
+    scales: Vec<f32>,
+    /// Blocks that are encoded.
+    done: usize,
+}
+
+impl Nf4Encoder {
+    /// Encodes the next values, on all threads. Every piece but the last is a whole number of blocks.
+    ///
+    /// # Errors
+    /// If a value is infinite or not a number.
+    ///
+    /// # Panics
+    /// If there are more values than were announced, or a piece other than the last ends within a block.
+    pub fn push(&mut self, piece: &[f32]) -> Result<(), NotFinite> {
+        let first = self.done * BLOCK;
+        let whole = piece.len().is_multiple_of(BLOCK) || first + piece.len() == self.values;
+        assert!(whole, "a piece that is not the last ends within a block");
+        if let Some(index) = piece.iter().position(|value| !value.is_finite()) {
+            return Err(NotFinite { index: first + index });
+        }
+        let (codes, scales) = (&mut self.codes[first / 2..], &mut self.scales[self.done..]);
+        let codes = &mut codes[..piece.len().div_ceil(2)];
+        let scales = &mut scales[..piece.len().div_ceil(BLOCK)];
+        let tasks = codes.par_chunks_mut(TASK_BLOCKS * BLOCK / 2).zip(scales.par_chunks_mut(TASK_BLOCKS));
+        tasks.zip(piece.par_chunks(TASK_BLOCKS * BLOCK)).for_each(|((codes, scales), values)| {
+            let blocks = codes.chunks_mut(BLOCK / 2).zip(scales).zip(values.chunks(BLOCK));
+            blocks.for_each(|((codes, scale), values)| *scale = encode_block(values, codes));
+        });
+        self.done += piece.len().div_ceil(BLOCK);
+        Ok(())
+    }
+
+    /// The values, when all have come.
+    ///
+    /// # Panics
+    /// If some are missing.
+    #[must_use]
+    pub fn finish(self) -> Nf4 {
+        // In f64, so that the mean does not depend on the order of the sum.
+        self.finish_with(|scales| {
+            let sum: f64 = scales.iter().map(|&scale| f64::from(scale)).sum();
+            (sum / scales.len().max(1) as f64) as f32
+        })
+    }
+
+    /// As [`finish`](Self::finish); `offset` gives what is taken off the scales.
+    fn finish_with(self, offset: impl FnOnce(&[f32]) -> f32) -> Nf4 {
+        let Self { values, codes, mut scales, done } = self;
+        assert_eq!(done, scales.len(), "blocks are missing");
+        let offset = offset(&scales);
+        scales.iter_mut().for_each(|scale| *scale -= offset);
+        let (scale_codes, scales) = encode_scales(&scales);
+        Nf4 { values, codes, scales: Nf4Scales::Nested { codes: scale_codes, scales, offset } }
+    }
 }
 
 impl Nf4 {
+    /// An encoder for this many values.
+    #[must_use]
+    pub fn encoder(values: usize) -> Nf4Encoder {
+        let (codes, scales) = (vec![0; values.div_ceil(2)], vec![0.0; values.div_ceil(BLOCK)]);
+        Nf4Encoder { values, codes, scales, done: 0 }
+    }
+
     /// Encodes values on all threads.
     ///
     /// # Errors
     /// If one is infinite or not a number.
     pub fn encode(values: &[f32]) -> Result<Self, NotFinite> {
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            return Err(NotFinite { index });
-        }
-        // In f64, so that the mean does not depend on the order of the sum.
-        let mean = |scales: &[f32]| {
-            let sum: f64 = scales.iter().map(|&scale| f64::from(scale)).sum();
-            (sum / scales.len().max(1) as f64) as f32
-        };
-        Ok(Self::encode_with(values, mean))
+        let mut encoder = Self::encoder(values.len());
+        encoder.push(values)?;
+        Ok(encoder.finish())
     }
 
-    /// Encodes finite values; `offset` gives what is taken off the scales.
-    fn encode_with(values: &[f32], offset: impl FnOnce(&[f32]) -> f32) -> Self {
-        let mut codes = vec![0; values.len().div_ceil(2)];
-        let mut scales = vec![0.0; values.len().div_ceil(BLOCK)];
-        let tasks = codes.par_chunks_mut(TASK_BLOCKS * BLOCK / 2).zip(scales.par_chunks_mut(TASK_BLOCKS));
-        tasks.zip(values.par_chunks(TASK_BLOCKS * BLOCK)).for_each(|((codes, scales), values)| {
-            let blocks = codes.chunks_mut(BLOCK / 2).zip(scales).zip(values.chunks(BLOCK));
-            blocks.for_each(|((codes, scale), values)| *scale = encode_block(values, codes));
-        });
-        let offset = offset(&scales);
-        scales.iter_mut().for_each(|scale| *scale -= offset);
-        let (scales, nested_scales) = encode_scales(&scales);
-        Self { values: values.len(), codes, scales, nested_scales, offset }
+    /// Values that are encoded already: `codes` two a byte, the first in the high four bits.
+    ///
+    /// # Errors
+    /// If a part has another size than that number of values needs.
+    pub fn from_parts(values: usize, codes: Vec<u8>, scales: Nf4Scales) -> Result<Self, PartError> {
+        let blocks = values.div_ceil(BLOCK);
+        let check = |part, found, expected| match found == expected {
+            true => Ok(()),
+            false => Err(PartError { part, values, expected, found }),
+        };
+        check("bytes of codes", codes.len(), values.div_ceil(2))?;
+        match &scales {
+            Nf4Scales::Plain(scales) => check("scales of blocks", scales.len(), blocks)?,
+            Nf4Scales::Nested { codes, scales, .. } => {
+                check("scales of blocks", codes.len(), blocks)?;
+                check("scales of scales", scales.len(), blocks.div_ceil(NESTED_BLOCK))?;
+            }
+        }
+        Ok(Self { values, codes, scales })
     }
 
     /// Decodes all values on all threads.
@@ -96,10 +209,30 @@ impl Nf4 {
     pub fn decode(&self, out: &mut [f32]) {
         assert_eq!(out.len(), self.values, "there is room for another number of values");
         out.par_chunks_mut(TASK_BLOCKS * BLOCK).enumerate().for_each(|(task, out)| {
-            for (index, out) in out.chunks_mut(BLOCK).enumerate() {
-                self.decode_block(task * TASK_BLOCKS + index, out);
-            }
+            self.decode_range(task * TASK_BLOCKS * BLOCK, out);
         });
+    }
+
+    /// Decodes values `first ..` on this thread.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub(super) fn decode_range(&self, first: usize, mut out: &mut [f32]) {
+        assert!(first + out.len() <= self.values, "the range reaches beyond the values");
+        let mut at = first;
+        while !out.is_empty() {
+            let count = (BLOCK - at % BLOCK).min(out.len());
+            let (mut part, rest) = out.split_at_mut(count);
+            let scale = self.scales.of_block(at / BLOCK);
+            let codes = &self.codes[at / 2..];
+            let mut codes = &codes[..(at % 2 + count).div_ceil(2)];
+            if at % 2 == 1 {
+                part[0] = CODE[usize::from(codes[0] & 15)] * scale;
+                (codes, part) = (&codes[1..], &mut part[1..]);
+            }
+            lookup::scaled(codes, scale, part);
+            (at, out) = (at + count, rest);
+        }
     }
 
     /// Number of values.
@@ -117,20 +250,7 @@ impl Nf4 {
     /// Memory of codes and scales, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.codes.len() + self.scales.len() + 4 * self.nested_scales.len() + 4
-    }
-
-    fn scale(&self, block: usize) -> f32 {
-        dynamic_map()[usize::from(self.scales[block])] * self.nested_scales[block / NESTED_BLOCK] + self.offset
-    }
-
-    fn decode_block(&self, block: usize, out: &mut [f32]) {
-        let scale = self.scale(block);
-        for (pair, codes) in out.chunks_mut(2).zip(&self.codes[block * BLOCK / 2..]) {
-            for (value, code) in pair.iter_mut().zip([codes >> 4, codes & 15]) {
-                *value = CODE[usize::from(code)] * scale;
-            }
-        }
+        self.codes.len() + self.scales.bytes()
     }
 }
 
@@ -171,7 +291,7 @@ fn encode_scales(scales: &[f32]) -> (Vec<u8>, Vec<f32>) {
 }
 
 /// What an 8-bit code stands for (Dettmers 2016): seven decades with 2⁰ … 2⁶ values on each side, 0 and 1, sorted.
-fn dynamic_map() -> &'static [f32; 256] {
+pub fn dynamic_map() -> &'static [f32; 256] {
     static MAP: OnceLock<[f32; 256]> = OnceLock::new();
     MAP.get_or_init(|| {
         let (mut map, mut filled) = ([0.0; 256], 0);
@@ -200,7 +320,7 @@ fn dynamic_map() -> &'static [f32; 256] {
 mod tests {
     use safetensors::SafeTensors;
 
-    use super::{CODE, Nf4, NotFinite, dynamic_map};
+    use super::{BLOCK, CODE, Nf4, Nf4Scales, NotFinite, PartError, dynamic_map};
 
     /// What bitsandbytes made; `GRADES_FIXTURES` may name other fixtures.
     fn recorded() -> Vec<u8> {
@@ -231,20 +351,77 @@ mod tests {
             let offset = floats(&file, &format!("{name}.offset"))[0];
             // bitsandbytes sums the mean in f32 and in another order.
             let alone = Nf4::encode(&values).unwrap();
-            assert!((alone.offset - offset).abs() <= 1e-6 * offset.abs(), "{name}");
+            let Nf4Scales::Nested { offset: mean, .. } = &alone.scales else {
+                panic!("{name}: the scales are not nested")
+            };
+            assert!((mean - offset).abs() <= 1e-6 * offset.abs(), "{name}");
             assert_eq!(alone.codes, bytes("packed"), "{name}");
-            let encoded = Nf4::encode_with(&values, |_| offset);
-            assert_eq!(encoded.nested_scales, floats(&file, &format!("{name}.nested_absmax")), "{name}");
+            let mut encoder = Nf4::encoder(values.len());
+            encoder.push(&values).unwrap();
+            let encoded = encoder.finish_with(|_| offset);
+            let Nf4Scales::Nested { codes, scales, .. } = encoded.scales else { panic!("{name}") };
+            assert_eq!(scales, floats(&file, &format!("{name}.nested_absmax")), "{name}");
             // Of all recorded scales one lies within 2e-6 of the middle between two codes, and goes to the other one.
             let recorded = bytes("absmax");
-            let other: Vec<_> = encoded.scales.iter().zip(&recorded).filter(|(a, b)| a != b).collect();
+            let other: Vec<_> = codes.iter().zip(&recorded).filter(|(a, b)| a != b).collect();
             assert!(other.len() <= 1 && other.iter().all(|(a, b)| a.abs_diff(**b) == 1), "{name}: {other:?}");
             // With the recorded scales every decoded bit is the same.
-            let encoded = Nf4 { scales: recorded, ..encoded };
+            let scales = Nf4Scales::Nested { codes: recorded, scales, offset };
+            let encoded = Nf4::from_parts(values.len(), encoded.codes, scales).unwrap();
             let mut decoded = vec![f32::NAN; encoded.len()];
             encoded.decode(&mut decoded);
             assert_eq!(decoded, floats(&file, &format!("{name}.decoded")), "{name}");
         }
+    }
+
+    #[test]
+    fn pieces_encode_as_the_whole() {
+        let values = crate::testing::numbers(1, 1000);
+        let mut encoder = Nf4::encoder(values.len());
+        values.chunks(3 * BLOCK).for_each(|piece| encoder.push(piece).unwrap());
+        assert_eq!(encoder.finish(), Nf4::encode(&values).unwrap());
+        let mut encoder = Nf4::encoder(256);
+        encoder.push(&values[..192]).unwrap();
+        assert_eq!(encoder.push(&[f32::NAN; 64]), Err(NotFinite { index: 192 }));
+    }
+
+    #[test]
+    fn any_range_decodes_as_the_whole() {
+        let values = crate::testing::numbers(2, 40_001);
+        let encoded = Nf4::encode(&values).unwrap();
+        let mut whole = vec![0.0; values.len()];
+        encoded.decode(&mut whole);
+        // The largest gap of the code is 0.304 of the block's scale, which is at most 1 and rounded a little.
+        assert!(whole.iter().zip(&values).all(|(found, value)| (found - value).abs() < 0.16));
+        for first in [0, 1, 2, 16, 63, 64, 96, 129, 16_383] {
+            for len in [0, 1, 2, 15, 16, 17, 48, 64, 96, 131, 1_000] {
+                let mut part = vec![f32::NAN; len];
+                encoded.decode_range(first, &mut part);
+                assert_eq!(part, whole[first..first + len], "{len} from {first}");
+            }
+        }
+        let mut last = [f32::NAN; 3];
+        encoded.decode_range(values.len() - 3, &mut last);
+        assert_eq!(last, whole[values.len() - 3..]);
+    }
+
+    #[test]
+    fn scales_may_be_plain() {
+        let scales = Nf4Scales::Plain(vec![2.0, 0.5]);
+        let encoded = Nf4::from_parts(66, [vec![0x0f; 32], vec![0xf0]].concat(), scales.clone()).unwrap();
+        let mut decoded = vec![f32::NAN; 66];
+        encoded.decode(&mut decoded);
+        assert_eq!(decoded[..3], [-2.0, 2.0, -2.0]);
+        assert_eq!(decoded[63..], [2.0, 0.5, -0.5]);
+        assert_eq!(encoded.bytes(), 33 + 8);
+        let error = |part, expected, found| PartError { part, values: 200, expected, found };
+        let from = |codes, scales| Nf4::from_parts(200, vec![0; codes], scales).unwrap_err();
+        assert_eq!(from(99, scales.clone()), error("bytes of codes", 100, 99));
+        assert_eq!(from(100, scales), error("scales of blocks", 4, 2));
+        let nested =
+            |codes, scales| Nf4Scales::Nested { codes: vec![0; codes], scales: vec![0.0; scales], offset: 0.0 };
+        assert_eq!(from(100, nested(5, 1)), error("scales of blocks", 4, 5));
+        assert_eq!(from(100, nested(4, 2)), error("scales of scales", 1, 2));
     }
 
     #[test]

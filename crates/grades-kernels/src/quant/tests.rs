@@ -1,3 +1,4 @@
+use half::f16;
 use safetensors::SafeTensors;
 
 use super::{DecodeError, GgufType, decode};
@@ -74,5 +75,30 @@ fn ids_are_those_of_ggml() {
     assert_eq!(GgufType::from_id(4), None);
     for kind in GgufType::ALL {
         assert_eq!(GgufType::from_id(kind.id()), Some(kind));
+    }
+}
+
+#[test]
+fn halves_are_those_of_ieee() {
+    for bits in 0..=u16::MAX {
+        let (found, expected) = (super::half(bits), f16::from_bits(bits).to_f32());
+        assert!(found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan()), "{bits:#x}");
+    }
+}
+
+#[test]
+fn any_range_decodes_as_the_whole() {
+    let file = recorded();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    for kind in GgufType::ALL.into_iter().filter(|kind| kind.block_size() > 1) {
+        let bytes = tensors.tensor(&format!("{kind:?}.bytes").to_lowercase()).unwrap();
+        let bytes = bytes.data().repeat(20);
+        let mut whole = vec![0.0; bytes.len() / kind.block_bytes() * kind.block_size()];
+        decode(kind, &bytes, &mut whole).unwrap();
+        for (first, len) in [(0, 0), (0, 1), (5, 3), (31, 2), (32, 96), (48, 48), (17, 300), (300, 211)] {
+            let mut part = vec![f32::NAN; len];
+            super::range(kind, &bytes, first, &mut part);
+            assert_eq!(part, whole[first..first + len], "{kind:?} from {first}");
+        }
     }
 }
