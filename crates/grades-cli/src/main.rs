@@ -1,6 +1,8 @@
 //! `grades`: fine-tunes a language model and stops each weight matrix when it has converged.
 
 mod bench;
+mod child;
+mod compare;
 mod eval;
 mod generate;
 mod inspect;
@@ -33,6 +35,8 @@ struct Cli {
 enum Command {
     /// Fine-tune a model as a config file says.
     Train(train::Args),
+    /// Compare methods of early stopping on one model and data.
+    Compare(compare::Args),
     /// Score a model on multiple-choice benchmarks by log-likelihood.
     Eval(eval::Args),
     /// Continue a text.
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
     grades_kernels::reuse_freed_memory();
     let result = match cli.command {
         Command::Train(args) => args.run(cli.json, cli.threads),
+        Command::Compare(args) => args.run(cli.json, cli.threads),
         Command::Eval(args) => {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
         }

@@ -40,7 +40,7 @@ impl Args {
 
 fn print(summary: &Summary) {
     let Summary { steps, planned_steps, units, frozen_units, seconds, .. } = summary;
-    let ended = summary.stopped_by.map_or(String::new(), |reason| format!(", stopped by {reason}"));
+    let ended = summary.stopped_by.map_or(String::new(), |reason| format!(", stopped by {}", reason.name()));
     output::print(&format!("steps         {steps} of {planned_steps}{ended}"));
     output::print(&format!("frozen        {frozen_units} of {units} matrices"));
     output::print(&format!("training loss {:.4}", summary.train_loss));

@@ -1,6 +1,7 @@
 //! Data, training, evaluation, reports.
 
 pub mod bench;
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod encoder;

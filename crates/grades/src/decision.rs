@@ -37,6 +37,13 @@ pub struct Wants {
 }
 
 impl Wants {
+    /// Whether the step needs nothing of the loop: nothing measured, kept, passed or validated.
+    pub fn is_idle(&self) -> bool {
+        let Self { signal: _, norm: _, measure, keep_gradient, keep_weight, gradients, weights, validation_loss } =
+            *self;
+        !(measure || keep_gradient || keep_weight || gradients || weights || validation_loss)
+    }
+
     /// Whether the observation can only be made after the optimiser's update of the step. Otherwise it is best made
     /// before: then a unit that freezes skips this very update, as in Algorithm 1. A loop that measures in the same
     /// pass as it updates may observe afterwards; its units freeze one update later.

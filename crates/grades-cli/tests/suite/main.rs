@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod compare;
+#[cfg(test)]
 mod mistakes;
 #[cfg(test)]
 mod program;

@@ -32,6 +32,7 @@ fn every_verb_explains_itself() {
         ("inspect", "--tensors"),
         ("report", "--watch"),
         ("merge", "--adapter"),
+        ("compare", "--methods"),
     ] {
         assert!(whole.stdout().contains(verb));
         let called = workspace.call(&[verb, "--help"]);

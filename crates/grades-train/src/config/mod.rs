@@ -10,6 +10,7 @@ mod raw;
 mod report_to;
 mod resolved;
 mod size;
+mod variants;
 
 use std::fs;
 use std::io;
@@ -20,6 +21,7 @@ pub use model::{Init, Model};
 pub use report_to::{ReportTo, Tracker};
 pub use resolved::{Config, Optimizer, Precision, Threads};
 pub use size::ByteSize;
+pub use variants::Variants;
 
 impl Config {
     /// Reads `path`, applies `overrides` (`key=value`, dotted for nested keys, lists by index, values in YAML), and
@@ -30,10 +32,7 @@ impl Config {
     /// range.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, overrides).map_err(|error| match error {
-            ConfigError::Yaml(message) => ConfigError::YamlFile { path: path.to_owned(), message },
-            error => error,
-        })
+        Self::parse(&text, overrides).map_err(|error| error.of_file(path))
     }
 
     /// As [`load`](Self::load), from text.
@@ -140,6 +139,16 @@ pub enum ConfigError {
     /// An option of early stopping is out of its range.
     #[error("early_stopping: {0}")]
     EarlyStopping(#[from] grades::ConfigError),
+}
+
+impl ConfigError {
+    /// Names the file of a text that is not YAML.
+    fn of_file(self, path: &Path) -> Self {
+        match self {
+            Self::Yaml(message) => Self::YamlFile { path: path.to_owned(), message },
+            error => error,
+        }
+    }
 }
 
 #[cfg(test)]

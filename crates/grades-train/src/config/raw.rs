@@ -7,6 +7,9 @@ use super::{Config, ConfigError};
 /// Keys of later versions. As `null` or `false` they say what holds anyway.
 const NOT_YET: [&str; 4] = ["lora_model_dir", "load_in_4bit", "load_in_8bit", "chat_template"];
 
+/// The section of what only some runs of a comparison have; a single run reads past it.
+pub(super) const COMPARE: &str = "compare";
+
 /// The method of early stopping where none is named.
 const DEFAULT_METHOD: &str = "grades";
 
@@ -110,6 +113,7 @@ fn method(early_stopping: &Value) -> Option<Value> {
 /// The config that `tree` means, its ranges not yet checked.
 pub(super) fn resolve(mut tree: Value) -> Result<Config, ConfigError> {
     if let Value::Object(map) = &mut tree {
+        map.shift_remove(COMPARE);
         for key in NOT_YET {
             match map.shift_remove(key) {
                 None | Some(Value::Null | Value::Bool(false)) => {}

@@ -88,7 +88,7 @@ pub struct Figure {
 }
 
 impl Figure {
-    fn html(&self) -> String {
+    pub(crate) fn html(&self) -> String {
         let note = if self.note.is_empty() { String::new() } else { format!("<p>{}</p>\n", escape(&self.note)) };
         format!(
             "<figure>\n<h3>{}</h3>\n{note}{}<details><summary>Numbers</summary>\n{}</details>\n</figure>\n",
@@ -125,6 +125,11 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
     };
     let shared = [figures::progress(runs), figures::freezing(runs), figures::cost(runs)];
     shared.into_iter().flatten().chain(runs.iter().enumerate().flat_map(of_run)).collect()
+}
+
+/// Losses and freezing of some runs over one another.
+pub(crate) fn overlay(runs: &[Run]) -> Vec<Figure> {
+    figures::progress(runs).into_iter().chain(figures::freezing(runs)).collect()
 }
 
 /// The page about some runs. With `refresh` a browser loads it again after so many seconds.

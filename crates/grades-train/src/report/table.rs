@@ -41,6 +41,8 @@ pub enum Cell {
     Short(f64),
     /// A mean ± deviation, shown with so many decimals.
     Mean(Mean, usize),
+    /// A mean ± deviation of shares from 0 to 1, shown as percentages with so many decimals.
+    Share(Mean, usize),
 }
 
 impl Cell {
@@ -81,6 +83,10 @@ impl Cell {
             Self::Text(text) => text.clone(),
             Self::Number(value, decimals) => number::fixed(*value, *decimals),
             Self::Short(value) => number::short(*value),
+            Self::Share(Mean { mean, deviation }, decimals) => {
+                let percent = Mean { mean: 100.0 * mean, deviation: deviation.map(|deviation| 100.0 * deviation) };
+                Self::Mean(percent, *decimals).shown()
+            }
             Self::Mean(Mean { mean, deviation: None }, decimals) => number::fixed(*mean, *decimals),
             Self::Mean(Mean { mean, deviation: Some(deviation) }, decimals) => {
                 format!("{} ± {}", number::fixed(*mean, *decimals), number::fixed(*deviation, *decimals))
@@ -96,7 +102,9 @@ impl Cell {
             Self::Text(text) => json!(text),
             Self::Number(value, 0) if value.fract() == 0.0 && value.abs() < 9e15 => json!(*value as i64),
             Self::Number(value, _) | Self::Short(value) => json!(value),
-            Self::Mean(Mean { mean, deviation }, _) => json!({ "mean": mean, "std": deviation }),
+            Self::Mean(Mean { mean, deviation }, _) | Self::Share(Mean { mean, deviation }, _) => {
+                json!({ "mean": mean, "std": deviation })
+            }
         }
     }
 
@@ -152,6 +160,21 @@ impl Table {
         &self.rows
     }
 
+    /// With the columns of another table after its own. The first `shared` columns of both name the rows; where the other
+    /// table has no such row, its columns are empty.
+    #[must_use]
+    pub fn beside(&self, other: &Self, shared: usize) -> Self {
+        let columns = self.columns.iter().chain(other.columns.iter().skip(shared)).cloned().collect();
+        let rows = self.rows.iter().map(|row| {
+            let same = other.rows.iter().find(|of| of.iter().zip(row).take(shared).all(|(a, b)| a == b));
+            let rest = same.map_or_else(Vec::new, |same| same.iter().skip(shared).cloned().collect());
+            row.iter().cloned().chain(rest).collect::<Vec<_>>()
+        });
+        let mut table = Self { caption: self.caption.clone(), columns, rows: Vec::new() };
+        rows.for_each(|row| table.row(row));
+        table
+    }
+
     /// With at most about `most` rows: every so many, and the last.
     #[must_use]
     pub fn thinned(&self, most: usize) -> Self {
@@ -205,7 +228,7 @@ impl Table {
     #[must_use]
     pub fn csv(&self) -> String {
         let means: Vec<bool> = (0..self.columns.len())
-            .map(|column| self.rows.iter().any(|row| matches!(row[column], Cell::Mean(..))))
+            .map(|column| self.rows.iter().any(|row| matches!(row[column], Cell::Mean(..) | Cell::Share(..))))
             .collect();
         let mut header = Vec::new();
         for (column, &mean) in self.columns.iter().zip(&means) {
@@ -217,14 +240,14 @@ impl Table {
             let mut line = Vec::new();
             for (cell, &mean) in row.iter().zip(&means) {
                 let deviation = match cell {
-                    Cell::Mean(of, _) => of.deviation.map(|deviation| deviation.to_string()),
+                    Cell::Mean(of, _) | Cell::Share(of, _) => of.deviation.map(|deviation| deviation.to_string()),
                     _ => None,
                 };
                 line.push(match cell {
                     Cell::Empty => String::new(),
                     Cell::Text(text) => text.clone(),
                     Cell::Number(value, _) | Cell::Short(value) => value.to_string(),
-                    Cell::Mean(of, _) => of.mean.to_string(),
+                    Cell::Mean(of, _) | Cell::Share(of, _) => of.mean.to_string(),
                 });
                 line.extend(mean.then(|| deviation.unwrap_or_default()));
             }
@@ -348,6 +371,18 @@ mod tests {
         assert_eq!(rows[0]["seconds"], json!({ "mean": 2.0, "std": null }));
         assert_eq!(rows[0]["steps"], 60);
         assert_eq!(rows[1], json!({ "method": "none", "accuracy": { "piqa": null }, "seconds": -1.26, "steps": null }));
+    }
+
+    #[test]
+    fn shares_are_shown_as_percentages_and_tables_join_by_their_first_columns() {
+        let share = Cell::Share(Mean { mean: 0.6125, deviation: Some(0.01) }, 1);
+        assert_eq!((share.shown(), share.value()), ("61.3 ± 1.0".to_owned(), json!({ "mean": 0.6125, "std": 0.01 })));
+        let mut other = Table::new("Cost", [("method", "Method"), ("bytes", "Bytes")]);
+        other.row([Cell::text("none"), Cell::count(7)]);
+        let joined = table().beside(&other, 1);
+        let bytes: Vec<_> = joined.json().as_array().unwrap().iter().map(|row| row["bytes"].clone()).collect();
+        assert_eq!(bytes, [Value::Null, 7.into()]);
+        assert_eq!(joined.columns().len(), 5);
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub(super) struct Progress {
     pub(super) loss_sum_bits: u64,
     /// Seconds so far: all, of validation, of monitoring.
     pub(super) seconds: [f64; 3],
+    /// What checks have cost so far: operations of validation and of monitoring, most bytes kept.
+    #[serde(default)]
+    pub(super) checks: [u64; 3],
     /// The policy's memory, its arrays apart.
     pub(super) policy: PolicyState,
     /// Updates that each parameter has had, where it has a state.
@@ -70,6 +73,7 @@ impl Progress {
             flops: Flops::default(),
             loss_sum_bits: 0,
             seconds: [0.0; 3],
+            checks: [0; 3],
             policy,
             optimizer_steps: BTreeMap::new(),
             kept_norm_bits: BTreeMap::new(),

@@ -58,6 +58,9 @@ pub struct Measured {
     pub gradient_norm: f64,
     /// The measurements of the units, if any were wanted.
     pub units: Vec<(UnitId, Vec<Measurement>)>,
+    /// Operations that they took: two an element for its own size, three more for a change. Norms of rows, columns and
+    /// singular values take more.
+    pub operations: u64,
 }
 
 impl Freezing {
@@ -98,6 +101,8 @@ impl Freezing {
                         }
                     })??;
                     squares += sum;
+                    let each = if measurement.change.is_some() { 5 } else { 2 };
+                    measured.operations += each * shape.iter().product::<usize>() as u64;
                     add(&mut measured.units, part.unit, measurement);
                 }
             }
@@ -110,8 +115,8 @@ impl Freezing {
     ///
     /// # Errors
     /// When the device fails to hand values over.
-    pub fn measure_weights(&self, model: &Decoder, norm: Norm) -> Result<Vec<(UnitId, Vec<Measurement>)>, Error> {
-        let mut measurements = Vec::new();
+    pub fn measure_weights(&self, model: &Decoder, norm: Norm) -> Result<Measured, Error> {
+        let mut measured = Measured::default();
         for &(index, part) in &self.matrices {
             let parameter = &model.parameters()[index];
             if !parameter.is_trainable() {
@@ -122,10 +127,11 @@ impl Freezing {
                 let shape = parameter.value.dims();
                 let moved = |now: &[f32]| Measurement::of_weight(norm, shape, now, kept).unwrap_or_default();
                 measurement = host::read(&parameter.name, &parameter.value, moved)?;
+                measured.operations += 3 * kept.len() as u64;
             }
-            add(&mut measurements, part.unit, measurement);
+            add(&mut measured.units, part.unit, measurement);
         }
-        Ok(measurements)
+        Ok(measured)
     }
 
     /// Hands the elements of the units' matrices to `f`: of their gradients, or of their weights.

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use grades::{EarlyStopping, Policy, UnitId};
+use grades::{Cost, EarlyStopping, Policy, StopReason, UnitId};
 use grades_models::ops::Flops;
 use grades_models::parameters::Place;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::{SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
 use grades_models::{Decoder, LoraConfig, host, peft};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::freeze::units;
@@ -26,7 +26,7 @@ use crate::report;
 use crate::schedule::total_steps;
 
 /// What `grades train --json` prints, and `summary.json` of the run directory holds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
     /// The run's directory.
     pub run_dir: PathBuf,
@@ -37,7 +37,7 @@ pub struct Summary {
     /// Steps planned.
     pub planned_steps: usize,
     /// Why training ended before the planned steps; `null` if it did not.
-    pub stopped_by: Option<&'static str>,
+    pub stopped_by: Option<StopReason>,
     /// Seconds of the training steps with validation.
     pub seconds: f64,
     /// Seconds of them spent on validation.
@@ -54,8 +54,20 @@ pub struct Summary {
     pub train_loss: f64,
     /// Loss on the validation set at the end; `null` if there is none.
     pub val_loss: Option<f64>,
-    /// Executed operations by kind.
+    /// Executed operations of training by kind.
     pub flops: Flops,
+    /// Operations of validation before the end.
+    #[serde(default)]
+    pub validation_flops: u64,
+    /// Operations of measuring and of the method itself.
+    #[serde(default)]
+    pub monitor_flops: u64,
+    /// Most bytes that were kept from step to step for the method: gradients, weights, the best weights.
+    #[serde(default)]
+    pub monitor_bytes: u64,
+    /// How often the method measured and validated, by its own count.
+    #[serde(default)]
+    pub checks: Cost,
     /// Most memory that the process held; `null` where the system does not say.
     pub peak_memory_bytes: Option<u64>,
 }
@@ -235,7 +247,7 @@ fn summary(dir: &RunDir, model: &Decoder, outcome: &Outcome, planned_steps: usiz
         model_dir: if model.adapter().is_some() { dir.adapter() } else { dir.model() },
         steps: outcome.steps,
         planned_steps,
-        stopped_by: outcome.stopped.map(grades::StopReason::name),
+        stopped_by: outcome.stopped,
         seconds: outcome.seconds,
         validation_seconds: outcome.validation_seconds,
         monitor_seconds: outcome.monitor_seconds,
@@ -245,6 +257,10 @@ fn summary(dir: &RunDir, model: &Decoder, outcome: &Outcome, planned_steps: usiz
         train_loss: outcome.train_loss,
         val_loss: outcome.val_loss,
         flops: outcome.flops,
+        validation_flops: outcome.validation_flops,
+        monitor_flops: outcome.monitor_flops,
+        monitor_bytes: outcome.monitor_bytes,
+        checks: outcome.checks,
         peak_memory_bytes: memory::peak(),
     }
 }

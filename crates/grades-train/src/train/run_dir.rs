@@ -141,6 +141,14 @@ impl RunDir {
         self.trackers.metrics(line)
     }
 
+    /// Tells the trackers the validation loss at the end, which `summary.json` holds.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn final_validation(&mut self, step: usize, seconds: f64, loss: f64) -> Result<(), TrainError> {
+        self.trackers.validation(step, seconds, loss)
+    }
+
     /// Appends a line to `signals.jsonl`.
     ///
     /// # Errors

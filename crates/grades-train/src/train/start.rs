@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use grades::Policy;
+use grades::{Cost, Decision, Policy, PolicyMemory};
 use grades_models::Decoder;
 use grades_models::ops::Flops;
 
@@ -41,6 +41,10 @@ impl Start {
             seconds: 0.0,
             validation_seconds: 0.0,
             monitor_seconds: 0.0,
+            validation_flops: 0,
+            monitor_flops: 0,
+            monitor_bytes: 0,
+            checks: Cost::default(),
         };
         Self {
             optimizer: Optimizer::new(options.rule, options.weight_decay, model.parameters().len())
@@ -60,7 +64,8 @@ impl Start {
         self.outcome.steps
     }
 
-    /// After a checkpoint of a run with the same config, as if it had never been interrupted.
+    /// After a checkpoint of a run with the same config, as if it had never been interrupted. A checkpoint of a run
+    /// without early stopping serves every policy that has asked for nothing up to its step: until then the two are one run.
     ///
     /// # Errors
     /// If the checkpoint is damaged, or of another model, config or length of run.
@@ -81,12 +86,24 @@ impl Start {
                 progress.planned_steps
             )));
         }
-        self.policy.restore(progress.policy)?;
+        let shared =
+            matches!(progress.policy.memory, PolicyMemory::None) && idle_until(self.policy.as_ref(), progress.step);
+        if !shared {
+            self.policy.restore(progress.policy)?;
+        }
         self.outcome.steps = progress.step;
         self.outcome.tokens = progress.tokens;
         self.outcome.flops = progress.flops;
         [self.outcome.seconds, self.outcome.validation_seconds, self.outcome.monitor_seconds] = progress.seconds;
+        [self.outcome.validation_flops, self.outcome.monitor_flops, self.outcome.monitor_bytes] = progress.checks;
         self.loss_sum = f64::from_bits(progress.loss_sum_bits);
         Ok(self)
     }
+}
+
+/// Whether a policy at its start asks for nothing up to and including step `step`, and has decided nothing.
+pub(super) fn idle_until(policy: &dyn Policy, step: usize) -> bool {
+    let in_force = policy.in_force();
+    let nothing = Decision { step: in_force.step, ..Decision::default() };
+    in_force == nothing && (0..=step).all(|step| policy.wants(step).is_idle())
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use grades::{Decision, Observation, Policy, StopReason, Wants};
+use grades::{Cost, Decision, Observation, Policy, StopReason, Wants};
 use grades_models::nn::Untied;
 use grades_models::ops::Flops;
 use grades_models::parameters::Place;
@@ -69,6 +69,14 @@ pub struct Outcome {
     pub validation_seconds: f64,
     /// Seconds of them spent on measuring for the policy.
     pub monitor_seconds: f64,
+    /// Operations of validation.
+    pub validation_flops: u64,
+    /// Operations of measuring and of the policy itself.
+    pub monitor_flops: u64,
+    /// Most bytes that were kept from step to step for the policy.
+    pub monitor_bytes: u64,
+    /// What the policy says that its checks cost.
+    pub checks: Cost,
 }
 
 /// One line of `metrics.jsonl`.
@@ -121,6 +129,8 @@ pub struct Trainer<'a> {
     /// Whether lines are logged in place of the progress bar.
     log_lines: bool,
     outcome: Outcome,
+    /// The last step after which the validation loss was logged.
+    validated_at: usize,
     loss_sum: f64,
 }
 
@@ -145,6 +155,7 @@ impl<'a> Trainer<'a> {
             progress: ProgressBar::hidden(),
             log_lines: false,
             outcome,
+            validated_at: 0,
             loss_sum,
         }
     }
@@ -176,6 +187,8 @@ impl<'a> Trainer<'a> {
         progress.tokens = self.outcome.tokens;
         progress.flops = self.outcome.flops;
         progress.loss_sum_bits = self.loss_sum.to_bits();
+        let Outcome { validation_flops, monitor_flops, monitor_bytes, .. } = self.outcome;
+        progress.checks = [validation_flops, monitor_flops, monitor_bytes];
         progress.seconds = [self.outcome.seconds, self.outcome.validation_seconds, self.outcome.monitor_seconds];
         let run = self.dir.path().to_owned();
         let folder = checkpoint::save(&run, progress, &self.parts())?;
@@ -191,7 +204,7 @@ impl<'a> Trainer<'a> {
         let in_force = self.policy.in_force();
         self.freezing.apply(&in_force, &mut self.model, &mut self.optimizer)?;
         let before_first = self.policy.wants(0);
-        if self.outcome.steps == 0 && before_first != Wants::default() {
+        if self.outcome.steps == 0 && !before_first.is_idle() {
             self.observe_after_update(0, before_first, &Measured::default(), &mut Vec::new())?;
         }
         for step in self.outcome.steps + 1..=planned {
@@ -208,9 +221,14 @@ impl<'a> Trainer<'a> {
         self.progress.finish_and_clear();
         self.outcome.train_loss = self.loss_sum / self.outcome.steps.max(1) as f64;
         // For the record alone: no method asked for it, so no method is charged with it.
-        let charged = self.outcome.validation_seconds;
+        let charged = (self.outcome.validation_seconds, self.outcome.validation_flops);
         self.outcome.val_loss = self.validate()?;
-        self.outcome.validation_seconds = charged;
+        (self.outcome.validation_seconds, self.outcome.validation_flops) = charged;
+        if let Some(loss) = self.outcome.val_loss.filter(|_| self.validated_at != self.outcome.steps) {
+            self.dir.final_validation(self.outcome.steps, self.outcome.seconds, loss)?;
+        }
+        self.outcome.checks = self.policy.cost();
+        self.outcome.monitor_flops += self.outcome.checks.operations;
         Ok((self.model, self.outcome))
     }
 
@@ -226,8 +244,9 @@ impl<'a> Trainer<'a> {
         let wants = self.policy.wants(step);
         let watch = Instant::now();
         let measured = self.freezing.measure(&self.model, &gradients, &wants)?;
+        self.outcome.monitor_flops += measured.operations;
         let mut stop = None;
-        if wants != Wants::default() && !wants.after_update() {
+        if !wants.is_idle() && !wants.after_update() {
             stop = self.observe(step, &wants, &measured, Some(&gradients), None)?;
         }
         let mut monitor_seconds = watch.elapsed().as_secs_f64();
@@ -246,10 +265,14 @@ impl<'a> Trainer<'a> {
         }
         monitor_seconds += watch.elapsed().as_secs_f64() - (self.outcome.validation_seconds - before);
         drop(gradients);
+        self.outcome.monitor_bytes = self.outcome.monitor_bytes.max(self.monitor_bytes());
 
         let due = self.options.eval_steps.is_some_and(|every| step.is_multiple_of(every));
         if due && val_loss.is_none() {
             val_loss = self.validate()?;
+        }
+        if val_loss.is_some() {
+            self.validated_at = step;
         }
         let seconds = started.elapsed().as_secs_f64();
         self.outcome.seconds += seconds;
@@ -369,9 +392,12 @@ impl<'a> Trainer<'a> {
         measured: &Measured,
         gradients: &mut Gradients,
     ) -> Result<(Option<StopReason>, Option<f64>), TrainError> {
-        let units = if wants.measure { self.freezing.measure_weights(&self.model, wants.norm)? } else { Vec::new() };
+        let moved = match wants.measure {
+            true => self.freezing.measure_weights(&self.model, wants.norm)?,
+            false => Measured::default(),
+        };
+        self.outcome.monitor_flops += moved.operations;
         let validation_loss = if wants.validation_loss { self.validate()? } else { None };
-        let moved = Measured { gradient_norm: measured.gradient_norm, units };
         let stop = self.observe(step, &wants, &moved, Some(gradients), validation_loss)?;
         self.freezing.keep(&self.model, gradients, measured, &wants)?;
         Ok((stop, validation_loss))
@@ -404,9 +430,15 @@ impl<'a> Trainer<'a> {
         decision.events().iter().try_for_each(|event| self.dir.event(event))
     }
 
+    /// What is kept for the policy until the next step: gradients, weights, its own arrays, the best weights.
+    fn monitor_bytes(&self) -> u64 {
+        let best: usize = self.best.iter().flatten().map(Vec::len).sum();
+        self.freezing.bytes() + self.policy.cost().bytes + (best * size_of::<f32>()) as u64
+    }
+
     /// The mean loss per predicted token over the validation set; `None` where there is none.
     fn validate(&mut self) -> Result<Option<f64>, TrainError> {
-        let started = Instant::now();
+        let (started, executed) = (Instant::now(), Flops::executed());
         let (mut sum, mut labels) = (0.0, 0);
         let layers = self.cached_layers();
         let keep = self.outcome.steps < self.options.schedule.total_steps;
@@ -420,6 +452,7 @@ impl<'a> Trainer<'a> {
             labels += batch.label_count;
         }
         self.outcome.validation_seconds += started.elapsed().as_secs_f64();
+        self.outcome.validation_flops += Flops::executed().since(&executed).total();
         Ok((labels > 0).then(|| sum / labels as f64))
     }
 

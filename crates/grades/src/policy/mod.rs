@@ -74,8 +74,8 @@ pub trait Policy: fmt::Debug + Send {
     /// What this step's observation needs. Asked for every step, beginning with 0.
     fn wants(&self, step: usize) -> Wants;
 
-    /// Takes what was measured at a step and decides. Called for each step whose [`Wants`] is not the default; calling
-    /// it for others does no harm. A value that is missing or not finite never freezes or stops anything.
+    /// Takes what was measured at a step and decides. Called for each step whose [`Wants`] are not idle; calling it for
+    /// others does no harm. A value that is missing or not finite never freezes or stops anything.
     fn observe(&mut self, step: usize, observation: &Observation<'_>) -> Decision;
 
     /// All that was decided and still holds, as one decision: what to apply to a model before its first step, freshly

@@ -51,12 +51,22 @@ impl Trackers {
         let line = serde_json::to_value(line).unwrap_or_default();
         let mut values = named(&line);
         values.append(&mut self.signals);
-        let step = line["step"].as_u64().unwrap_or(0);
+        self.write(line["step"].as_u64().unwrap_or(0), line["seconds"].as_f64().unwrap_or(0.0), &values)
+    }
+
+    /// Writes a validation loss that has no line in `metrics.jsonl`.
+    pub(super) fn validation(&mut self, step: usize, seconds: f64, loss: f64) -> Result<(), TrainError> {
+        let mut values = Vec::new();
+        scalars("eval/loss", &loss.into(), &mut values);
+        self.write(step as u64, seconds, &values)
+    }
+
+    fn write(&mut self, step: u64, seconds: f64, values: &[(String, f64)]) -> Result<(), TrainError> {
         if let Some(events) = &mut self.events {
-            events.write(step, &values)?;
+            events.write(step, values)?;
         }
         match &mut self.history {
-            Some(history) => history.write(step, line["seconds"].as_f64().unwrap_or(0.0), &values),
+            Some(history) => history.write(step, seconds, values),
             None => Ok(()),
         }
     }
@@ -122,5 +132,8 @@ mod tests {
         trackers.metrics(&serde_json::json!({ "step": 2, "loss": 1.0 })).unwrap();
         assert_eq!(read().iter().map(|line| line["_step"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(read()[1]["train/loss"], 1.0);
+        trackers.validation(2, 0.75, 3.5).unwrap();
+        let last = &read()[2];
+        assert_eq!((&last["_step"], &last["_runtime"], &last["eval/loss"]), (&2.into(), &0.75.into(), &3.5.into()));
     }
 }

@@ -1,0 +1,207 @@
+//! A comparison on a tiny model: every run once, those that are there not again, and what is wrong told by name.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use crate::program::{Called, Workspace};
+
+const COMPARE: [&str; 9] =
+    ["compare", "config.yaml", "--methods", "none,grades", "--seeds", "1", "--out", "out", "early_stopping.tau=1.0e9"];
+const SCORED: [&str; 4] = ["--tasks", "piqa", "--data-dir", "."];
+
+/// When each file of the runs was last written; the results are written at every call.
+fn times(folder: &Path) -> BTreeMap<String, SystemTime> {
+    let mut times = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let (path, data) = entry.map(|entry| (entry.path(), entry.metadata().unwrap())).unwrap();
+            match data.is_dir() {
+                true => folders.push(path),
+                false => _ = times.insert(path.display().to_string(), data.modified().unwrap()),
+            }
+        }
+    }
+    times.into_iter().filter(|(path, _)| !path.contains("/compare.")).collect()
+}
+
+/// The lines of the log that tell of a process.
+fn made(called: &Called) -> Vec<String> {
+    let line = |line: &str| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')).map(str::to_owned);
+    let titles = |line: &String| line.contains(": training") || line.contains(": scoring");
+    called.stderr().lines().filter_map(line).filter(titles).collect()
+}
+
+fn results(workspace: &Workspace) -> Value {
+    serde_json::from_slice(&fs::read(workspace.path("out/compare.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn every_run_is_made_once() {
+    let workspace = Workspace::new();
+    let compare = [&COMPARE[..], &SCORED, &["--json"]].concat();
+    let called = workspace.call(&compare);
+    assert!(called.succeeded(), "{}", called.stderr());
+    let expected = [
+        "the model before training: scoring piqa",
+        "full-none-seed42: training",
+        "full-none-seed42: scoring piqa",
+        "full-grades-seed42: training",
+        "full-grades-seed42: scoring piqa",
+    ];
+    assert_eq!(made(&called), expected);
+    let result: Value = serde_json::from_str(&called.stdout()).unwrap();
+    let rows = result["rows"].as_array().unwrap();
+    let methods: Vec<_> = rows.iter().map(|row| row["method"].as_str().unwrap()).collect();
+    assert_eq!(methods, ["base", "none", "grades"]);
+    // Three steps, the first two of grace; the third freezes everything, and all is told as the runs have it.
+    for (row, name) in rows[1..].iter().zip(["full-none-seed42", "full-grades-seed42"]) {
+        let run = workspace.path("out").join(name);
+        let summary: Value = serde_json::from_slice(&fs::read(run.join("summary.json")).unwrap()).unwrap();
+        assert_eq!(row["seconds"]["mean"], summary["seconds"]);
+        assert_eq!(row["val_loss"]["mean"], summary["val_loss"]);
+        assert_eq!(row["peak_memory_bytes"].as_f64(), summary["peak_memory_bytes"].as_f64());
+        assert_eq!(row["frozen_units"], if name.contains("grades") { 14.0 } else { 0.0 });
+        let eval = workspace.json(&[&["eval", "--model", run.join("model").to_str().unwrap()][..], &SCORED].concat());
+        assert_eq!(row["accuracy"]["piqa"]["mean"], eval["tasks"]["piqa"]["acc"]);
+    }
+    assert_eq!((&rows[1]["speedup"], &rows[1]["flops_ratio"]), (&1.0.into(), &1.0.into()));
+    assert_eq!(result["tests"][0]["task"], "piqa");
+    let (before, written) = (times(&workspace.path("out")), results(&workspace));
+    let page = fs::read_to_string(workspace.path("out/compare.html")).unwrap();
+    assert!(page.contains("full-grades-seed42/report.html") && !page.contains("so far"));
+
+    // Again: nothing is made, and the result is the same.
+    let again = workspace.call(&compare);
+    assert!(again.succeeded() && made(&again).is_empty(), "{}", again.stderr());
+    assert_eq!((times(&workspace.path("out")), results(&workspace)), (before.clone(), written));
+
+    // One seed, an adapter with options of its own and fewer questions more: only what is new is made.
+    let more = [
+        "compare",
+        "config.yaml",
+        "--methods",
+        "none,grades",
+        "--adapters",
+        "full,lora",
+        "--seeds",
+        "2",
+        "--out",
+        "out",
+        "--limit",
+        "3",
+        "early_stopping.tau=1.0e9",
+        "lora:lora_r=4",
+    ];
+    let more = workspace.call(&[&more[..], &SCORED].concat());
+    assert!(more.succeeded(), "{}", more.stderr());
+    let trained: Vec<_> = made(&more).into_iter().filter(|line| line.ends_with("training")).collect();
+    let names = [
+        "lora-none-seed42",
+        "lora-grades-seed42",
+        "full-none-seed43",
+        "full-grades-seed43",
+        "lora-none-seed43",
+        "lora-grades-seed43",
+    ];
+    assert_eq!(trained, names.map(|name| format!("{name}: training")));
+    assert!(workspace.path("out/lora-none-seed42/adapter").is_dir());
+    assert!(fs::read_to_string(workspace.path("out/lora-none-seed42/config.yaml")).unwrap().contains("lora_r: 4"));
+    let after = times(&workspace.path("out"));
+    assert!(before.iter().all(|(path, time)| after[path] == *time), "a run that was there was changed");
+    assert_eq!(results(&workspace)["questions"]["piqa"], 3);
+    assert_eq!(results(&workspace)["rows"].as_array().unwrap().len(), 5);
+}
+
+#[test]
+fn an_interrupted_comparison_goes_on() {
+    let workspace = Workspace::new();
+    let compare = [&COMPARE[..], &["save_steps=1"]].concat();
+    assert!(workspace.call(&compare).succeeded());
+    let (none, grades) = (workspace.path("out/full-none-seed42"), workspace.path("out/full-grades-seed42"));
+    let model = |run: &Path| fs::read(run.join("model/model.safetensors")).unwrap();
+    let (of_none, of_grades) = (model(&none), model(&grades));
+    // One run as if it had been stopped after its second step, one before its first checkpoint.
+    for run in [&none, &grades] {
+        fs::remove_file(run.join("summary.json")).unwrap();
+        fs::remove_dir_all(run.join("model")).unwrap();
+    }
+    fs::remove_dir_all(grades.join("checkpoints")).unwrap();
+    let again = workspace.call(&compare);
+    assert!(again.succeeded(), "{}", again.stderr());
+    let made = made(&again);
+    assert!(made[0].starts_with("full-none-seed42: training from") && made[0].ends_with("step-000002"), "{made:?}");
+    assert_eq!(made[1..], ["full-grades-seed42: training"]);
+    assert!(model(&none) == of_none, "the resumed run is another");
+    assert!(model(&workspace.path("out/full-grades-seed42.2")) == of_grades);
+    assert!(!grades.join("summary.json").exists(), "the run cut short was changed");
+    let call = workspace.call(&compare);
+    assert!(call.succeeded() && !call.stderr().contains(": training"));
+}
+
+#[test]
+fn a_run_that_fails_takes_no_other_with_it() {
+    let workspace = Workspace::new();
+    let compare = [&COMPARE[..], &["none:learning_rate=1.0e+30", "--json"]].concat();
+    let called = workspace.call(&compare);
+    assert_eq!(called.code(), Some(1));
+    let last = called.stderr().lines().last().unwrap().to_owned();
+    assert!(last.starts_with("error: ") && last.contains("1 of 2 runs") && last.contains("full-none-seed42"), "{last}");
+    let result: Value = serde_json::from_str(&called.stdout()).unwrap();
+    assert_eq!(result["failed"][0]["name"], "full-none-seed42");
+    assert!(result["failed"][0]["message"].as_str().unwrap().contains("the loss of step"), "{result}");
+    assert_eq!(result["rows"][0]["seconds"], Value::Null);
+    assert!(result["rows"][1]["seconds"]["mean"].as_f64().unwrap() > 0.0);
+    assert!(fs::read_to_string(workspace.path("out/compare.md")).unwrap().contains("full-none-seed42 failed"));
+}
+
+#[test]
+fn mistakes_show_before_anything_is_trained() {
+    let workspace = Workspace::new();
+    let refuses = |options: &[&str], named: &[&str]| {
+        let called = workspace.call(&[&["compare", "config.yaml", "--seeds", "1", "--out", "out"], options].concat());
+        let stderr = called.stderr();
+        assert_eq!((called.code(), called.stdout().as_str()), (Some(1), ""), "{options:?}: {stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{options:?}: {stderr}");
+        named.iter().for_each(|part| assert!(stderr.contains(part), "`{part}` is not in: {stderr}"));
+    };
+    refuses(&["--methods", "none,gradse"], &["gradse", "grades", "validation_loss"]);
+    refuses(&["--adapters", "full,lorra"], &["lorra", "full", "lora"]);
+    refuses(&["--tasks", "pika", "--data-dir", "."], &["pika", "piqa"]);
+    refuses(&["--tasks", "piqa", "--data-dir", "absent"], &["absent/piqa"]);
+    refuses(&["lorra:lora_r=4"], &["lorra", "lora"]);
+    refuses(&["val_set_size=0"], &["full-validation_loss-seed42", "val_set_size"]);
+    refuses(&["--methods", "none", "none:learning_rat=1"], &["full-none-seed42", "learning_rat", "learning_rate"]);
+    assert!(!workspace.path("out").exists());
+    // A folder of something else, and one of another config.
+    fs::create_dir(workspace.path("out")).unwrap();
+    fs::write(workspace.path("out/notes.txt"), "mine").unwrap();
+    refuses(&["--methods", "none"], &["out", "no comparison"]);
+    fs::remove_dir_all(workspace.path("out")).unwrap();
+    let none = ["compare", "config.yaml", "--methods", "none", "--seeds", "1", "--out", "out"];
+    assert!(workspace.call(&none).succeeded());
+    refuses(&["--methods", "none", "learning_rate=0.02"], &["out/full-none-seed42", "learning_rate", "0.01", "0.02"]);
+    // What does not change the result may differ.
+    assert!(workspace.call(&[&none[..], &["logging_steps=1", "save_steps=1"]].concat()).succeeded());
+    // Answers to other questions are not taken for those asked now.
+    let scored = [&none[..], &SCORED].concat();
+    assert!(workspace.call(&scored).succeeded());
+    let questions = fs::read_to_string(workspace.path("piqa/validation.jsonl")).unwrap();
+    fs::write(
+        workspace.path("piqa/validation.jsonl"),
+        questions.lines().rev().map(|l| format!("{l}\n")).collect::<String>(),
+    )
+    .unwrap();
+    assert!(workspace.call(&scored).succeeded(), "the right answers are 0, 1, 0, 1, 0 from both ends");
+    fs::write(
+        workspace.path("piqa/validation.jsonl"),
+        questions.lines().skip(1).map(|l| format!("{l}\n")).collect::<String>(),
+    )
+    .unwrap();
+    let other = workspace.call(&scored);
+    assert!(other.code() == Some(1) && other.stderr().contains("piqa.jsonl"), "{}", other.stderr());
+}

@@ -1,0 +1,204 @@
+//! Which runs a comparison is made of, and making them.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use super::cell::{Caller, Cell, Folder};
+use super::outcome::{Comparison, Failure, Row};
+use super::questions::{Metric, Questions, Scored};
+use super::{CompareError, Finished};
+use crate::config::{Config, Init, Variants};
+
+/// The name of training the model itself.
+pub(super) const FULL: &str = "full";
+/// The method that the others are compared with.
+pub(super) const BASELINE: &str = "none";
+/// The directory of what the model answers before any training.
+const BASE: &str = "base";
+
+/// What is compared.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Methods of early stopping.
+    pub methods: Vec<String>,
+    /// `full`, or what `adapter` of a config may be; none: what the config has.
+    pub adapters: Vec<String>,
+    /// Runs of each: with the config's `seed` and those after it.
+    pub seeds: NonZeroUsize,
+    /// Benchmarks; none: losses and costs alone.
+    pub tasks: Vec<String>,
+    /// The folder that holds a folder for each benchmark.
+    pub data_dir: PathBuf,
+    /// Only the first so many questions of each.
+    pub limit: Option<usize>,
+    /// What counts as right.
+    pub metric: Metric,
+    /// Where everything goes; left out: `output_dir` of the config.
+    pub out: Option<PathBuf>,
+}
+
+/// A comparison that can be made.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    folder: Folder,
+    questions: Questions,
+    metric: Metric,
+    base: Option<Scored>,
+    rows: Vec<(String, String)>,
+    /// Seeds outermost, so that an interrupted comparison has whole rows of the first seeds.
+    cells: Vec<Planned>,
+}
+
+/// A run and its place in the table.
+#[derive(Clone, Debug)]
+struct Planned {
+    row: usize,
+    seed: u64,
+    cell: Cell,
+}
+
+impl Plan {
+    /// Plans the runs: each method with each adapter and seed. Those of a seed see the same data in the same order.
+    ///
+    /// The options of a run are the common ones, then those under `compare:` of its adapter, its method, and
+    /// `adapter+method`. Only `validation_loss` validates before the end.
+    ///
+    /// # Errors
+    /// If an option, a name or the data of a benchmark is wrong, or the folder holds something else. Nothing has been
+    /// trained then.
+    pub fn new(variants: &Variants, options: &Options) -> Result<Self, CompareError> {
+        let questions = Questions::load(&options.tasks, &options.data_dir, options.limit)?;
+        let common = variants.config(&[], &[])?;
+        let adapters = match options.adapters.as_slice() {
+            [] if common.adapter.is_some() => vec!["lora".to_owned()],
+            [] => vec![FULL.to_owned()],
+            adapters => unique(adapters),
+        };
+        let (methods, out) = (unique(&options.methods), options.out.as_ref().unwrap_or(&common.output_dir));
+        check_names(variants, &adapters, &methods)?;
+        let rows: Vec<_> = adapters.iter().flat_map(|a| methods.iter().map(move |m| (a.clone(), m.clone()))).collect();
+        let mut cells = Vec::new();
+        for seed in (0..options.seeds.get() as u64).map(|index| common.seed.wrapping_add(index)) {
+            for (row, (adapter, method)) in rows.iter().enumerate() {
+                let name = format!("{adapter}-{method}-seed{seed}");
+                let config = config(variants, adapter, method, seed)
+                    .map_err(|source| CompareError::Config { name: name.clone(), source })?;
+                let config = Config { output_dir: out.join(&name), ..config };
+                cells.push(Planned { row, seed, cell: Cell { name, config, from: None } });
+            }
+        }
+        let pretrained = common.model.checkpoint().filter(|_| common.init == Init::Pretrained);
+        let base = pretrained.map(|model| Scored { model: model.into(), adapter: None, precision: common.precision });
+        let folder = Folder::open(out)?;
+        cells.iter().try_for_each(|planned| folder.check(&planned.cell))?;
+        let base = base.filter(|_| !questions.names().is_empty());
+        Ok(Self { folder, questions, metric: options.metric, base, rows, cells })
+    }
+
+    /// The folder that everything goes into.
+    #[must_use]
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Makes every run that is not there yet, scores it, and puts all together. A run that fails is recorded, and the
+    /// others are made all the same. `log` gets a line about each.
+    ///
+    /// # Errors
+    /// If the results cannot be written. They are written after each run, so that they can be looked at meanwhile.
+    pub fn run(&self, call: &mut Caller<'_>, log: &mut dyn FnMut(&str)) -> Result<Comparison, CompareError> {
+        let mut failures = Vec::new();
+        let base = self.base.as_ref().and_then(|base| {
+            let folder = self.folder.path().join(BASE);
+            let answers = self.questions.answers("the model before training", base, &folder, call);
+            answers.map_err(|error| failures.push(Failure::new(BASE, &error))).ok()
+        });
+        let rows = self.rows.iter().map(|(adapter, method)| Row::new(adapter, method));
+        let mut comparison = Comparison {
+            metric: self.metric,
+            questions: self.questions.counts(),
+            base,
+            rows: rows.collect(),
+            tests: Vec::new(),
+            failures,
+            planned: self.cells.len(),
+        };
+        for (index, Planned { row, seed, cell }) in self.cells.iter().enumerate() {
+            let there = if self.folder.finished(cell).is_some() { ", there already" } else { "" };
+            log(&format!("[{}/{}] {}{there}", index + 1, self.cells.len(), cell.name));
+            match self.folder.finish(cell, &self.questions, call) {
+                Ok(finished) => {
+                    log(&line(&finished));
+                    comparison.rows[*row].runs.push((*seed, finished));
+                }
+                Err(error) => {
+                    log(&format!("failed: {error}"));
+                    comparison.failures.push(Failure::new(&cell.name, &error));
+                }
+            }
+            comparison.test();
+            comparison.write(self.folder.path())?;
+        }
+        Ok(comparison)
+    }
+}
+
+fn line(Finished { summary, .. }: &Finished) -> String {
+    let loss = summary.val_loss.map_or(String::new(), |loss| format!(", validation loss {loss:.4}"));
+    format!("  {} of {} steps, {:.1} s{loss}", summary.steps, summary.planned_steps, summary.seconds)
+}
+
+/// The config of one run.
+fn config(variants: &Variants, adapter: &str, method: &str, seed: u64) -> Result<Config, crate::config::ConfigError> {
+    let mut options = adapter_options(adapter);
+    options.extend([format!("early_stopping.method={method}"), format!("seed={seed}"), "eval_steps=0".to_owned()]);
+    let both = format!("{adapter}+{method}");
+    variants.config(&options, &[adapter, method, &both])
+}
+
+/// What makes a config train this adapter. `full` lets go of options that only an adapter has.
+pub(crate) fn adapter_options(adapter: &str) -> Vec<String> {
+    if adapter != FULL {
+        return vec![format!("adapter={adapter}")];
+    }
+    let keys = ["adapter", "lora_r", "lora_alpha", "lora_target_modules", "lora_target_linear", "peft_use_rslora"];
+    keys.iter().map(|key| format!("{key}=null")).collect()
+}
+
+fn unique(names: &[String]) -> Vec<String> {
+    let mut unique: Vec<String> = Vec::new();
+    for name in names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
+        if !unique.iter().any(|known| known == name) {
+            unique.push(name.to_owned());
+        }
+    }
+    unique
+}
+
+/// Whether options of variants are of something that may be compared; one that is not compared now is none of our business.
+fn check_names(variants: &Variants, adapters: &[String], methods: &[String]) -> Result<(), CompareError> {
+    const METHODS: [&str; 6] = [BASELINE, "validation_loss", "grades", "autofreeze", "aflora", "loraf"];
+    if methods.is_empty() {
+        return Err(CompareError::Unknown(format!("there is no method to compare; known are {}", METHODS.join(", "))));
+    }
+    if let Some(method) = methods.iter().find(|method| !METHODS.contains(&method.as_str())) {
+        return Err(CompareError::Unknown(format!("there is no method `{method}`; known are {}", METHODS.join(", "))));
+    }
+    let known_adapter =
+        |name: &str| name == FULL || serde_json::from_value::<crate::config::Adapter>(name.into()).is_ok();
+    if let Some(adapter) = adapters.iter().find(|adapter| !known_adapter(adapter)) {
+        return Err(CompareError::Unknown(format!("there is no adapter `{adapter}`; known are full and lora")));
+    }
+    let known = |name: &str| match name.split_once('+') {
+        Some((adapter, method)) => known_adapter(adapter) && METHODS.contains(&method),
+        None => known_adapter(name) || METHODS.contains(&name),
+    };
+    match variants.names().find(|name| !known(name)) {
+        Some(name) => Err(CompareError::Unknown(format!(
+            "there are options for `{name}`, which is neither an adapter (full, lora) nor a method ({}) nor both with a + \
+             between them",
+            METHODS.join(", ")
+        ))),
+        None => Ok(()),
+    }
+}

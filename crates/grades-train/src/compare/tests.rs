@@ -1,0 +1,151 @@
+//! Tables and tests of made-up runs, by hand.
+
+use super::*;
+
+/// A run of so many seconds, with a validation loss and answers to `qa` and `qb`.
+fn finished(name: &str, seconds: f64, loss: f64, qa: &[u8], qb: &[u8]) -> Finished {
+    let summary = serde_json::json!({
+        "run_dir": name, "model_dir": format!("{name}/model"), "steps": 10, "planned_steps": 10, "stopped_by": null,
+        "seconds": seconds, "validation_seconds": 0.5, "monitor_seconds": 0.25, "tokens": 100, "units": 14, "frozen_units": 7,
+        "train_loss": 1.0, "val_loss": loss, "flops": { "forward": 600, "input_gradient": 200, "weight_gradient": 100 },
+        "validation_flops": 80, "monitor_flops": 20, "peak_memory_bytes": 1000,
+    });
+    let answers = |task: &'static str, right: &[u8]| {
+        let answer = |(index, acc): (usize, &u8)| Answer {
+            task: task.to_owned(),
+            index,
+            target: 0,
+            acc: *acc,
+            acc_norm: 1 - acc,
+        };
+        (task, right.iter().enumerate().map(answer).collect())
+    };
+    Finished {
+        run: name.into(),
+        summary: serde_json::from_value(summary).unwrap(),
+        answers: [answers("qa", qa), answers("qb", qb)].into(),
+    }
+}
+
+fn comparison() -> Comparison {
+    let row = |adapter: &str, method: &str, runs: Vec<Finished>| Row {
+        runs: (0..).zip(runs).collect(),
+        ..Row::new(adapter, method)
+    };
+    let mut comparison = Comparison {
+        metric: Metric::Acc,
+        questions: vec![("qa", 4), ("qb", 2)],
+        base: Some(finished("base", 0.0, 0.0, &[1, 0, 0, 0], &[0, 0]).answers),
+        rows: vec![
+            row(
+                "full",
+                "none",
+                vec![
+                    finished("a", 40.0, 3.0, &[0, 0, 0, 1], &[1, 0]),
+                    finished("b", 60.0, 3.1, &[0, 0, 1, 1], &[1, 0]),
+                ],
+            ),
+            row(
+                "full",
+                "grades",
+                vec![
+                    finished("c", 20.0, 3.2, &[1, 1, 1, 1], &[1, 1]),
+                    finished("d", 30.0, 3.0, &[1, 0, 1, 1], &[0, 1]),
+                ],
+            ),
+            row("lora", "none", vec![finished("e", 25.0, 3.0, &[1, 1, 1, 1], &[1, 1])]),
+        ],
+        tests: Vec::new(),
+        failures: vec![Failure { name: "lora-none-seed1".into(), message: "no memory".into() }],
+        planned: 6,
+    };
+    comparison.test();
+    comparison
+}
+
+#[test]
+fn tests_are_paired_by_seed_and_question() {
+    let tests = comparison().tests;
+    let named: Vec<_> = tests.iter().map(|test| (test.method.as_str(), test.task, test.seeds)).collect();
+    assert_eq!(named, [("grades", "qa", 2), ("grades", "qb", 2), ("grades", "average", 2)]);
+    let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
+    // Of qa the questions differ by 2, 1, 1, 0 over two seeds: +4 of 8. Signs of (2, 1, 1): all alike, 2 of 8.
+    close(tests[0].difference, 0.5);
+    close(tests[0].p, 0.25);
+    // Of qb by −1 and 2: +1 of 4; |±1±2| is 1 or 3, always at least 1.
+    close(tests[1].difference, 0.25);
+    close(tests[1].p, 1.0);
+    // The average weighs the questions of qa 1/4 as much as their task, those of qb 1/2, both halved by two tasks:
+    // in sixteenths 2, 1, 1 and −2, 4, together 6. Of the 32 signs of (2, 1, 1, 2, 4) 16 reach 6: sums of 10 (1), 8 (2),
+    // 6 (3), and as many again of the other sign, is 12.
+    close(tests[2].difference, 0.375);
+    close(tests[2].p, 12.0 / 32.0);
+    // Holm: 0.25 · 3, 0.375 · 2, 1.
+    close(tests[0].p_corrected, 0.75);
+    close(tests[2].p_corrected, 0.75);
+    assert!(tests.iter().all(Test::is_noise));
+}
+
+#[test]
+fn ratios_are_against_none_with_all_parameters_and_with_the_same_adapter() {
+    let json = comparison().json();
+    let rows = json["rows"].as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|row| (row["adapter"].as_str(), row["method"].as_str().unwrap())).collect();
+    assert_eq!(names, [(None, "base"), (Some("full"), "none"), (Some("full"), "grades"), (Some("lora"), "none")]);
+    assert_eq!(rows[0]["accuracy"]["qa"]["mean"], 0.25);
+    assert_eq!(rows[2]["accuracy"]["qa"]["mean"], 0.875);
+    // Accuracies 1 and 3/4: deviation 1/4 · √½.
+    assert!((rows[2]["accuracy"]["qa"]["std"].as_f64().unwrap() - 0.25 / 2f64.sqrt()).abs() < 1e-12);
+    assert_eq!(rows[2]["average"]["mean"], (0.875 + 0.75) / 2.0);
+    assert_eq!((&rows[2]["seconds"]["mean"], &rows[2]["speedup"]), (&25.0.into(), &2.0.into()));
+    // The one seed of lora against the same seed of full: 40 s / 25 s, and against itself.
+    assert_eq!((&rows[3]["speedup"], &rows[3]["speedup_own"]), (&1.6.into(), &1.0.into()));
+    assert_eq!((&rows[3]["flops"], &rows[3]["flops_ratio"]), (&1000.0.into(), &1.0.into()));
+    assert_eq!(rows[3]["peak_memory_bytes"], 1000.0);
+    assert_eq!(json["failed"][0]["name"], "lora-none-seed1");
+}
+
+#[test]
+fn the_other_measure_counts_other_answers() {
+    let mut comparison = Comparison { metric: Metric::AccNorm, ..comparison() };
+    comparison.test();
+    assert!((comparison.tests[0].difference + 0.5).abs() < 1e-12);
+    assert_eq!(comparison.json()["rows"][0]["accuracy"]["qa"]["mean"], 0.75);
+}
+
+#[test]
+fn tables_and_findings_say_it_in_words() {
+    let comparison = comparison();
+    let markdown = comparison.markdown();
+    let before = markdown.lines().find(|line| line.contains("before training")).unwrap();
+    assert_eq!(
+        before.split('|').map(str::trim).collect::<Vec<_>>()[1..6],
+        ["–", "before training", "25.0", "0.0", "12.5"]
+    );
+    assert!(markdown.contains("87.5 ± 17.7"), "{markdown}");
+    let finding = &comparison.findings()[0];
+    for part in [
+        "full, grades against none",
+        "qa +50.00 points, noise (p = 0.750)",
+        "0.50 of the time",
+        "1.00 of the FLOPs",
+        "validation loss +0.0500, higher in 1 of 2 seeds",
+    ] {
+        assert!(finding.contains(part), "`{part}` is not in: {finding}");
+    }
+    assert!(
+        comparison
+            .findings()
+            .iter()
+            .any(|finding| finding.contains("lora-none-seed1") && finding.contains("no memory"))
+    );
+    let csv = comparison.csv();
+    let mut lines = csv.lines();
+    let head: Vec<&str> = lines.next().unwrap().split(',').collect();
+    assert_eq!(head[..4], ["adapter", "method", "accuracy.qa", "accuracy.qa_std"]);
+    let full: Vec<&str> = lines.nth(1).unwrap().split(',').collect();
+    let of = |key: &str| full[head.iter().position(|of| *of == key).unwrap()];
+    assert_eq!((of("seconds"), of("speedup"), of("accuracy.qa")), ("50", "1", "0.375"));
+    let html = page::html(&comparison, Path::new("."));
+    assert!(html.contains("5 of 6 runs so far") && html.contains("<a href=\"a/report.html\">"), "{html}");
+}
