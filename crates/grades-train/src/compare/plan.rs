@@ -161,7 +161,15 @@ pub(crate) fn adapter_options(adapter: &str) -> Vec<String> {
     if adapter != FULL {
         return vec![format!("adapter={adapter}")];
     }
-    let keys = ["adapter", "lora_r", "lora_alpha", "lora_target_modules", "lora_target_linear", "peft_use_rslora"];
+    let keys = [
+        "adapter",
+        "lora_r",
+        "lora_alpha",
+        "lora_target_modules",
+        "lora_target_linear",
+        "peft_use_rslora",
+        "loraplus_lr_ratio",
+    ];
     keys.iter().map(|key| format!("{key}=null")).collect()
 }
 
