@@ -64,6 +64,9 @@ struct Step {
     /// Compute each layer again in the backward pass instead of keeping its activations.
     #[arg(long)]
     gradient_checkpointing: bool,
+    /// Add frozen adapters to their weights, so that their products vanish.
+    #[arg(long)]
+    fold_frozen: bool,
     /// Start above the frozen layers, from outputs that were kept.
     #[arg(long)]
     prefix_cache: bool,
@@ -104,6 +107,7 @@ impl Step {
             companions,
             monitor: self.monitor,
             gradient_checkpointing: self.gradient_checkpointing,
+            fold_frozen: self.fold_frozen,
             prefix_cache: self.prefix_cache,
         };
         let mut step = 0;

@@ -192,12 +192,23 @@ impl<'a> Builder<'a> {
 
     /// Loads one parameter of the given checkpoint shape (1 or 2 dimensions).
     pub(crate) fn add(&mut self, name: &str, shape: &[usize], place: Place) -> Result<ParameterId, Error> {
+        self.add_or(name, shape, place, Vec::new())
+    }
+
+    /// The same; where the source gives no values, it begins with those of `start`.
+    pub(crate) fn add_or(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        place: Place,
+        start: Vec<f32>,
+    ) -> Result<ParameterId, Error> {
         if let Some(found) = self.source.shape(name)
             && found != shape
         {
             return Err(Error::Shape { name: name.into(), found, expected: shape.into() });
         }
-        let values = self.source.load(name, shape)?;
+        let values = Some(self.source.load(name, shape)?).filter(|values| !values.is_empty()).unwrap_or(start);
         let columns = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().product::<usize>() / columns.max(1);
         let value = Tensor::from_data(TensorData::new(values, [rows, columns]), self.device);

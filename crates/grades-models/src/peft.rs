@@ -16,9 +16,11 @@ pub(crate) const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 
+/// After a module's name: the magnitudes of DoRA.
+pub(crate) const MAGNITUDE: &str = ".lora_magnitude_vector";
+
 /// Options of PEFT that change what an adapter computes and are not supported, with the values that leave it as it is.
-const PLAIN: [(&str, &[&str]); 9] = [
-    ("use_dora", &["false"]),
+const PLAIN: [(&str, &[&str]); 8] = [
     ("use_qalora", &["false"]),
     ("fan_in_fan_out", &["false"]),
     ("lora_bias", &["false"]),
@@ -36,7 +38,7 @@ fn refuse(path: &Path, problem: impl std::fmt::Display) -> Error {
 /// The module of an adapter's tensor, `model.layers.0.self_attn.q_proj`.
 fn module(tensor: &str) -> Option<&str> {
     let name = tensor.strip_prefix(PREFIX)?;
-    name.strip_suffix(".lora_A.weight").or_else(|| name.strip_suffix(".lora_B.weight"))
+    [".lora_A.weight", ".lora_B.weight", MAGNITUDE].iter().find_map(|end| name.strip_suffix(end))
 }
 
 /// The adapter in the folder `dir`: its options, with the modules that it has tensors for as targets, and its values.
@@ -65,18 +67,21 @@ pub fn open(dir: &Path) -> Result<(LoraConfig, Checkpoint), Error> {
     let (Some(r), Some(lora_alpha)) = (number("r").filter(|r| r.fract() == 0.0), number("lora_alpha")) else {
         return Err(refuse(&path, "`r` and `lora_alpha` must be numbers above 0, `r` a whole one"));
     };
-    let use_rslora = config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
+    let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let (use_rslora, use_dora) = (flag("use_rslora"), flag("use_dora"));
+    let lora_dropout = number("lora_dropout").unwrap_or(0.0);
     let values = Checkpoint::open(dir.join(TENSORS))?;
     let mut modules = BTreeSet::new();
     for name in values.names() {
-        let Some(module) = module(name) else {
+        let Some(module) = module(name).filter(|_| use_dora || !name.ends_with(MAGNITUDE)) else {
             let path = dir.join(TENSORS);
             return Err(refuse(&path, format!("the tensor {name} is not the A or B of a linear layer's adapter")));
         };
         modules.insert(module.to_owned());
     }
     let target_modules = modules.into_iter().collect();
-    Ok((LoraConfig { r: r as usize, lora_alpha, use_rslora, target_modules }, values))
+    let config = LoraConfig { r: r as usize, lora_alpha, use_rslora, target_modules, lora_dropout, use_dora };
+    Ok((config, values))
 }
 
 /// The model with the adapter in the folder `dir`.
@@ -85,6 +90,12 @@ pub fn open(dir: &Path) -> Result<(LoraConfig, Checkpoint), Error> {
 /// As [`open`], and if the adapter does not fit the model.
 pub fn attach(model: Decoder, dir: &Path) -> Result<Decoder, Error> {
     let (config, values) = open(dir)?;
+    let has = |module: &str| model.parameters().iter().any(|p| p.name.strip_suffix(".weight") == Some(module));
+    if let Some(module) = config.target_modules.iter().find(|module| !has(module)) {
+        let problem =
+            format!("the adapter does not fit: the model has no layer {module}; give the base that it was trained on");
+        return Err(refuse(dir, problem));
+    }
     model.with_adapter(config, &values).map_err(|error| refuse(dir, format!("the adapter does not fit: {error}")))
 }
 
@@ -115,9 +126,9 @@ fn config(model: &Decoder, adapter: &LoraConfig, base: Option<&str>) -> Value {
         "base_model_name_or_path": base,
         "r": adapter.r,
         "lora_alpha": alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": adapter.lora_dropout,
         "use_rslora": adapter.use_rslora,
-        "use_dora": false,
+        "use_dora": adapter.use_dora,
         "target_modules": targets(model),
         "bias": "none",
         "fan_in_fan_out": false,

@@ -67,6 +67,7 @@ fn what_cannot_be_measured_is_said_in_a_sentence() {
         ("--frozen half", "`half` is no pattern"),
         ("--shape huge", "there is no shape `huge`"),
         ("--shape tiny --tokens 100000", "1 to 512 a row"),
+        ("--shape tiny --fold-frozen", "--mode lora"),
     ] {
         let output = grades(&format!("bench step {arguments}"));
         let message = String::from_utf8_lossy(&output.stderr);

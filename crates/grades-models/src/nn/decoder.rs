@@ -11,11 +11,12 @@ use grades::{Companion, Role, Tower, UnitId};
 pub use pass::{Pass, PassOptions, Prefix};
 pub use tied::Untied;
 
-use super::lora::{LoraConfig, Pair};
+use super::lora::{Draw, LoraConfig};
+use super::projection::{Context, Projection, fold};
 use super::{Rope, RopeScaling};
-use crate::ops::{self, Activation, AttentionSpec, Layout, LowRank, Precision, Tie};
+use crate::Error;
+use crate::ops::{self, Activation, AttentionSpec, Layout, Precision, Tie};
 use crate::parameters::{Builder, ParameterId, Parameters, Place, Source};
-use crate::{Error, host};
 
 /// The sizes of a decoder and what tells the families apart.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,13 +94,13 @@ impl KvCache {
     }
 }
 
-/// A linear layer, possibly of several matrices that share their input.
-#[derive(Debug)]
-struct Projection {
-    weights: Vec<ParameterId>,
-    biases: Vec<ParameterId>,
-    /// The adapter of each weight; empty where none has one.
-    pairs: Vec<Option<Pair>>,
+/// How layers run: without anything, or in training.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recorded {
+    /// Whether what trains is recorded for gradients.
+    track: bool,
+    /// What the adapters' dropout is drawn from.
+    draw: Option<Draw>,
 }
 
 #[derive(Debug)]
@@ -185,7 +186,7 @@ impl Decoder {
         Ok(self)
     }
 
-    /// The same model without adapters: `s · B · A` is added to each weight that has one.
+    /// The same model without adapters: each weight becomes what it is with its own.
     ///
     /// # Errors
     /// When the device fails to hand values over.
@@ -193,14 +194,9 @@ impl Decoder {
         let scale = self.adapter.take().as_ref().map_or(0.0, LoraConfig::scale);
         for projection in self.layers.iter_mut().flat_map(Layer::projections) {
             for (&weight, pair) in projection.weights.iter().zip(std::mem::take(&mut projection.pairs)) {
-                let Some(pair) = pair else { continue };
-                let (a, b) = (self.parameters.value(pair.a, false), self.parameters.value(pair.b, false));
-                let weight = self.parameters.get_mut(weight);
-                host::read("adapter", &b.matmul(a), |product| {
-                    host::update(&weight.name, &mut weight.value, |values| {
-                        values.iter_mut().zip(product).for_each(|(value, product)| *value += scale * product);
-                    })
-                })??;
+                if let Some(pair) = pair.filter(|pair| !pair.folded) {
+                    fold(&mut self.parameters, weight, &pair, scale)?;
+                }
             }
         }
         let places = std::mem::take(&mut self.places);
@@ -211,6 +207,25 @@ impl Decoder {
             parameter.place = place;
         }
         Ok(self)
+    }
+
+    /// Adds every adapter of which nothing trains any more to its weight, so that its products vanish. Its values stay in
+    /// the table, and are saved as before.
+    ///
+    /// # Errors
+    /// When the device fails to hand values over.
+    pub fn fold_frozen(&mut self) -> Result<(), Error> {
+        let scale = self.adapter.as_ref().map_or(0.0, LoraConfig::scale);
+        for projection in self.layers.iter_mut().flat_map(Layer::projections) {
+            for (&weight, pair) in projection.weights.iter().zip(&mut projection.pairs) {
+                let Some(pair) = pair.as_mut().filter(|pair| !pair.folded) else { continue };
+                if pair.parameters().all(|id| !self.parameters.get(id).is_trainable()) {
+                    fold(&mut self.parameters, weight, pair, scale)?;
+                    pair.folded = true;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The options of its adapters.
@@ -279,7 +294,7 @@ impl Decoder {
     /// The normed output of the last layer, `[tokens, hidden]`, outside autodiff.
     fn hidden(&self, tokens: &Tokens, cache: Option<&mut KvCache>) -> Tensor<2> {
         let x = self.embed(tokens, None, false);
-        self.run_layers(x, 0, tokens, cache, false)
+        self.run_layers(x, 0, tokens, cache, Recorded::default())
     }
 
     fn embed(&self, tokens: &Tokens, tie: Option<Tie>, track: bool) -> Tensor<2> {
@@ -293,14 +308,19 @@ impl Decoder {
         first: usize,
         tokens: &Tokens,
         mut cache: Option<&mut KvCache>,
-        track: bool,
+        recorded: Recorded,
     ) -> Tensor<2> {
         let spec = self.attention_spec(tokens);
         for (index, layer) in self.layers.iter().enumerate().skip(first) {
             let cache = cache.as_deref_mut().map(|cache| (cache, index));
-            x = self.layer(layer, x, spec.clone(), cache, track);
+            x = self.layer(layer, x, spec.clone(), cache, recorded);
         }
-        ops::rms_norm(x, self.parameters.value(self.norm, track), self.config.rms_norm_eps as f32, self.precision)
+        ops::rms_norm(
+            x,
+            self.parameters.value(self.norm, recorded.track),
+            self.config.rms_norm_eps as f32,
+            self.precision,
+        )
     }
 
     fn layer(
@@ -309,29 +329,13 @@ impl Decoder {
         x: Tensor<2>,
         spec: AttentionSpec,
         cache: Option<(&mut KvCache, usize)>,
-        track: bool,
+        Recorded { track, draw }: Recorded,
     ) -> Tensor<2> {
         let norm = |x: Tensor<2>, scale| {
             ops::rms_norm(x, self.parameters.value(scale, track), self.config.rms_norm_eps as f32, self.precision)
         };
-        let scale = self.adapter.as_ref().map_or(0.0, LoraConfig::scale);
-        let project = |projection: &Projection, x: Tensor<2>, residual| {
-            let values =
-                |ids: &[ParameterId]| ids.iter().map(|&id| self.parameters.value(id, track)).collect::<Vec<_>>();
-            let (weights, biases) = (values(&projection.weights), values(&projection.biases));
-            if projection.pairs.is_empty() {
-                return ops::project(x, weights, biases, residual);
-            }
-            let firsts = weights.iter().scan(0, |end, weight: &Tensor<2>| {
-                *end += weight.dims()[0];
-                Some(*end - weight.dims()[0])
-            });
-            let pairs = firsts.zip(&projection.pairs).filter_map(|(first, pair)| Some((first, (*pair)?)));
-            let (firsts, pairs): (Vec<_>, Vec<Pair>) = pairs.unzip();
-            let (a, b): (Vec<_>, Vec<_>) = pairs.iter().map(|pair| (pair.a, pair.b)).unzip();
-            let y = ops::project(x.clone(), weights, biases, residual);
-            ops::add_low_rank(y, x, values(&a), values(&b), LowRank { firsts, scale })
-        };
+        let context = Context { parameters: &self.parameters, adapter: self.adapter.as_ref(), track, draw };
+        let project = |projection: &Projection, x, residual| projection.run(context, x, residual);
         let qkv = project(&layer.qkv, norm(x.clone(), layer.attention_norm), None);
         let seen = match cache {
             None => match spec.layout.key_rows.clone() {
@@ -384,8 +388,10 @@ impl Layer {
             let norms = Companion::Norms { tower: Tower::Language, layer: index };
             builder.add(&format!("model.layers.{index}.{name}.weight"), &[hidden], Place::Companion(norms))
         };
-        let projection = |builder: &mut Builder<'_>, bias: bool, parts: &[(&str, Role, usize, usize)]| {
-            let mut projection = Projection { weights: Vec::new(), biases: Vec::new(), pairs: Vec::new() };
+        let mut site = 4 * index as u64;
+        let mut projection = |builder: &mut Builder<'_>, bias: bool, parts: &[(&str, Role, usize, usize)]| {
+            let mut projection = Projection { weights: Vec::new(), biases: Vec::new(), pairs: Vec::new(), site };
+            site += 1;
             for &(name, role, rows, columns) in parts {
                 let unit = Place::Unit(UnitId::language(index, role));
                 let name = format!("model.layers.{index}.{name}");

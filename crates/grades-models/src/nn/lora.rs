@@ -1,11 +1,12 @@
 //! Low-rank adapters beside a decoder's projections (LoRA, Hu et al. 2021), with PEFT's options, names and initial values.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::Error;
-use crate::parameters::{Builder, ParameterId, Parameters, Place, Source};
-use crate::peft::PREFIX;
+use super::projection::sum_squares;
+use crate::parameters::{Builder, Parameter, ParameterId, Parameters, Place, Source};
+use crate::peft::{MAGNITUDE, PREFIX};
 use crate::random::Random;
+use crate::{Error, host};
 
 /// Every linear layer, as a target.
 const ALL_LINEAR: &str = "all-linear";
@@ -22,13 +23,68 @@ pub struct LoraConfig {
     /// The layers that have an adapter: the ends of their names (`q_proj`), patterns of whole names with `*` and `?`
     /// (`model.layers.2?.*`), or `all-linear`.
     pub target_modules: Vec<String>,
+    /// The share of an adapter's input that is dropped in training. Unlike PEFT's, one mask serves all adapters that share
+    /// an input (q, k and v; gate and up).
+    pub lora_dropout: f64,
+    /// Whether each row of `W + s · B · A` has a length of its own that is trained (DoRA, Liu et al. 2024).
+    pub use_dora: bool,
 }
 
-/// The two matrices of an adapter.
-#[derive(Clone, Copy, Debug)]
+impl Default for LoraConfig {
+    /// PEFT's defaults, on every linear layer.
+    fn default() -> Self {
+        Self {
+            r: 8,
+            lora_alpha: 8.0,
+            use_rslora: false,
+            target_modules: vec![ALL_LINEAR.to_owned()],
+            lora_dropout: 0.0,
+            use_dora: false,
+        }
+    }
+}
+
+/// The adapter of one matrix.
+#[derive(Clone, Debug)]
 pub(super) struct Pair {
     pub(super) a: ParameterId,
     pub(super) b: ParameterId,
+    pub(super) dora: Option<Dora>,
+    /// Whether the weight holds it already.
+    pub(super) folded: bool,
+}
+
+impl Pair {
+    /// Its parameters.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = ParameterId> {
+        [self.a, self.b].into_iter().chain(self.dora.as_ref().map(|dora| dora.magnitude))
+    }
+}
+
+/// What DoRA adds to a pair.
+#[derive(Clone, Debug)]
+pub(super) struct Dora {
+    /// The length of each row, `[out]`.
+    pub(super) magnitude: ParameterId,
+    /// The squared norm of each row of the base's weight, `[1, out]`.
+    pub(super) squares: Tensor<2>,
+}
+
+/// What the dropout of a pass is drawn from: the same pass draws the same masks, also after a resumed run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// The run's seed.
+    pub seed: u64,
+    /// The step.
+    pub step: u64,
+    /// The micro-batch of the step.
+    pub micro_batch: u64,
+}
+
+impl Draw {
+    pub(super) fn key(self, site: u64) -> [u64; 4] {
+        [self.seed, self.step, self.micro_batch, site]
+    }
 }
 
 impl LoraConfig {
@@ -39,7 +95,8 @@ impl LoraConfig {
         (self.lora_alpha / if self.use_rslora { r.sqrt() } else { r }) as f32
     }
 
-    /// The values that PEFT begins with: A uniform within `±1 / √in` (Kaiming with a = √5), B zero.
+    /// The values that PEFT begins with: A uniform within `±1 / √in` (Kaiming with a = √5), B zero. Of DoRA's magnitudes
+    /// it has none: they begin as the norms of the rows.
     #[must_use]
     pub fn initial(seed: u64) -> impl Source {
         Initial(Random::new(seed))
@@ -68,11 +125,19 @@ impl LoraConfig {
                 let (name, shape) = (module(&layer.name).to_owned(), layer.shape.clone());
                 let (Some(&out), Some(&width)) = (shape.first(), shape.last()) else { continue };
                 let place = units[id.index()];
+                if !self.targets(&name) {
+                    pairs.push(None);
+                    continue;
+                }
+                let squares = if self.use_dora { Some(squares(layer, device)?) } else { None };
                 let mut add = |matrix, shape| builder.add(&format!("{PREFIX}{name}.{matrix}.weight"), shape, place);
-                pairs.push(match self.targets(&name) {
-                    true => Some(Pair { a: add("lora_A", &[self.r, width])?, b: add("lora_B", &[out, self.r])? }),
-                    false => None,
+                let (a, b) = (add("lora_A", &[self.r, width])?, add("lora_B", &[out, self.r])?);
+                let dora = squares.map(|squares| {
+                    let start = host::read("norms", &squares, |squares| squares.iter().map(|s| s.sqrt()).collect())?;
+                    let magnitude = builder.add_or(&format!("{PREFIX}{name}{MAGNITUDE}"), &[out], place, start)?;
+                    Ok::<_, Error>(Dora { magnitude, squares })
                 });
+                pairs.push(Some(Pair { a, b, dora: dora.transpose()?, folded: false }));
             }
             if pairs.iter().all(Option::is_none) {
                 pairs.clear();
@@ -109,6 +174,16 @@ impl LoraConfig {
         }
         Ok(())
     }
+}
+
+/// The squared norm of each row of a weight, `[1, out]`.
+fn squares(weight: &Parameter, device: &Device) -> Result<Tensor<2>, Error> {
+    let [rows, columns] = weight.value.dims();
+    let squares: Vec<f32> = host::read(&weight.name, &weight.value, |values| {
+        values.chunks(columns.max(1)).map(|row| sum_squares(row) as f32).collect()
+    })?;
+    let squares = Tensor::from_data(TensorData::new(squares, [1, rows]), device);
+    Ok(if squares.is_autodiff() { squares.inner() } else { squares })
 }
 
 /// The name of the layer that a weight belongs to.
@@ -150,6 +225,8 @@ impl Source for Initial {
         let len = shape.iter().product();
         Ok(if name.ends_with("lora_A.weight") {
             self.0.uniform(name, len, width.sqrt().recip())
+        } else if name.ends_with(MAGNITUDE) {
+            Vec::new()
         } else {
             vec![0.0; len]
         })
@@ -181,7 +258,7 @@ mod tests {
         assert!((square * 3.0 * 64.0 - 1.0).abs() < 0.06, "{square}");
         assert_eq!(source.load("x.lora_B.weight", &[3, 2]).unwrap(), [0.0; 6]);
         assert_ne!(LoraConfig::initial(4).load("x.lora_A.weight", &[50, 64]).unwrap(), a);
-        let config = |use_rslora| LoraConfig { r: 16, lora_alpha: 8.0, use_rslora, target_modules: Vec::new() };
+        let config = |use_rslora| LoraConfig { r: 16, use_rslora, ..LoraConfig::default() };
         assert_eq!((config(false).scale(), config(true).scale()), (0.5, 2.0));
     }
 }

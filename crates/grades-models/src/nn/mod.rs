@@ -2,8 +2,9 @@
 
 mod decoder;
 mod lora;
+mod projection;
 mod rope;
 
 pub use decoder::{Decoder, DecoderConfig, KvCache, Pass, PassOptions, Prefix, Tokens, Untied};
-pub use lora::LoraConfig;
+pub use lora::{Draw, LoraConfig};
 pub use rope::{Rope, RopeScaling};

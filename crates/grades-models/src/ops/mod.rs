@@ -10,6 +10,7 @@
 
 mod attention;
 mod autodiff;
+mod dropout;
 mod flex;
 mod flops;
 mod low_rank;
@@ -27,6 +28,7 @@ use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
 pub use attention::{AttentionSpec, Layout, RopeTable, Segment};
+pub use dropout::{Dropout, DropoutOps, dropout};
 pub use flops::Flops;
 pub use low_rank::{LowRank, LowRankOps, add_low_rank};
 pub use precision::Precision;

@@ -6,7 +6,7 @@ use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{FloatDType, IndexingUpdateOp, IntDType, Shape, Slice, TensorData};
 
-use super::{Activation, AttentionSpec, CrossEntropySpec, IGNORE, LowRank, Precision, Tensors};
+use super::{Activation, AttentionSpec, CrossEntropySpec, Dropout, IGNORE, LowRank, Precision, Tensors};
 
 /// Scores of pairs that do not see each other. Finite, so that no backend makes `∞ − ∞` of it.
 const MASKED: f32 = -1e30;
@@ -124,6 +124,15 @@ pub(super) fn expanded_gradient<B: Backend>(dy: FloatTensor<B>, b: Tensors<B>, s
         B::float_matmul(columns::<B>(dy.clone(), first, out), b)
     });
     narrow::<B>(B::float_cat(parts.collect(), 1), precision)
+}
+
+pub(super) fn dropout<B: Backend>(x: FloatTensor<B>, dropout: Dropout) -> FloatTensor<B> {
+    let [rows, columns] = size::<B>(&x);
+    let mut mask = vec![1.0_f32; rows * columns];
+    dropout.apply(&mut mask);
+    let device = x.device();
+    let (x, precision) = wide::<B>(x);
+    narrow::<B>(B::float_mul(x, floats::<B>(mask, [rows, columns], &device)), precision)
 }
 
 pub(super) fn rms_norm_forward<B: Backend>(

@@ -82,6 +82,8 @@ pub struct StepOptions {
     pub monitor: bool,
     /// Whether layers run again in the backward pass.
     pub gradient_checkpointing: bool,
+    /// Whether frozen adapters are added to their weights.
+    pub fold_frozen: bool,
     /// Whether steps start above the frozen layers, from the outputs that the first step kept. (Training gives the head
     /// of a tied embedding a matrix of its own first, with the same arithmetic.)
     pub prefix_cache: bool,
@@ -101,6 +103,7 @@ impl Default for StepOptions {
             companions: Companions::Train,
             monitor: false,
             gradient_checkpointing: false,
+            fold_frozen: false,
             prefix_cache: false,
         }
     }
@@ -189,6 +192,8 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
     // Only after the peak was read: with nothing frozen a step takes more memory.
     let flops_ratio = match decision.freeze.is_empty() {
         true => 1.0,
+        // What is folded cannot train again.
+        false if options.fold_frozen => flops.total() as f64 / Bench::new(options)?.whole()?.total() as f64,
         false => flops.total() as f64 / bench.unfrozen(&decision)?.total() as f64,
     };
     let middle = |of: fn(&Figures) -> f64| median(measured.iter().map(of).collect());
@@ -222,7 +227,7 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
 }
 
 fn check(options: &StepOptions) -> Result<(), BenchError> {
-    let StepOptions { shape, rows, tokens, completion_share, steps, .. } = options;
+    let StepOptions { shape, mode, rows, tokens, completion_share, steps, fold_frozen, .. } = options;
     let longest = shape.config().max_position_embeddings;
     let wrong = if *rows == 0 || *steps == 0 {
         format!("{rows} rows and {steps} steps leave nothing to measure; both must be at least 1")
@@ -230,6 +235,8 @@ fn check(options: &StepOptions) -> Result<(), BenchError> {
         format!("{tokens} tokens do not fit the shape {shape}; it takes 1 to {longest} a row")
     } else if !(0.0..=1.0).contains(completion_share) {
         format!("the completion share {completion_share} is no share of the tokens; it must lie between 0 and 1")
+    } else if *fold_frozen && *mode == Mode::Full {
+        "there is no adapter to fold; measure with --mode lora".to_owned()
     } else {
         return Ok(());
     };
@@ -253,8 +260,7 @@ impl Bench {
         let mut model = Decoder::load(options.shape.config(), &Random::new(SEED), &Device::default().autodiff())?;
         if options.mode == Mode::Lora {
             let (r, lora_alpha) = LORA;
-            let adapter =
-                LoraConfig { r, lora_alpha, use_rslora: false, target_modules: vec!["all-linear".to_owned()] };
+            let adapter = LoraConfig { r, lora_alpha, ..LoraConfig::default() };
             model = model.with_adapter(adapter, &LoraConfig::initial(SEED))?;
         }
         model.set_precision(options.precision);
@@ -265,7 +271,7 @@ impl Bench {
         let cache = prefix_cache::Options { place, size: u64::MAX, dtype: prefix_cache::Dtype::F32 };
         Ok(Self {
             optimizer: Optimizer::new(RULE, WEIGHT_DECAY, model.parameters().len()),
-            freezing: Freezing::new(&model),
+            freezing: Freezing::new(&model).with_folding(options.fold_frozen),
             batch: batch(options),
             checkpointing: options.gradient_checkpointing,
             cache: PrefixCache::new(cache, &std::env::temp_dir()),
@@ -282,7 +288,7 @@ impl Bench {
         let (model, cache, layers) = (&self.model, &mut self.cache, self.model.frozen_layers());
         let mut prefix = |batch: &Batch| cache.prefix(model, layers, Set::Train, batch, true);
         let Pass { loss, mut gradients, flops, forward_seconds, backward_seconds } =
-            step::pass(&self.model, step, batches, self.checkpointing, &mut prefix)?;
+            step::pass(&self.model, (SEED, step), batches, self.checkpointing, &mut prefix)?;
 
         let watch = Instant::now();
         let measured = self.freezing.measure(&self.model, &gradients, &self.wants)?;
@@ -323,7 +329,13 @@ impl Bench {
             ..Decision::default()
         };
         self.freezing.apply(&back, &mut self.model, &mut self.optimizer)?;
-        Ok(step::pass(&self.model, 0, std::slice::from_ref(&self.batch), self.checkpointing, &mut |_| Ok(None))?.flops)
+        self.whole()
+    }
+
+    /// Counts the operations of a pass from the tokens on.
+    fn whole(&self) -> Result<Flops, BenchError> {
+        let batches = std::slice::from_ref(&self.batch);
+        Ok(step::pass(&self.model, (SEED, 0), batches, self.checkpointing, &mut |_| Ok(None))?.flops)
     }
 }
 

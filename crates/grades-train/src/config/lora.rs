@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Config, ConfigError};
+use crate::train::prefix_cache;
 
 /// The kinds of adapters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,22 +59,28 @@ impl Config {
             lora_alpha: self.lora_alpha,
             use_rslora: self.peft_use_rslora,
             target_modules: self.lora_target_modules.0.clone(),
+            lora_dropout: self.lora_dropout,
+            use_dora: self.peft_use_dora,
         })
     }
 
     pub(super) fn validate_adapter(&self) -> Result<(), ConfigError> {
-        if self.lora_dropout != 0.0 {
-            return Err(ConfigError::Inconsistent(format!(
-                "`lora_dropout: {}` is not supported yet; set it to 0, or leave it out",
-                self.lora_dropout
-            )));
+        if self.lora_dropout > 0.0 && self.prefix_cache != prefix_cache::Place::Off {
+            return Err(ConfigError::Inconsistent(
+                "`prefix_cache` keeps outputs of layers, which `lora_dropout` draws anew at every step; set one of them to \
+                 off or 0"
+                    .to_owned(),
+            ));
         }
         let plain = Self::default();
         let set = [
             ("lora_r", self.lora_r != plain.lora_r),
             ("lora_alpha", self.lora_alpha != plain.lora_alpha),
             ("lora_target_modules", self.lora_target_modules != plain.lora_target_modules),
+            ("lora_dropout", self.lora_dropout > 0.0),
             ("peft_use_rslora", self.peft_use_rslora),
+            ("peft_use_dora", self.peft_use_dora),
+            ("fold_frozen", self.fold_frozen),
             ("loraplus_lr_ratio", self.loraplus_lr_ratio.is_some()),
         ];
         match set.iter().find(|(_, set)| *set) {

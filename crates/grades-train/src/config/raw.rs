@@ -14,7 +14,7 @@ pub(super) const COMPARE: &str = "compare";
 const DEFAULT_METHOD: &str = "grades";
 
 /// What other tools call an option.
-const OTHER_NAMES: [(&str, &str); 25] = [
+const OTHER_NAMES: [(&str, &str); 27] = [
     ("base_model", "model"),
     ("model_name_or_path", "model"),
     ("dataset", "datasets"),
@@ -39,6 +39,8 @@ const OTHER_NAMES: [(&str, &str); 25] = [
     ("lora_target", "lora_target_modules"),
     ("target_modules", "lora_target_modules"),
     ("use_rslora", "peft_use_rslora"),
+    ("use_dora", "peft_use_dora"),
+    ("loraplus_ratio", "loraplus_lr_ratio"),
     ("finetuning_type", "adapter"),
 ];
 

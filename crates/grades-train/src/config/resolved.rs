@@ -31,13 +31,20 @@ pub struct Config {
     pub lora_r: usize,
     /// α: the adapters count `α / r` times. Default: 32.
     pub lora_alpha: f64,
-    /// Share of the adapters' inputs that is dropped; only 0 (default) yet.
+    /// Share of the adapters' inputs that is dropped in training. Adapters that share an input (q, k and v; gate and up)
+    /// share its mask. Default: 0.
     pub lora_dropout: f64,
     /// The layers that have an adapter: ends of their names (`q_proj`), patterns of their whole names with `*` and `?`, or
     /// `all-linear` (default).
     pub lora_target_modules: TargetModules,
     /// Whether the adapters count `α / √r` times. Default: false.
     pub peft_use_rslora: bool,
+    /// Whether the adapters are weight-decomposed (DoRA): each row of the adapted weight has a length of its own that is
+    /// trained. Default: false.
+    pub peft_use_dora: bool,
+    /// Whether a frozen adapter is added to its weight, so that its products vanish from the step. It is saved as before.
+    /// Default: false.
+    pub fold_frozen: bool,
     /// LoRA+: what the learning rate of every B is multiplied by. Left out: 1.
     pub loraplus_lr_ratio: Option<f64>,
     /// The run's directory, made by the run; one that exists is never overwritten. Default: `model-out`.
@@ -138,6 +145,8 @@ impl Default for Config {
             lora_dropout: 0.0,
             lora_target_modules: TargetModules::default(),
             peft_use_rslora: false,
+            peft_use_dora: false,
+            fold_frozen: false,
             loraplus_lr_ratio: None,
             output_dir: PathBuf::from("model-out"),
             datasets: Vec::new(),
@@ -331,9 +340,12 @@ impl Config {
         ] {
             number(finite(value) && value > 0.0, key, value, "a number above 0")?;
         }
-        for (key, value) in
-            [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2), ("momentum", self.momentum)]
-        {
+        for (key, value) in [
+            ("adam_beta1", self.adam_beta1),
+            ("adam_beta2", self.adam_beta2),
+            ("momentum", self.momentum),
+            ("lora_dropout", self.lora_dropout),
+        ] {
             number((0.0..1.0).contains(&value), key, value, "a number from 0 up to, but not including, 1")?;
         }
         if let Some(ratio) = self.warmup_ratio {

@@ -49,6 +49,8 @@ pub struct Freezing {
     pub(super) weights: BTreeMap<usize, Vec<f32>>,
     /// Which elements of a matrix train, where not all do.
     masks: BTreeMap<usize, Vec<bool>>,
+    /// Whether frozen adapters are added to their weights.
+    fold: bool,
 }
 
 /// What one look at all gradients gave.
@@ -76,7 +78,13 @@ impl Freezing {
             Some((index, PartId { unit, part: *next - 1 }))
         });
         let matrices = matrices.collect();
-        Self { matrices, previous: BTreeMap::new(), weights: BTreeMap::new(), masks: BTreeMap::new() }
+        Self { matrices, previous: BTreeMap::new(), weights: BTreeMap::new(), masks: BTreeMap::new(), fold: false }
+    }
+
+    /// With frozen adapters added to their weights. They then stay frozen.
+    #[must_use]
+    pub fn with_folding(self, fold: bool) -> Self {
+        Self { fold, ..self }
     }
 
     /// Goes once through all gradients: their global norm, and what the policy wants of the units.
@@ -163,7 +171,7 @@ impl Freezing {
     /// nothing kept for comparison. Of a masked matrix all other elements become zero.
     ///
     /// # Errors
-    /// If a mask does not fit, or the device fails to hand values over.
+    /// If a mask does not fit, what is folded shall train again, or the device fails to hand values over.
     pub fn apply(
         &mut self,
         decision: &Decision,
@@ -175,6 +183,15 @@ impl Freezing {
             Place::Companion(companion) => companions.contains(&companion),
             Place::Tied(_) | Place::Always | Place::Base => false,
         };
+        let folded = |unit: &&UnitId| {
+            let mut of = model.parameters().iter().filter(|parameter| parameter.place == Place::Unit(**unit));
+            self.fold && of.all(|parameter| !parameter.is_trainable())
+        };
+        if let Some(unit) = decision.unfreeze.iter().find(folded) {
+            return Err(TrainError::Other(format!(
+                "the method trains {unit} again, but its adapter is part of the weight by now; set fold_frozen: false"
+            )));
+        }
         let named_part = |index: usize| {
             self.matrices.iter().any(|(matrix, part)| *matrix == index && decision.freeze_parts.contains(part))
         };
@@ -201,6 +218,9 @@ impl Freezing {
             model.set_tied_input_trainable(thawed);
         }
         decision.masks.iter().try_for_each(|mask| self.mask(mask, model, optimizer))?;
+        if self.fold {
+            model.fold_frozen()?;
+        }
         if (optimizer.bytes(), self.bytes()) != before {
             grades_kernels::return_freed_memory();
         }

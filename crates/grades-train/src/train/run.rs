@@ -211,6 +211,8 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Opt
         weight_decay: config.weight_decay,
         loraplus_lr_ratio: config.loraplus_lr_ratio.unwrap_or(1.0),
         max_grad_norm: Some(config.max_grad_norm).filter(|&norm| norm > 0.0),
+        seed: config.seed,
+        fold_frozen: config.fold_frozen,
         gradient_checkpointing: config.gradient_checkpointing,
         prefix_cache: config.prefix_cache_options(),
         eval_steps: match config.eval_steps.map(|every| every.of(planned_steps)) {

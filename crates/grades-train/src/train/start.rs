@@ -49,7 +49,7 @@ impl Start {
         Self {
             optimizer: Optimizer::new(options.rule, options.weight_decay, model.parameters().len())
                 .with_loraplus_lr_ratio(options.loraplus_lr_ratio),
-            freezing: Freezing::new(&model),
+            freezing: Freezing::new(&model).with_folding(options.fold_frozen),
             model,
             policy,
             best: None,

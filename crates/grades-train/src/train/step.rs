@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use grades_kernels::optimizer::axpy;
-use grades_models::nn::{PassOptions, Prefix};
+use grades_models::nn::{Draw, PassOptions, Prefix};
 use grades_models::ops::Flops;
 use grades_models::{Decoder, Error, host};
 
@@ -29,13 +29,13 @@ pub(crate) struct Pass {
 }
 
 /// Forward and backward through the micro-batches of step `step`; with `checkpointing` a layer at a time,
-/// and above what `prefix` gives of a micro-batch.
+/// and above what `prefix` gives of a micro-batch. Dropout is drawn from `seed`, the step and the micro-batch.
 ///
 /// # Errors
 /// If the loss is not finite, or the device fails to hand values over.
 pub(crate) fn pass(
     model: &Decoder,
-    step: usize,
+    (seed, step): (u64, usize),
     batches: &[Batch],
     checkpointing: bool,
     prefix: &mut dyn FnMut(&Batch) -> Result<Option<Prefix>, Error>,
@@ -44,9 +44,10 @@ pub(crate) fn pass(
     let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
     let mut gradients: Gradients = model.parameters().iter().map(|_| None).collect();
     let (mut total, mut forward_seconds) = (0.0, 0.0);
-    for batch in batches {
+    for (micro_batch, batch) in batches.iter().enumerate() {
         let forward = Instant::now();
-        let options = PassOptions { checkpointing, prefix: prefix(batch)? };
+        let draw = Some(Draw { seed, step: step as u64, micro_batch: micro_batch as u64 });
+        let options = PassOptions { checkpointing, prefix: prefix(batch)?, draw };
         let (targets, scale) = (Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
         let pass = model.pass(&batch.tokens(), targets, scale, options);
         total += host::read("loss", pass.loss(), |loss| loss.first().copied().map_or(f64::NAN, f64::from))?;

@@ -36,6 +36,10 @@ pub struct Options {
     pub loraplus_lr_ratio: f64,
     /// Largest global norm of the gradients; larger ones are scaled down to it.
     pub max_grad_norm: Option<f64>,
+    /// Seed of what is drawn at random in a pass: the adapters' dropout.
+    pub seed: u64,
+    /// Adds a frozen adapter to its weight, so that its products vanish.
+    pub fold_frozen: bool,
     /// Runs layers again in the backward pass instead of keeping their activations.
     pub gradient_checkpointing: bool,
     /// Where outputs of a frozen prefix are kept.
@@ -315,7 +319,8 @@ impl<'a> Trainer<'a> {
         let (model, cache) = (&self.model, &mut self.cache);
         let checkpointing = self.options.gradient_checkpointing;
         let mut prefix = |batch: &Batch| cache.prefix(model, layers, Set::Train, batch, keep);
-        let pass = step::pass(model, step, batches, checkpointing, &mut prefix)?;
+        let drawn = (self.options.seed, step);
+        let pass = step::pass(model, drawn, batches, checkpointing, &mut prefix)?;
         if let Some(failure) = self.cache.take_failure() {
             self.note("prefix_cache_off", step, &failure.to_string())?;
         }

@@ -33,6 +33,7 @@ fn options(frozen: &str, companions: Companions) -> StepOptions {
         companions,
         monitor: true,
         gradient_checkpointing: false,
+        fold_frozen: false,
         prefix_cache: false,
     }
 }

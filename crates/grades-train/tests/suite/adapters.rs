@@ -86,6 +86,26 @@ fn a_frozen_pair_stays_and_drops_its_state() {
 }
 
 #[test]
+fn a_magnitude_trains_and_freezes_with_its_pair() {
+    let workspace = Workspace::new();
+    let method = "early_stopping={method: grades, alpha: 0.25, tau: {language.0.q: 1.0e9, default: 1.0e-9}}";
+    let run = train(&workspace, "run", &[method, "peft_use_dora=true", "save_steps=1"]);
+    assert_eq!((run.summary.units, run.summary.frozen_units), (14, 1));
+    let magnitudes = 2 * (2 * 32 + 2 * 16 + 2 * 48 + 32);
+    let bytes = run.metric("/optimizer_bytes");
+    assert_eq!(bytes[0], (2 * (2 * LAYER + magnitudes) * 4) as f64);
+    assert_eq!(bytes[0] - bytes[7], (2 * (Q + 32) * 4) as f64);
+    let (two, end) = (at(&run, 2), run.weights_of("adapter/adapter_model.safetensors"));
+    assert_eq!(end.keys().filter(|name| name.ends_with(".lora_magnitude_vector")).count(), 14);
+    for (name, end) in &end {
+        assert_eq!(end == &two[name], name.contains("layers.0.self_attn.q_proj"), "{name}");
+    }
+    assert_eq!(run.json("adapter/adapter_config.json")["use_dora"], true);
+    let loss = run.metric("/loss");
+    assert!(loss[7] < 0.9 * loss[0], "{loss:?}");
+}
+
+#[test]
 fn a_resumed_run_ends_as_an_uninterrupted_one() {
     for (index, method) in [
         "{method: grades, tau: auto, auto: {window: 2, exhausted: 0.9}}",

@@ -7,7 +7,11 @@ mod arithmetic;
 #[cfg(test)]
 mod checkpointing;
 #[cfg(test)]
+mod dropout;
+#[cfg(test)]
 mod failures;
+#[cfg(test)]
+mod folding;
 #[cfg(test)]
 mod freezing;
 #[cfg(test)]

@@ -3,14 +3,14 @@
 use burn::tensor::Device;
 use grades::{Cost, Decision, Observation, Policy, PolicyMemory, PolicyState, RestoreError, Role, UnitId, Wants};
 use grades_models::random::Random;
-use grades_models::{Decoder, host};
+use grades_models::{Decoder, LoraConfig, host};
 use grades_train::bench::Shape;
 use grades_train::data::{Loader, LoaderOptions, Tokenized};
 use grades_train::schedule::{LrScheduler, Schedule};
 use grades_train::train::optimizer::Rule;
 use grades_train::train::prefix_cache;
 use grades_train::train::trainer::Options;
-use grades_train::train::{RunDir, Start, Trainer};
+use grades_train::train::{RunDir, Start, TrainError, Trainer};
 use serde_json::Value;
 
 use crate::runs::exclusive;
@@ -62,8 +62,17 @@ impl Policy for Scripted {
 
 /// The matrix after so many steps, and the steps' metrics.
 fn train(steps: usize) -> (Vec<f32>, Vec<Value>) {
+    attempt(steps, None).unwrap()
+}
+
+/// With adapters in place of the matrices, if there are any; those are folded when they freeze.
+fn attempt(steps: usize, adapter: Option<LoraConfig>) -> Result<(Vec<f32>, Vec<Value>), TrainError> {
     let folder = tempfile::tempdir().unwrap();
-    let model = Decoder::load(Shape::Tiny.config(), &Random::new(1), &Device::default().autodiff()).unwrap();
+    let fold_frozen = adapter.is_some();
+    let mut model = Decoder::load(Shape::Tiny.config(), &Random::new(1), &Device::default().autodiff()).unwrap();
+    if let Some(adapter) = adapter {
+        model = model.with_adapter(adapter, &LoraConfig::initial(1)).unwrap();
+    }
     let sample = |row: u32| {
         let ids: Vec<u32> = (0..9).map(|i| (i * i + 37 * row) % 256).collect();
         Tokenized { labels: ids.iter().map(|&id| id.into()).collect(), ids }
@@ -76,6 +85,8 @@ fn train(steps: usize) -> (Vec<f32>, Vec<Value>) {
         rule: Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-12 },
         weight_decay: 0.0,
         loraplus_lr_ratio: 1.0,
+        seed: 0,
+        fold_frozen,
         max_grad_norm: None,
         gradient_checkpointing: false,
         prefix_cache: prefix_cache::Options::default(),
@@ -85,11 +96,11 @@ fn train(steps: usize) -> (Vec<f32>, Vec<Value>) {
     };
     let start = Start::new(model, Box::new(Scripted::default()), &options);
     let mut dir = RunDir::create(&folder.path().join("run")).unwrap();
-    let (model, _) = Trainer::new(start, loader, &[], options, &mut dir).train().unwrap();
+    let (model, _) = Trainer::new(start, loader, &[], options, &mut dir).train()?;
     let matrix = model.parameters().iter().find(|p| p.name == "model.layers.1.mlp.up_proj.weight").unwrap();
     let values = host::read("matrix", &matrix.value, <[f32]>::to_vec).unwrap();
     let metrics = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
-    (values, metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    Ok((values, metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect()))
 }
 
 #[test]
@@ -114,4 +125,13 @@ fn an_unfrozen_matrix_trains_again_from_a_fresh_state() {
     let size = |(after, before): (&f32, &f32)| f64::from((after - before).abs()) / RATE;
     let one_rate = five.iter().zip(&one).map(size).filter(|size| (size - 1.0).abs() < 1e-2).count();
     assert!(one_rate * 100 > five.len() * 99, "{one_rate} of {}", five.len());
+}
+
+#[test]
+fn a_folded_adapter_does_not_train_again() {
+    let _counters = exclusive();
+    let adapter = LoraConfig { r: 2, ..LoraConfig::default() };
+    assert!(attempt(3, Some(adapter.clone())).is_ok());
+    let error = attempt(4, Some(adapter)).unwrap_err().to_string();
+    assert!(error.contains("trains language.1.up again") && error.contains("fold_frozen: false"), "{error}");
 }

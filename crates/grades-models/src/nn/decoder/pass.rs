@@ -9,7 +9,7 @@ use std::sync::Arc;
 use burn::tensor::{Gradients, Tensor};
 use grades::Companion;
 
-use super::{Decoder, Tokens};
+use super::{Decoder, Draw, Recorded, Tokens};
 use crate::ops::{self, AttentionSpec, CrossEntropySpec, Flops, Tie};
 use crate::parameters::{Parameter, Place};
 
@@ -29,6 +29,8 @@ pub struct PassOptions {
     pub prefix: Option<Prefix>,
     /// Whether layers run again in the backward pass instead of being recorded all at once.
     pub checkpointing: bool,
+    /// What the adapters' dropout is drawn from; left out, nothing is dropped.
+    pub draw: Option<Draw>,
 }
 
 /// A forward pass of training, ready for its backward pass.
@@ -38,6 +40,7 @@ pub struct Pass<'a> {
     tokens: Tokens,
     spec: AttentionSpec,
     lowest: usize,
+    draw: Option<Draw>,
     tie: Option<Tie>,
     loss: Tensor<1>,
     /// The input of what is recorded, where the gradient goes on below it.
@@ -80,7 +83,7 @@ impl Decoder {
         let Prefix { mut output, layers: first } = from.unwrap_or_else(|| self.embedded(tokens));
         let spec = self.attention_spec(tokens);
         for layer in self.layers.iter().take(layers).skip(first) {
-            output = self.layer(layer, output, spec.clone(), None, false);
+            output = self.layer(layer, output, spec.clone(), None, Recorded::default());
         }
         Prefix { output, layers: layers.max(first) }
     }
@@ -119,21 +122,21 @@ impl Decoder {
     /// [`log_likelihoods`](Self::log_likelihoods) from a prefix.
     #[must_use]
     pub fn log_likelihoods_from(&self, prefix: Prefix, tokens: &Tokens, targets: Arc<Vec<i64>>) -> Tensor<1> {
-        let hidden = self.run_layers(prefix.output, prefix.layers, tokens, None, false);
+        let hidden = self.run_layers(prefix.output, prefix.layers, tokens, None, Recorded::default());
         ops::log_likelihoods(hidden, self.head_weight(false), targets)
     }
 
     /// A forward pass with the mean-like loss `scale · Σ −log p(target)`.
     #[must_use]
     pub fn pass(&self, tokens: &Tokens, targets: Arc<Vec<i64>>, scale: f32, options: PassOptions) -> Pass<'_> {
-        let lowest = self.lowest_trainable();
+        let (lowest, draw) = (self.lowest_trainable(), options.draw);
         let tie = (self.head.is_none() && lowest == 0).then(Tie::default);
         let prefix = options.prefix.filter(|prefix| prefix.layers < lowest);
         let mut inputs = Vec::new();
         let (x, first) = match (options.checkpointing, prefix) {
             (true, prefix) => {
                 let last = self.layers.len().saturating_sub(1);
-                self.run_without_record(tokens, prefix, last, lowest, &mut inputs)
+                self.run_without_record(tokens, prefix, (last, draw), lowest, &mut inputs)
             }
             (false, Some(prefix)) => (prefix.output, prefix.layers),
             (false, None) => (self.embed(tokens, tie.clone(), self.head.is_some() || self.input_trains), 0),
@@ -141,10 +144,10 @@ impl Decoder {
         let below = options.checkpointing && lowest <= first;
         let x = if below { x.autodiff().require_grad() } else { x };
         let recorded = below.then(|| x.clone());
-        let hidden = self.run_layers(x, first, tokens, None, true);
+        let hidden = self.run_layers(x, first, tokens, None, Recorded { track: true, draw });
         let loss = ops::cross_entropy(hidden, self.head_weight(true), CrossEntropySpec { targets, scale }, tie.clone());
         let (tokens, spec) = (tokens.clone(), self.attention_spec(tokens));
-        Pass { model: self, tokens, spec, lowest, tie, loss, recorded, inputs }
+        Pass { model: self, tokens, spec, lowest, draw, tie, loss, recorded, inputs }
     }
 
     /// Runs the layers below `last`, and keeps the inputs of those that must run again. Returns the output of all of them.
@@ -152,14 +155,14 @@ impl Decoder {
         &self,
         tokens: &Tokens,
         prefix: Option<Prefix>,
-        last: usize,
+        (last, draw): (usize, Option<Draw>),
         lowest: usize,
         inputs: &mut Vec<(usize, Tensor<2>)>,
     ) -> (Tensor<2>, usize) {
         let Prefix { mut output, layers: first } = prefix.unwrap_or_else(|| self.embedded(tokens));
         let spec = self.attention_spec(tokens);
         for (index, layer) in self.layers.iter().enumerate().take(last).skip(first) {
-            let next = self.layer(layer, output.clone(), spec.clone(), None, false);
+            let next = self.layer(layer, output.clone(), spec.clone(), None, Recorded { track: false, draw });
             if lowest <= index + 1 {
                 inputs.push((index, output));
             }
@@ -198,7 +201,7 @@ impl Pass<'_> {
     /// # Errors
     /// Those of `take`.
     pub fn backward<E>(self, mut take: impl FnMut(usize, Tensor<2>) -> Result<(), E>) -> Result<(), E> {
-        let Self { model, tokens, spec, lowest, tie, loss, recorded, mut inputs } = self;
+        let Self { model, tokens, spec, lowest, draw, tie, loss, recorded, mut inputs } = self;
         if !loss.is_tracked() {
             return Ok(());
         }
@@ -212,7 +215,7 @@ impl Pass<'_> {
                     let below = lowest <= index;
                     let x = if below { x.autodiff().require_grad() } else { x };
                     let input = below.then(|| x.clone());
-                    (model.layer(&model.layers[index], x, spec.clone(), None, true), input)
+                    (model.layer(&model.layers[index], x, spec.clone(), None, Recorded { track: true, draw }), input)
                 }
                 None => (model.embed(&tokens, tie.clone(), true), None),
             };

@@ -140,6 +140,13 @@ fn an_untracked_weight_has_no_gradient_and_costs_no_product() {
 }
 
 #[test]
+fn dropout() {
+    let _counters = exclusive();
+    let dropout = ops::Dropout { share: 0.4, key: [1, 2, 3, 4] };
+    check("dropout", &[input(1, 5, 7)], |t| ops::dropout(t[0].clone(), dropout));
+}
+
+#[test]
 fn add_low_rank() {
     let _counters = exclusive();
     // y, x, A of ranks 2 and 3, B of 4 and 2 rows; the columns between them belong to a layer without an adapter.

@@ -8,7 +8,8 @@ use burn::backend::flex::FlexTensor;
 
 use super::{attention, packed, random, read, relative_error, rope, tensor, values};
 use crate::ops::{
-    Activation, AttentionSpec, CrossEntropySpec, IGNORE, Layout, LowRank, LowRankOps, Ops, Precision, Tensors, stock,
+    Activation, AttentionSpec, CrossEntropySpec, Dropout, DropoutOps, IGNORE, Layout, LowRank, LowRankOps, Ops,
+    Precision, Tensors, stock,
 };
 
 #[track_caller]
@@ -83,6 +84,12 @@ fn rms_norm() {
             }
         }
     }
+}
+
+#[test]
+fn dropout() {
+    let (x, dropout) = (random(1, 13, 21), Dropout { share: 0.3, key: [4, 3, 2, 1] });
+    assert_same("dropout", <Flex as DropoutOps>::dropout(x.clone(), dropout), stock::dropout::<Flex>(x, dropout));
 }
 
 #[test]

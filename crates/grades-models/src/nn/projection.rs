@@ -1,0 +1,130 @@
+//! A linear layer, possibly of several matrices that share their input, with the adapters beside them.
+
+use burn::tensor::{FloatDType, Tensor};
+
+use super::lora::{Draw, LoraConfig, Pair};
+use crate::ops::{self, Dropout, LowRank};
+use crate::parameters::{ParameterId, Parameters};
+use crate::{Error, host};
+
+/// The parameters of a linear layer.
+#[derive(Debug)]
+pub(super) struct Projection {
+    pub(super) weights: Vec<ParameterId>,
+    pub(super) biases: Vec<ParameterId>,
+    /// The adapter of each weight; empty where none has one.
+    pub(super) pairs: Vec<Option<Pair>>,
+    /// Its number in the model, from which its dropout is drawn.
+    pub(super) site: u64,
+}
+
+/// What a projection is run with.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) parameters: &'a Parameters,
+    pub(super) adapter: Option<&'a LoraConfig>,
+    /// Whether what trains is recorded for gradients.
+    pub(super) track: bool,
+    /// Where dropout is drawn from, in training.
+    pub(super) draw: Option<Draw>,
+}
+
+impl Projection {
+    /// `x · [W₁; W₂; …]ᵀ + b + residual`, each W with what its adapter adds to it.
+    pub(super) fn run(&self, context: Context<'_>, x: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
+        let Context { parameters, track, .. } = context;
+        let values = |ids: &[ParameterId]| ids.iter().map(|&id| parameters.value(id, track)).collect::<Vec<_>>();
+        let (weights, biases) = (values(&self.weights), values(&self.biases));
+        let beside: Vec<Option<&Pair>> =
+            self.pairs.iter().map(|pair| pair.as_ref().filter(|pair| !pair.folded)).collect();
+        let Some(adapter) = context.adapter.filter(|_| beside.iter().any(Option::is_some)) else {
+            return ops::project(x, weights, biases, residual);
+        };
+        let firsts = weights.iter().scan(0, |end, weight: &Tensor<2>| {
+            *end += weight.dims()[0];
+            Some(*end - weight.dims()[0])
+        });
+        let pairs = firsts.zip(&beside).filter_map(|(first, pair)| Some((first, (*pair)?)));
+        let (firsts, pairs): (Vec<_>, Vec<&Pair>) = pairs.unzip();
+        let (a, b): (Vec<_>, Vec<_>) = pairs.iter().map(|pair| (pair.a, pair.b)).unzip();
+        let spec = LowRank { firsts, scale: adapter.scale() };
+        let share = adapter.lora_dropout;
+        let dropout = context.draw.filter(|_| share > 0.0).map(|draw| Dropout { share, key: draw.key(self.site) });
+        let input = dropout.map_or_else(|| x.clone(), |dropout| ops::dropout(x.clone(), dropout));
+        if !adapter.use_dora {
+            let y = ops::project(x, weights, biases, residual);
+            return ops::add_low_rank(y, input, values(&a), values(&b), spec);
+        }
+        let gains = beside.iter().zip(&weights).map(|(pair, weight)| match pair {
+            Some(pair) => gain(pair, context, weight, adapter.scale()),
+            None => Tensor::ones([1, weight.dims()[0]], &weight.device()),
+        });
+        let gains = gains.collect();
+        let y = ops::add_low_rank(ops::project(x, weights, Vec::new(), None), input, values(&a), values(&b), spec);
+        rescaled(y, gains, biases, residual)
+    }
+}
+
+/// What DoRA multiplies each row of `W + s · B · A` by, `[1, out]`: its magnitude over its norm, which counts as constant.
+///
+/// The squares of the norms are `‖W‖² + 2s · Σ B ⊙ (W · Aᵀ) + s² · Σ (B · A · Aᵀ) ⊙ B` along the rows, so that nothing of
+/// the size of W is formed.
+fn gain(pair: &Pair, context: Context<'_>, weight: &Tensor<2>, scale: f32) -> Tensor<2> {
+    let value = |id| context.parameters.value(id, false);
+    let Some(dora) = &pair.dora else { return Tensor::ones([1, weight.dims()[0]], &weight.device()) };
+    let weight = if weight.is_autodiff() { weight.clone().inner() } else { weight.clone() };
+    let (a, b) = (value(pair.a), value(pair.b).transpose());
+    let of_weight = ops::project(a.clone(), vec![weight], Vec::new(), None);
+    let crossed = (of_weight * b.clone()).sum_dim(0);
+    let squared = (a.clone().matmul(a.transpose()).matmul(b.clone()) * b).sum_dim(0);
+    let norms = dora.squares.clone() + crossed * (2.0 * scale) + squared * (scale * scale);
+    // A row of zeros has no direction, and stays.
+    let norms = norms.clamp_min(f32::MIN_POSITIVE).sqrt();
+    let magnitude = context.parameters.value(dora.magnitude, context.track);
+    let norms = if magnitude.is_autodiff() { norms.autodiff() } else { norms };
+    magnitude / norms
+}
+
+/// `y ⊙ gains + b + residual`, computed in f32; without a residual in the numbers of y.
+fn rescaled(y: Tensor<2>, gains: Vec<Tensor<2>>, biases: Vec<Tensor<2>>, residual: Option<Tensor<2>>) -> Tensor<2> {
+    let dtype = FloatDType::from(y.dtype());
+    let recorded = y.is_autodiff()
+        || gains.iter().chain(&biases).any(Tensor::is_autodiff)
+        || residual.as_ref().is_some_and(Tensor::is_autodiff);
+    let alike = |tensor: Tensor<2>| if recorded && !tensor.is_autodiff() { tensor.autodiff() } else { tensor };
+    let joined = |parts: Vec<Tensor<2>>| Tensor::cat(parts.into_iter().map(alike).collect(), 1);
+    let mut y = alike(y).cast(FloatDType::F32) * joined(gains);
+    if !biases.is_empty() {
+        y = y + joined(biases);
+    }
+    match residual {
+        Some(residual) => y + alike(residual),
+        None => y.cast(dtype),
+    }
+}
+
+/// Adds `s · B · A` to the weight; with DoRA each row of the sum becomes as long as its magnitude says.
+pub(super) fn fold(parameters: &mut Parameters, weight: ParameterId, pair: &Pair, scale: f32) -> Result<(), Error> {
+    let (a, b) = (parameters.value(pair.a, false), parameters.value(pair.b, false));
+    let magnitudes = pair.dora.as_ref().map(|dora| {
+        let magnitude = parameters.get(dora.magnitude);
+        host::read(&magnitude.name, &magnitude.value, <[f32]>::to_vec)
+    });
+    let magnitudes = magnitudes.transpose()?;
+    let weight = parameters.get_mut(weight);
+    let width = weight.value.dims()[1];
+    host::read("adapter", &b.matmul(a), |product| {
+        host::update(&weight.name, &mut weight.value, |values| {
+            values.iter_mut().zip(product).for_each(|(value, product)| *value += scale * product);
+            for (row, magnitude) in values.chunks_mut(width.max(1)).zip(magnitudes.iter().flatten()) {
+                let gain = (f64::from(*magnitude) / sum_squares(row).sqrt().max(f64::MIN_POSITIVE)) as f32;
+                row.iter_mut().for_each(|value| *value *= gain);
+            }
+        })
+    })?
+}
+
+/// ‖row‖².
+pub(super) fn sum_squares(row: &[f32]) -> f64 {
+    row.iter().map(|value| f64::from(*value).powi(2)).sum()
+}
