@@ -83,7 +83,8 @@ impl Args {
     }
 }
 
-fn fail_if_incomplete(comparison: &Comparison) -> anyhow::Result<()> {
+/// The error of a comparison in which runs failed.
+pub(crate) fn fail_if_incomplete(comparison: &Comparison) -> anyhow::Result<()> {
     let failed: Vec<&str> = comparison.failures.iter().map(|failure| failure.name.as_str()).collect();
     match failed.as_slice() {
         [] => Ok(()),

@@ -9,6 +9,7 @@ mod inspect;
 mod merge;
 mod output;
 mod report;
+mod sweep;
 mod train;
 
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Command {
     Train(train::Args),
     /// Compare methods of early stopping on one model and data.
     Compare(compare::Args),
+    /// Run GradES over a grid of thresholds and grace periods.
+    Sweep(sweep::Args),
     /// Score a model on multiple-choice benchmarks by log-likelihood.
     Eval(eval::Args),
     /// Continue a text.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Train(args) => args.run(cli.json, cli.threads),
         Command::Compare(args) => args.run(cli.json, cli.threads),
+        Command::Sweep(args) => args.run(cli.json, cli.threads),
         Command::Eval(args) => {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
         }

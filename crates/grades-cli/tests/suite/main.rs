@@ -11,5 +11,7 @@ mod program;
 #[cfg(test)]
 mod results;
 #[cfg(test)]
+mod sweep;
+#[cfg(test)]
 #[path = "../../../grades-train/tests/suite/tiny_checkpoint.rs"]
 mod tiny_checkpoint;

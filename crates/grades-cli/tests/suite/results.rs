@@ -33,6 +33,7 @@ fn every_verb_explains_itself() {
         ("report", "--watch"),
         ("merge", "--adapter"),
         ("compare", "--methods"),
+        ("sweep", "--alpha"),
     ] {
         assert!(whole.stdout().contains(verb));
         let called = workspace.call(&[verb, "--help"]);

@@ -11,11 +11,13 @@
 //! its own peak of memory, and one that fails takes no other with it.
 
 pub mod cell;
+mod make;
 mod outcome;
 mod page;
 mod plan;
 mod questions;
 pub mod significance;
+pub mod sweep;
 mod tables;
 
 use std::io;
@@ -25,6 +27,7 @@ pub use cell::{Call, Caller, Cell, Folder};
 pub use outcome::{Comparison, Failure, Row, Test};
 pub use plan::{Options, Plan};
 pub use questions::{Answer, Answers, Metric, Questions, Scored};
+pub use sweep::{Grid, Sweep};
 
 use crate::config::ConfigError;
 use crate::data::DataError;
@@ -134,6 +137,14 @@ fn write(path: &Path, contents: &str) -> Result<(), CompareError> {
     partial.push(".partial");
     let written = std::fs::write(&partial, contents).and_then(|()| std::fs::rename(&partial, path));
     written.map_err(CompareError::io(path))
+}
+
+/// Writes a result into its folder, in place of an older one: Markdown, CSV, JSON and HTML.
+fn write_all(folder: &Path, name: &str, [markdown, csv, json, html]: [&str; 4]) -> Result<(), CompareError> {
+    for (ending, text) in [("md", markdown), ("csv", csv), ("json", json)] {
+        write(&folder.join(format!("{name}.{ending}")), text)?;
+    }
+    Ok(crate::report::page::save(&folder.join(format!("{name}.html")), html)?)
 }
 
 #[cfg(test)]

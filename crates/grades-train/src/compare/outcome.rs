@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::plan::{BASELINE, FULL};
-use super::questions::{Answer, Answers, Metric};
+use super::questions::{Answer, Answers, Metric, Questions};
 use super::significance::{holm, sign_flip};
 use super::{CompareError, Finished};
 use crate::report::table::Mean;
@@ -132,6 +132,12 @@ pub(super) fn average(metric: Metric, answers: &Answers) -> Option<f64> {
 }
 
 impl Comparison {
+    /// Of rows whose runs are still to be made.
+    pub(super) fn new(metric: Metric, questions: &Questions, rows: Vec<Row>, planned: usize) -> Self {
+        let (tests, failures) = (Vec::new(), Vec::new());
+        Self { metric, questions: questions.counts(), base: None, rows, tests, failures, planned }
+    }
+
     /// The row of `none` with the adapter of `row`; `None` of that row itself.
     pub(super) fn baseline(&self, row: &Row) -> Option<&Row> {
         let none = self.rows.iter().find(|of| of.adapter == row.adapter && of.method == BASELINE);

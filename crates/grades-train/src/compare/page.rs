@@ -11,8 +11,9 @@ use crate::report::{self, Figure, Run, number};
 /// Runs that one figure can tell apart.
 const MOST_OVERLAID: usize = 6;
 
-pub(super) fn html(comparison: &Comparison, folder: &Path) -> String {
-    let mut body = String::from("<h1>Comparison</h1>\n");
+/// The page of a comparison in `folder`, with `maps` of a sweep.
+pub(super) fn html(title: &str, comparison: &Comparison, folder: &Path, maps: &[Figure]) -> String {
+    let mut body = format!("<h1>{title}</h1>\n");
     let made: usize = comparison.rows.iter().map(|row| row.runs.len()).sum();
     if made < comparison.planned {
         let _ = writeln!(body, "<p>{made} of {} runs so far.</p>", comparison.planned);
@@ -22,12 +23,18 @@ pub(super) fn html(comparison: &Comparison, folder: &Path) -> String {
         let _ = writeln!(body, "<li>{}</li>", escape(&finding));
     }
     body.push_str("</ul>\n");
+    if !maps.is_empty() {
+        body.push_str("<h2>Maps</h2>\n<div class=\"figures\">\n");
+        maps.iter().for_each(|map| body.push_str(&map.html()));
+        body.push_str("</div>\n");
+    }
     for (title, table) in comparison.tables() {
         let _ = write!(body, "<h2>{title}</h2>\n{}", table.html());
     }
     let _ = write!(body, "<h2>Figures</h2>\n<div class=\"figures\">\n{}", time(comparison).html());
-    for figure in overlays(comparison) {
-        body.push_str(&figure.html());
+    // The runs of a sweep are too many for one figure, and begin where they fork.
+    if maps.is_empty() {
+        overlays(comparison).iter().for_each(|figure| body.push_str(&figure.html()));
     }
     body.push_str("</div>\n<h2>Runs</h2>\n<ul>\n");
     for (_, run) in comparison.rows.iter().flat_map(|row| &row.runs) {
@@ -36,7 +43,7 @@ pub(super) fn html(comparison: &Comparison, folder: &Path) -> String {
         let _ = writeln!(body, "<li><a href=\"{name}/report.html\">{name}</a></li>");
     }
     body.push_str("</ul>\n");
-    page("Comparison · GradES", &body, None)
+    page(&format!("{title} · GradES"), &body, None)
 }
 
 /// Seconds of each row.

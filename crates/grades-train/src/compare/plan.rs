@@ -3,18 +3,17 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use super::CompareError;
 use super::cell::{Caller, Cell, Folder};
-use super::outcome::{Comparison, Failure, Row};
+use super::make::{Maker, base};
+use super::outcome::{Comparison, Row};
 use super::questions::{Metric, Questions, Scored};
-use super::{CompareError, Finished};
-use crate::config::{Config, Init, Variants};
+use crate::config::{Config, Variants};
 
 /// The name of training the model itself.
 pub(super) const FULL: &str = "full";
 /// The method that the others are compared with.
 pub(super) const BASELINE: &str = "none";
-/// The directory of what the model answers before any training.
-const BASE: &str = "base";
 
 /// What is compared.
 #[derive(Clone, Debug)]
@@ -70,8 +69,7 @@ impl Plan {
         let questions = Questions::load(&options.tasks, &options.data_dir, options.limit)?;
         let common = variants.config(&[], &[])?;
         let adapters = match options.adapters.as_slice() {
-            [] if common.adapter.is_some() => vec!["lora".to_owned()],
-            [] => vec![FULL.to_owned()],
+            [] => vec![adapter_name(&common)],
             adapters => unique(adapters),
         };
         let (methods, out) = (unique(&options.methods), options.out.as_ref().unwrap_or(&common.output_dir));
@@ -87,11 +85,9 @@ impl Plan {
                 cells.push(Planned { row, seed, cell: Cell { name, config, from: None } });
             }
         }
-        let pretrained = common.model.checkpoint().filter(|_| common.init == Init::Pretrained);
-        let base = pretrained.map(|model| Scored { model: model.into(), adapter: None, precision: common.precision });
         let folder = Folder::open(out)?;
         cells.iter().try_for_each(|planned| folder.check(&planned.cell))?;
-        let base = base.filter(|_| !questions.names().is_empty());
+        let base = base(&common, &questions);
         Ok(Self { folder, questions, metric: options.metric, base, rows, cells })
     }
 
@@ -107,35 +103,13 @@ impl Plan {
     /// # Errors
     /// If the results cannot be written. They are written after each run, so that they can be looked at meanwhile.
     pub fn run(&self, call: &mut Caller<'_>, log: &mut dyn FnMut(&str)) -> Result<Comparison, CompareError> {
-        let mut failures = Vec::new();
-        let base = self.base.as_ref().and_then(|base| {
-            let folder = self.folder.path().join(BASE);
-            let answers = self.questions.answers("the model before training", base, &folder, call);
-            answers.map_err(|error| failures.push(Failure::new(BASE, &error))).ok()
-        });
-        let rows = self.rows.iter().map(|(adapter, method)| Row::new(adapter, method));
-        let mut comparison = Comparison {
-            metric: self.metric,
-            questions: self.questions.counts(),
-            base,
-            rows: rows.collect(),
-            tests: Vec::new(),
-            failures,
-            planned: self.cells.len(),
-        };
+        let rows = self.rows.iter().map(|(adapter, method)| Row::new(adapter, method)).collect();
+        let mut comparison = Comparison::new(self.metric, &self.questions, rows, self.cells.len());
+        let mut maker = Maker { folder: &self.folder, questions: &self.questions, call, log };
+        maker.base(&mut comparison, self.base.as_ref());
         for (index, Planned { row, seed, cell }) in self.cells.iter().enumerate() {
-            let there = if self.folder.finished(cell).is_some() { ", there already" } else { "" };
-            log(&format!("[{}/{}] {}{there}", index + 1, self.cells.len(), cell.name));
-            match self.folder.finish(cell, &self.questions, call) {
-                Ok(finished) => {
-                    log(&line(&finished));
-                    comparison.rows[*row].runs.push((*seed, finished));
-                }
-                Err(error) => {
-                    log(&format!("failed: {error}"));
-                    comparison.failures.push(Failure::new(&cell.name, &error));
-                }
-            }
+            let place = format!("[{}/{}]", index + 1, self.cells.len());
+            maker.run(&mut comparison, *row, *seed, &place, cell);
             comparison.test();
             comparison.write(self.folder.path())?;
         }
@@ -143,9 +117,10 @@ impl Plan {
     }
 }
 
-fn line(Finished { summary, .. }: &Finished) -> String {
-    let loss = summary.val_loss.map_or(String::new(), |loss| format!(", validation loss {loss:.4}"));
-    format!("  {} of {} steps, {:.1} s{loss}", summary.steps, summary.planned_steps, summary.seconds)
+/// What a config trains.
+pub(super) fn adapter_name(config: &Config) -> String {
+    let name = config.adapter.and_then(|adapter| serde_json::to_value(adapter).ok());
+    name.and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_else(|| FULL.to_owned())
 }
 
 /// The config of one run.

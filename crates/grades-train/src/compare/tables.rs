@@ -5,9 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::outcome::{AVERAGE, Comparison, LEVEL, Row, average, flops};
-use super::{CompareError, Finished, page, write};
+use super::{CompareError, Finished, page, write_all};
 use crate::report::number;
-use crate::report::page as report_page;
 use crate::report::table::{Cell, Mean, Table};
 
 /// What the first row is called.
@@ -237,7 +236,7 @@ impl Comparison {
                 "tests": tests.collect::<Vec<_>>(), "findings": self.findings(), "failed": failed.collect::<Vec<_>>() })
     }
 
-    fn row_json(&self, row: &Row) -> Value {
+    pub(super) fn row_json(&self, row: &Row) -> Value {
         let mean = |value: &dyn Fn(&Finished) -> f64| row.mean(|run| Some(value(run)));
         let accuracy: serde_json::Map<_, _> = self
             .questions
@@ -279,10 +278,14 @@ impl Comparison {
     /// The result as Markdown.
     #[must_use]
     pub fn markdown(&self) -> String {
-        let mut text = String::from("# Comparison\n");
-        for (title, table) in self.tables() {
-            text.push_str(&format!("\n## {title}\n\n{}.\n\n{}", table.caption, table.markdown()));
-        }
+        format!("# Comparison\n{}", self.sections())
+    }
+
+    /// The tables and findings as Markdown.
+    pub(super) fn sections(&self) -> String {
+        let section =
+            |(title, table): (&str, Table)| format!("\n## {title}\n\n{}.\n\n{}", table.caption, table.markdown());
+        let mut text: String = self.tables().into_iter().map(section).collect();
         text.push_str("\n## What was found\n\n");
         self.findings().iter().for_each(|finding| text.push_str(&format!("- {finding}\n")));
         text
@@ -309,13 +312,12 @@ impl Comparison {
     /// # Errors
     /// If they cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), CompareError> {
-        write(&folder.join("compare.md"), &self.markdown())?;
-        write(&folder.join("compare.csv"), &self.csv())?;
-        write(&folder.join("compare.json"), &format!("{:#}\n", self.json()))?;
-        Ok(report_page::save(&folder.join("compare.html"), &page::html(self, folder))?)
+        let (json, html) = (format!("{:#}\n", self.json()), page::html("Comparison", self, folder, &[]));
+        write_all(folder, "compare", [&self.markdown(), &self.csv(), &json, &html])
     }
 }
 
+/// Speedup and FLOPs ratio of a row.
 fn ratios(row: &Row, other: &Row) -> [Cell; 2] {
     let ratio = row.ratio(other, flops).map(|ratio| 1.0 / ratio);
     [Cell::number(row.ratio(other, |run| run.summary.seconds), 2), Cell::number(ratio, 2)]

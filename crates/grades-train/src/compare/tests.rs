@@ -146,6 +146,6 @@ fn tables_and_findings_say_it_in_words() {
     let full: Vec<&str> = lines.nth(1).unwrap().split(',').collect();
     let of = |key: &str| full[head.iter().position(|of| *of == key).unwrap()];
     assert_eq!((of("seconds"), of("speedup"), of("accuracy.qa")), ("50", "1", "0.375"));
-    let html = page::html(&comparison, Path::new("."));
+    let html = page::html("Comparison", &comparison, Path::new("."), &[]);
     assert!(html.contains("5 of 6 runs so far") && html.contains("<a href=\"a/report.html\">"), "{html}");
 }

@@ -9,6 +9,7 @@ mod model;
 mod raw;
 mod report_to;
 mod resolved;
+mod save_steps;
 mod size;
 mod variants;
 
@@ -20,6 +21,7 @@ pub use lora::{Adapter, TargetModules};
 pub use model::{Init, Model};
 pub use report_to::{ReportTo, Tracker};
 pub use resolved::{Config, Optimizer, Precision, Threads};
+pub use save_steps::SaveSteps;
 pub use size::ByteSize;
 pub use variants::Variants;
 

@@ -10,6 +10,7 @@ use super::ConfigError;
 use super::lora::{Adapter, TargetModules};
 use super::model::{Init, Model};
 use super::report_to::ReportTo;
+use super::save_steps::SaveSteps;
 use super::size::ByteSize;
 use crate::data::split::CountOrShare;
 use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, TokenOptions};
@@ -122,8 +123,9 @@ pub struct Config {
     /// Steps between validations: a count, or a share of all steps; 0 for none before the end. Left out: at the end of
     /// every epoch.
     pub eval_steps: Option<CountOrShare>,
-    /// Steps between checkpoints: a count, or a share of all steps. Left out: none but the final model.
-    pub save_steps: Option<CountOrShare>,
+    /// Steps between checkpoints: a count, or a share of all steps; or a list of steps. Left out: none but the final
+    /// model.
+    pub save_steps: Option<SaveSteps>,
     /// Trackers whose files are written into the run's directory, too: `tensorboard`, `wandb`, a list, or `none` (default).
     pub report_to: ReportTo,
     /// A checkpoint to go on from.
@@ -353,10 +355,12 @@ impl Config {
         }
         let share = self.val_set_size;
         number(share.is_valid(), "val_set_size", share.value(), "a whole number or a share between 0 and 1")?;
-        for (key, value, least) in [("eval_steps", self.eval_steps, 0.0), ("save_steps", self.save_steps, 1e-9)] {
-            if let Some(value) = value {
-                number(value.is_valid() && value.value() >= least, key, value.value(), COUNT_OR_SHARE)?;
-            }
+        if let Some(every) = self.eval_steps {
+            number(every.is_valid() && every.value() >= 0.0, "eval_steps", every.value(), COUNT_OR_SHARE)?;
+        }
+        if let Some(steps) = self.save_steps.as_ref().filter(|steps| !steps.is_valid()) {
+            let value = Value::from(steps.clone()).to_string();
+            return Err(ConfigError::OutOfRange { key: "save_steps", value, allowed: COUNT_OR_SHARE });
         }
         Ok(())
     }

@@ -84,7 +84,9 @@ fn every_option_is_read() {
     assert_eq!(config.schedule(101).warmup_steps, 6);
     assert_eq!(config.packing(), Some(256));
     assert!(config.train_on_inputs);
-    assert_eq!((config.eval_steps.unwrap().of(120), config.save_steps.unwrap().of(120)), (6, 20));
+    assert_eq!(config.eval_steps.unwrap().of(120), 6);
+    let save = config.save_steps.clone().unwrap();
+    assert!(save.due(20, 120) && save.due(40, 120) && !save.due(30, 120));
     let grades::EarlyStopping::Grades(options) = &config.early_stopping else { panic!("{config:?}") };
     assert_eq!((options.alpha, options.patience, options.companions), (Some(0.25), 2, grades::Companions::Follow));
     let grades::Tau::ByKey(taus) = &options.tau else { panic!("{options:?}") };
@@ -213,6 +215,8 @@ fn values_out_of_range_are_named_with_the_range() {
         ("val_set_size: 1.5", ["`val_set_size: 1.5`", "share"]),
         ("val_set_size: -2", ["`val_set_size: -2`", "share"]),
         ("save_steps: 0", ["`save_steps: 0`", "from 1"]),
+        ("save_steps: [3, 0]", ["`save_steps: [3,0]`", "from 1"]),
+        ("save_steps: often", ["`save_steps: \"often\"`", "list of steps"]),
         ("early_stopping: {alpha: 2}", ["early_stopping", "alpha"]),
         ("early_stopping: {method: autofreeze, num_intervals: 0}", ["early_stopping", "num_intervals"]),
         ("early_stopping: {method: loraf}", ["`early_stopping.method: loraf`", "adapter: lora"]),

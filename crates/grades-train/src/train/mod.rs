@@ -2,6 +2,7 @@
 
 mod checkpoint;
 pub mod freeze;
+mod material;
 pub mod memory;
 pub mod optimizer;
 mod origin;
@@ -16,6 +17,7 @@ pub mod trainer;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use material::common_steps;
 pub use run::{Summary, run};
 pub use run_dir::RunDir;
 pub use start::Start;

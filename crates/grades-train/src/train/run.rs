@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::freeze::units;
+use super::material::Material;
 use super::optimizer::Rule;
 use super::origin::Origin;
 use super::run_dir::RunDir;
@@ -20,10 +21,7 @@ use super::start::Start;
 use super::trainer::{Options, Outcome, Trainer};
 use super::{TrainError, memory};
 use crate::config::{Config, Optimizer};
-use crate::data::{self, Loader, batch, split};
-use crate::encoder::Encoder;
 use crate::report;
-use crate::schedule::total_steps;
 
 /// What `grades train --json` prints, and `summary.json` of the run directory holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -109,29 +107,18 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         None if resumed.is_none() => RunDir::check_free(&config.output_dir)?,
         None => {}
     }
-    let origin = Origin::of(config)?;
-    let tokenizer = Tokenizer::from_checkpoint(config.model.tokenizer())?;
-    let sizes = origin.sizes()?;
-    tokenizer.check_fits(sizes.vocab_size)?;
-    // A model's context bounds its samples, whatever the (default) limit says.
-    let sequence_len = config.sequence_len.min(sizes.max_position_embeddings);
-    let config = &Config { sequence_len, ..config.clone() };
     // Data first: a mistake in a row shows before the model is loaded.
-    let samples = data::load(&config.datasets, &Encoder::new(&tokenizer), config.token_options())?;
-    let (dropped_samples, truncated_samples) = (samples.dropped, samples.truncated);
-    let (train, validation) = split::split(samples.samples, config.val_set_size, config.seed)?;
-    let validation_samples = validation.len();
-    let validation = batch::in_order(&validation, config.micro_batch_size, config.packing());
-    let loader = Loader::new(train, config.loader_options());
-    let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
+    let material = Material::of(config)?;
+    let early_stopping = material.early_stopping();
+    let Material { config, origin, tokenizer, loader, validation, planned_steps, .. } = material;
+    let (config, validation_samples) = (&config, material.validation_samples);
+    let (dropped_samples, truncated_samples) = (material.dropped_samples, material.truncated_samples);
 
     let mut model = origin.load(&Device::default().autodiff())?;
     if let Some(lora) = config.lora() {
         model = model.with_adapter(lora, &LoraConfig::initial(config.seed))?;
     }
     model.set_precision(config.precision.resolve());
-    let warmup_steps = config.schedule(planned_steps).warmup_steps;
-    let early_stopping = config.early_stopping.clone().for_schedule(warmup_steps, loader.steps_per_epoch());
     let policy = early_stopping.build(&units(&model), planned_steps)?;
     let options = options(config, planned_steps, loader.steps_per_epoch());
     let thresholds = thresholds(&early_stopping, policy.as_ref(), &units(&model));
@@ -219,7 +206,7 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Opt
             None => Some(steps_per_epoch),
             Some(every) => Some(every).filter(|every| *every > 0),
         },
-        save_steps: config.save_steps.map(|every| every.of(planned_steps)),
+        save_steps: config.save_steps.clone(),
         logging_steps: config.logging_steps,
     }
 }

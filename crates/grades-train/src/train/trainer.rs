@@ -20,11 +20,12 @@ use super::run_dir::RunDir;
 use super::start::Start;
 use super::step::{self, Pass};
 use super::{TrainError, memory};
+use crate::config::SaveSteps;
 use crate::data::{Batch, Loader};
 use crate::schedule::Schedule;
 
 /// The options of the loop itself.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// The learning rate over the steps; its total is the number of planned steps.
     pub schedule: Schedule,
@@ -46,8 +47,8 @@ pub struct Options {
     pub prefix_cache: prefix_cache::Options,
     /// Validates after every so many steps.
     pub eval_steps: Option<usize>,
-    /// Writes a checkpoint after every so many steps.
-    pub save_steps: Option<usize>,
+    /// When checkpoints are written.
+    pub save_steps: Option<SaveSteps>,
     /// Where there is no progress bar, a line is logged after every so many steps.
     pub logging_steps: usize,
 }
@@ -149,10 +150,10 @@ impl<'a> Trainer<'a> {
             policy,
             loader,
             validation,
-            options,
             optimizer,
             freezing,
             cache: PrefixCache::new(options.prefix_cache, dir.path()),
+            options,
             units,
             best,
             dir,
@@ -218,7 +219,7 @@ impl<'a> Trainer<'a> {
                 self.outcome.stopped = stop;
                 break;
             }
-            if self.options.save_steps.is_some_and(|every| step.is_multiple_of(every)) && step < planned {
+            if self.options.save_steps.as_ref().is_some_and(|save| save.due(step, planned)) && step < planned {
                 self.save_checkpoint()?;
             }
         }

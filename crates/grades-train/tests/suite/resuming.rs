@@ -1,7 +1,9 @@
 //! A resumed run goes on exactly as the one that was never interrupted.
 
 use std::fs;
+use std::path::Path;
 
+use grades_train::train::{Summary, common_steps};
 use serde_json::Value;
 
 use crate::runs::{Run, Workspace};
@@ -75,6 +77,60 @@ fn an_interrupted_run_goes_on_in_its_own_directory() {
     let resumed = workspace.train("whole", &[&options[..], &[&resume]].concat());
     assert_eq!(after(resumed.metrics(), 0), after(metrics, 0));
     assert_eq!(model(&resumed), bytes);
+}
+
+/// A method that has asked for nothing until then goes on from a run without any as from a run of its own.
+#[test]
+fn a_run_that_forks_from_one_without_early_stopping_is_the_same_to_the_bit() {
+    let workspace = Workspace::new();
+    let shared = ["val_set_size=4", "eval_steps=0", "warmup_steps=2"];
+    let trunk = workspace.train("trunk", &[&shared[..], &["save_steps=[1, 2, 3, 4, 5]"]].concat());
+    for (index, (method, common)) in [
+        // Of 8 steps; the grace is 4, the gradient of step 4 is kept, and 5 is the first one measured.
+        ("{method: grades, alpha: 0.5, tau: {q: 1.0e9, mlp: 2.0, default: 1.0e-9}}", 3),
+        ("{method: grades, alpha: 0.5, signal: relative_gradient_change, tau: 0.7, patience: 2}", 3),
+        ("{method: grades, alpha: 0.5, signal: gradient, tau: 1.0e9}", 4),
+        // The weights after step 5 are compared with those after step 3, which are kept.
+        ("{method: grades, alpha: 0.4, signal: weight_change, tau: 1.0e9, interval: 2}", 2),
+        ("{method: grades, tau: auto}", 1),
+        ("{method: validation_loss, every: 0.5, patience: 1}", 3),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let method_option = format!("early_stopping={method}");
+        let options = [&shared[..], &[&method_option]].concat();
+        let whole = workspace.train(&format!("whole-{index}"), &options);
+        assert_eq!(common_steps(&workspace.config("any", &options)).unwrap(), common, "{method}");
+        let fork = |step: usize| {
+            let checkpoint = trunk.path.join(format!("checkpoints/step-{step:06}"));
+            let resume = format!("resume_from_checkpoint={}", checkpoint.display());
+            let name = format!("fork-{index}-{step}");
+            let result = workspace.attempt(&name, &[&options[..], &[&resume]].concat());
+            result.map(|summary| (workspace.path(&name), summary))
+        };
+        for step in 1..=common {
+            let (path, summary) = fork(step).unwrap();
+            let lines = |run: &Path, name: &str| {
+                let text = fs::read_to_string(run.join(name)).unwrap();
+                after(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), step as u64)
+            };
+            for name in ["metrics.jsonl", "signals.jsonl", "events.jsonl"] {
+                assert_eq!(lines(&path, name), lines(&whole.path, name), "{name}, {step}, {method}");
+            }
+            let model = |summary: &Summary| fs::read(summary.model_dir.join("model.safetensors")).unwrap();
+            assert!(model(&summary) == model(&whole.summary), "model, {step}, {method}");
+            let told = |summary: &Summary| {
+                let Summary { steps, stopped_by, tokens, frozen_units, flops, checks, monitor_flops, .. } =
+                    summary.clone();
+                let losses = (summary.train_loss.to_bits(), summary.val_loss.map(f64::to_bits));
+                (steps, stopped_by, tokens, frozen_units, flops, checks, monitor_flops, losses)
+            };
+            assert_eq!(told(&summary), told(&whole.summary), "{step}, {method}");
+        }
+        let error = fork(common + 1).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("`none`"), "{error}");
+    }
 }
 
 #[test]

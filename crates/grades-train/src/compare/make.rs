@@ -1,0 +1,71 @@
+//! Makes the runs of a comparison or a sweep, one after the other, and puts each where it belongs.
+
+use std::path::PathBuf;
+
+use super::Finished;
+use super::cell::{Caller, Cell, Folder};
+use super::outcome::{Comparison, Failure};
+use super::questions::{Questions, Scored};
+use crate::config::{Config, Init};
+
+/// The directory of what the model answers before any training.
+const BASE: &str = "base";
+
+/// What runs are made with.
+pub(super) struct Maker<'a, 'b> {
+    pub(super) folder: &'a Folder,
+    pub(super) questions: &'a Questions,
+    pub(super) call: &'a mut Caller<'b>,
+    /// Gets a line about each run.
+    pub(super) log: &'a mut dyn FnMut(&str),
+}
+
+impl Maker<'_, '_> {
+    /// Scores the model before training.
+    pub(super) fn base(&mut self, comparison: &mut Comparison, base: Option<&Scored>) {
+        let Some(base) = base else { return };
+        let folder = self.folder.path().join(BASE);
+        match self.questions.answers("the model before training", base, &folder, self.call) {
+            Ok(answers) => comparison.base = Some(answers),
+            Err(error) => comparison.failures.push(Failure::new(BASE, &error)),
+        }
+    }
+
+    /// Finishes a run and puts it into a row; where it fails, among the failures. Returns its directory.
+    pub(super) fn run(
+        &mut self,
+        comparison: &mut Comparison,
+        row: usize,
+        seed: u64,
+        place: &str,
+        cell: &Cell,
+    ) -> Option<PathBuf> {
+        let there = if self.folder.finished(cell).is_some() { ", there already" } else { "" };
+        (self.log)(&format!("{place} {}{there}", cell.name));
+        match self.folder.finish(cell, self.questions, self.call) {
+            Ok(finished) => {
+                (self.log)(&line(&finished));
+                let run = finished.run.clone();
+                comparison.rows[row].runs.push((seed, finished));
+                Some(run)
+            }
+            Err(error) => {
+                (self.log)(&format!("  failed: {error}"));
+                comparison.failures.push(Failure::new(&cell.name, &error));
+                None
+            }
+        }
+    }
+}
+
+/// The model before training, where there is one and something to ask it.
+pub(super) fn base(common: &Config, questions: &Questions) -> Option<Scored> {
+    let pretrained = common.model.checkpoint().filter(|_| common.init == Init::Pretrained);
+    let asked = pretrained.filter(|_| !questions.names().is_empty());
+    asked.map(|model| Scored { model: model.into(), adapter: None, precision: common.precision })
+}
+
+fn line(Finished { summary, .. }: &Finished) -> String {
+    let loss = summary.val_loss.map_or(String::new(), |loss| format!(", validation loss {loss:.4}"));
+    format!("  {} of {} steps, {:.1} s{loss}", summary.steps, summary.planned_steps, summary.seconds)
+}

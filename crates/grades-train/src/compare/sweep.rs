@@ -1,0 +1,272 @@
+//! GradES over a grid of thresholds τ and grace periods α: the paper's Tables 6 and 7.
+//!
+//! All runs of a seed are one run until the first of them measures anything. So one run without early stopping is made, the
+//! trunk, with a checkpoint where the runs of each α part from it; they go on from there, and are to the bit what they would
+//! have been from the beginning.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::cell::{Caller, Cell, Folder, newest_checkpoint};
+use super::make::{Maker, base};
+use super::outcome::{Comparison, Row, average};
+use super::plan::{BASELINE, adapter_name};
+use super::questions::{Metric, Questions, Scored};
+use super::{CompareError, Finished, page, write_all};
+use crate::config::{Config, SaveSteps, Variants};
+use crate::report::table::{Cell as TableCell, Table};
+use crate::report::{Figure, svg};
+use crate::train::common_steps;
+
+/// What is swept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Thresholds.
+    pub taus: Vec<f64>,
+    /// Shares of the steps in which nothing freezes.
+    pub alphas: Vec<f64>,
+    /// Runs of each: with the config's `seed` and those after it.
+    pub seeds: NonZeroUsize,
+    /// Benchmarks; none: losses and costs alone.
+    pub tasks: Vec<String>,
+    /// The folder that holds a folder for each benchmark.
+    pub data_dir: PathBuf,
+    /// Only the first so many questions of each.
+    pub limit: Option<usize>,
+    /// What counts as right.
+    pub metric: Metric,
+    /// Where everything goes; left out: `output_dir` of the config.
+    pub out: Option<PathBuf>,
+}
+
+/// A sweep that can be made.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    folder: Folder,
+    questions: Questions,
+    metric: Metric,
+    base: Option<Scored>,
+    adapter: String,
+    taus: Vec<f64>,
+    alphas: Vec<f64>,
+    seeds: Vec<Planned>,
+}
+
+/// The runs of one seed.
+#[derive(Clone, Debug)]
+struct Planned {
+    seed: u64,
+    trunk: Cell,
+    /// Each with the last step that it shares with the trunk.
+    cells: Vec<(usize, Cell)>,
+}
+
+/// What a sweep found: a row for the trunk, then one for each τ and α, α fastest.
+#[derive(Clone, Debug)]
+pub struct Grid {
+    /// The rows, as those of a comparison.
+    pub comparison: Comparison,
+    /// Thresholds.
+    pub taus: Vec<f64>,
+    /// Grace periods.
+    pub alphas: Vec<f64>,
+}
+
+impl Sweep {
+    /// Plans the runs. Of the config's `early_stopping` all holds but `tau` and `alpha`.
+    ///
+    /// # Errors
+    /// If an option or the data is wrong, or the folder holds something else. Nothing has been trained then.
+    pub fn new(variants: &Variants, options: &Options) -> Result<Self, CompareError> {
+        let (taus, alphas) = (unique(&options.taus), unique(&options.alphas));
+        if taus.is_empty() || alphas.is_empty() {
+            return Err(CompareError::Unknown("a sweep needs at least one --tau and one --alpha".to_owned()));
+        }
+        let questions = Questions::load(&options.tasks, &options.data_dir, options.limit)?;
+        let common = variants.config(&[], &[])?;
+        let (adapter, out) = (adapter_name(&common), options.out.as_ref().unwrap_or(&common.output_dir));
+        let mut seeds = Vec::new();
+        for seed in (0..options.seeds.get() as u64).map(|index| common.seed.wrapping_add(index)) {
+            let mut cells = Vec::new();
+            for tau in &taus {
+                for alpha in &alphas {
+                    let name = format!("tau{tau}-alpha{alpha}-seed{seed}");
+                    let config = config(variants, &adapter, *tau, *alpha, seed)
+                        .map_err(|source| CompareError::Config { name: name.clone(), source })?;
+                    let config = Config { output_dir: out.join(&name), ..config };
+                    cells.push((0, Cell { name, config, from: None }));
+                }
+            }
+            // Where runs part depends on α alone.
+            for column in 0..alphas.len() {
+                let common = common_steps(&cells[column].1.config)?;
+                cells.iter_mut().skip(column).step_by(alphas.len()).for_each(|(shared, _)| *shared = common);
+            }
+            let forks: BTreeSet<usize> = cells.iter().map(|(shared, _)| *shared).filter(|step| *step > 0).collect();
+            let name = format!("trunk-seed{seed}");
+            let config = Config {
+                output_dir: out.join(&name),
+                early_stopping: grades::EarlyStopping::None(grades::NoneConfig::default()),
+                save_steps: Some(SaveSteps::At(forks.into_iter().collect())),
+                ..cells[0].1.config.clone()
+            };
+            seeds.push(Planned { seed, trunk: Cell { name, config, from: None }, cells });
+        }
+        let folder = Folder::open(out)?;
+        for planned in &seeds {
+            folder.check(&planned.trunk)?;
+            planned.cells.iter().try_for_each(|(_, cell)| folder.check(cell))?;
+        }
+        let base = base(&common, &questions);
+        Ok(Self { folder, questions, metric: options.metric, base, adapter, taus, alphas, seeds })
+    }
+
+    /// The folder that everything goes into.
+    #[must_use]
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Makes every run that is not there yet, as [`Plan::run`](super::Plan::run). Where there is no trunk to fork from, a run
+    /// begins at the beginning.
+    ///
+    /// # Errors
+    /// If the results cannot be written. They are written after each run.
+    pub fn run(&self, call: &mut Caller<'_>, log: &mut dyn FnMut(&str)) -> Result<Grid, CompareError> {
+        let names = self.taus.iter().flat_map(|tau| self.alphas.iter().map(move |alpha| format!("τ {tau}, α {alpha}")));
+        let rows: Vec<Row> =
+            [BASELINE.to_owned()].into_iter().chain(names).map(|name| Row::new(&self.adapter, &name)).collect();
+        let all = rows.len() * self.seeds.len();
+        let comparison = Comparison::new(self.metric, &self.questions, rows, all);
+        let mut grid = Grid { comparison, taus: self.taus.clone(), alphas: self.alphas.clone() };
+        let mut maker = Maker { folder: &self.folder, questions: &self.questions, call, log };
+        maker.base(&mut grid.comparison, self.base.as_ref());
+        let mut places = (1..).map(|index| format!("[{index}/{all}]"));
+        let mut place = || places.next().unwrap_or_default();
+        for Planned { seed, trunk, cells } in &self.seeds {
+            let trunk = maker.run(&mut grid.comparison, 0, *seed, &place(), trunk);
+            for (index, (shared, cell)) in cells.iter().enumerate() {
+                let from = trunk.as_deref().and_then(|trunk| newest_checkpoint(trunk, *shared));
+                let cell = Cell { from, ..cell.clone() };
+                maker.run(&mut grid.comparison, index + 1, *seed, &place(), &cell);
+                grid.comparison.test();
+                grid.write(self.folder.path())?;
+            }
+        }
+        Ok(grid)
+    }
+}
+
+fn config(
+    variants: &Variants,
+    adapter: &str,
+    tau: f64,
+    alpha: f64,
+    seed: u64,
+) -> Result<Config, crate::config::ConfigError> {
+    let options = ["early_stopping.method=grades".to_owned(), format!("seed={seed}"), "eval_steps=0".to_owned()];
+    let mut config = variants.config(&options, &[adapter, "grades", &format!("{adapter}+grades")])?;
+    if let grades::EarlyStopping::Grades(grades) = &mut config.early_stopping {
+        grades.tau = grades::Tau::Number(tau);
+        grades.alpha = Some(alpha);
+    }
+    config.validate()?;
+    Ok(config)
+}
+
+fn unique(values: &[f64]) -> Vec<f64> {
+    let mut unique: Vec<f64> = Vec::new();
+    values.iter().for_each(|value| {
+        if !unique.contains(value) {
+            unique.push(*value);
+        }
+    });
+    unique
+}
+
+impl Grid {
+    /// The rows of a τ, one for each α.
+    fn row(&self, tau: usize) -> &[Row] {
+        let start = 1 + tau * self.alphas.len();
+        self.comparison.rows.get(start..start + self.alphas.len()).unwrap_or_default()
+    }
+
+    /// A map of means over the seeds: a row a τ, a column an α.
+    fn map(&self, name: &str, title: &str, decimals: usize, value: impl Fn(&Finished) -> Option<f64>) -> Figure {
+        let values: Vec<Vec<Option<f64>>> =
+            (0..self.taus.len()).map(|tau| self.row(tau).iter().map(|row| row.mean(&value)).collect()).collect();
+        let taus: Vec<String> = self.taus.iter().map(|tau| format!("τ {tau}")).collect();
+        let alphas: Vec<String> = self.alphas.iter().map(|alpha| format!("α {alpha}")).collect();
+        let first = [("tau".to_owned(), "τ \\ α".to_owned())].into_iter();
+        let columns = self.alphas.iter().map(|alpha| (format!("alpha{alpha}"), alpha.to_string()));
+        let mut table = Table::new(title, first.chain(columns));
+        for (tau, row) in self.taus.iter().zip(&values) {
+            let cells = row.iter().map(|value| TableCell::number(*value, decimals));
+            table.row([TableCell::text(tau.to_string())].into_iter().chain(cells));
+        }
+        let trunk = self.comparison.rows.first().and_then(|row| row.mean(&value));
+        let note = trunk.map_or(String::new(), |value| {
+            format!("Mean over the seeds; without early stopping {}.", crate::report::number::fixed(value, decimals))
+        });
+        Figure { name: name.into(), title: title.into(), note, svg: svg::map(title, &taus, &alphas, &values), table }
+    }
+
+    /// Accuracy (Table 6), time (Table 7), and what else tells settings apart.
+    #[must_use]
+    pub fn maps(&self) -> Vec<Figure> {
+        let mut maps = Vec::new();
+        let metric = self.comparison.metric;
+        if !self.comparison.questions.is_empty() {
+            let percent = |run: &Finished| average(metric, &run.answers).map(|share| 100.0 * share);
+            maps.push(self.map("accuracy", "Accuracy in percent, mean over the tasks", 2, percent));
+        }
+        maps.push(self.map("seconds", "Time in seconds", 1, |run| Some(run.summary.seconds)));
+        let any =
+            |value: fn(&Finished) -> Option<f64>| self.comparison.rows.iter().any(|row| row.mean(value).is_some());
+        if any(|run| run.summary.val_loss) {
+            maps.push(self.map("val_loss", "Validation loss at the end", 4, |run| run.summary.val_loss));
+        }
+        maps.push(self.map("steps", "Steps made", 0, |run| Some(run.summary.steps as f64)));
+        maps
+    }
+
+    /// The maps and tables as Markdown.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let mut text = String::from("# Sweep\n");
+        for map in self.maps() {
+            text.push_str(&format!("\n## {}\n\n{}\n\n{}", map.title, map.note, map.table.markdown()));
+        }
+        text.push_str(
+            "\nThe part that runs share is counted in the time and arithmetic of each, as if each had been made alone.\n",
+        );
+        text + &self.comparison.sections()
+    }
+
+    /// The result as JSON: that of a comparison, whose rows have `tau` and `alpha` (`null` of the trunk).
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let mut json = self.comparison.json();
+        let mut rows: Vec<Value> = self.comparison.rows.iter().map(|row| self.comparison.row_json(row)).collect();
+        let settings = self.taus.iter().flat_map(|tau| self.alphas.iter().map(move |alpha| (json!(tau), json!(alpha))));
+        for (row, (tau, alpha)) in rows.iter_mut().zip([(Value::Null, Value::Null)].into_iter().chain(settings)) {
+            row["tau"] = tau;
+            row["alpha"] = alpha;
+        }
+        json["rows"] = rows.into();
+        json
+    }
+
+    /// Writes `sweep.md`, `sweep.csv`, `sweep.json` and `sweep.html`, in place of older ones.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<(), CompareError> {
+        let html = page::html("Sweep", &self.comparison, folder, &self.maps());
+        let json = format!("{:#}\n", self.json());
+        write_all(folder, "sweep", [&self.markdown(), &self.comparison.csv(), &json, &html])
+    }
+}

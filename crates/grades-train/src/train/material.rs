@@ -1,0 +1,74 @@
+//! What a run is made of before its model is loaded: the model's description, the tokenizer, and the data in batches.
+
+use grades::{Tower, UnitId};
+use grades_models::tokenizer::Tokenizer;
+
+use super::TrainError;
+use super::origin::Origin;
+use super::start::idle_until;
+use crate::config::Config;
+use crate::data::{self, Batch, Loader, batch, split};
+use crate::encoder::Encoder;
+use crate::schedule::total_steps;
+
+pub(super) struct Material {
+    /// The config with the model's context as bound of its samples.
+    pub(super) config: Config,
+    pub(super) origin: Origin,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) loader: Loader,
+    pub(super) validation: Vec<Batch>,
+    pub(super) validation_samples: usize,
+    pub(super) dropped_samples: usize,
+    pub(super) truncated_samples: usize,
+    pub(super) planned_steps: usize,
+}
+
+impl Material {
+    pub(super) fn of(config: &Config) -> Result<Self, TrainError> {
+        let origin = Origin::of(config)?;
+        let tokenizer = Tokenizer::from_checkpoint(config.model.tokenizer())?;
+        let sizes = origin.sizes()?;
+        tokenizer.check_fits(sizes.vocab_size)?;
+        // A model's context bounds its samples, whatever the (default) limit says.
+        let sequence_len = config.sequence_len.min(sizes.max_position_embeddings);
+        let config = Config { sequence_len, ..config.clone() };
+        let samples = data::load(&config.datasets, &Encoder::new(&tokenizer), config.token_options())?;
+        let (dropped_samples, truncated_samples) = (samples.dropped, samples.truncated);
+        let (train, validation) = split::split(samples.samples, config.val_set_size, config.seed)?;
+        let validation_samples = validation.len();
+        let validation = batch::in_order(&validation, config.micro_batch_size, config.packing());
+        let loader = Loader::new(train, config.loader_options());
+        let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
+        Ok(Self {
+            config,
+            origin,
+            tokenizer,
+            loader,
+            validation,
+            validation_samples,
+            dropped_samples,
+            truncated_samples,
+            planned_steps,
+        })
+    }
+
+    /// The options of early stopping with what the schedule tells.
+    pub(super) fn early_stopping(&self) -> grades::EarlyStopping {
+        let warmup_steps = self.config.schedule(self.planned_steps).warmup_steps;
+        self.config.early_stopping.clone().for_schedule(warmup_steps, self.loader.steps_per_epoch())
+    }
+}
+
+/// The last step after which a run is still the same as one without early stopping: its method has asked for nothing
+/// until then. A checkpoint of that one serves it. 0 where there is no such step.
+///
+/// # Errors
+/// If the model's description or the data cannot be read, or an option does not fit the number of steps.
+pub fn common_steps(config: &Config) -> Result<usize, TrainError> {
+    let material = Material::of(config)?;
+    // When a method asks does not depend on which matrices there are.
+    let unit = UnitId { tower: Tower::Language, layer: 0, role: grades::Role::Q };
+    let policy = material.early_stopping().build(&[unit], material.planned_steps)?;
+    Ok((1..material.planned_steps).take_while(|step| idle_until(policy.as_ref(), *step)).last().unwrap_or(0))
+}
