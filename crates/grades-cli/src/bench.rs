@@ -34,9 +34,15 @@ struct Step {
     /// The model: smollm2-135m, smollm2-360m, llama-1b or tiny.
     #[arg(long, default_value_t = Shape::SmolLm2M135)]
     shape: Shape,
-    /// What trains: all parameters, or adapters of rank 32 on the seven projections of every layer.
+    /// What trains: all parameters, or adapters on the seven projections of every layer.
     #[arg(long, value_parser = ["full", "lora"], default_value = "full")]
     mode: String,
+    /// Rank of the adapters.
+    #[arg(long, default_value_t = 32)]
+    lora_r: usize,
+    /// Hold the matrices under the adapters in NF4.
+    #[arg(long)]
+    load_in_4bit: bool,
     /// Numbers of the matrix products: auto (bf16 where the processor has them), f32 or bf16.
     #[arg(long, default_value = "auto")]
     precision: Precision,
@@ -99,6 +105,8 @@ impl Step {
             shape: self.shape,
             precision: self.precision.resolve(),
             mode: if self.mode == "lora" { Mode::Lora } else { Mode::Full },
+            lora_r: self.lora_r,
+            load_in_4bit: self.load_in_4bit,
             rows: self.rows,
             tokens: self.tokens,
             completion_share: self.completion_share,
@@ -134,6 +142,12 @@ fn print(report: &StepReport) {
         short(report.parameters as u64),
         report.frozen_units,
         report.units
+    ));
+    output::print(&format!(
+        "base          {}B, of it the matrices {}B, {:.3} of what they take in bf16",
+        short(report.base_bytes),
+        short(report.matrices_bytes),
+        report.matrices_bytes as f64 / report.matrices_bf16_bytes as f64
     ));
     let processor = report.processor.as_deref().unwrap_or("unknown processor");
     let precision = report.options.precision.name();

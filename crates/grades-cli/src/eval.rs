@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use burn::tensor::Device;
+use grades_models::parameters::Storage;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::Checkpoint;
 use grades_models::{peft, registry};
@@ -38,6 +39,9 @@ pub(crate) struct Args {
     /// The folder of an adapter for it, as PEFT stores them.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// Hold the model's matrices in 4 bits, as training with load_in_4bit does: quantised ones as they are, others in NF4.
+    #[arg(long)]
+    load_in_4bit: bool,
     /// Benchmarks, separated by commas.
     #[arg(long, value_delimiter = ',', required = true)]
     tasks: Vec<String>,
@@ -74,7 +78,7 @@ impl Args {
         let questions: Vec<_> = tasks.iter().map(load).collect::<anyhow::Result<_>>()?;
         let checkpoint = Checkpoint::open(&self.model)?;
         let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
-        let mut model = registry::open(&checkpoint, &Device::default())?;
+        let mut model = registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit))?;
         if let Some(adapter) = &self.adapter {
             model = peft::attach(model, adapter)?;
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use burn::tensor::Device;
 use grades_models::generate::{Limits, generate};
+use grades_models::parameters::Storage;
 use grades_models::sampling::{Sampler, SamplingOptions};
 use grades_models::template::{ChatTemplate, Message};
 use grades_models::tokenizer::Tokenizer;
@@ -26,6 +27,9 @@ pub(crate) struct Args {
     /// The folder of an adapter for it, as PEFT stores them.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// Hold the model's matrices in 4 bits, as training with load_in_4bit does: quantised ones as they are, others in NF4.
+    #[arg(long)]
+    load_in_4bit: bool,
     /// The text to continue.
     #[arg(long)]
     prompt: String,
@@ -53,7 +57,7 @@ impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
         let checkpoint = Checkpoint::open(&self.model)?;
         let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
-        let mut model = registry::open(&checkpoint, &Device::default())?;
+        let mut model = registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit))?;
         if let Some(adapter) = &self.adapter {
             model = peft::attach(model, adapter)?;
         }

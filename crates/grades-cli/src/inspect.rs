@@ -16,6 +16,14 @@ const FULL_BYTES: u64 = 20;
 /// Rank of the LoRA estimate.
 const LORA_RANK: u64 = 16;
 
+/// 64ths of a byte that a value takes in NF4.
+const NF4_64THS: u64 = 33;
+
+/// Whether a tensor is the weight of a linear layer within the model.
+fn is_projection(name: &str) -> bool {
+    name.contains(".layers.") && name.ends_with("_proj.weight")
+}
+
 /// Show what a checkpoint holds and what fine-tuning it would need.
 ///
 /// Reads headers only. The memory figures are those of the parameters, gradients and optimizer state; activations come on
@@ -35,13 +43,18 @@ impl Args {
         let hf = HfConfig::new(checkpoint.config()?.clone())?;
         let config = registry::decoder_config(&hf)?;
         let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
-        let (mut parameters, mut bytes, mut tensors) = (0, 0, Vec::new());
+        let (mut parameters, mut bytes, mut packed, mut tensors) = (0, 0, 0, Vec::new());
         for name in checkpoint.names() {
             let info = checkpoint.info(name)?;
             let entry = types.entry(info.dtype.to_string()).or_default();
             *entry = (entry.0 + 1, entry.1 + info.values() as u64);
             parameters += info.values() as u64;
             bytes += info.bytes;
+            packed += match info.values() as u64 {
+                _ if info.dtype.is_quantized() && is_projection(name) => info.bytes,
+                values if is_projection(name) => values * NF4_64THS / 64,
+                values => 4 * values,
+            };
             tensors.push(json!({ "name": name, "shape": info.shape, "type": info.dtype.to_string() }));
         }
         let query = (config.num_attention_heads * config.head_dim) as u64;
@@ -60,6 +73,7 @@ impl Args {
             * config.num_hidden_layers as u64;
         let units = config.num_hidden_layers * adapter.len();
         let (full_memory, lora_memory) = (parameters * FULL_BYTES, 4 * parameters + lora * FULL_BYTES);
+        let packed_memory = packed + lora * FULL_BYTES;
         if json {
             return output::print_json(&json!({
                 "path": self.path,
@@ -71,6 +85,7 @@ impl Args {
                 "units": units,
                 "full_memory_bytes": full_memory,
                 "lora_memory_bytes": lora_memory,
+                "lora_4bit_memory_bytes": packed_memory,
                 "lora_r": LORA_RANK,
                 "tensors": tensors,
             }));
@@ -93,9 +108,10 @@ impl Args {
         }
         output::print(&format!("units       {units} matrices that freeze one by one"));
         output::print(&format!(
-            "memory      full fine-tune {}B, LoRA of rank {LORA_RANK} {}B, and the activations",
+            "memory      full fine-tune {}B, LoRA of rank {LORA_RANK} {}B, with load_in_4bit {}B, and the activations",
             short(full_memory),
-            short(lora_memory)
+            short(lora_memory),
+            short(packed_memory)
         ));
         if self.tensors {
             for name in checkpoint.names() {

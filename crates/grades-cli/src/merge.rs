@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
+use grades_models::parameters::Storage;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
 use grades_models::{host, peft, registry};
@@ -12,7 +13,9 @@ use crate::output;
 
 /// Fold an adapter into its base and write the model that comes of it.
 ///
-/// The result is a model folder in the Hugging Face layout whose weights are dense: a quantised base is decoded first.
+/// The result is a model folder in the Hugging Face layout whose weights are dense: a quantised base is decoded first. An
+/// adapter that was trained with load_in_4bit on a dense base was trained beside rounded weights: with --load-in-4bit it
+/// is folded into these.
 ///
 /// Example: grades merge --model SmolLM2-135M --adapter runs/lora/adapter --output-dir merged
 #[derive(Debug, clap::Args)]
@@ -23,6 +26,9 @@ pub(crate) struct Args {
     /// The folder of the adapter, as PEFT stores them.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
+    /// Round a dense base to 4 bits first, as training with load_in_4bit does.
+    #[arg(long)]
+    load_in_4bit: bool,
     /// The folder to write; weights in it are never overwritten.
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
@@ -35,7 +41,8 @@ impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
         let checkpoint = Checkpoint::open(&self.model)?;
         let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
-        let model = peft::attach(registry::open(&checkpoint, &Device::default())?, &self.adapter)?.merged()?;
+        let base = registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit))?;
+        let model = peft::attach(base, &self.adapter)?.merged()?;
         let failed = |error: grades_models::Error| WeightsError::Values(error.to_string());
         let tensors = model.parameters().iter().map(|parameter| {
             TensorToSave::deferred(&parameter.name, &parameter.shape, move || {
@@ -54,7 +61,13 @@ impl Args {
         if json {
             return output::print_json(&json!({ "model_dir": self.output_dir, "dtype": self.dtype }));
         }
-        output::print(&format!("model         {}, dense weights in {}", self.output_dir.display(), self.dtype));
+        let types: Vec<String> = checkpoint.quantized_types().iter().map(ToString::to_string).collect();
+        let decoded = if types.is_empty() { String::new() } else { format!(" decoded from {}", types.join(" and ")) };
+        output::print(&format!(
+            "model         {}, dense weights in {}{decoded}",
+            self.output_dir.display(),
+            self.dtype
+        ));
         Ok(())
     }
 }

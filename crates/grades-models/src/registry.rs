@@ -1,12 +1,13 @@
 //! From a checkpoint's config to its model: one line a family.
 
 use burn::tensor::Device;
+use grades_kernels::quant::PackedMatrix;
 
 use crate::Error;
 use crate::config::HfConfig;
 use crate::families::{llama, mistral, qwen2};
 use crate::nn::{Decoder, DecoderConfig};
-use crate::parameters::Source;
+use crate::parameters::{Source, Storage};
 use crate::weights::Checkpoint;
 
 type Family = (&'static str, fn(&HfConfig) -> Result<DecoderConfig, Error>);
@@ -36,7 +37,15 @@ pub fn decoder_config(config: &HfConfig) -> Result<DecoderConfig, Error> {
 /// # Errors
 /// As [`decoder_config`] and [`Decoder::load`].
 pub fn load(config: &HfConfig, source: &dyn Source, device: &Device) -> Result<Decoder, Error> {
-    Decoder::load(decoder_config(config)?, source, device)
+    load_as(config, source, device, Storage::Dense)
+}
+
+/// As [`load`], with the projection matrices held as `storage` says.
+///
+/// # Errors
+/// As [`decoder_config`] and [`Decoder::load_as`].
+pub fn load_as(config: &HfConfig, source: &dyn Source, device: &Device, storage: Storage) -> Result<Decoder, Error> {
+    Decoder::load_as(decoder_config(config)?, source, device, storage)
 }
 
 /// The model of a checkpoint on disk, read tensor by tensor.
@@ -44,7 +53,15 @@ pub fn load(config: &HfConfig, source: &dyn Source, device: &Device) -> Result<D
 /// # Errors
 /// As [`load`], and if a file cannot be read.
 pub fn open(checkpoint: &Checkpoint, device: &Device) -> Result<Decoder, Error> {
-    load(&HfConfig::new(checkpoint.config()?.clone())?, checkpoint, device)
+    open_as(checkpoint, device, Storage::Dense)
+}
+
+/// As [`open`], with the projection matrices held as `storage` says.
+///
+/// # Errors
+/// As [`load_as`], and if a file cannot be read.
+pub fn open_as(checkpoint: &Checkpoint, device: &Device, storage: Storage) -> Result<Decoder, Error> {
+    load_as(&HfConfig::new(checkpoint.config()?.clone())?, checkpoint, device, storage)
 }
 
 impl Source for Checkpoint {
@@ -54,5 +71,9 @@ impl Source for Checkpoint {
 
     fn load(&self, name: &str, _: &[usize]) -> Result<Vec<f32>, Error> {
         Ok(self.load_f32(name)?)
+    }
+
+    fn load_packed(&self, name: &str, _: [usize; 2]) -> Result<PackedMatrix, Error> {
+        Ok(self.packed(name)?)
     }
 }

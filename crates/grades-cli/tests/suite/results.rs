@@ -169,6 +169,61 @@ fn an_adapter_beside_its_base_and_folded_into_it_are_one_model() {
 }
 
 #[test]
+fn an_adapter_on_a_base_in_4_bits_is_used_beside_it_and_folded_into_it() {
+    let workspace = Workspace::new();
+    let train = ["train", "config.yaml", "adapter=lora", "lora_r=4", "load_in_4bit=true", "max_steps=12"];
+    workspace.json(&train);
+    let folded = |name: &str, options: &[&str]| {
+        let merge = ["merge", "--model", "model", "--adapter", "run/adapter", "--output-dir", name, "--dtype", "f32"];
+        workspace.json(&[&merge[..], options].concat());
+    };
+    folded("merged", &["--load-in-4bit"]);
+    folded("apart", &[]);
+    let scores = |name: &str, model: &[&str]| {
+        let eval = ["eval", "--tasks", "piqa", "--data-dir", ".", "--precision", "f32", "--samples", name];
+        workspace.json(&[&eval[..], model].concat());
+        let lines = fs::read_to_string(workspace.path(name)).unwrap();
+        let line = |line: &str| serde_json::from_str::<Value>(line).unwrap()["loglikelihoods"][0].as_f64().unwrap();
+        lines.lines().map(line).collect::<Vec<f64>>()
+    };
+    let packed = ["--model", "model", "--adapter", "run/adapter", "--load-in-4bit"];
+    let beside = scores("beside.jsonl", &packed);
+    let (merged, apart) =
+        (scores("merged.jsonl", &["--model", "merged"]), scores("apart.jsonl", &["--model", "apart"]));
+    for ((beside, merged), apart) in beside.iter().zip(&merged).zip(&apart) {
+        assert!((beside - merged).abs() < 1e-4 * beside.abs(), "{beside} {merged}");
+        assert!((beside - apart).abs() > 1e-4 * beside.abs(), "{beside} {apart}");
+    }
+    let text = |model: &[&str]| {
+        let generate = ["generate", "--prompt", "the red fox", "--max-new-tokens", "8"];
+        workspace.json(&[&generate[..], model].concat())["text"].clone()
+    };
+    assert_eq!(text(&packed), text(&["--model", "merged"]));
+}
+
+#[test]
+fn quantised_weights_that_are_decoded_are_told() {
+    let workspace = Workspace::new();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(crate::tiny_checkpoint::fixture("nf4/llama").join(name), workspace.path("model").join(name)).unwrap();
+    }
+    let log = |name: &str, options: &[&str]| {
+        let out = format!("output_dir={name}");
+        let called = workspace.call(&[&["train", "config.yaml", &out][..], options].concat());
+        assert!(called.succeeded(), "{}", called.stderr());
+        called.stderr()
+    };
+    assert!(log("full", &[]).contains("in NF4 are decoded to f32, in which alone they can train"));
+    assert!(log("lora", &["adapter=lora"]).contains("load_in_4bit: true"));
+    assert!(!log("packed", &["adapter=lora", "load_in_4bit=true"]).contains("decoded"));
+    let merge = ["merge", "--model", "model", "--adapter", "packed/adapter", "--output-dir", "merged"];
+    assert!(workspace.call(&merge).stdout().contains("dense weights in bf16 decoded from NF4"));
+    let found = workspace.json(&["inspect", "model"]);
+    assert_eq!(found["types"]["NF4"]["tensors"], 14);
+    assert!(found["lora_4bit_memory_bytes"].as_u64() < found["lora_memory_bytes"].as_u64());
+}
+
+#[test]
 fn generate_repeats_itself() {
     let workspace = Workspace::new();
     let prompt = ["generate", "--model", "model", "--prompt", "the red fox", "--max-new-tokens", "8"];

@@ -16,7 +16,7 @@ use super::projection::{Context, Projection, fold};
 use super::{Rope, RopeScaling};
 use crate::Error;
 use crate::ops::{self, Activation, AttentionSpec, Layout, Precision, Tie};
-use crate::parameters::{Builder, ParameterId, Parameters, Place, Source};
+use crate::parameters::{Builder, Parameter, ParameterId, Parameters, Place, Source, Storage};
 
 /// The sizes of a decoder and what tells the families apart.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,7 +140,21 @@ impl Decoder {
     /// # Errors
     /// When a tensor is missing, cannot be read, or has another shape than the config says.
     pub fn load(config: DecoderConfig, source: &dyn Source, device: &Device) -> Result<Self, Error> {
-        let mut builder = Builder::new(source, device);
+        Self::load_as(config, source, device, Storage::Dense)
+    }
+
+    /// As [`load`](Self::load), with the projection matrices held as `storage` says; embedding, head, norms and biases are
+    /// dense.
+    ///
+    /// # Errors
+    /// As there, and if a matrix to be packed holds what is no finite number.
+    pub fn load_as(
+        config: DecoderConfig,
+        source: &dyn Source,
+        device: &Device,
+        storage: Storage,
+    ) -> Result<Self, Error> {
+        let mut builder = Builder::new(source, device, storage);
         let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
         let input = Companion::Embedding { tower: Tower::Language };
         let place = if config.tie_word_embeddings { Place::Tied(input) } else { Place::Companion(input) };
@@ -186,11 +200,12 @@ impl Decoder {
         Ok(self)
     }
 
-    /// The same model without adapters: each weight becomes what it is with its own.
+    /// The same model without adapters, all of it dense: each weight becomes what it is with its own.
     ///
     /// # Errors
     /// When the device fails to hand values over.
     pub fn merged(mut self) -> Result<Self, Error> {
+        self.parameters.iter_mut().for_each(Parameter::unpack);
         let scale = self.adapter.take().as_ref().map_or(0.0, LoraConfig::scale);
         for projection in self.layers.iter_mut().flat_map(Layer::projections) {
             for (&weight, pair) in projection.weights.iter().zip(std::mem::take(&mut projection.pairs)) {
@@ -209,8 +224,8 @@ impl Decoder {
         Ok(self)
     }
 
-    /// Adds every adapter of which nothing trains any more to its weight, so that its products vanish. Its values stay in
-    /// the table, and are saved as before.
+    /// Adds every adapter of which nothing trains any more to its weight, so that its products vanish; a packed weight stays
+    /// as it is. The adapter's values stay in the table, and are saved as before.
     ///
     /// # Errors
     /// When the device fails to hand values over.
@@ -219,6 +234,9 @@ impl Decoder {
         for projection in self.layers.iter_mut().flat_map(Layer::projections) {
             for (&weight, pair) in projection.weights.iter().zip(&mut projection.pairs) {
                 let Some(pair) = pair.as_mut().filter(|pair| !pair.folded) else { continue };
+                if self.parameters.get(weight).packed.is_some() {
+                    continue;
+                }
                 if pair.parameters().all(|id| !self.parameters.get(id).is_trainable()) {
                     fold(&mut self.parameters, weight, pair, scale)?;
                     pair.folded = true;

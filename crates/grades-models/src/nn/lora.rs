@@ -178,10 +178,9 @@ impl LoraConfig {
 
 /// The squared norm of each row of a weight, `[1, out]`.
 fn squares(weight: &Parameter, device: &Device) -> Result<Tensor<2>, Error> {
-    let [rows, columns] = weight.value.dims();
-    let squares: Vec<f32> = host::read(&weight.name, &weight.value, |values| {
-        values.chunks(columns.max(1)).map(|row| sum_squares(row) as f32).collect()
-    })?;
+    let (rows, columns) = (weight.rows(), weight.shape.last().copied().unwrap_or(1));
+    let squares: Vec<f32> =
+        weight.read(|values| values.chunks(columns.max(1)).map(|row| sum_squares(row) as f32).collect())?;
     let squares = Tensor::from_data(TensorData::new(squares, [1, rows]), device);
     Ok(if squares.is_autodiff() { squares.inner() } else { squares })
 }

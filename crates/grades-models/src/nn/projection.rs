@@ -34,15 +34,20 @@ impl Projection {
     pub(super) fn run(&self, context: Context<'_>, x: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
         let Context { parameters, track, .. } = context;
         let values = |ids: &[ParameterId]| ids.iter().map(|&id| parameters.value(id, track)).collect::<Vec<_>>();
-        let (weights, biases) = (values(&self.weights), values(&self.biases));
+        let biases = values(&self.biases);
+        let project = |x, biases, residual| match parameters.packed(&self.weights) {
+            Some(weights) => ops::project_packed(x, weights, biases, residual),
+            None => ops::project(x, values(&self.weights), biases, residual),
+        };
         let beside: Vec<Option<&Pair>> =
             self.pairs.iter().map(|pair| pair.as_ref().filter(|pair| !pair.folded)).collect();
         let Some(adapter) = context.adapter.filter(|_| beside.iter().any(Option::is_some)) else {
-            return ops::project(x, weights, biases, residual);
+            return project(x, biases, residual);
         };
-        let firsts = weights.iter().scan(0, |end, weight: &Tensor<2>| {
-            *end += weight.dims()[0];
-            Some(*end - weight.dims()[0])
+        let rows = |weight: ParameterId| parameters.get(weight).rows();
+        let firsts = self.weights.iter().scan(0, |end, &weight| {
+            *end += rows(weight);
+            Some(*end - rows(weight))
         });
         let pairs = firsts.zip(&beside).filter_map(|(first, pair)| Some((first, (*pair)?)));
         let (firsts, pairs): (Vec<_>, Vec<&Pair>) = pairs.unzip();
@@ -52,29 +57,32 @@ impl Projection {
         let dropout = context.draw.filter(|_| share > 0.0).map(|draw| Dropout { share, key: draw.key(self.site) });
         let input = dropout.map_or_else(|| x.clone(), |dropout| ops::dropout(x.clone(), dropout));
         if !adapter.use_dora {
-            let y = ops::project(x, weights, biases, residual);
+            let y = project(x, biases, residual);
             return ops::add_low_rank(y, input, values(&a), values(&b), spec);
         }
-        let gains = beside.iter().zip(&weights).map(|(pair, weight)| match pair {
-            Some(pair) => gain(pair, context, weight, adapter.scale()),
-            None => Tensor::ones([1, weight.dims()[0]], &weight.device()),
+        let gains = beside.iter().zip(&self.weights).map(|(pair, &weight)| {
+            pair.and_then(|pair| gain(pair, context, weight, adapter.scale()))
+                .unwrap_or_else(|| Tensor::ones([1, rows(weight)], &x.device()))
         });
         let gains = gains.collect();
-        let y = ops::add_low_rank(ops::project(x, weights, Vec::new(), None), input, values(&a), values(&b), spec);
+        let y = ops::add_low_rank(project(x, Vec::new(), None), input, values(&a), values(&b), spec);
         rescaled(y, gains, biases, residual)
     }
 }
 
-/// What DoRA multiplies each row of `W + s · B · A` by, `[1, out]`: its magnitude over its norm, which counts as constant.
+/// What DoRA multiplies each row of `W + s · B · A` by, `[1, out]`, if it does: its magnitude over its norm, which counts as
+/// constant.
 ///
 /// The squares of the norms are `‖W‖² + 2s · Σ B ⊙ (W · Aᵀ) + s² · Σ (B · A · Aᵀ) ⊙ B` along the rows, so that nothing of
 /// the size of W is formed.
-fn gain(pair: &Pair, context: Context<'_>, weight: &Tensor<2>, scale: f32) -> Tensor<2> {
+fn gain(pair: &Pair, context: Context<'_>, weight: ParameterId, scale: f32) -> Option<Tensor<2>> {
     let value = |id| context.parameters.value(id, false);
-    let Some(dora) = &pair.dora else { return Tensor::ones([1, weight.dims()[0]], &weight.device()) };
-    let weight = if weight.is_autodiff() { weight.clone().inner() } else { weight.clone() };
+    let dora = pair.dora.as_ref()?;
     let (a, b) = (value(pair.a), value(pair.b).transpose());
-    let of_weight = ops::project(a.clone(), vec![weight], Vec::new(), None);
+    let of_weight = match context.parameters.packed(&[weight]) {
+        Some(weight) => ops::project_packed(a.clone(), weight, Vec::new(), None),
+        None => ops::project(a.clone(), vec![value(weight)], Vec::new(), None),
+    };
     let crossed = (of_weight * b.clone()).sum_dim(0);
     let squared = (a.clone().matmul(a.transpose()).matmul(b.clone()) * b).sum_dim(0);
     let norms = dora.squares.clone() + crossed * (2.0 * scale) + squared * (scale * scale);
@@ -82,7 +90,7 @@ fn gain(pair: &Pair, context: Context<'_>, weight: &Tensor<2>, scale: f32) -> Te
     let norms = norms.clamp_min(f32::MIN_POSITIVE).sqrt();
     let magnitude = context.parameters.value(dora.magnitude, context.track);
     let norms = if magnitude.is_autodiff() { norms.autodiff() } else { norms };
-    magnitude / norms
+    Some(magnitude / norms)
 }
 
 /// `y ⊙ gains + b + residual`, computed in f32; without a residual in the numbers of y.

@@ -131,17 +131,34 @@ pub(super) fn zeros<E: Number>(count: usize) -> Vec<E> {
     vec![E::ZERO; count]
 }
 
-/// [`Ops::project`] of f32.
-fn project_f32(x: &Values, weights: &[Values], bias: &[f32], residual: Option<Vec<f32>>) -> FlexTensor {
-    let (rows, total) = (x.dims()[0], weights.iter().map(|w| w.dims()[0]).sum::<usize>());
+/// Biases side by side.
+pub(super) fn joined(biases: Tensors<Flex>) -> Vec<f32> {
+    let biases: Vec<_> = biases.0.into_iter().map(Values::of).collect();
+    biases.iter().flat_map(Values::slice::<f32>).copied().collect()
+}
+
+/// The residual, to add a product to.
+pub(super) fn own(residual: Tensors<Flex>) -> Option<Vec<f32>> {
+    residual.0.into_iter().next().map(|residual| Values::of(residual).into_vec())
+}
+
+/// [`Ops::project`] of f32, through weights of `outs` rows: `product` writes that with one of them to its columns of y, or
+/// adds it there.
+pub(super) fn project_f32(
+    rows: usize,
+    outs: &[usize],
+    bias: &[f32],
+    residual: Option<Vec<f32>>,
+    product: impl Fn(usize, MatrixMut<'_>, bool),
+) -> FlexTensor {
+    let total = outs.iter().sum::<usize>();
     let accumulate = residual.is_some() || !bias.is_empty();
     let mut y = residual.unwrap_or_else(|| zeros(rows * total));
     add_bias(&mut y, bias);
     let mut first = 0;
-    for weight in weights {
-        let [out, _] = weight.dims();
+    for (index, &out) in outs.iter().enumerate() {
         let part = &mut y[if rows == 0 { 0 } else { first }..];
-        gemm::nt(x.matrix(), weight.matrix(), MatrixMut::with_stride(part, rows, out, total), accumulate);
+        product(index, MatrixMut::with_stride(part, rows, out, total), accumulate);
         first += out;
     }
     tensor(y, [rows, total])
@@ -163,35 +180,45 @@ fn rows<'a>(matrices: &'a [Matrix<'_>]) -> Vec<&'a dyn Rows> {
 }
 
 /// [`Ops::project`] of bf16: bf16, or f32 onto a residual.
-fn project_bf16(x: &Values, weights: &[Values], bias: &[f32], residual: Option<Vec<f32>>) -> FlexTensor {
-    let (tokens, total) = (x.dims()[0], weights.iter().map(|w| w.dims()[0]).sum::<usize>());
-    let matrices = matrices(weights);
-    let weights = rows(&matrices);
+pub(super) fn project_bf16(x: &Values, weights: &[&dyn Rows], bias: &[f32], residual: Option<Vec<f32>>) -> FlexTensor {
+    let (tokens, total) = (x.dims()[0], weights.iter().map(|weight| weight.rows()).sum::<usize>());
     match residual {
         Some(mut y) => {
-            gemm::bf16::nt(x.matrix(), &weights, bias, Output::AddF32(MatrixMut::new(&mut y, tokens, total)));
+            gemm::bf16::nt(x.matrix(), weights, bias, Output::AddF32(MatrixMut::new(&mut y, tokens, total)));
             tensor(y, [tokens, total])
         }
         None => {
             let mut y = zeros::<bf16>(tokens * total);
-            gemm::bf16::nt(x.matrix(), &weights, bias, Output::Bf16(MatrixMut::new(&mut y, tokens, total)));
+            gemm::bf16::nt(x.matrix(), weights, bias, Output::Bf16(MatrixMut::new(&mut y, tokens, total)));
             tensor(y, [tokens, total])
         }
     }
 }
 
-/// [`Ops::project_input_gradient`] of f32.
-fn project_input_gradient_f32(dy: &Values, weights: &[Values]) -> FlexTensor {
+/// [`Ops::project_input_gradient`] of f32, through weights of these shapes: `product` adds that of a part of dy with one of
+/// them to dx, or writes it there.
+pub(super) fn input_gradient_f32(
+    dy: &Values,
+    shapes: &[[usize; 2]],
+    product: impl Fn(usize, Matrix<'_>, MatrixMut<'_>, bool),
+) -> FlexTensor {
     let ([rows, total], mut first) = (dy.dims(), 0);
-    let width = weights.first().map_or(0, |w| w.dims()[1]);
+    let width = shapes.first().map_or(0, |[_, width]| *width);
     let mut dx = zeros(rows * width);
-    for weight in weights {
-        let [out, _] = weight.dims();
+    for (index, &[out, _]) in shapes.iter().enumerate() {
         let part = columns(dy.slice(), [rows, total], first, out);
-        gemm::nn(part, weight.matrix(), MatrixMut::new(&mut dx, rows, width), first > 0);
+        product(index, part, MatrixMut::new(&mut dx, rows, width), first > 0);
         first += out;
     }
     tensor(dx, [rows, width])
+}
+
+/// [`Ops::project_input_gradient`] of bf16.
+pub(super) fn input_gradient_bf16(dy: &Values, weights: &[&dyn Rows]) -> FlexTensor {
+    let (tokens, width) = (dy.dims()[0], weights.first().map_or(0, |weight| weight.columns()));
+    let mut dx = zeros::<bf16>(tokens * width);
+    gemm::bf16::nn(dy.matrix(), weights, Output::Bf16(MatrixMut::new(&mut dx, tokens, width)));
+    tensor(dx, [tokens, width])
 }
 
 /// [`Ops::rms_norm_forward`] into either kind of numbers.
@@ -204,29 +231,30 @@ fn rms_norm<E: Number>(x: &Values, scale: &Values, eps: f32) -> (FlexTensor, Fle
 
 impl Ops for Flex {
     fn project(x: FlexTensor, weights: Tensors<Self>, biases: Tensors<Self>, residual: Tensors<Self>) -> FlexTensor {
-        let x = Values::of(x);
+        let (x, bias, residual) = (Values::of(x), joined(biases), own(residual));
         let weights: Vec<_> = weights.0.into_iter().map(Values::of).collect();
-        let biases: Vec<_> = biases.0.into_iter().map(Values::of).collect();
-        let bias: Vec<f32> = biases.iter().flat_map(Values::slice::<f32>).copied().collect();
-        let residual = residual.0.into_iter().next().map(|residual| Values::of(residual).into_vec());
-        match Precision::of(x.0.dtype()) {
-            Precision::F32 => project_f32(&x, &weights, &bias, residual),
-            Precision::Bf16 => project_bf16(&x, &weights, &bias, residual),
+        match x.precision() {
+            Precision::F32 => {
+                let outs: Vec<usize> = weights.iter().map(|weight| weight.dims()[0]).collect();
+                project_f32(x.dims()[0], &outs, &bias, residual, |index, y, accumulate| {
+                    gemm::nt(x.matrix(), weights[index].matrix(), y, accumulate);
+                })
+            }
+            Precision::Bf16 => project_bf16(&x, &rows(&matrices(&weights)), &bias, residual),
         }
     }
 
     fn project_input_gradient(dy: FlexTensor, weights: Tensors<Self>) -> FlexTensor {
         let dy = Values::of(dy);
         let weights: Vec<_> = weights.0.into_iter().map(Values::of).collect();
-        match Precision::of(dy.0.dtype()) {
-            Precision::F32 => project_input_gradient_f32(&dy, &weights),
-            Precision::Bf16 => {
-                let (tokens, matrices) = (dy.dims()[0], matrices(&weights));
-                let width = matrices.first().map_or(0, Matrix::columns);
-                let mut dx = zeros::<bf16>(tokens * width);
-                gemm::bf16::nn(dy.matrix(), &rows(&matrices), Output::Bf16(MatrixMut::new(&mut dx, tokens, width)));
-                tensor(dx, [tokens, width])
+        match dy.precision() {
+            Precision::F32 => {
+                let shapes: Vec<_> = weights.iter().map(Values::dims).collect();
+                input_gradient_f32(&dy, &shapes, |index, dy, dx, accumulate| {
+                    gemm::nn(dy, weights[index].matrix(), dx, accumulate);
+                })
             }
+            Precision::Bf16 => input_gradient_bf16(&dy, &rows(&matrices(&weights))),
         }
     }
 

@@ -14,6 +14,7 @@ mod dropout;
 mod flex;
 mod flops;
 mod low_rank;
+mod packed;
 mod precision;
 mod stock;
 mod tensors;
@@ -31,6 +32,7 @@ pub use attention::{AttentionSpec, Layout, RopeTable, Segment};
 pub use dropout::{Dropout, DropoutOps, dropout};
 pub use flops::Flops;
 pub use low_rank::{LowRank, LowRankOps, add_low_rank};
+pub use packed::{PackedOps, PackedWeights, project_packed};
 pub use precision::Precision;
 pub use tensors::Tensors;
 

@@ -20,7 +20,7 @@ pub(super) fn columns<B: Backend>(tensor: FloatTensor<B>, first: usize, count: u
     B::float_slice(tensor, &[Slice::from(0..rows), Slice::from(first..first + count)])
 }
 
-fn floats<B: Backend>(values: Vec<f32>, shape: impl Into<Shape>, device: &Device<B>) -> FloatTensor<B> {
+pub(super) fn floats<B: Backend>(values: Vec<f32>, shape: impl Into<Shape>, device: &Device<B>) -> FloatTensor<B> {
     B::float_from_data(TensorData::new(values, shape.into()), device)
 }
 

@@ -4,6 +4,7 @@ mod backward;
 mod bf16;
 mod gradients;
 mod overrides;
+mod packed;
 mod passes;
 
 use std::ops::Range;

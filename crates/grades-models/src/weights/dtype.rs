@@ -11,6 +11,8 @@ pub enum Dtype {
     F64,
     /// A type that GGUF knows: F32, F16, BF16 (which safetensors has too) and the block quantisations.
     Gguf(GgufType),
+    /// bitsandbytes' NF4, whose scales are tensors of their own.
+    Nf4,
     /// Anything else a safetensors file may hold (integers, 8-bit floats, …): listed, readable raw, never decoded.
     Other(&'static str),
 }
@@ -25,15 +27,15 @@ impl Dtype {
 
     /// Whether values share the scale of a block.
     pub fn is_quantized(self) -> bool {
-        self.block().is_some_and(|(values, _)| values > 1)
+        self == Self::Nf4 || self.block().is_some_and(|(values, _)| values > 1)
     }
 
-    /// Values and bytes of the smallest unit that can be decoded alone; `None` for [`Dtype::Other`].
+    /// Values and bytes of the smallest unit that can be decoded alone; `None` where there is none.
     pub fn block(self) -> Option<(usize, usize)> {
         match self {
             Self::F64 => Some((1, 8)),
             Self::Gguf(kind) => Some((kind.block_size(), kind.block_bytes())),
-            Self::Other(_) => None,
+            Self::Nf4 | Self::Other(_) => None,
         }
     }
 
@@ -47,7 +49,7 @@ impl Dtype {
                 true
             }
             Self::Gguf(kind) => quant::decode(kind, bytes, out).is_ok(),
-            Self::F64 | Self::Other(_) => false,
+            Self::F64 | Self::Nf4 | Self::Other(_) => false,
         }
     }
 }
@@ -57,6 +59,7 @@ impl fmt::Display for Dtype {
         match self {
             Self::F64 => f.write_str("F64"),
             Self::Gguf(kind) => write!(f, "{kind:?}"),
+            Self::Nf4 => f.write_str("NF4"),
             Self::Other(name) => f.write_str(name),
         }
     }

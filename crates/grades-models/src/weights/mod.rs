@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows the tensor framework: values are host `Vec<f32>`, one tensor at a time.
 
+mod bitsandbytes;
 mod dtype;
 mod error;
 mod file;
@@ -16,6 +17,7 @@ use std::collections::btree_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use grades_kernels::quant::{Nf4, NotFinite, PackedMatrix};
 use serde_json::Value;
 
 pub use dtype::Dtype;
@@ -53,6 +55,8 @@ struct Stored {
     offset: u64,
     /// Rows of each head are stored interleaved (GGUF, llama architecture): the number of heads.
     interleaved_heads: Option<usize>,
+    /// The scales of a weight in NF4.
+    scales: Option<bitsandbytes::Scales>,
 }
 
 /// An open checkpoint: a config and named tensors, read when asked for.
@@ -80,9 +84,14 @@ impl Checkpoint {
                 let folder = file.parent().unwrap_or(Path::new("."));
                 let mut checkpoint = Self::empty(path, folder)?;
                 checkpoint.add_safetensors(&file)?;
+                checkpoint.join_quantized()?;
                 Ok(checkpoint)
             }
-            Layout::Sharded(index) => Self::open_sharded(path, &index),
+            Layout::Sharded(index) => {
+                let mut checkpoint = Self::open_sharded(path, &index)?;
+                checkpoint.join_quantized()?;
+                Ok(checkpoint)
+            }
         }
     }
 
@@ -112,6 +121,7 @@ impl Checkpoint {
                 file: 0,
                 offset: tensor.offset,
                 interleaved_heads: tensor.interleaved_heads,
+                scales: None,
             };
             checkpoint.insert(tensor.name, stored)?;
         }
@@ -163,7 +173,8 @@ impl Checkpoint {
         let index = self.files.len();
         self.files.push(file);
         for entry in entries {
-            let stored = Stored { info: entry.info, file: index, offset: entry.offset, interleaved_heads: None };
+            let stored =
+                Stored { info: entry.info, file: index, offset: entry.offset, interleaved_heads: None, scales: None };
             self.insert(entry.name, stored)?;
         }
         Ok(())
@@ -218,24 +229,28 @@ impl Checkpoint {
         Ok(&self.stored(name)?.info)
     }
 
+    /// The types of the quantised tensors, each once.
+    pub fn quantized_types(&self) -> Vec<Dtype> {
+        let mut types: Vec<Dtype> = Vec::new();
+        for stored in self.tensors.values().filter(|stored| stored.info.dtype.is_quantized()) {
+            if !types.contains(&stored.info.dtype) {
+                types.push(stored.info.dtype);
+            }
+        }
+        types
+    }
+
     /// The values of a tensor, row-major in [`TensorInfo::shape`], decoded to f32 in pieces as they are read.
     pub fn load_f32(&self, name: &str) -> Result<Vec<f32>> {
         let stored = self.stored(name)?;
-        let file = &self.files[stored.file];
-        let dtype = stored.info.dtype;
-        let not_float = || WeightsError::NotFloat { path: file.path.clone(), name: name.to_owned(), dtype };
-        let (block_values, block_bytes) = dtype.block().ok_or_else(not_float)?;
-
         let mut values = zeroed::<f32>(name, stored.info.values())?;
-        let mut bytes = vec![0; VALUES_PER_READ.min(values.len()) / block_values * block_bytes];
-        let mut offset = stored.offset;
-        for piece in values.chunks_mut(VALUES_PER_READ) {
-            let bytes = &mut bytes[..piece.len() / block_values * block_bytes];
-            file.read_at(offset, bytes)?;
-            offset += bytes.len() as u64;
-            if !dtype.decode(bytes, piece) {
-                return Err(not_float());
-            }
+        if let Some(scales) = &stored.scales {
+            self.nf4(name, stored, scales)?.decode(&mut values);
+            return Ok(values);
+        }
+        let mut bytes = Vec::new();
+        for (index, piece) in values.chunks_mut(VALUES_PER_READ).enumerate() {
+            self.read_piece(name, stored, index * VALUES_PER_READ, piece, &mut bytes)?;
         }
         Ok(match stored.interleaved_heads {
             Some(heads) => gguf::deinterleave(&values, stored.info.shape[0], heads),
@@ -243,15 +258,77 @@ impl Checkpoint {
         })
     }
 
-    /// The bytes of a tensor as stored, rows in the order of [`TensorInfo::shape`]: for weights that stay packed.
+    /// A matrix in the blocks that it is stored in, rows in the order of [`TensorInfo::shape`]; one that is stored dense is
+    /// encoded as NF4 in pieces as it is read.
+    pub fn packed(&self, name: &str) -> Result<PackedMatrix> {
+        let stored = self.stored(name)?;
+        let malformed = |problem: String| {
+            WeightsError::malformed(&self.files[stored.file].path, format!("tensor {name}: {problem}"))
+        };
+        let &[rows, columns] = stored.info.shape.as_slice() else {
+            return Err(malformed(format!("its shape {:?} is not that of a matrix", stored.info.shape)));
+        };
+        let matrix = match (&stored.scales, stored.info.dtype) {
+            (Some(scales), _) => PackedMatrix::nf4(self.nf4(name, stored, scales)?, rows, columns),
+            (None, Dtype::Gguf(kind)) if kind.block_size() > 1 => {
+                PackedMatrix::gguf(kind, self.raw(name)?, rows, columns)
+            }
+            _ => PackedMatrix::nf4(self.encode(name, stored)?, rows, columns),
+        };
+        matrix.map_err(|e| malformed(e.to_string()))
+    }
+
+    /// A tensor that is stored dense, in NF4.
+    fn encode(&self, name: &str, stored: &Stored) -> Result<Nf4> {
+        let (path, count) = (&self.files[stored.file].path, stored.info.values());
+        let refused = |e: NotFinite| WeightsError::malformed(path, format!("tensor {name}: {e}"));
+        if stored.interleaved_heads.is_some() {
+            return Nf4::encode(&self.load_f32(name)?).map_err(refused);
+        }
+        let mut encoder = Nf4::encoder(count);
+        let (mut values, mut bytes) = (vec![0.0; VALUES_PER_READ.min(count)], Vec::new());
+        for first in (0..count).step_by(VALUES_PER_READ) {
+            let piece = &mut values[..VALUES_PER_READ.min(count - first)];
+            self.read_piece(name, stored, first, piece, &mut bytes)?;
+            encoder.push(piece).map_err(refused)?;
+        }
+        Ok(encoder.finish())
+    }
+
+    /// Decodes values `first ..` of a tensor, in the order of the file; `first` begins a block. `bytes` is scratch.
+    fn read_piece(
+        &self,
+        name: &str,
+        stored: &Stored,
+        first: usize,
+        piece: &mut [f32],
+        bytes: &mut Vec<u8>,
+    ) -> Result<()> {
+        let file = &self.files[stored.file];
+        let dtype = stored.info.dtype;
+        let not_float = || WeightsError::NotFloat { path: file.path.clone(), name: name.to_owned(), dtype };
+        let (block_values, block_bytes) = dtype.block().ok_or_else(not_float)?;
+        bytes.resize(piece.len() / block_values * block_bytes, 0);
+        file.read_at(stored.offset + (first / block_values * block_bytes) as u64, bytes)?;
+        if dtype.decode(bytes, piece) { Ok(()) } else { Err(not_float()) }
+    }
+
+    /// The bytes of a tensor as stored, rows in the order of [`TensorInfo::shape`]; of a weight in NF4 the codes alone.
     pub fn raw(&self, name: &str) -> Result<Vec<u8>> {
         let stored = self.stored(name)?;
-        let mut bytes = zeroed::<u8>(name, stored.info.bytes as usize)?;
-        self.files[stored.file].read_at(stored.offset, &mut bytes)?;
+        let count = stored.scales.as_ref().map_or(stored.info.bytes, bitsandbytes::Scales::codes);
+        let bytes = self.bytes(name, stored, count)?;
         Ok(match stored.interleaved_heads {
             Some(heads) => gguf::deinterleave(&bytes, stored.info.shape[0], heads),
             None => bytes,
         })
+    }
+
+    /// The first `count` bytes of a tensor in its file.
+    fn bytes(&self, name: &str, stored: &Stored, count: u64) -> Result<Vec<u8>> {
+        let mut bytes = zeroed::<u8>(name, count as usize)?;
+        self.files[stored.file].read_at(stored.offset, &mut bytes)?;
+        Ok(bytes)
     }
 
     fn stored(&self, name: &str) -> Result<&Stored> {

@@ -245,12 +245,14 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
     file.sync_all().map_err(io())
 }
 
-/// The config with the type of the saved weights, under the key that it already uses (`dtype` since transformers 5).
+/// The config with the type of the saved weights, under the key that it already uses (`dtype` since transformers 5), and
+/// without what it says of quantisation: saved weights are dense.
 fn with_dtype(config: &Value, dtype: SaveDtype) -> Value {
     let mut config = config.clone();
     if let Value::Object(config) = &mut config {
         let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
         config.insert(key.to_owned(), json!(dtype.torch_name()));
+        config.remove("quantization_config");
     }
     config
 }

@@ -2,6 +2,7 @@
 
 mod corruption;
 mod gguf;
+mod packed;
 mod saving;
 
 use std::fs;

@@ -48,7 +48,7 @@ impl Values {
         Self { tensors }
     }
 
-    fn get(&self, name: &str) -> &[f64] {
+    pub(crate) fn get(&self, name: &str) -> &[f64] {
         &self.tensors.get(name).unwrap_or_else(|| panic!("no `{name}` in the fixture")).1
     }
 }

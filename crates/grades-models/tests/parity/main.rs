@@ -4,3 +4,5 @@
 mod adapters;
 #[cfg(test)]
 mod families;
+#[cfg(test)]
+mod packed;

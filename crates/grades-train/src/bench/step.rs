@@ -5,6 +5,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use grades::{Companions, Decision, Wants};
 use grades_models::ops::{Flops, Precision};
+use grades_models::parameters::{Parameter, Place, Storage};
 use grades_models::random::Random;
 use grades_models::{Decoder, LoraConfig};
 use rand::{Rng, SeedableRng};
@@ -27,8 +28,8 @@ const MAX_GRAD_NORM: f64 = 1.0;
 /// Seed of tokens and values.
 const SEED: u64 = 0;
 
-/// Rank of the adapters, and their α.
-const LORA: (usize, f64) = (32, 64.0);
+/// α of the adapters, in their ranks.
+const ALPHA: f64 = 2.0;
 
 /// What trains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub enum Mode {
     /// Every parameter.
     #[default]
     Full,
-    /// Adapters of rank 32 on the seven projections of every layer.
+    /// Adapters on the seven projections of every layer.
     Lora,
 }
 
@@ -64,6 +65,10 @@ pub struct StepOptions {
     pub shape: Shape,
     /// What trains.
     pub mode: Mode,
+    /// Rank of the adapters.
+    pub lora_r: usize,
+    /// Whether the matrices under the adapters are in NF4.
+    pub load_in_4bit: bool,
     /// Numbers of the products.
     pub precision: Precision,
     /// Rows of the batch.
@@ -95,6 +100,8 @@ impl Default for StepOptions {
             shape: Shape::SmolLm2M135,
             precision: Precision::F32,
             mode: Mode::Full,
+            lora_r: 32,
+            load_in_4bit: false,
             rows: 4,
             tokens: 256,
             completion_share: 1.0,
@@ -142,6 +149,16 @@ pub struct StepReport {
     pub parameters: usize,
     /// Those of them that train while nothing is frozen.
     pub trainable_parameters: usize,
+    /// Memory of all weights but the adapters'.
+    pub base_bytes: u64,
+    /// Memory of the matrices among them that adapters or freezing are for.
+    pub matrices_bytes: u64,
+    /// What these would take in bf16.
+    pub matrices_bf16_bytes: u64,
+    /// Memory that the process held when the model was loaded, and the most until then.
+    pub loaded_bytes: Option<u64>,
+    /// See above.
+    pub loading_peak_bytes: Option<u64>,
     /// Matrices of the model.
     pub units: usize,
     /// Frozen ones.
@@ -213,6 +230,11 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
         threads: grades_kernels::threads(),
         parameters: bench.model.parameters().iter().map(|parameter| parameter.len()).sum(),
         trainable_parameters: bench.trainable,
+        base_bytes: bench.base.bytes,
+        matrices_bytes: bench.base.matrices,
+        matrices_bf16_bytes: bench.base.matrices_bf16,
+        loaded_bytes: bench.base.loaded,
+        loading_peak_bytes: bench.base.loading_peak,
         units: units.len(),
         frozen_units: decision.freeze.len(),
         median,
@@ -227,7 +249,7 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
 }
 
 fn check(options: &StepOptions) -> Result<(), BenchError> {
-    let StepOptions { shape, mode, rows, tokens, completion_share, steps, fold_frozen, .. } = options;
+    let StepOptions { shape, mode, load_in_4bit, rows, tokens, completion_share, steps, fold_frozen, .. } = options;
     let longest = shape.config().max_position_embeddings;
     let wrong = if *rows == 0 || *steps == 0 {
         format!("{rows} rows and {steps} steps leave nothing to measure; both must be at least 1")
@@ -237,6 +259,10 @@ fn check(options: &StepOptions) -> Result<(), BenchError> {
         format!("the completion share {completion_share} is no share of the tokens; it must lie between 0 and 1")
     } else if *fold_frozen && *mode == Mode::Full {
         "there is no adapter to fold; measure with --mode lora".to_owned()
+    } else if *load_in_4bit && *mode == Mode::Full {
+        "matrices in 4 bits cannot train; measure adapters beside them, with --mode lora".to_owned()
+    } else if *load_in_4bit && *fold_frozen {
+        "adapters are not added to matrices in 4 bits; leave one of the two out".to_owned()
     } else {
         return Ok(());
     };
@@ -253,13 +279,40 @@ struct Bench {
     checkpointing: bool,
     trainable: usize,
     cache: PrefixCache,
+    base: Base,
+}
+
+/// Memory of the model without adapters, in bytes.
+struct Base {
+    bytes: u64,
+    matrices: u64,
+    matrices_bf16: u64,
+    loaded: Option<u64>,
+    loading_peak: Option<u64>,
+}
+
+impl Base {
+    fn of(model: &Decoder) -> Self {
+        let matrix = |p: &&Parameter| matches!(p.place, Place::Unit(_)) && p.shape.len() == 2;
+        let matrices = || model.parameters().iter().filter(matrix);
+        Self {
+            bytes: model.parameters().iter().map(|p| p.bytes() as u64).sum(),
+            matrices: matrices().map(|p| p.bytes() as u64).sum(),
+            matrices_bf16: matrices().map(|p| 2 * p.len() as u64).sum(),
+            loaded: memory::resident(),
+            loading_peak: memory::peak(),
+        }
+    }
 }
 
 impl Bench {
     fn new(options: &StepOptions) -> Result<Self, BenchError> {
-        let mut model = Decoder::load(options.shape.config(), &Random::new(SEED), &Device::default().autodiff())?;
+        let storage = Storage::in_4bit(options.load_in_4bit);
+        let (shape, device) = (options.shape.config(), Device::default().autodiff());
+        let mut model = Decoder::load_as(shape, &Random::new(SEED), &device, storage)?;
+        let base = Base::of(&model);
         if options.mode == Mode::Lora {
-            let (r, lora_alpha) = LORA;
+            let (r, lora_alpha) = (options.lora_r, ALPHA * options.lora_r as f64);
             let adapter = LoraConfig { r, lora_alpha, ..LoraConfig::default() };
             model = model.with_adapter(adapter, &LoraConfig::initial(SEED))?;
         }
@@ -277,6 +330,7 @@ impl Bench {
             cache: PrefixCache::new(cache, &std::env::temp_dir()),
             wants: Wants { measure: monitor, keep_gradient: monitor, ..Wants::default() },
             trainable,
+            base,
             model,
         })
     }

@@ -1,6 +1,7 @@
 //! Training adapters in place of the model's own parameters.
 
 use grades_models::LoraConfig;
+use grades_models::parameters::Storage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -52,6 +53,11 @@ impl From<TargetModules> for Value {
 }
 
 impl Config {
+    /// How the model's matrices are held.
+    pub fn storage(&self) -> Storage {
+        Storage::in_4bit(self.load_in_4bit)
+    }
+
     /// The adapters that train, if any do.
     pub fn lora(&self) -> Option<LoraConfig> {
         self.adapter.map(|Adapter::Lora| LoraConfig {
@@ -69,6 +75,19 @@ impl Config {
             return Err(ConfigError::Inconsistent(
                 "`prefix_cache` keeps outputs of layers, which `lora_dropout` draws anew at every step; set one of them to \
                  off or 0"
+                    .to_owned(),
+            ));
+        }
+        if self.load_in_4bit && self.fold_frozen {
+            return Err(ConfigError::Inconsistent(
+                "`fold_frozen` adds adapters to dense weights, which `load_in_4bit` leaves in 4 bits; remove one of them"
+                    .to_owned(),
+            ));
+        }
+        if self.load_in_4bit && self.adapter.is_none() {
+            return Err(ConfigError::Inconsistent(
+                "`load_in_4bit: true` holds matrices in 4 bits, in which they cannot train; set adapter: lora to train \
+                 adapters beside them, or remove it"
                     .to_owned(),
             ));
         }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{Config, ConfigError};
 
 /// Keys of later versions. As `null` or `false` they say what holds anyway.
-const NOT_YET: [&str; 4] = ["lora_model_dir", "load_in_4bit", "load_in_8bit", "chat_template"];
+const NOT_YET: [&str; 3] = ["lora_model_dir", "load_in_8bit", "chat_template"];
 
 /// The section of what only some runs of a comparison have; a single run reads past it.
 pub(super) const COMPARE: &str = "compare";
@@ -14,7 +14,7 @@ pub(super) const COMPARE: &str = "compare";
 const DEFAULT_METHOD: &str = "grades";
 
 /// What other tools call an option.
-const OTHER_NAMES: [(&str, &str); 27] = [
+const OTHER_NAMES: [(&str, &str); 28] = [
     ("base_model", "model"),
     ("model_name_or_path", "model"),
     ("dataset", "datasets"),
@@ -42,6 +42,7 @@ const OTHER_NAMES: [(&str, &str); 27] = [
     ("use_dora", "peft_use_dora"),
     ("loraplus_ratio", "loraplus_lr_ratio"),
     ("finetuning_type", "adapter"),
+    ("quantization_bit", "load_in_4bit"),
 ];
 
 /// The mapping that `yaml` holds; an empty text is an empty mapping.

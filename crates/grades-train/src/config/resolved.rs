@@ -46,6 +46,10 @@ pub struct Config {
     /// Whether a frozen adapter is added to its weight, so that its products vanish from the step. It is saved as before.
     /// Default: false.
     pub fold_frozen: bool,
+    /// Whether the base of the adapters stays in 4 bits in memory: one that is quantised already (a GGUF file, or nf4 of
+    /// bitsandbytes) in its own blocks, any other in NF4 with double quantisation. Embedding, head and norms are f32.
+    /// Default: false.
+    pub load_in_4bit: bool,
     /// LoRA+: what the learning rate of every B is multiplied by. Left out: 1.
     pub loraplus_lr_ratio: Option<f64>,
     /// The run's directory, made by the run; one that exists is never overwritten. Default: `model-out`.
@@ -149,6 +153,7 @@ impl Default for Config {
             peft_use_rslora: false,
             peft_use_dora: false,
             fold_frozen: false,
+            load_in_4bit: false,
             loraplus_lr_ratio: None,
             output_dir: PathBuf::from("model-out"),
             datasets: Vec::new(),

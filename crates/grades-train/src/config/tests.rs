@@ -237,7 +237,9 @@ fn values_out_of_range_are_named_with_the_range() {
         ("adapter: lora\nlora_target_modules: [1]", ["`lora_target_modules", "all-linear"]),
         ("lora_r: 8", ["`lora_r`", "adapter: lora"]),
         ("adapter: lora\nlora_rank: 8", ["`lora_rank`", "`lora_r`"]),
-        ("load_in_4bit: true", ["`load_in_4bit`", "not supported yet"]),
+        ("adapter: lora\nquantization_bit: 4", ["`quantization_bit`", "`load_in_4bit`"]),
+        ("adapter: lora\nload_in_4bit: true\nfold_frozen: true", ["`fold_frozen`", "`load_in_4bit`"]),
+        ("load_in_4bit: true", ["`load_in_4bit: true`", "adapter: lora"]),
     ] {
         error(&format!("{MINIMAL}{line}\n"), &[], &wanted);
     }

@@ -146,7 +146,7 @@ mod tests {
 
     fn parameter(name: &str) -> Parameter {
         let value = Tensor::from_data([[1.0, -2.0]], &Device::default());
-        Parameter { name: name.into(), shape: vec![1, 2], place: Place::Always, value }
+        Parameter { name: name.into(), shape: vec![1, 2], place: Place::Always, value, packed: None }
     }
 
     fn updated(rule: Rule, name: &str) -> Vec<f32> {

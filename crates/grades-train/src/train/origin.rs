@@ -6,6 +6,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use grades_models::config::HfConfig;
 use grades_models::nn::DecoderConfig;
+use grades_models::parameters::Storage;
 use grades_models::random::Random;
 use grades_models::weights::Checkpoint;
 use grades_models::{Decoder, registry};
@@ -77,11 +78,25 @@ impl Origin {
     }
 
     /// The model with its values.
-    pub(super) fn load(&self, device: &Device) -> Result<Decoder, TrainError> {
+    pub(super) fn load(&self, device: &Device, storage: Storage) -> Result<Decoder, TrainError> {
         Ok(match &self.values {
-            Values::Pretrained(checkpoint) => registry::load(&self.config, checkpoint, device)?,
-            Values::Random(random) => registry::load(&self.config, random, device)?,
+            Values::Pretrained(checkpoint) => registry::load_as(&self.config, checkpoint, device, storage)?,
+            Values::Random(random) => registry::load_as(&self.config, random, device, storage)?,
         })
+    }
+
+    /// What happens to quantised weights that do not stay as they are.
+    pub(super) fn decoded(&self, config: &Config) -> Option<String> {
+        let Values::Pretrained(checkpoint) = &self.values else { return None };
+        let types: Vec<String> = checkpoint.quantized_types().iter().map(ToString::to_string).collect();
+        if types.is_empty() || config.load_in_4bit {
+            return None;
+        }
+        let why = match config.adapter {
+            None => "in which alone they can train",
+            Some(_) => "and take less memory with load_in_4bit: true, which leaves them as they are",
+        };
+        Some(format!("the model's weights in {} are decoded to f32, {why}", types.join(" and ")))
     }
 }
 

@@ -1,5 +1,6 @@
 //! A whole run: config → model → data → trainer → run directory.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use burn::tensor::Device;
@@ -86,6 +87,8 @@ struct Environment {
     truncated_samples: usize,
     parameters: usize,
     trainable_parameters: usize,
+    /// Memory of the weights.
+    model_bytes: u64,
     units: usize,
     planned_steps: usize,
 }
@@ -114,7 +117,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let (config, validation_samples) = (&config, material.validation_samples);
     let (dropped_samples, truncated_samples) = (material.dropped_samples, material.truncated_samples);
 
-    let mut model = origin.load(&Device::default().autodiff())?;
+    let mut model = origin.load(&Device::default().autodiff(), config.storage())?;
     if let Some(lora) = config.lora() {
         model = model.with_adapter(lora, &LoraConfig::initial(config.seed))?;
     }
@@ -123,6 +126,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let options = options(config, planned_steps, loader.steps_per_epoch());
     let thresholds = thresholds(&early_stopping, policy.as_ref(), &units(&model));
     let (parameters, unit_count) = (model.parameters().iter().map(|p| p.len()).sum(), units(&model).len());
+    let model_bytes = model.parameters().iter().map(|p| p.bytes() as u64).sum();
     let trained = model.parameters().iter().filter(|p| p.place != Place::Base);
     let trainable_parameters = trained.map(|p| p.len()).sum();
     let start = Start::new(model, policy, &options);
@@ -132,6 +136,9 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         Some(checkpoint) => RunDir::resume(&config.output_dir, checkpoint)?,
         None => RunDir::create(&config.output_dir)?,
     };
+    if let Some(line) = origin.decoded(config).filter(|_| progress) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
     dir.report_to(config.report_to.trackers(), resumed.map(|_| start.step()))?;
     let environment = Environment {
         version: env!("CARGO_PKG_VERSION"),
@@ -147,6 +154,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         truncated_samples,
         parameters,
         trainable_parameters,
+        model_bytes,
         units: unit_count,
         planned_steps,
     };

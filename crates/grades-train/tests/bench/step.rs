@@ -25,6 +25,8 @@ fn options(frozen: &str, companions: Companions) -> StepOptions {
         precision: Precision::F32,
         shape: Shape::Tiny,
         mode: Mode::Full,
+        lora_r: 32,
+        load_in_4bit: false,
         rows: ROWS as usize,
         tokens: TOKENS as usize,
         completion_share: 0.25,
@@ -95,6 +97,17 @@ fn counts_agree_with_counts_by_hand() {
     assert_eq!(halved.flops, Flops { weight_gradient: lora.flops.weight_gradient / 2, ..lora.flops });
     assert_eq!(halved.optimizer_bytes, lora.optimizer_bytes / 2);
 
+    // In 4 bits the same products run, through other numbers: codes, a scale of 8 bits for 64 of them, and its scale.
+    let packed = step(StepOptions { mode: Mode::Lora, load_in_4bit: true, ..options("none", Companions::Train) });
+    assert_eq!((packed.flops, packed.kept_bytes), (lora.flops, lora.kept_bytes));
+    assert!((packed.loss - lora.loss).abs() < 0.05 && packed.loss != lora.loss, "{} {}", packed.loss, lora.loss);
+    let sizes = [(64 * 64, 2), (32 * 64, 2), (160 * 64, 3)];
+    let bytes = |values: u64| values / 2 + values / 64 + 4 * (values / 64).div_ceil(256) + 4;
+    let expected: u64 = sizes.iter().map(|(values, count)| 4 * count * bytes(*values)).sum();
+    assert_eq!((packed.matrices_bytes, packed.matrices_bf16_bytes), (expected, lora.matrices_bf16_bytes));
+    assert!(10 * packed.matrices_bytes < 3 * packed.matrices_bf16_bytes);
+    assert_eq!(lora.base_bytes - packed.base_bytes, lora.matrices_bytes - packed.matrices_bytes);
+
     // AdamW holds two numbers for each number that trains, the monitor one for each of the matrices.
     let matrices = 4 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 160 * 64);
     let companions = 256 * 64 + 4 * 2 * 64 + 64;
@@ -136,6 +149,7 @@ fn counts_agree_with_counts_by_hand() {
         other => panic!("{other:?}"),
     };
     let valid = || options("none", Companions::Train);
+    assert!(refused(StepOptions { load_in_4bit: true, ..valid() }).contains("mode lora"));
     assert!(refused(StepOptions { rows: 0, ..valid() }).contains("0 rows"));
     assert!(refused(StepOptions { tokens: 513, ..valid() }).contains("1 to 512"));
     assert!(refused(StepOptions { completion_share: 1.5, ..valid() }).contains("1.5"));

@@ -19,6 +19,8 @@ mod from_scratch;
 #[cfg(test)]
 mod optimization;
 #[cfg(test)]
+mod packed_base;
+#[cfg(test)]
 mod packing;
 #[cfg(test)]
 mod prefix_cache;

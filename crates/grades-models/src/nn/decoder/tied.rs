@@ -50,7 +50,7 @@ impl Decoder {
         embedding.set_trainable(trains && self.input_trains);
         let value = Tensor::from_data(TensorData::new(values, dims), &device);
         let place = if frozen { Place::Base } else { Place::Always };
-        let mut head = Parameter { name: HEAD.into(), shape, place, value };
+        let mut head = Parameter { name: HEAD.into(), shape, place, value, packed: None };
         head.set_trainable(trains);
         let head = self.parameters.push(head);
         self.head = Some(head);

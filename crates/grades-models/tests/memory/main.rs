@@ -1,0 +1,4 @@
+//! Memory of a process while it loads a model.
+
+#[cfg(test)]
+mod loading;
