@@ -42,12 +42,13 @@ pub(crate) struct Args {
     /// Hold the model's matrices in 4 bits, as training with load_in_4bit does: quantised ones as they are, others in NF4.
     #[arg(long)]
     load_in_4bit: bool,
-    /// Benchmarks, separated by commas.
+    /// Benchmarks, separated by commas, or files of questions of your own (jsonl with question, choices and answer: the
+    /// right choice, or its place from 0).
     #[arg(long, value_delimiter = ',', required = true)]
     tasks: Vec<String>,
     /// The folder that holds a folder for each benchmark.
     #[arg(long)]
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
     /// The split; left out, the one that lm-evaluation-harness scores the benchmark on.
     #[arg(long)]
     split: Option<String>,
@@ -73,9 +74,11 @@ struct Scored {
 
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
-        let tasks = self.tasks.iter().map(|name| Task::find(name)).collect::<Result<Vec<_>, _>>()?;
-        let load = |task: &&'static Task| Ok((*task, task.load(&self.data_dir, self.split.as_deref(), self.limit)?));
-        let questions: Vec<_> = tasks.iter().map(load).collect::<anyhow::Result<_>>()?;
+        let mut questions = Vec::new();
+        for name in &self.tasks {
+            let (task, of_task) = Task::open(name, self.data_dir.as_deref(), self.split.as_deref(), self.limit)?;
+            questions.push((name.as_str(), task, of_task));
+        }
         let checkpoint = Checkpoint::open(&self.model)?;
         let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
         let mut model = registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit))?;
@@ -95,10 +98,10 @@ impl Args {
         };
         let options = ScoreOptions { max_length: model.config().max_position_embeddings, batch_tokens: BATCH_TOKENS };
         let mut results = BTreeMap::new();
-        for (task, questions) in questions {
+        for (name, task, questions) in questions {
             let started = Instant::now();
             let requests: usize = questions.iter().map(|question| question.choices.len()).sum();
-            let bar = indicatif::ProgressBar::new(requests as u64).with_prefix(task.name);
+            let bar = indicatif::ProgressBar::new(requests as u64).with_prefix(name.to_owned());
             let encoder = Encoder::new(&tokenizer);
             let (result, scores) =
                 score(task, &questions, &encoder, &mut model, options, &mut |done| bar.set_position(done as u64))?;
@@ -107,7 +110,7 @@ impl Args {
             let rate = |count: usize| count as f64 / seconds.max(1e-9);
             output::log(&format!(
                 "{}: {} questions in {seconds:.1} s ({:.1} a second), {} tokens ({:.0} a second)",
-                task.name,
+                name,
                 result.n,
                 rate(result.n),
                 result.tokens,
@@ -122,8 +125,7 @@ impl Args {
             if !json {
                 let error = |e: Option<f64>| e.map_or(String::new(), |e| format!(" ± {:.2}", 100.0 * e));
                 output::print(&format!(
-                    "{:<14} acc {:6.2}{}   acc_norm {:6.2}{}   n {}",
-                    task.name,
+                    "{name:<14} acc {:6.2}{}   acc_norm {:6.2}{}   n {}",
                     100.0 * result.acc,
                     error(result.acc_stderr),
                     100.0 * result.acc_norm,
@@ -131,7 +133,7 @@ impl Args {
                     result.n
                 ));
             }
-            results.insert(task.name, Scored { score: result, seconds, questions_per_second: rate(result.n) });
+            results.insert(name, Scored { score: result, seconds, questions_per_second: rate(result.n) });
         }
         if let Some((path, mut file)) = samples {
             file.flush().with_context(|| format!("{}: cannot be written", path.display()))?;

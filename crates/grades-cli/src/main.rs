@@ -8,6 +8,7 @@ mod generate;
 mod inspect;
 mod merge;
 mod output;
+mod quickstart;
 mod report;
 mod sweep;
 mod train;
@@ -34,6 +35,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// See all of it work: a small model that the program brings along, with and without stopping early.
+    Quickstart(quickstart::Args),
     /// Fine-tune a model as a config file says.
     Train(train::Args),
     /// Compare methods of early stopping on one model and data.
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     grades_kernels::reuse_freed_memory();
     let result = match cli.command {
+        Command::Quickstart(args) => args.run(cli.json, cli.threads),
         Command::Train(args) => args.run(cli.json, cli.threads),
         Command::Compare(args) => args.run(cli.json, cli.threads),
         Command::Sweep(args) => args.run(cli.json, cli.threads),

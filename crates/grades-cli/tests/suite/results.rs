@@ -1,6 +1,7 @@
 //! What each verb prints when all is well.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -255,4 +256,40 @@ fn inspect_tells_sizes_tensors_and_memory() {
     assert_eq!(q.unwrap()["shape"], serde_json::json!([32, 32]));
     let text = workspace.call(&["inspect", "model", "--tensors"]);
     assert!(text.stdout().contains("llama") && text.stdout().contains("model.layers.1.mlp.down_proj.weight"));
+}
+
+#[test]
+fn the_quickstart_needs_nothing_and_overwrites_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir(path("quickstart")).unwrap();
+    fs::write(path("quickstart/notes"), "mine").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_grades"))
+        .args(["quickstart", "--seeds", "1", "--json"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(result["out"], "quickstart-2");
+    assert_eq!(fs::read_dir(path("quickstart")).unwrap().count(), 1);
+    for page in ["report", "comparison"] {
+        let page = fs::read_to_string(path(result[page].as_str().unwrap())).unwrap();
+        assert!(page.contains("<svg") || page.contains("<table"), "an empty page");
+    }
+    let rows = result["rows"].as_array().unwrap();
+    let accuracy = |method: &str| {
+        let row = rows.iter().find(|row| row["method"] == method).unwrap();
+        row["accuracy"]["multiple_choice"]["mean"].as_f64().unwrap()
+    };
+    // 1,000 questions leave ± 0.016 by chance.
+    for method in ["none", "validation_loss", "grades"] {
+        assert!(accuracy(method) > accuracy("base") + 0.05, "{method} learnt nothing: {rows:?}");
+    }
+    let row = |method: &str| rows.iter().find(|row| row["method"] == method).unwrap();
+    let number = |value: &Value| value.as_f64().unwrap();
+    assert!(number(&row("grades")["flops_ratio"]) < 0.5, "{rows:?}");
+    // Who trains to the end has learnt the wrong answers.
+    let loss = |method: &str| number(&row(method)["val_loss"]["mean"]);
+    assert!(loss("none") > loss("grades") && loss("grades") < 0.36, "{rows:?}");
 }

@@ -15,7 +15,7 @@ pub use grades_models::template::Message;
 pub struct DatasetSpec {
     /// A jsonl, json or csv file, or a folder with one such file per split.
     pub path: String,
-    /// `completion`, `alpaca`, `sharegpt`, `messages` (also called `chat_template`), `text`, or a task such as `piqa`.
+    /// `completion`, `alpaca`, `sharegpt`, `messages` (also called `chat_template`), `text`, `multiple_choice`, or a task such as `piqa`.
     #[serde(rename = "type")]
     pub kind: String,
     /// As in Hugging Face datasets: `train`, `train[:1000]`, `train[10%:20%]`. Of a single file only the slice counts.

@@ -230,8 +230,16 @@ pub enum DataError {
         /// Samples there are.
         samples: usize,
     },
+    /// A task without the folder that it is read from.
+    #[error(
+        "the questions of {task} are read from a folder; give it (--data-dir), or name a file of questions as the task"
+    )]
+    NoDataDir {
+        /// The task's name.
+        task: String,
+    },
     /// A task's name is unknown.
-    #[error("there is no task `{name}`; the tasks are {known}")]
+    #[error("there is no task `{name}`; the tasks are {known}, and files such as questions.jsonl")]
     UnknownTask {
         /// The name as given.
         name: String,

@@ -86,6 +86,29 @@ impl Task {
         Self::named(name).ok_or_else(|| DataError::UnknownTask { name: name.to_owned(), known: Self::names() })
     }
 
+    /// The questions that `name` means: a task's, as [`load`](Self::load) reads them from `data_dir`, or those of a jsonl, json
+    /// or csv file, which are `multiple_choice`.
+    ///
+    /// # Errors
+    /// There is no such task or file, or a row does not have the task's columns.
+    pub fn open(
+        name: &str,
+        data_dir: Option<&Path>,
+        split: Option<&str>,
+        limit: Option<usize>,
+    ) -> Result<(&'static Self, Vec<Question>), DataError> {
+        let file = Path::new(name);
+        if file.extension().is_some() {
+            let task = Self::find("multiple_choice")?;
+            let mut rows = source::read(file, split)?;
+            rows.truncate(limit.unwrap_or(usize::MAX));
+            return Ok((task, task.questions(&rows)?));
+        }
+        let task = Self::find(name)?;
+        let data_dir = data_dir.ok_or_else(|| DataError::NoDataDir { task: name.to_owned() })?;
+        Ok((task, task.load(data_dir, split, limit)?))
+    }
+
     /// The questions of `rows`, in their order.
     ///
     /// # Errors

@@ -81,6 +81,39 @@ fn social_i_qa() {
 }
 
 #[test]
+fn multiple_choice() {
+    let row = r#"{"question": "Which is a metal?", "choices": ["tin", "wood", "2"], "answer": 1}"#;
+    let check = |answer: &str, target| {
+        let row = row.replace("\"answer\": 1", &format!("\"answer\": {answer}"));
+        check("multiple_choice", &row, &["Question: Which is a metal?\nAnswer:"], &["tin", "wood", "2"], target);
+    };
+    check("1", 1);
+    check("\"tin\"", 0);
+    // A choice before a place; a place that is written as text.
+    check("\"2\"", 2);
+    check("\"0\"", 0);
+    for (answer, part) in [("3", "3 choices"), ("-1", "3 choices"), ("\"air\"", "3 choices"), ("true", "`answer`")] {
+        let row = row.replace("\"answer\": 1", &format!("\"answer\": {answer}"));
+        let error = question("multiple_choice", &row).unwrap_err().to_string();
+        assert!(error.contains("test.jsonl:1") && error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_file_is_a_task_of_multiple_choice() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("own.jsonl");
+    let row = r#"{"question": "Which?", "choices": ["a", "b"], "answer": "b"}"#;
+    fs::write(&file, format!("{row}\n{row}\n{row}\n")).unwrap();
+    let open = |name: &str, limit| Task::open(name, None, None, limit);
+    let (task, questions) = open(file.to_str().unwrap(), Some(2)).unwrap();
+    assert_eq!((task.name, questions.len(), questions[0].target), ("multiple_choice", 2, 1));
+    assert!(open("no.jsonl", None).unwrap_err().to_string().contains("no.jsonl"));
+    let error = open("piqa", None).unwrap_err().to_string();
+    assert!(error.contains("piqa") && error.contains("--data-dir"), "{error}");
+}
+
+#[test]
 fn an_unknown_task_is_refused_with_the_names() {
     let error = question("piqua", "{}").unwrap_err().to_string();
     assert!(error.contains("`piqua`") && error.contains("piqa") && error.contains("winogrande"), "{error}");

@@ -6,6 +6,7 @@ use crate::data::{DataError, Record};
 mod arc;
 mod boolq;
 mod hellaswag;
+mod multiple_choice;
 mod openbookqa;
 mod piqa;
 mod social_i_qa;
@@ -16,6 +17,7 @@ pub(super) const TASKS: &[&Task] = &[
     &arc::EASY,
     &boolq::TASK,
     &hellaswag::TASK,
+    &multiple_choice::TASK,
     &openbookqa::TASK,
     &piqa::TASK,
     &social_i_qa::TASK,
