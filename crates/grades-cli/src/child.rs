@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use grades_train::compare::Call;
@@ -12,8 +13,7 @@ use crate::output;
 pub(crate) fn caller(threads: Option<NonZeroUsize>) -> impl FnMut(&Call) -> Result<(), String> {
     move |call| {
         output::log(&format!("  {}", call.title));
-        let program = std::env::current_exe().map_err(|error| format!("this program cannot be found ({error})"))?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(program()?);
         command.args(&call.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(threads) = threads {
             command.args(["--threads", &threads.to_string()]);
@@ -37,4 +37,13 @@ pub(crate) fn caller(threads: Option<NonZeroUsize>) -> impl FnMut(&Call) -> Resu
         }
         Err(told.unwrap_or_else(|| format!("the process ended with {status}")))
     }
+}
+
+/// This program, on Linux also where its file has been replaced since it began: all runs of a comparison are of one build.
+fn program() -> Result<PathBuf, String> {
+    let itself = Path::new("/proc/self/exe");
+    if itself.exists() {
+        return Ok(itself.to_owned());
+    }
+    std::env::current_exe().map_err(|error| format!("this program cannot be found ({error})"))
 }

@@ -28,8 +28,10 @@ pub(super) fn html(title: &str, comparison: &Comparison, folder: &Path, maps: &[
         maps.iter().for_each(|map| body.push_str(&map.html()));
         body.push_str("</div>\n");
     }
-    for (title, table) in comparison.tables() {
-        let _ = write!(body, "<h2>{title}</h2>\n{}", table.html());
+    for (title, mut table) in comparison.tables() {
+        // A caption would be as wide as its table, which scrolls.
+        let caption = std::mem::replace(&mut table.caption, title.to_owned());
+        let _ = write!(body, "<h2>{title}</h2>\n<p>{}.</p>\n{}", escape(&caption), table.html());
     }
     let _ = write!(body, "<h2>Figures</h2>\n<div class=\"figures\">\n{}", time(comparison).html());
     // The runs of a sweep are too many for one figure, and begin where they fork.

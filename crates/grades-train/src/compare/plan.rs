@@ -170,7 +170,9 @@ fn check_names(variants: &Variants, adapters: &[String], methods: &[String]) -> 
     let known_adapter =
         |name: &str| name == FULL || serde_json::from_value::<crate::config::Adapter>(name.into()).is_ok();
     if let Some(adapter) = adapters.iter().find(|adapter| !known_adapter(adapter)) {
-        return Err(CompareError::Unknown(format!("there is no adapter `{adapter}`; known are full and lora")));
+        return Err(CompareError::Unknown(format!(
+            "there is no adapter `{adapter}`; give full, or what `adapter` of a config may be, such as lora"
+        )));
     }
     let known = |name: &str| match name.split_once('+') {
         Some((adapter, method)) => known_adapter(adapter) && METHODS.contains(&method),
@@ -178,7 +180,7 @@ fn check_names(variants: &Variants, adapters: &[String], methods: &[String]) -> 
     };
     match variants.names().find(|name| !known(name)) {
         Some(name) => Err(CompareError::Unknown(format!(
-            "there are options for `{name}`, which is neither an adapter (full, lora) nor a method ({}) nor both with a + \
+            "there are options for `{name}`, which is neither an adapter (full, lora, …) nor a method ({}) nor both with a + \
              between them",
             METHODS.join(", ")
         ))),

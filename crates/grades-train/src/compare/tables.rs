@@ -94,7 +94,7 @@ impl Comparison {
         };
         let caption = format!(
             "Cost of training, mean ± deviation over seeds: seconds of the steps with validation and monitoring, FLOPs with \
-             those of validation and monitoring, {reference}; peak memory is the largest of the seeds"
+             those of validation and monitoring, {reference}; monitoring holds the pass that gives clipping its norm, too; peak memory is the largest of the seeds"
         );
         let mut table = Table::new(caption, columns);
         for row in &self.rows {
