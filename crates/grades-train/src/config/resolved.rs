@@ -44,7 +44,7 @@ pub struct Config {
     /// trained. Default: false.
     pub peft_use_dora: bool,
     /// Whether a frozen adapter is added to its weight, so that its products vanish from the step. It is saved as before.
-    /// Default: false.
+    /// In bf16 the sum is then rounded as every weight is, and small adapters lose by it. Default: false.
     pub fold_frozen: bool,
     /// Whether the base of the adapters stays in 4 bits in memory: one that is quantised already (a GGUF file, or nf4 of
     /// bitsandbytes) in its own blocks, any other in NF4 with double quantisation. Embedding, head and norms are f32.

@@ -96,6 +96,17 @@ fn counts_agree_with_counts_by_hand() {
     let halved = step(StepOptions { mode: Mode::Lora, ..options("scattered:0.5", Companions::Train) });
     assert_eq!(halved.flops, Flops { weight_gradient: lora.flops.weight_gradient / 2, ..lora.flops });
     assert_eq!(halved.optimizer_bytes, lora.optimizer_bytes / 2);
+    // Folded, the frozen half has no products at all. Of the first layer it is k, so q and v still pass no gradient on.
+    let scattered_lora = StepOptions { mode: Mode::Lora, ..options("scattered:0.5", Companions::Train) };
+    let folded = step(StepOptions { fold_frozen: true, ..scattered_lora });
+    let half = 2 * low_rank(ins + outs);
+    let expected = Flops {
+        forward: all.forward + half,
+        input_gradient: all.input_gradient + half - (q + 2 * kv + low_rank(2 * 64)),
+        weight_gradient: half,
+    };
+    assert_eq!(folded.flops, expected);
+    assert_eq!(folded.flops_ratio, expected.total() as f64 / lora.flops.total() as f64);
 
     // In 4 bits the same products run, through other numbers: codes, a scale of 8 bits for 64 of them, and its scale.
     let packed = step(StepOptions { mode: Mode::Lora, load_in_4bit: true, ..options("none", Companions::Train) });
