@@ -105,7 +105,7 @@ impl Parameter {
         }
     }
 
-    /// The sizes of its first dimension: of a matrix the rows.
+    /// Its first dimension: the rows of a matrix.
     pub(crate) fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)
     }
