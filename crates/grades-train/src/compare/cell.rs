@@ -145,11 +145,12 @@ impl Folder {
             .map_err(|error| CompareError::Damaged { path, problem: error.to_string() })?;
         let base = cell.config.model.checkpoint().map(PathBuf::from);
         let adapter = run.join("adapter");
+        let Config { precision, load_in_4bit, .. } = cell.config;
         let scored = match base {
             Some(model) if cell.config.adapter.is_some() => {
-                Scored { model, adapter: Some(adapter), precision: cell.config.precision }
+                Scored { model, adapter: Some(adapter), load_in_4bit, precision }
             }
-            _ => Scored { model: run.join("model"), adapter: None, precision: cell.config.precision },
+            _ => Scored { model: run.join("model"), adapter: None, load_in_4bit: false, precision },
         };
         let answers = questions.answers(&cell.name, &scored, &run.join("eval"), call)?;
         Ok(Finished { run, summary, answers })

@@ -62,7 +62,7 @@ impl Maker<'_, '_> {
 pub(super) fn base(common: &Config, questions: &Questions) -> Option<Scored> {
     let pretrained = common.model.checkpoint().filter(|_| common.init == Init::Pretrained);
     let asked = pretrained.filter(|_| !questions.names().is_empty());
-    asked.map(|model| Scored { model: model.into(), adapter: None, precision: common.precision })
+    asked.map(|model| Scored { model: model.into(), adapter: None, load_in_4bit: false, precision: common.precision })
 }
 
 fn line(Finished { summary, .. }: &Finished) -> String {

@@ -86,6 +86,8 @@ pub struct Scored {
     pub model: PathBuf,
     /// An adapter for it.
     pub adapter: Option<PathBuf>,
+    /// Whether its matrices are held in 4 bits, beside which the adapter was trained.
+    pub load_in_4bit: bool,
     /// Numbers of the matrix products.
     pub precision: Precision,
 }
@@ -188,6 +190,9 @@ impl Questions {
         if let Some(adapter) = &scored.adapter {
             arguments.extend(["--adapter".into(), text(adapter)]);
         }
+        if scored.load_in_4bit {
+            arguments.push("--load-in-4bit".into());
+        }
         arguments.extend(["--tasks".into(), tasks.join(","), "--data-dir".into(), text(&self.data_dir)]);
         arguments.extend(["--precision".into(), precision.into(), "--samples".into(), text(&samples)]);
         if let Some(limit) = self.limit {
@@ -211,4 +216,32 @@ fn read(path: &Path) -> Result<Vec<Answer>, CompareError> {
     let damaged =
         |error: serde_json::Error| CompareError::Damaged { path: path.to_owned(), problem: error.to_string() };
     text.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Questions, Scored};
+    use crate::config::Precision;
+
+    #[test]
+    fn an_adapter_is_scored_beside_the_base_that_it_was_trained_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data/piqa");
+        std::fs::create_dir_all(&data).unwrap();
+        let question = r#"{"goal": "a", "sol1": "b", "sol2": "c", "label": 0}"#;
+        std::fs::write(data.join("validation.jsonl"), question).unwrap();
+        let questions = Questions::load(&["piqa"], &folder.path().join("data"), None).unwrap();
+        for load_in_4bit in [false, true] {
+            let (model, adapter) = ("model".into(), Some("adapter".into()));
+            let scored = Scored { model, adapter, load_in_4bit, precision: Precision::F32 };
+            let mut arguments = Vec::new();
+            let mut call = |call: &super::Call| {
+                arguments.clone_from(&call.arguments);
+                Err("no program is called here".to_owned())
+            };
+            assert!(questions.answers("run", &scored, &folder.path().join("eval"), &mut call).is_err());
+            assert_eq!(arguments[..5], ["eval", "--model", "model", "--adapter", "adapter"]);
+            assert_eq!(arguments.contains(&"--load-in-4bit".to_owned()), load_in_4bit);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ::safetensors::SafeTensors;
 use ::safetensors::tensor::Dtype as Stored;
-use grades_kernels::quant::{GgufType, Nf4, PackedMatrix};
+use grades_kernels::quant::{GgufType, Nf4, PackedMatrix, nf4_scale_map};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -138,6 +138,40 @@ fn a_quantised_tensor_with_a_wrong_part_is_told_with_its_name() {
     refused(with_state("shape", json!([48, 33])).path(), &[WEIGHT, "[48, 33]"]);
     refused(with_state("shape", json!([1_u64 << 40, 1_u64 << 40])).path(), &[WEIGHT, "impossible"]);
     refused(with_state("shape", json!("wide")).path(), &[WEIGHT, "does not parse"]);
+}
+
+#[test]
+fn scales_may_be_stored_as_they_are() {
+    // As bitsandbytes writes them without double quantisation: `absmax` in F32, and no nested parts.
+    let named = |part: &str| format!("{WEIGHT}{part}");
+    let original = Checkpoint::open(fixture("nf4/llama")).unwrap();
+    let plain = changed(|tensors, _| {
+        let bytes =
+            |tensors: &[Tensor], part: &str| tensors.iter().find(|tensor| tensor.0 == named(part)).unwrap().3.clone();
+        let state = ".quant_state.bitsandbytes__nf4";
+        let mut json: serde_json::Value = serde_json::from_slice(&bytes(tensors, state)).unwrap();
+        let offset = json["nested_offset"].as_f64().unwrap() as f32;
+        let nested = f32::from_le_bytes(bytes(tensors, ".nested_absmax").try_into().unwrap());
+        let scale = |code: &u8| nf4_scale_map()[usize::from(*code)] * nested + offset;
+        let scales: Vec<f32> = bytes(tensors, ".absmax").iter().map(scale).collect();
+        for key in ["nested_blocksize", "nested_dtype", "nested_offset"] {
+            json.as_object_mut().unwrap().shift_remove(key);
+        }
+        tensors.retain(|tensor| ![named(".nested_absmax"), named(".nested_quant_map")].contains(&tensor.0));
+        for tensor in tensors {
+            if tensor.0 == named(".absmax") {
+                (tensor.1, tensor.3) = (Stored::F32, le_bytes(&scales));
+            } else if tensor.0 == named(state) {
+                tensor.3 = json.to_string().into_bytes();
+                tensor.2 = vec![tensor.3.len()];
+            }
+        }
+    });
+    let plain = Checkpoint::open(plain.path()).unwrap();
+    assert_eq!(plain.load_f32(WEIGHT).unwrap(), original.load_f32(WEIGHT).unwrap());
+    // 24 blocks: three bytes more for each scale, and no scale of them.
+    assert_eq!(plain.info(WEIGHT).unwrap().bytes, original.info(WEIGHT).unwrap().bytes + 24 * 3 - 4);
+    assert_eq!(decoded(&plain.packed(WEIGHT).unwrap()), original.load_f32(WEIGHT).unwrap());
 }
 
 #[test]
