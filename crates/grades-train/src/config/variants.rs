@@ -132,6 +132,21 @@ mod tests {
     }
 
     #[test]
+    fn the_ready_comparison_can_be_made() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/compare.yaml");
+        let variants = Variants::load(&path, &[]).unwrap();
+        for (adapter, rate, patience) in [("full", 2e-5, 2), ("lora", 2e-4, 3)] {
+            let adapter_option = if adapter == "full" { "adapter=null" } else { "adapter=lora" };
+            let options = texts(&[adapter_option, "early_stopping.method=grades"]);
+            let config = variants.config(&options, &[adapter, "grades", &format!("{adapter}+grades")]).unwrap();
+            let grades::EarlyStopping::Grades(grades) = config.early_stopping else { panic!("not grades") };
+            assert_eq!((config.learning_rate, grades.patience), (rate, patience));
+            let options = texts(&[adapter_option, "early_stopping.method=validation_loss"]);
+            variants.config(&options, &[adapter, "validation_loss"]).unwrap();
+        }
+    }
+
+    #[test]
     fn training_alone_reads_past_the_section() {
         assert_eq!(Config::parse(YAML, &[]).unwrap().learning_rate, 1e-5);
         let error = Variants::parse("compare: {lora: 3}", &[]).unwrap_err().to_string();

@@ -7,6 +7,8 @@ mod arithmetic;
 #[cfg(test)]
 mod checkpointing;
 #[cfg(test)]
+mod checks;
+#[cfg(test)]
 mod dropout;
 #[cfg(test)]
 mod failures;
