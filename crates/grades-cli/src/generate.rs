@@ -60,6 +60,8 @@ impl Args {
         let mut model = registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit))?;
         if let Some(adapter) = &self.adapter {
             model = peft::attach(model, adapter)?;
+            // Nothing trains here, so on dense weights the adapters need no products of their own.
+            model.fold_frozen()?;
         }
         tokenizer.check_fits(model.config().vocab_size)?;
         let prompt = if self.chat {

@@ -140,10 +140,14 @@ pub(crate) fn adapter_options(adapter: &str) -> Vec<String> {
         "adapter",
         "lora_r",
         "lora_alpha",
+        "lora_dropout",
         "lora_target_modules",
         "lora_target_linear",
         "peft_use_rslora",
+        "peft_use_dora",
         "loraplus_lr_ratio",
+        "fold_frozen",
+        "load_in_4bit",
     ];
     keys.iter().map(|key| format!("{key}=null")).collect()
 }

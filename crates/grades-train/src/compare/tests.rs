@@ -1,6 +1,7 @@
 //! Tables and tests of made-up runs, by hand.
 
 use super::*;
+use crate::config::Config;
 
 /// A run of so many seconds, with a validation loss and answers to `qa` and `qb`.
 fn finished(name: &str, seconds: f64, loss: f64, qa: &[u8], qb: &[u8]) -> Finished {
@@ -148,4 +149,29 @@ fn tables_and_findings_say_it_in_words() {
     assert_eq!((of("seconds"), of("speedup"), of("accuracy.qa")), ("50", "1", "0.375"));
     let html = page::html("Comparison", &comparison, Path::new("."), &[]);
     assert!(html.contains("5 of 6 runs so far") && html.contains("<a href=\"a/report.html\">"), "{html}");
+}
+
+#[test]
+fn full_lets_go_of_every_option_that_only_adapters_have() {
+    let data = "model: m\ndatasets: [{path: data.jsonl, type: completion}]\n";
+    let options = [
+        "lora_r: 4",
+        "lora_alpha: 8",
+        "lora_dropout: 0.1",
+        "lora_target_linear: true",
+        "lora_target_modules: [q_proj]",
+        "peft_use_rslora: true",
+        "peft_use_dora: true",
+        "loraplus_lr_ratio: 16",
+        "fold_frozen: true",
+        "load_in_4bit: true",
+    ];
+    for option in options {
+        let yaml = format!("{data}adapter: lora\n{option}\n");
+        let with = |adapter| Config::parse(&yaml, &plan::adapter_options(adapter));
+        assert!(with("lora").unwrap().lora().is_some(), "{option}");
+        assert_eq!(with("full").unwrap().lora(), None, "{option}");
+        let alone = format!("{data}{option}\n");
+        assert!(Config::parse(&alone, &[]).is_err() || option.contains("linear"), "{option}");
+    }
 }
