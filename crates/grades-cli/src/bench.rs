@@ -34,8 +34,9 @@ struct Step {
     /// The model: smollm2-135m, smollm2-360m, llama-1b or tiny.
     #[arg(long, default_value_t = Shape::SmolLm2M135)]
     shape: Shape,
-    /// What trains: all parameters, or adapters on the seven projections of every layer.
-    #[arg(long, value_parser = ["full", "lora"], default_value = "full")]
+    /// What trains: all parameters, adapters on the seven projections of every layer, or nothing: the forward pass alone, as
+    /// in evaluation.
+    #[arg(long, value_parser = ["full", "lora", "forward"], default_value = "full")]
     mode: String,
     /// Rank of the adapters.
     #[arg(long, default_value_t = 32)]
@@ -104,7 +105,11 @@ impl Step {
         let options = StepOptions {
             shape: self.shape,
             precision: self.precision.resolve(),
-            mode: if self.mode == "lora" { Mode::Lora } else { Mode::Full },
+            mode: match self.mode.as_str() {
+                "lora" => Mode::Lora,
+                "forward" => Mode::Forward,
+                _ => Mode::Full,
+            },
             lora_r: self.lora_r,
             load_in_4bit: self.load_in_4bit,
             rows: self.rows,

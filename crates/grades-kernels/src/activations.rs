@@ -2,11 +2,10 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 
-use rayon::prelude::*;
-
 use crate::Element;
 use crate::dispatch::multiversion;
 use crate::math::{erf, exp, mul_add, sigmoid, tanh};
+use crate::threads::each;
 
 /// An activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +27,7 @@ const BLOCK: usize = 8192;
 /// If the lengths differ.
 pub fn activate(activation: Activation, x: &[f32], out: &mut [f32]) {
     assert_eq!(out.len(), x.len());
-    x.par_chunks(BLOCK).zip(out.par_chunks_mut(BLOCK)).for_each(|(x, out)| match activation {
+    each(x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)), |(x, out)| match activation {
         Activation::Silu => plain_silu(x, out),
         Activation::Gelu => plain_gelu(x, out),
         Activation::GeluTanh => plain_gelu_tanh(x, out),
@@ -42,12 +41,11 @@ pub fn activate(activation: Activation, x: &[f32], out: &mut [f32]) {
 pub fn activate_backward(activation: Activation, x: &[f32], dout: &[f32], dx: &mut [f32]) {
     assert_eq!(dout.len(), x.len());
     assert_eq!(dx.len(), x.len());
-    x.par_chunks(BLOCK).zip(dout.par_chunks(BLOCK)).zip(dx.par_chunks_mut(BLOCK)).for_each(|((x, dout), dx)| {
-        match activation {
-            Activation::Silu => plain_silu_backward(x, dout, dx),
-            Activation::Gelu => plain_gelu_backward(x, dout, dx),
-            Activation::GeluTanh => plain_gelu_tanh_backward(x, dout, dx),
-        }
+    let blocks = x.chunks(BLOCK).zip(dout.chunks(BLOCK)).zip(dx.chunks_mut(BLOCK));
+    each(blocks, |((x, dout), dx)| match activation {
+        Activation::Silu => plain_silu_backward(x, dout, dx),
+        Activation::Gelu => plain_gelu_backward(x, dout, dx),
+        Activation::GeluTanh => plain_gelu_tanh_backward(x, dout, dx),
     });
 }
 
@@ -58,12 +56,11 @@ pub fn activate_backward(activation: Activation, x: &[f32], dout: &[f32], dx: &m
 pub fn gated(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert_eq!(up.len(), gate.len());
     assert_eq!(out.len(), gate.len());
-    gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)).zip(out.par_chunks_mut(BLOCK)).for_each(|((gate, up), out)| {
-        match activation {
-            Activation::Silu => gated_silu(gate, up, out),
-            Activation::Gelu => gated_gelu(gate, up, out),
-            Activation::GeluTanh => gated_gelu_tanh(gate, up, out),
-        }
+    let blocks = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(out.chunks_mut(BLOCK));
+    each(blocks, |((gate, up), out)| match activation {
+        Activation::Silu => gated_silu(gate, up, out),
+        Activation::Gelu => gated_gelu(gate, up, out),
+        Activation::GeluTanh => gated_gelu_tanh(gate, up, out),
     });
 }
 
@@ -83,15 +80,13 @@ pub fn gated_backward(
     assert_eq!(dout.len(), gate.len());
     assert_eq!(dgate.len(), gate.len());
     assert_eq!(dup.len(), gate.len());
-    gate.par_chunks(BLOCK)
-        .zip(up.par_chunks(BLOCK))
-        .zip(dout.par_chunks(BLOCK))
-        .zip(dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK)))
-        .for_each(|(((gate, up), dout), (dgate, dup))| match activation {
-            Activation::Silu => gated_silu_backward(gate, up, dout, dgate, dup),
-            Activation::Gelu => gated_gelu_backward(gate, up, dout, dgate, dup),
-            Activation::GeluTanh => gated_gelu_tanh_backward(gate, up, dout, dgate, dup),
-        });
+    let inputs = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(dout.chunks(BLOCK));
+    let gradients = dgate.chunks_mut(BLOCK).zip(dup.chunks_mut(BLOCK));
+    each(inputs.zip(gradients), |(((gate, up), dout), (dgate, dup))| match activation {
+        Activation::Silu => gated_silu_backward(gate, up, dout, dgate, dup),
+        Activation::Gelu => gated_gelu_backward(gate, up, dout, dgate, dup),
+        Activation::GeluTanh => gated_gelu_tanh_backward(gate, up, dout, dgate, dup),
+    });
 }
 
 /// Rows of a block of joined rows.
@@ -107,8 +102,8 @@ pub fn gated_joined<E: Element>(activation: Activation, gate_up: &[E], width: us
         return;
     }
     assert_eq!(out.len() % width, 0);
-    let blocks = gate_up.par_chunks(BLOCK_ROWS * 2 * width).zip(out.par_chunks_mut(BLOCK_ROWS * width));
-    blocks.for_each(|(gate_up, out)| {
+    let blocks = gate_up.chunks(BLOCK_ROWS * 2 * width).zip(out.chunks_mut(BLOCK_ROWS * width));
+    each(blocks, |(gate_up, out)| {
         for (joined, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
             let (gate, up) = joined.split_at(width);
             match activation {
@@ -138,8 +133,8 @@ pub fn gated_joined_backward<E: Element>(
     }
     assert_eq!(dout.len() % width, 0);
     let block = BLOCK_ROWS * 2 * width;
-    let blocks = gate_up.par_chunks(block).zip(dout.par_chunks(BLOCK_ROWS * width)).zip(gradient.par_chunks_mut(block));
-    blocks.for_each(|((gate_up, dout), gradient)| {
+    let blocks = gate_up.chunks(block).zip(dout.chunks(BLOCK_ROWS * width)).zip(gradient.chunks_mut(block));
+    each(blocks, |((gate_up, dout), gradient)| {
         let rows = gate_up.chunks_exact(2 * width).zip(dout.chunks_exact(width));
         for ((joined, dout), gradient) in rows.zip(gradient.chunks_exact_mut(2 * width)) {
             let ((gate, up), (dgate, dup)) = (joined.split_at(width), gradient.split_at_mut(width));

@@ -3,12 +3,12 @@
 //! Logits exist only for rows that have a label, and only for one chunk of them at a time.
 
 use half::bf16;
-use rayon::prelude::*;
 
 use crate::dispatch::multiversion;
 use crate::gemm::bf16::{Output, Part};
 use crate::gemm::{self, Matrix, MatrixMut};
 use crate::math::{exp, max, sum};
+use crate::threads::map;
 use crate::{Element, OutOfRange};
 
 /// The label of a row that has none, as in PyTorch.
@@ -132,7 +132,7 @@ pub fn log_likelihood<E: HeadElement>(head: Head<E>) -> Result<Vec<LabelScore>, 
     let mut scores = Vec::with_capacity(labelled.len());
     for_each_chunk(&head, &labelled, |rows, _, logits| {
         let vocab = logits.len() / rows.len();
-        scores.par_extend(logits.par_chunks_exact_mut(vocab).zip(rows).map(|(logits, &(row, label))| {
+        scores.extend(map(logits.chunks_exact_mut(vocab).zip(rows), |(logits, &(row, label))| {
             let own = logits[label];
             let is_greedy = logits[..label].iter().all(|&l| l < own) && logits[label + 1..].iter().all(|&l| l <= own);
             LabelScore { row, log_probability: -row_loss(logits, label, None), is_greedy }
@@ -167,8 +167,8 @@ impl HeadElement for f32 {
 
     fn losses(logits: &mut [f32], rows: &[(usize, usize)], scale: Option<f32>, _: &mut Vec<f32>) -> Vec<f32> {
         let vocab = logits.len() / rows.len();
-        let logits = logits.par_chunks_exact_mut(vocab).zip(rows);
-        logits.map(|(logits, &(_, label))| row_loss(logits, label, scale)).collect()
+        let logits = logits.chunks_exact_mut(vocab).zip(rows);
+        map(logits, |(logits, &(_, label))| row_loss(logits, label, scale))
     }
 
     fn dlogits<'a>(logits: &'a [f32], _: &'a [f32]) -> &'a [f32] {
@@ -195,16 +195,12 @@ impl HeadElement for bf16 {
             return f32::losses(logits, rows, None, &mut Vec::new());
         };
         own.resize(logits.len(), Self::ZERO);
-        logits
-            .par_chunks_exact_mut(vocab)
-            .zip(own.par_chunks_exact_mut(vocab))
-            .zip(rows)
-            .map(|((logits, own), &(_, label))| {
-                let loss = row_loss(logits, label, Some(scale));
-                crate::element::convert(logits, own);
-                loss
-            })
-            .collect()
+        let rows = logits.chunks_exact_mut(vocab).zip(own.chunks_exact_mut(vocab)).zip(rows);
+        map(rows, |((logits, own), &(_, label))| {
+            let loss = row_loss(logits, label, Some(scale));
+            crate::element::convert(logits, own);
+            loss
+        })
     }
 
     fn dlogits<'a>(logits: &'a [f32], own: &'a [Self]) -> &'a [Self] {

@@ -2,6 +2,8 @@
 
 use half::bf16;
 
+use crate::threads::each;
+
 /// A number that kernels read and write: `f32`, or `bf16`.
 pub trait Element: Copy + Send + Sync + std::fmt::Debug + 'static {
     /// 0.
@@ -12,6 +14,12 @@ pub trait Element: Copy + Send + Sync + std::fmt::Debug + 'static {
 
     /// The nearest number, of two equally near ones the even.
     fn narrow(x: f32) -> Self;
+
+    /// The same numbers where they are bf16.
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]>;
+
+    /// The same numbers to write to where they are bf16.
+    fn as_bf16_mut(values: &mut [Self]) -> Option<&mut [bf16]>;
 }
 
 impl Element for f32 {
@@ -25,6 +33,14 @@ impl Element for f32 {
     #[inline(always)]
     fn narrow(x: f32) -> Self {
         x
+    }
+
+    fn as_bf16(_: &[Self]) -> Option<&[bf16]> {
+        None
+    }
+
+    fn as_bf16_mut(_: &mut [Self]) -> Option<&mut [bf16]> {
+        None
     }
 }
 
@@ -44,6 +60,14 @@ impl Element for bf16 {
         let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
         Self::from_bits(if x.is_nan() { NAN } else { rounded })
     }
+
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
+        Some(values)
+    }
+
+    fn as_bf16_mut(values: &mut [Self]) -> Option<&mut [bf16]> {
+        Some(values)
+    }
 }
 
 /// Rounds `source` into `target`, on all threads.
@@ -51,9 +75,8 @@ impl Element for bf16 {
 /// # Panics
 /// If the lengths differ.
 pub fn narrow(source: &[f32], target: &mut [bf16]) {
-    use rayon::prelude::*;
     assert_eq!(source.len(), target.len());
-    source.par_chunks(BLOCK).zip(target.par_chunks_mut(BLOCK)).for_each(|(source, target)| convert(source, target));
+    each(source.chunks(BLOCK).zip(target.chunks_mut(BLOCK)), |(source, target)| convert(source, target));
 }
 
 /// Widens `source` into `target`, on all threads.
@@ -61,15 +84,25 @@ pub fn narrow(source: &[f32], target: &mut [bf16]) {
 /// # Panics
 /// If the lengths differ.
 pub fn widen(source: &[bf16], target: &mut [f32]) {
-    use rayon::prelude::*;
     assert_eq!(source.len(), target.len());
-    source.par_chunks(BLOCK).zip(target.par_chunks_mut(BLOCK)).for_each(|(source, target)| convert(source, target));
+    each(source.chunks(BLOCK).zip(target.chunks_mut(BLOCK)), |(source, target)| convert(source, target));
+}
+
+/// Multiplies every number by `factor`, on all threads.
+pub fn scale<E: Element>(values: &mut [E], factor: f32) {
+    each(values.chunks_mut(BLOCK / 8), |values| scale_block(values, factor));
 }
 
 /// Elements of a block of work.
 const BLOCK: usize = 1 << 15;
 
 crate::dispatch::multiversion! {
+    fn scale_block<FMA; E: Element>(values: &mut [E], factor: f32) {
+        for value in values {
+            *value = E::narrow(value.widen() * factor);
+        }
+    }
+
     /// Converts the elements of one slice into the other.
     pub(crate) fn convert<FMA; S: Element, T: Element>(source: &[S], target: &mut [T]) {
         for (target, source) in target.iter_mut().zip(source) {
@@ -95,6 +128,18 @@ mod tests {
         }
         let ties = [1.0 + 0.5 / 128.0, 1.0 + 1.5 / 128.0];
         assert_eq!(ties.map(|x| <bf16 as Element>::narrow(x).widen()), [1.0, 1.0 + 2.0 / 128.0]);
+    }
+
+    #[test]
+    fn scaling_rounds_once() {
+        let values = crate::testing::numbers(1, 10_001);
+        let mut short: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
+        let expected: Vec<bf16> = short.iter().map(|x| bf16::from_f32(x.to_f32() * 1.7)).collect();
+        super::scale(&mut short, 1.7);
+        assert_eq!(short, expected);
+        let mut long = values.clone();
+        super::scale(&mut long, -0.5);
+        assert!(long.iter().zip(&values).all(|(l, v)| *l == -0.5 * v));
     }
 
     #[test]

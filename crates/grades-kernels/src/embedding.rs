@@ -1,8 +1,7 @@
 //! Looking up rows of an embedding, and adding their gradients back.
 
-use rayon::prelude::*;
-
 use crate::OutOfRange;
+use crate::threads::each;
 
 /// Rows of a block of work.
 const BLOCK_ROWS: usize = 64;
@@ -20,7 +19,7 @@ pub fn gather(weight: &[f32], width: usize, ids: &[i64], out: &mut [f32]) -> Res
     if out.is_empty() {
         return Ok(());
     }
-    out.par_chunks_mut(BLOCK_ROWS * width).zip(ids.par_chunks(BLOCK_ROWS)).for_each(|(out, ids)| {
+    each(out.chunks_mut(BLOCK_ROWS * width).zip(ids.chunks(BLOCK_ROWS)), |(out, ids)| {
         for (out, &id) in out.chunks_exact_mut(width).zip(ids) {
             out.copy_from_slice(&weight[id as usize * width..][..width]);
         }
@@ -54,7 +53,7 @@ pub fn scatter_add(dout: &[f32], width: usize, ids: &[i64], dweight: &mut [f32])
         taken = start + width;
         jobs.push((target, same_id));
     }
-    jobs.into_par_iter().with_min_len(BLOCK_ROWS).for_each(|(target, rows)| {
+    each(jobs, |(target, rows)| {
         for &row in rows {
             for (target, gradient) in target.iter_mut().zip(&dout[row * width..]) {
                 *target += gradient;

@@ -1,10 +1,9 @@
 //! Between the joined rows of one product for queries, keys and values and the heads that attention takes, rotated on
 //! the way.
 
-use rayon::prelude::*;
-
 use crate::element::convert;
 use crate::rope::{RotaryTable, Rotation};
+use crate::threads::each;
 use crate::{Element, OutOfRange};
 
 /// How a row `[(heads + 2 · kv_heads) · head_dim]` holds queries, then keys, then values.
@@ -34,22 +33,22 @@ impl JoinedHeads<'_> {
     /// If a length does not fit.
     pub fn split<E: Element>(&self, joined: &[E], q: &mut [E], k: &mut [E], v: &mut [E]) -> Result<(), OutOfRange> {
         let (query, key) = self.check(joined, q, k, v)?;
-        joined
-            .par_chunks(BLOCK_ROWS * (query + 2 * key))
-            .zip(q.par_chunks_mut(BLOCK_ROWS * query))
-            .zip(k.par_chunks_mut(BLOCK_ROWS * key).zip(v.par_chunks_mut(BLOCK_ROWS * key)))
-            .enumerate()
-            .for_each(|(block, ((joined, q), (k, v)))| {
-                let mut scratch = vec![0.0; query + key];
-                let rows = q.chunks_exact_mut(query).zip(k.chunks_exact_mut(key)).zip(v.chunks_exact_mut(key));
-                for (row, (joined, ((q, k), v))) in joined.chunks_exact(query + 2 * key).zip(rows).enumerate() {
-                    convert(&joined[..query + key], &mut scratch);
-                    self.rotate(block * BLOCK_ROWS + row, &mut scratch, Rotation::Forward);
-                    convert(&scratch[..query], q);
-                    convert(&scratch[query..], k);
-                    v.copy_from_slice(&joined[query + key..]);
-                }
-            });
+        let blocks = joined
+            .chunks(BLOCK_ROWS * (query + 2 * key))
+            .zip(q.chunks_mut(BLOCK_ROWS * query))
+            .zip(k.chunks_mut(BLOCK_ROWS * key).zip(v.chunks_mut(BLOCK_ROWS * key)))
+            .enumerate();
+        each(blocks, |(block, ((joined, q), (k, v)))| {
+            let mut scratch = vec![0.0; query + key];
+            let rows = q.chunks_exact_mut(query).zip(k.chunks_exact_mut(key)).zip(v.chunks_exact_mut(key));
+            for (row, (joined, ((q, k), v))) in joined.chunks_exact(query + 2 * key).zip(rows).enumerate() {
+                convert(&joined[..query + key], &mut scratch);
+                self.rotate(block * BLOCK_ROWS + row, &mut scratch, Rotation::Forward);
+                convert(&scratch[..query], q);
+                convert(&scratch[query..], k);
+                v.copy_from_slice(&joined[query + key..]);
+            }
+        });
         Ok(())
     }
 
@@ -62,22 +61,22 @@ impl JoinedHeads<'_> {
     /// If a length does not fit.
     pub fn join<E: Element>(&self, dq: &[E], dk: &[E], dv: &[E], joined: &mut [E]) -> Result<(), OutOfRange> {
         let (query, key) = self.check(joined, dq, dk, dv)?;
-        joined
-            .par_chunks_mut(BLOCK_ROWS * (query + 2 * key))
-            .zip(dq.par_chunks(BLOCK_ROWS * query))
-            .zip(dk.par_chunks(BLOCK_ROWS * key).zip(dv.par_chunks(BLOCK_ROWS * key)))
-            .enumerate()
-            .for_each(|(block, ((joined, dq), (dk, dv)))| {
-                let mut scratch = vec![0.0; query + key];
-                let rows = dq.chunks_exact(query).zip(dk.chunks_exact(key)).zip(dv.chunks_exact(key));
-                for (row, (joined, ((dq, dk), dv))) in joined.chunks_exact_mut(query + 2 * key).zip(rows).enumerate() {
-                    convert(dq, &mut scratch[..query]);
-                    convert(dk, &mut scratch[query..]);
-                    self.rotate(block * BLOCK_ROWS + row, &mut scratch, Rotation::Inverse);
-                    convert(&scratch, &mut joined[..query + key]);
-                    joined[query + key..].copy_from_slice(dv);
-                }
-            });
+        let blocks = joined
+            .chunks_mut(BLOCK_ROWS * (query + 2 * key))
+            .zip(dq.chunks(BLOCK_ROWS * query))
+            .zip(dk.chunks(BLOCK_ROWS * key).zip(dv.chunks(BLOCK_ROWS * key)))
+            .enumerate();
+        each(blocks, |(block, ((joined, dq), (dk, dv)))| {
+            let mut scratch = vec![0.0; query + key];
+            let rows = dq.chunks_exact(query).zip(dk.chunks_exact(key)).zip(dv.chunks_exact(key));
+            for (row, (joined, ((dq, dk), dv))) in joined.chunks_exact_mut(query + 2 * key).zip(rows).enumerate() {
+                convert(dq, &mut scratch[..query]);
+                convert(dk, &mut scratch[query..]);
+                self.rotate(block * BLOCK_ROWS + row, &mut scratch, Rotation::Inverse);
+                convert(&scratch, &mut joined[..query + key]);
+                joined[query + key..].copy_from_slice(dv);
+            }
+        });
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! Every matrix and every batch is row-major: weights, their gradients and the residual stream in `f32`, activations
 //! and their gradients in any [`Element`]. A kernel writes into buffers of its caller and says in its
 //! documentation what shape each of them has. Work is split into blocks of a fixed size, so that a result is the
-//! same, bit for bit, on one thread and on many; the threads are those of the current [rayon] pool. The
+//! same, bit for bit, on one thread and on many; the threads are those of [`threads`]. The
 //! instruction set (AVX-512, AVX2 with FMA, or what the target guarantees) is chosen at run time; the environment
 //! variable `GRADES_SIMD` lowers it to `avx2` or `baseline`.
 //!
@@ -41,7 +41,7 @@ pub mod optimizer;
 pub mod quant;
 pub mod rope;
 
-pub use element::{Element, narrow, widen};
+pub use element::{Element, narrow, scale, widen};
 pub use memory::{return_freed_memory, reuse_freed_memory};
 pub use threads::{on_worker, set_threads, threads};
 

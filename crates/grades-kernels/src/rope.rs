@@ -1,11 +1,10 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-split convention of Hugging Face:
 //! element `i` of a head is paired with element `i + rotary_dim / 2`.
 
-use rayon::prelude::*;
-
 use crate::OutOfRange;
 use crate::dispatch::multiversion;
 use crate::math::mul_add;
+use crate::threads::each;
 
 /// Cosines and sines of every position's angles, `[positions, rotary_dim / 2]` each.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +49,7 @@ pub fn rope(
     if x.is_empty() {
         return Ok(());
     }
-    x.par_chunks_mut(BLOCK_ROWS * heads * head_dim).zip(positions.par_chunks(BLOCK_ROWS)).for_each(|(x, positions)| {
+    each(x.chunks_mut(BLOCK_ROWS * heads * head_dim).zip(positions.chunks(BLOCK_ROWS)), |(x, positions)| {
         for (row, &position) in x.chunks_exact_mut(heads * head_dim).zip(positions) {
             table.rotate(row, head_dim, position, rotation);
         }

@@ -21,7 +21,7 @@ pub(crate) fn in_f64(x: &[f32]) -> Vec<f64> {
 pub(crate) fn on_any_threads(compute: impl Fn() -> Vec<Vec<f32>> + Sync) -> Vec<Vec<f32>> {
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(&compute)
+        pool.install(|| crate::threads::Pool::new(threads).install(&compute))
     };
     let (one, three) = (run(1), run(3));
     assert_eq!(one.len(), three.len());

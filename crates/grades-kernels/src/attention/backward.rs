@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::forward::copy_head;
+#[cfg(target_arch = "x86_64")]
+use super::native;
 use super::pack::{Layout, Packed};
 use super::segment::Spans;
 use super::{Attention, BLOCK_KEYS, BLOCK_QUERIES, Segment, segment};
@@ -12,6 +12,7 @@ use crate::Element;
 use crate::dispatch::multiversion;
 use crate::gemm::{Matrix, MatrixMut, banded};
 use crate::math::{LANES, exp, mul_add, sum};
+use crate::threads::{each, each_with};
 
 /// Where the gradients go; all are overwritten, with zeros for tokens outside all segments.
 #[derive(Debug)]
@@ -85,26 +86,51 @@ pub fn attention_backward<E: Element>(
             jobs.push((index, head, AttentionGradients { dq, dk, dv }));
         }
     }
-    let packed = KeysAndValues {
-        k_columns: Packed::new(attention, segments, 1, saved.k, Layout::Columns),
-        k_rows: Packed::new(attention, segments, 1, saved.k, Layout::Rows),
-        v_columns: Packed::new(attention, segments, 1, saved.v, Layout::Columns),
+    #[cfg(target_arch = "x86_64")]
+    let jobs = match (saved.as_bf16(), E::as_bf16(dout)) {
+        (Some(saved), Some(dout)) if native::takes(attention) => {
+            native::backward(attention, segments, saved, dout, jobs);
+            Vec::new()
+        }
+        _ => jobs,
     };
-    jobs.into_par_iter().for_each_init(
-        || Scratch::new(attention),
-        |scratch, (index, head, gradients)| {
-            let head = Head { index, segment: &segments[index], head, packed: &packed };
-            head.backward(attention, &saved, dout, gradients, scratch);
-        },
-    );
+    if !jobs.is_empty() {
+        let packed = KeysAndValues {
+            k_columns: Packed::new(attention, segments, 1, saved.k, Layout::Columns),
+            k_rows: Packed::new(attention, segments, 1, saved.k, Layout::Rows),
+            v_columns: Packed::new(attention, segments, 1, saved.v, Layout::Columns),
+        };
+        each_with(
+            jobs,
+            || Scratch::new(attention),
+            |scratch, (index, head, gradients)| {
+                let head = Head { index, segment: &segments[index], head, packed: &packed };
+                head.backward(attention, &saved, dout, gradients, scratch);
+            },
+        );
+    }
 
     let query_spans: Vec<_> = segments.iter().map(|s| s.queries.clone()).collect();
     let key_spans: Vec<_> = segments.iter().map(|s| s.keys.clone()).collect();
-    // The products were those of the scaled queries.
+    // The scores' gradients are those of scores with scaled queries.
     gather_heads(&query_spans, &dq_heads, (heads, 1), head_dim, attention.scale, dq);
     let groups = (heads, heads / attention.kv_heads);
     gather_heads(&key_spans, &dk_heads, groups, head_dim, 1.0, dk);
     gather_heads(&key_spans, &dv_heads, groups, head_dim, 1.0, dv);
+}
+
+impl<'a, E: Element> Saved<'a, E> {
+    /// The same where it is bf16.
+    #[cfg(target_arch = "x86_64")]
+    fn as_bf16(&self) -> Option<Saved<'a, half::bf16>> {
+        Some(Saved {
+            q: E::as_bf16(self.q)?,
+            k: E::as_bf16(self.k)?,
+            v: E::as_bf16(self.v)?,
+            out: E::as_bf16(self.out)?,
+            log_sum_exp: self.log_sum_exp,
+        })
+    }
 }
 
 fn split_off<'a, E>(rest: &mut &'a mut [E], count: usize) -> &'a mut [E] {
@@ -185,7 +211,7 @@ impl Head<'_> {
                 banded(q.strided(), k, to, false, |rows| spans.scores(rows, head_dim));
                 let to = MatrixMut::new(dscores, rows, columns);
                 banded(dout_head.strided(), v, to, false, |rows| spans.scores(rows, head_dim));
-                softmax_backward(scores, dscores, &terms[..rows], spans.of_rows());
+                softmax_backward(scores, 1.0, dscores, &terms[..rows], spans.of_rows());
 
                 let key_rows = keys.start * head_dim..keys.end * head_dim;
                 let probabilities = Matrix::with_stride(scores, rows, keys.len(), columns).strided();
@@ -203,27 +229,27 @@ impl Head<'_> {
 
 /// What the softmax of one row needs.
 #[derive(Clone, Copy, Default)]
-struct RowTerms {
-    log_sum_exp: f32,
+pub(super) struct RowTerms {
+    pub(super) log_sum_exp: f32,
     /// Σ out·dout of the head, which is Σ probability · its gradient.
-    along: f32,
+    pub(super) along: f32,
 }
 
 multiversion! {
     /// Σ out·dout of one head.
-    fn along<FMA; E: Element>(out: &[E], dout: &[f32]) -> f32 {
+    pub(super) fn along<FMA; E: Element, D: Element>(out: &[E], dout: &[D]) -> f32 {
         let mut sums = [0.0; LANES];
         for (out, dout) in out.chunks(LANES).zip(dout.chunks(LANES)) {
             for ((sum, out), dout) in sums.iter_mut().zip(out).zip(dout) {
-                *sum = mul_add::<FMA>(out.widen(), *dout, *sum);
+                *sum = mul_add::<FMA>(out.widen(), dout.widen(), *sum);
             }
         }
         sum(&sums)
     }
 
-    /// Turns scores into probabilities, and gradients of the probabilities into those of the scores; 0 where unseen.
-    fn softmax_backward<FMA>(
-        scores: &mut [f32], dscores: &mut [f32], rows: &[RowTerms], spans: &[(usize, usize)],
+    /// Turns scores, `scale` times, into probabilities, and gradients of the probabilities into those of the scores; 0 where unseen.
+    pub(super) fn softmax_backward<FMA>(
+        scores: &mut [f32], scale: f32, dscores: &mut [f32], rows: &[RowTerms], spans: &[(usize, usize)],
     ) {
         let columns = scores.len() / rows.len();
         let blocks = scores.chunks_exact_mut(columns).zip(dscores.chunks_exact_mut(columns));
@@ -233,13 +259,15 @@ multiversion! {
             scores[end..].fill(0.0);
             dscores[end..].fill(0.0);
             for (score, dscore) in scores[start..end].iter_mut().zip(&mut dscores[start..end]) {
-                *score = exp::<FMA>(*score - terms.log_sum_exp);
+                *score = exp::<FMA>(mul_add::<FMA>(*score, scale, -terms.log_sum_exp));
                 *dscore = *score * (*dscore - terms.along);
             }
         }
     }
 }
 
+/// Tokens of which a task gathers the heads.
+const GATHERED_ROWS: usize = 32;
 /// Elements that are summed at a time: a common size of a head.
 const MAX_CHUNK: usize = 64;
 
@@ -275,18 +303,21 @@ fn gather_heads<E: Element>(
     let (mut rest, mut token, mut offset) = (total, 0, 0);
     for span in spans {
         split_off(&mut rest, (span.start - token) * width).fill(E::ZERO);
-        jobs.push((split_off(&mut rest, span.len() * width), &per_head[offset..][..span.len() * heads * head_dim]));
+        let of_span = &per_head[offset..][..span.len() * heads * head_dim];
+        for first in (0..span.len()).step_by(GATHERED_ROWS) {
+            let rows = GATHERED_ROWS.min(span.len() - first);
+            jobs.push((split_off(&mut rest, rows * width), of_span, first, span.len()));
+        }
         offset += span.len() * heads * head_dim;
         token = span.end;
     }
     rest.fill(E::ZERO);
-    jobs.into_par_iter().for_each(|(total, per_head)| {
-        let tokens = total.len() / width;
-        total.par_chunks_exact_mut(width).with_min_len(64).enumerate().for_each(|(token, row)| {
+    each(jobs, |(total, per_head, first, tokens)| {
+        for (token, row) in (first..).zip(total.chunks_exact_mut(width)) {
             for (row, first_head) in row.chunks_exact_mut(head_dim).zip((0..heads).step_by(group)) {
                 let part = |head: usize| &per_head[(head * tokens + token) * head_dim..][..head_dim];
                 sum_heads((first_head..first_head + group).map(part), factor, row);
             }
-        });
+        }
     });
 }

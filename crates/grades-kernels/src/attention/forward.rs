@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
+#[cfg(target_arch = "x86_64")]
+use super::native;
 use super::one_query::attend_one;
 use super::pack::{Layout, Packed};
 use super::segment::Spans;
@@ -11,7 +11,8 @@ use super::{Attention, BLOCK_KEYS, BLOCK_QUERIES, Segment, segment};
 use crate::Element;
 use crate::dispatch::multiversion;
 use crate::gemm::{Matrix, MatrixMut, banded};
-use crate::math::{exp, max, sum};
+use crate::math::{exp, max, mul_add, sum};
+use crate::threads::each_with;
 
 /// Attention of `q [query tokens, heads, head_dim]` over `k` and `v [key tokens, kv_heads, head_dim]`, into
 /// `out [query tokens, heads, head_dim]`; keeps ln Σ exp of every row of scores in
@@ -39,12 +40,20 @@ pub fn attention<E: Element>(
     assert_eq!(k.len() % attention.key_width(), 0);
     segment::check(segments, tokens, k.len() / attention.key_width());
 
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(q), Some(k), Some(v)) = (E::as_bf16(q), E::as_bf16(k), E::as_bf16(v))
+        && native::takes(attention)
+        && let Some(out) = E::as_bf16_mut(out)
+    {
+        return native::attention(attention, segments, (q, k, v), out, log_sum_exp);
+    }
     let packed = KeysAndValues {
         k: Packed::new(attention, segments, 2, k, Layout::Columns),
         v: Packed::new(attention, segments, 2, v, Layout::Rows),
     };
     let blocks = blocks(attention, segments, tokens, out, log_sum_exp);
-    blocks.into_par_iter().for_each_init(
+    each_with(
+        blocks,
         || Scratch::new(attention),
         |scratch, block| {
             let q = &q[block.queries.start * attention.query_width()..block.queries.end * attention.query_width()];
@@ -69,16 +78,16 @@ struct KeysAndValues {
 }
 
 /// Consecutive queries of one segment, or tokens of none, and where their results go.
-struct Block<'a, E> {
+pub(super) struct Block<'a, E> {
     /// The segment's number.
-    segment: Option<usize>,
-    queries: Range<usize>,
-    out: &'a mut [E],
-    log_sum_exp: &'a mut [f32],
+    pub(super) segment: Option<usize>,
+    pub(super) queries: Range<usize>,
+    pub(super) out: &'a mut [E],
+    pub(super) log_sum_exp: &'a mut [f32],
 }
 
 /// Cuts the tokens into blocks of at most [`BLOCK_QUERIES`] that do not cross a segment's end.
-fn blocks<'a, E>(
+pub(super) fn blocks<'a, E>(
     attention: &Attention,
     segments: &[Segment],
     tokens: usize,
@@ -140,7 +149,7 @@ fn attend<E: Element>(
     for head in 0..heads {
         let kv_head = head / (heads / kv_heads);
         copy_head(attention, q, head, scale, q_head);
-        let mut running = [Running { max: f32::NEG_INFINITY, sum: 0.0 }; BLOCK_QUERIES];
+        let mut running = [Running::NONE; BLOCK_QUERIES];
         sums.fill(0.0);
         for keys in segment.visible_blocks(attention, &block.queries) {
             let spans = Spans::new(attention, segment, &block.queries, &keys);
@@ -150,7 +159,7 @@ fn attend<E: Element>(
             let q = Matrix::new(q_head, rows, head_dim).strided();
             let scores_out = MatrixMut::new(scores, rows, k.columns());
             banded(q, k, scores_out, false, |rows| spans.scores(rows, head_dim));
-            online_softmax(scores, spans.of_rows(), &mut running[..rows], sums);
+            online_softmax(scores, 1.0, spans.of_rows(), &mut running[..rows], sums);
             let probabilities = Matrix::with_stride(scores, rows, keys.len(), k.columns()).strided();
             let sums_out = MatrixMut::new(sums, rows, head_dim);
             banded(probabilities, v, sums_out, true, |rows| spans.over_keys(rows, head_dim));
@@ -176,9 +185,14 @@ pub(super) fn copy_head<E: Element>(attention: &Attention, source: &[E], head: u
 
 /// Largest score of a row so far, and the sum of exp(score − max).
 #[derive(Clone, Copy)]
-struct Running {
-    max: f32,
-    sum: f32,
+pub(super) struct Running {
+    pub(super) max: f32,
+    pub(super) sum: f32,
+}
+
+impl Running {
+    /// Of no score.
+    pub(super) const NONE: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
 }
 
 multiversion! {
@@ -188,9 +202,11 @@ multiversion! {
         }
     }
 
-    /// Turns scores (rows of equal length, of which each sees one span) into exp(score − max) and 0 where unseen, and
-    /// rescales the running `sums` (rows of `head_dim`) where the maximum grows.
-    fn online_softmax<FMA>(scores: &mut [f32], spans: &[(usize, usize)], running: &mut [Running], sums: &mut [f32]) {
+    /// Turns scores (rows of equal length, of which each sees one span), `scale` times, into exp(score − max) and 0 where
+    /// unseen, and rescales the running `sums` (rows of `head_dim`) where the maximum grows.
+    pub(super) fn online_softmax<FMA>(
+        scores: &mut [f32], scale: f32, spans: &[(usize, usize)], running: &mut [Running], sums: &mut [f32],
+    ) {
         let columns = scores.len() / spans.len();
         let head_dim = sums.len() / spans.len();
         for (row, (&(start, end), running)) in spans.iter().zip(running).enumerate() {
@@ -201,7 +217,7 @@ multiversion! {
                 continue;
             }
             let seen = &mut row_scores[start..end];
-            let largest = max(seen);
+            let largest = max(seen) * scale;
             if largest > running.max {
                 let shrink = exp::<FMA>(running.max - largest);
                 running.max = largest;
@@ -211,7 +227,7 @@ multiversion! {
                 }
             }
             for score in seen.iter_mut() {
-                *score = exp::<FMA>(*score - running.max);
+                *score = exp::<FMA>(mul_add::<FMA>(*score, scale, -running.max));
             }
             running.sum += sum(seen);
         }

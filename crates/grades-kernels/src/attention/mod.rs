@@ -4,6 +4,8 @@
 
 mod backward;
 mod forward;
+#[cfg(target_arch = "x86_64")]
+mod native;
 mod one_query;
 mod pack;
 #[cfg(test)]

@@ -1,14 +1,13 @@
 //! A single query over a cache, as in generation: bound by reading the keys and values, so each of them is read once
 //! for all heads of its group.
 
-use rayon::prelude::*;
-
 use super::{Attention, Segment};
 use crate::Element;
 use crate::dispatch::multiversion;
 use crate::element::convert;
 use crate::gemm::{Band, Matrix, MatrixMut, banded};
 use crate::math::{dot, exp, max, sum};
+use crate::threads::each;
 
 /// Attention of the one query of `segment`: `q` and `out [heads, head_dim]`, `log_sum_exp [heads]`.
 pub(super) fn attend_one<E: Element>(
@@ -24,28 +23,29 @@ pub(super) fn attend_one<E: Element>(
     let group = attention.heads / attention.kv_heads;
     let visible = segment.visible(attention, segment.queries.start);
     let first_key = segment.keys.start + visible.start;
-    q.par_chunks_exact(group * head_dim)
-        .zip(out.par_chunks_exact_mut(group * head_dim))
-        .zip(log_sum_exp.par_chunks_exact_mut(group))
-        .enumerate()
-        .for_each(|(kv_head, ((q, out), log_sum_exp))| {
-            let start = first_key * key_width + kv_head * head_dim;
-            let mut scores = vec![0.0; group * visible.len()];
-            let mut queries = vec![0.0; q.len()];
-            convert(q, &mut queries);
-            let keys = gathered(&k[start.min(k.len())..], visible.len(), key_width, head_dim);
-            score(&queries, &keys, head_dim, head_dim, &mut scores);
-            softmax(&mut scores, attention.scale, log_sum_exp);
-            let probabilities = Matrix::new(&scores, group, visible.len()).strided();
-            let values = gathered(&v[start.min(v.len())..], visible.len(), key_width, head_dim);
-            let values = Matrix::new(&values, visible.len(), head_dim);
-            let mut sums = vec![0.0; out.len()];
-            banded(probabilities, values, MatrixMut::new(&mut sums, group, head_dim), false, |_| Band {
-                inner: 0..visible.len(),
-                columns: 0..head_dim,
-            });
-            convert(&sums, out);
+    let groups = q
+        .chunks_exact(group * head_dim)
+        .zip(out.chunks_exact_mut(group * head_dim))
+        .zip(log_sum_exp.chunks_exact_mut(group))
+        .enumerate();
+    each(groups, |(kv_head, ((q, out), log_sum_exp))| {
+        let start = first_key * key_width + kv_head * head_dim;
+        let mut scores = vec![0.0; group * visible.len()];
+        let mut queries = vec![0.0; q.len()];
+        convert(q, &mut queries);
+        let keys = gathered(&k[start.min(k.len())..], visible.len(), key_width, head_dim);
+        score(&queries, &keys, head_dim, head_dim, &mut scores);
+        softmax(&mut scores, attention.scale, log_sum_exp);
+        let probabilities = Matrix::new(&scores, group, visible.len()).strided();
+        let values = gathered(&v[start.min(v.len())..], visible.len(), key_width, head_dim);
+        let values = Matrix::new(&values, visible.len(), head_dim);
+        let mut sums = vec![0.0; out.len()];
+        banded(probabilities, values, MatrixMut::new(&mut sums, group, head_dim), false, |_| Band {
+            inner: 0..visible.len(),
+            columns: 0..head_dim,
         });
+        convert(&sums, out);
+    });
 }
 
 /// `count` heads of `head_dim` elements that lie `stride` apart, as f32 side by side.

@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::segment::VECTOR;
 use super::{Attention, BLOCK_KEYS, Segment};
 use crate::Element;
 use crate::element::convert;
 use crate::gemm::Matrix;
+use crate::threads::each;
 
 /// The layout of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +67,7 @@ impl Packed {
                 }
             }
         }
-        jobs.into_par_iter().for_each(|(target, keys, head)| {
+        each(jobs, |(target, keys, head)| {
             let row = |key: usize| &source[key * width + head * head_dim..][..head_dim];
             match layout {
                 Layout::Rows => {

@@ -1,3 +1,5 @@
+use half::bf16;
+
 use super::{Attention, AttentionGradients, Saved, Segment, attention, attention_backward, reference};
 use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
 
@@ -31,15 +33,19 @@ impl Case {
 
     /// out, dq, dk, dv, log-sum-exp.
     fn run(&self) -> Vec<Vec<f32>> {
-        let [q, k, v, dout] = self.inputs();
+        self.run_on(&self.inputs())
+    }
+
+    /// As `run`, on any inputs.
+    fn run_on(&self, [q, k, v, dout]: &[Vec<f32>; 4]) -> Vec<Vec<f32>> {
         on_any_threads(|| {
             let mut out = vec![f32::NAN; q.len()];
             let mut log_sum_exp = vec![f32::NAN; self.query_tokens * self.form.heads];
-            attention(&self.form, &self.segments, &q, &k, &v, &mut out, &mut log_sum_exp);
+            attention(&self.form, &self.segments, q, k, v, &mut out, &mut log_sum_exp);
             let [mut dq, mut dk, mut dv] = [q.len(), k.len(), v.len()].map(|len| vec![f32::NAN; len]);
-            let saved = Saved { q: &q, k: &k, v: &v, out: &out, log_sum_exp: &log_sum_exp };
+            let saved = Saved { q, k, v, out: &out, log_sum_exp: &log_sum_exp };
             let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-            attention_backward(&self.form, &self.segments, saved, &dout, gradients);
+            attention_backward(&self.form, &self.segments, saved, dout, gradients);
             vec![out, dq, dk, dv, log_sum_exp]
         })
     }
@@ -167,4 +173,42 @@ fn overlapping_segments_are_refused() {
     let mut case = Case::new(1, 1, 1, &[4]);
     case.segments.push(Segment::from(3..6));
     case.run();
+}
+
+/// bf16 against f32 on the same numbers: the results, log-sum-exp and gradients differ by what roundings make.
+#[test]
+fn bf16_equals_f32_within_rounding() {
+    let mut cases = vec![Case::new(2, 1, 8, &[300, 64, 128, 129]), Case::new(9, 3, 64, &[97, 1, 2, 48])];
+    for head_dim in [8, 16, 24, 64, 80, 96, 128, 256, 10, 7] {
+        cases.push(Case::new(2, 1, head_dim, &[5, 1, 33]));
+    }
+    for (causal, window) in [(true, Some(8)), (true, Some(150)), (true, Some(1)), (false, None), (false, Some(70))] {
+        let mut case = Case::new(2, 2, 16, &[200, 50]);
+        (case.form.causal, case.form.window) = (causal, window);
+        cases.push(case);
+    }
+    for case in cases {
+        let short = case.inputs().map(|x| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>());
+        let [q, k, v, dout] = &short;
+        let found = on_any_threads(|| {
+            let mut out = vec![bf16::NAN; q.len()];
+            let mut log_sum_exp = vec![f32::NAN; case.query_tokens * case.form.heads];
+            attention(&case.form, &case.segments, q, k, v, &mut out, &mut log_sum_exp);
+            let [mut dq, mut dk, mut dv] = [q, k, v].map(|x| vec![bf16::NAN; x.len()]);
+            let saved = Saved { q, k, v, out: &out, log_sum_exp: &log_sum_exp };
+            let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+            attention_backward(&case.form, &case.segments, saved, dout, gradients);
+            let wide = |x: Vec<bf16>| x.iter().map(|x| x.to_f32()).collect();
+            vec![wide(out), wide(dq), wide(dk), wide(dv), log_sum_exp]
+        });
+        let wide = short.map(|x| x.iter().map(|x| x.to_f32()).collect::<Vec<_>>());
+        let expected = case.run_on(&wide);
+        let names = ["out", "dq", "dk", "dv", "log-sum-exp"];
+        // Half a step of bf16 is 2⁻⁹ of a number; several roundings lie between the inputs and a gradient.
+        let tolerances = [4e-3, 1.2e-2, 1.2e-2, 1.2e-2, 1e-5];
+        for (i, (name, tolerance)) in names.into_iter().zip(tolerances).enumerate() {
+            let what = format!("{name} {:?} {:?}", case.form, case.segments);
+            assert_close(&found[i], &in_f64(&expected[i]), tolerance, &what);
+        }
+    }
 }

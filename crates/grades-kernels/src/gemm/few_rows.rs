@@ -1,11 +1,10 @@
 //! Products of a few rows with a weight, as in generation: bound by reading the weight, so it is read once, by all
 //! threads.
 
-use rayon::prelude::*;
-
 use super::matrix::{Matrix, MatrixMut};
 use crate::dispatch::multiversion;
 use crate::math::dot;
+use crate::threads::each;
 
 /// The most rows for which this is the better way.
 pub(super) const MAX_ROWS: usize = 8;
@@ -24,7 +23,7 @@ pub(super) fn nt(a: Matrix, b: Matrix, mut c: MatrixMut, accumulate: bool) {
     // Transposed, so that each task writes a part of its own.
     let mut transposed = vec![0.0; n * m];
     let task_rows = (TASK_ELEMENTS / a.columns().max(1)).max(1);
-    transposed.par_chunks_mut(task_rows * m).enumerate().for_each(|(task, out)| {
+    each(transposed.chunks_mut(task_rows * m).enumerate(), |(task, out)| {
         products_of_rows(a, b, task * task_rows, out);
     });
     for i in 0..m {

@@ -1,10 +1,9 @@
 //! Layer norm: `y = (x − mean) / √(var + ε) · scale + bias` (Ba et al. 2016, arXiv 1607.06450).
 
-use rayon::prelude::*;
-
 use super::{block_rows, sum_partials};
 use crate::dispatch::multiversion;
 use crate::math::{dot, mul_add, sum};
+use crate::threads::each;
 
 /// Layer norm of every row of `x [rows, width]` into `out [rows, width]`, with `scale [width]` and
 /// `bias [width]`; keeps `mean [rows]` and `inverse_std [rows]` (of the biased variance) for the backward pass.
@@ -32,11 +31,10 @@ pub fn layer_norm(
     }
     let block_rows = block_rows(width);
     let block = block_rows * width;
-    x.par_chunks(block)
-        .zip(out.par_chunks_mut(block))
-        .zip(mean.par_chunks_mut(block_rows))
-        .zip(inverse_std.par_chunks_mut(block_rows))
-        .for_each(|(((x, out), mean), inverse)| forward_rows(x, scale, bias, epsilon, out, mean, inverse));
+    let kept = mean.chunks_mut(block_rows).zip(inverse_std.chunks_mut(block_rows));
+    each(x.chunks(block).zip(out.chunks_mut(block)).zip(kept), |((x, out), (mean, inverse))| {
+        forward_rows(x, scale, bias, epsilon, out, mean, inverse);
+    });
 }
 
 /// Where the gradients of [`layer_norm`] go; what is `None` is not computed. All are overwritten.
@@ -76,23 +74,24 @@ pub fn layer_norm_backward(
     let block_rows = block_rows(width);
     let block = block_rows * width;
     let blocks = x
-        .par_chunks(block)
-        .zip(dout.par_chunks(block))
-        .zip(dx.par_chunks_mut(block))
-        .zip(mean.par_chunks(block_rows).zip(inverse_std.par_chunks(block_rows)));
-    blocks.for_each(|(((x, dout), dx), (mean, inverse))| backward_rows(x, scale, mean, inverse, dout, dx));
+        .chunks(block)
+        .zip(dout.chunks(block))
+        .zip(dx.chunks_mut(block))
+        .zip(mean.chunks(block_rows).zip(inverse_std.chunks(block_rows)));
+    each(blocks, |(((x, dout), dx), (mean, inverse))| backward_rows(x, scale, mean, inverse, dout, dx));
     if let Some((dscale, dbias)) = dscale_dbias {
         assert_eq!(dscale.len(), width);
         assert_eq!(dbias.len(), width);
         let count = mean.len().div_ceil(block_rows) * width;
         let (mut scales, mut biases) = (vec![0.0; count], vec![0.0; count]);
-        x.par_chunks(block)
-            .zip(dout.par_chunks(block))
-            .zip(mean.par_chunks(block_rows).zip(inverse_std.par_chunks(block_rows)))
-            .zip(scales.par_chunks_mut(width).zip(biases.par_chunks_mut(width)))
-            .for_each(|(((x, dout), (mean, inverse)), (dscale, dbias))| {
-                parameter_rows(x, mean, inverse, dout, dscale, dbias);
-            });
+        let blocks = x
+            .chunks(block)
+            .zip(dout.chunks(block))
+            .zip(mean.chunks(block_rows).zip(inverse_std.chunks(block_rows)))
+            .zip(scales.chunks_mut(width).zip(biases.chunks_mut(width)));
+        each(blocks, |(((x, dout), (mean, inverse)), (dscale, dbias))| {
+            parameter_rows(x, mean, inverse, dout, dscale, dbias);
+        });
         sum_partials(&scales, dscale);
         sum_partials(&biases, dbias);
     }

@@ -1,11 +1,10 @@
 //! RMS norm: `y = x / √(mean(x²) + ε) · scale` (Zhang and Sennrich 2019, arXiv 1910.07467).
 
-use rayon::prelude::*;
-
 use super::{block_rows, sum_partials};
 use crate::Element;
 use crate::dispatch::multiversion;
 use crate::math::{dot, mul_add};
+use crate::threads::each;
 
 /// RMS norm of every row of `x [rows, width]` into `out [rows, width]`, with `scale [width]`; keeps
 /// `1 / √(mean(x²) + ε)` of each row in `inverse_rms [rows]` for the backward pass.
@@ -22,10 +21,8 @@ pub fn rms_norm<E: Element>(x: &[f32], scale: &[f32], epsilon: f32, out: &mut [E
     }
     let block_rows = block_rows(width);
     let block = block_rows * width;
-    x.par_chunks(block)
-        .zip(out.par_chunks_mut(block))
-        .zip(inverse_rms.par_chunks_mut(block_rows))
-        .for_each(|((x, out), inverse_rms)| forward_rows(x, scale, epsilon, out, inverse_rms));
+    let blocks = x.chunks(block).zip(out.chunks_mut(block)).zip(inverse_rms.chunks_mut(block_rows));
+    each(blocks, |((x, out), inverse_rms)| forward_rows(x, scale, epsilon, out, inverse_rms));
 }
 
 multiversion! {
@@ -91,19 +88,15 @@ pub fn rms_norm_backward<E: Element>(
     }
     let block_rows = block_rows(width);
     let block = block_rows * width;
-    let blocks = x
-        .par_chunks(block)
-        .zip(dout.par_chunks(block))
-        .zip(dx.par_chunks_mut(block))
-        .zip(inverse_rms.par_chunks(block_rows));
+    let blocks = x.chunks(block).zip(dout.chunks(block)).zip(dx.chunks_mut(block)).zip(inverse_rms.chunks(block_rows));
     match dscale {
         None => {
-            blocks.for_each(|(((x, dout), dx), inverse)| backward_rows(x, scale, inverse, dout, dx, None));
+            each(blocks, |(((x, dout), dx), inverse)| backward_rows(x, scale, inverse, dout, dx, None));
         }
         Some(dscale) => {
             assert_eq!(dscale.len(), width);
             let mut partials = vec![0.0; inverse_rms.len().div_ceil(block_rows) * width];
-            blocks.zip(partials.par_chunks_mut(width)).for_each(|((((x, dout), dx), inverse), partial)| {
+            each(blocks.zip(partials.chunks_mut(width)), |((((x, dout), dx), inverse), partial)| {
                 backward_rows(x, scale, inverse, dout, dx, Some(partial));
             });
             sum_partials(&partials, dscale);

@@ -1,10 +1,9 @@
 //! Walking over a parameter, its gradient and its state together, and measuring on the way.
 
-use rayon::prelude::*;
-
 use super::{Measure, Sums, Update};
 use crate::dispatch::multiversion;
 use crate::math::mul_add;
+use crate::threads::map;
 
 /// Elements of a block of work: fixed, so that sums do not depend on the number of threads.
 pub(super) const BLOCK: usize = 16_384;
@@ -29,28 +28,25 @@ pub(super) fn apply<const STATES: usize>(
     measure.check(len);
     let mut rest = Part { parameter, gradient, states, measure };
     let parts: Vec<_> = (0..len.div_ceil(BLOCK)).map(|_| rest.take(BLOCK)).collect();
-    let sums: Vec<Sums> = parts
-        .into_par_iter()
-        .map(|mut block| {
-            let mut sums = Sums::default();
-            while !block.parameter.is_empty() {
-                let part = block.take(RUN);
-                if matches!(part.measure, Measure::Off) {
-                    step(part.parameter, part.gradient, part.states);
-                    continue;
-                }
-                let mut before = [0.0; RUN];
-                let before = &mut before[..part.parameter.len()];
-                before.copy_from_slice(part.parameter);
+    let sums = map(parts, |mut block| {
+        let mut sums = Sums::default();
+        while !block.parameter.is_empty() {
+            let part = block.take(RUN);
+            if matches!(part.measure, Measure::Off) {
                 step(part.parameter, part.gradient, part.states);
-                let [l1, sq] = change(part.parameter, before);
-                sums.weight_l1_change += l1;
-                sums.weight_sq_change += sq;
-                measure_run(part.gradient, part.measure, &mut sums);
+                continue;
             }
-            sums
-        })
-        .collect();
+            let mut before = [0.0; RUN];
+            let before = &mut before[..part.parameter.len()];
+            before.copy_from_slice(part.parameter);
+            step(part.parameter, part.gradient, part.states);
+            let [l1, sq] = change(part.parameter, before);
+            sums.weight_l1_change += l1;
+            sums.weight_sq_change += sq;
+            measure_run(part.gradient, part.measure, &mut sums);
+        }
+        sums
+    });
     sums.into_iter().sum()
 }
 
@@ -61,16 +57,13 @@ pub(super) fn apply<const STATES: usize>(
 pub(super) fn measure_all(gradient: &[f32], mut measure: Measure) -> Sums {
     measure.check(gradient.len());
     let blocks: Vec<_> = gradient.chunks(BLOCK).map(|gradient| (gradient, measure.take(BLOCK))).collect();
-    let sums: Vec<Sums> = blocks
-        .into_par_iter()
-        .map(|(gradient, mut measure)| {
-            let mut sums = Sums::default();
-            for gradient in gradient.chunks(RUN) {
-                measure_run(gradient, measure.take(RUN), &mut sums);
-            }
-            sums
-        })
-        .collect();
+    let sums = map(blocks, |(gradient, mut measure)| {
+        let mut sums = Sums::default();
+        for gradient in gradient.chunks(RUN) {
+            measure_run(gradient, measure.take(RUN), &mut sums);
+        }
+        sums
+    });
     sums.into_iter().sum()
 }
 

@@ -1,11 +1,10 @@
 //! Measuring, summing and scaling whole gradients.
 
-use rayon::prelude::*;
-
 use super::block::{self, BLOCK, measure_all};
 use super::{Measure, Sums};
 use crate::dispatch::multiversion;
 use crate::math::mul_add;
+use crate::threads::{each, map};
 
 /// Measures a gradient without an update: the weight's sums are zero.
 ///
@@ -17,8 +16,7 @@ pub fn measure(gradient: &[f32], against: Measure) -> Sums {
 
 /// Σ x², for the global norm of the gradients.
 pub fn sum_squares(x: &[f32]) -> f64 {
-    let sums: Vec<f64> = x.par_chunks(BLOCK).map(block::sum_squares).collect();
-    sums.into_iter().sum()
+    map(x.chunks(BLOCK), block::sum_squares).into_iter().sum()
 }
 
 /// `y += factor · x`.
@@ -27,12 +25,12 @@ pub fn sum_squares(x: &[f32]) -> f64 {
 /// If the lengths differ.
 pub fn axpy(factor: f32, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len());
-    y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(y, x)| axpy_block(factor, x, y));
+    each(y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)), |(y, x)| axpy_block(factor, x, y));
 }
 
 /// `x *= factor`.
 pub fn scale(factor: f32, x: &mut [f32]) {
-    x.par_chunks_mut(BLOCK).for_each(|x| scale_block(factor, x));
+    each(x.chunks_mut(BLOCK), |x| scale_block(factor, x));
 }
 
 multiversion! {

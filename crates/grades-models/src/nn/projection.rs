@@ -3,7 +3,7 @@
 use burn::tensor::{FloatDType, Tensor};
 
 use super::lora::{Draw, LoraConfig, Pair};
-use crate::ops::{self, Dropout, LowRank};
+use crate::ops::{self, Dropout, LowRank, Tie};
 use crate::parameters::{ParameterId, Parameters};
 use crate::{Error, host};
 
@@ -35,14 +35,14 @@ impl Projection {
         let Context { parameters, track, .. } = context;
         let values = |ids: &[ParameterId]| ids.iter().map(|&id| parameters.value(id, track)).collect::<Vec<_>>();
         let biases = values(&self.biases);
-        let project = |x, biases, residual| match parameters.packed(&self.weights) {
-            Some(weights) => ops::project_packed(x, weights, biases, residual),
-            None => ops::project(x, values(&self.weights), biases, residual),
+        let project = |x, biases, residual, tie| match parameters.packed(&self.weights) {
+            Some(weights) => ops::project_packed(x, weights, biases, residual, tie),
+            None => ops::project_beside(x, values(&self.weights), biases, residual, tie),
         };
         let beside: Vec<Option<&Pair>> =
             self.pairs.iter().map(|pair| pair.as_ref().filter(|pair| !pair.folded)).collect();
         let Some(adapter) = context.adapter.filter(|_| beside.iter().any(Option::is_some)) else {
-            return project(x, biases, residual);
+            return project(x, biases, residual, None);
         };
         let rows = |weight: ParameterId| parameters.get(weight).rows();
         let firsts = self.weights.iter().scan(0, |end, &weight| {
@@ -52,12 +52,14 @@ impl Projection {
         let pairs = firsts.zip(&beside).filter_map(|(first, pair)| Some((first, (*pair)?)));
         let (firsts, pairs): (Vec<_>, Vec<&Pair>) = pairs.unzip();
         let (a, b): (Vec<_>, Vec<_>) = pairs.iter().map(|pair| (pair.a, pair.b)).unzip();
-        let spec = LowRank { firsts, scale: adapter.scale() };
         let share = adapter.lora_dropout;
         let dropout = context.draw.filter(|_| share > 0.0).map(|draw| Dropout { share, key: draw.key(self.site) });
         let input = dropout.map_or_else(|| x.clone(), |dropout| ops::dropout(x.clone(), dropout));
+        // Both take the same x, unless some of it is dropped for the adapters.
+        let tie = dropout.is_none().then(Tie::default);
+        let spec = LowRank { firsts, scale: adapter.scale(), tie: tie.clone() };
         if !adapter.use_dora {
-            let y = project(x, biases, residual);
+            let y = project(x, biases, residual, tie);
             return ops::add_low_rank(y, input, values(&a), values(&b), spec);
         }
         let gains = beside.iter().zip(&self.weights).map(|(pair, &weight)| {
@@ -65,7 +67,7 @@ impl Projection {
                 .unwrap_or_else(|| Tensor::ones([1, rows(weight)], &x.device()))
         });
         let gains = gains.collect();
-        let y = ops::add_low_rank(project(x, Vec::new(), None), input, values(&a), values(&b), spec);
+        let y = ops::add_low_rank(project(x, Vec::new(), None, tie), input, values(&a), values(&b), spec);
         rescaled(y, gains, biases, residual)
     }
 }
@@ -80,7 +82,7 @@ fn gain(pair: &Pair, context: Context<'_>, weight: ParameterId, scale: f32) -> O
     let dora = pair.dora.as_ref()?;
     let (a, b) = (value(pair.a), value(pair.b).transpose());
     let of_weight = match context.parameters.packed(&[weight]) {
-        Some(weight) => ops::project_packed(a.clone(), weight, Vec::new(), None),
+        Some(weight) => ops::project_packed(a.clone(), weight, Vec::new(), None, None),
         None => ops::project(a.clone(), vec![value(weight)], Vec::new(), None),
     };
     let crossed = (of_weight * b.clone()).sum_dim(0);

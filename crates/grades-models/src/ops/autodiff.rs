@@ -34,13 +34,14 @@ struct LinearState<B: Backend> {
     width: usize,
     /// The numbers of x, in which its gradient is computed too.
     precision: Precision,
+    tie: Option<Tie>,
 }
 
 impl<B: Ops> Backward<B, LINEAR_PARENTS> for LinearBackward {
     type State = LinearState<B>;
 
     fn backward(self, step: Step<Self::State, LINEAR_PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let LinearState { x, weights, rows, width, precision } = step.state;
+        let LinearState { x, weights, rows, width, precision, tie } = step.state;
         let of_output = grads.consume::<B>(&step.node);
         // Behind a residual the gradient is f32.
         let dy = B::in_precision(of_output.clone(), precision);
@@ -63,7 +64,12 @@ impl<B: Ops> Backward<B, LINEAR_PARENTS> for LinearBackward {
         }
         if let (Some(node), Some(weights)) = (input, weights) {
             flops::input_gradient(flops::product(tokens, width, total));
-            grads.register::<B>(node.id, B::project_input_gradient(dy.clone(), weights));
+            let onto: Option<FloatTensor<B>> = tie.and_then(|tie| tie.take());
+            let dx = match onto {
+                Some(onto) => B::project_input_gradient_onto(dy.clone(), weights, onto),
+                None => B::project_input_gradient(dy.clone(), weights),
+            };
+            grads.register::<B>(node.id, dx);
         }
         if let Some(Some(node)) = rest.next() {
             grads.register::<B>(node.id, of_output);
@@ -215,6 +221,43 @@ fn scale_by_upstream<B: Backend>(gradient: FloatTensor<B>, upstream: FloatTensor
     B::float_mul(gradient, factor)
 }
 
+/// [`Ops::project`], or with a tie [`Ops::project_beside`].
+fn project<B: Ops, C: CheckpointStrategy>(
+    x: Tracked<B, C>,
+    weights: Tensors<Autodiff<B, C>>,
+    biases: Tensors<Autodiff<B, C>>,
+    residual: Tensors<Autodiff<B, C>>,
+    tie: Option<Tie>,
+) -> Tracked<B, C> {
+    let any_weight = weights.0.iter().any(|w| w.is_tracked());
+    let x_tracked = x.is_tracked();
+    // Slots without a tensor hold an untracked node, which the graph ignores.
+    let unused = Autodiff::<B, C>::detached(&x);
+    let guard = |tensor: Option<&Tracked<B, C>>| tensor.unwrap_or(&unused).node();
+    let nodes: [NodeGuard; LINEAR_PARENTS] = std::array::from_fn(|slot| match slot {
+        0 => x.node(),
+        slot if slot <= PARTS => guard(weights.0.get(slot - 1)),
+        slot if slot <= 2 * PARTS => guard(biases.0.get(slot - 1 - PARTS)),
+        _ => guard(residual.0.first()),
+    });
+    let inner = |list: Tensors<Autodiff<B, C>>| Tensors(list.0.into_iter().map(|t| t.into_primitive()).collect());
+    let (x, weights, biases, residual) = (x.into_primitive(), inner(weights), inner(biases), inner(residual));
+    match LinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => {
+            let state = LinearState {
+                x: any_weight.then(|| x.clone()),
+                weights: x_tracked.then(|| weights.clone()),
+                rows: weights.0.iter().map(|w: &FloatTensor<B>| w.shape().dims::<2>()[0]).collect(),
+                width: x.shape().dims::<2>()[1],
+                precision: Precision::of(x.dtype()),
+                tie,
+            };
+            prepared.finish(state, B::project(x, weights, biases, residual))
+        }
+        OpsKind::UnTracked(prepared) => prepared.finish(B::project(x, weights, biases, residual)),
+    }
+}
+
 impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
     fn project(
         x: Tracked<B, C>,
@@ -222,32 +265,17 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         biases: Tensors<Self>,
         residual: Tensors<Self>,
     ) -> Tracked<B, C> {
-        let any_weight = weights.0.iter().any(|w| w.is_tracked());
-        let x_tracked = x.is_tracked();
-        // Slots without a tensor hold an untracked node, which the graph ignores.
-        let unused = Self::detached(&x);
-        let guard = |tensor: Option<&Tracked<B, C>>| tensor.unwrap_or(&unused).node();
-        let nodes: [NodeGuard; LINEAR_PARENTS] = std::array::from_fn(|slot| match slot {
-            0 => x.node(),
-            slot if slot <= PARTS => guard(weights.0.get(slot - 1)),
-            slot if slot <= 2 * PARTS => guard(biases.0.get(slot - 1 - PARTS)),
-            _ => guard(residual.0.first()),
-        });
-        let inner = |list: Tensors<Self>| Tensors(list.0.into_iter().map(|t| t.into_primitive()).collect());
-        let (x, weights, biases, residual) = (x.into_primitive(), inner(weights), inner(biases), inner(residual));
-        match LinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                let state = LinearState {
-                    x: any_weight.then(|| x.clone()),
-                    weights: x_tracked.then(|| weights.clone()),
-                    rows: weights.0.iter().map(|w: &FloatTensor<B>| w.shape().dims::<2>()[0]).collect(),
-                    width: x.shape().dims::<2>()[1],
-                    precision: Precision::of(x.dtype()),
-                };
-                prepared.finish(state, B::project(x, weights, biases, residual))
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::project(x, weights, biases, residual)),
-        }
+        project(x, weights, biases, residual, None)
+    }
+
+    fn project_beside(
+        x: Tracked<B, C>,
+        weights: Tensors<Self>,
+        biases: Tensors<Self>,
+        residual: Tensors<Self>,
+        tie: Option<Tie>,
+    ) -> Tracked<B, C> {
+        project(x, weights, biases, residual, tie)
     }
 
     fn rms_norm(x: Tracked<B, C>, scale: Tracked<B, C>, eps: f32, precision: Precision) -> Tracked<B, C> {

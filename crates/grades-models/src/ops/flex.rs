@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Element, Shape, TensorData};
 use grades_kernels::attention::{Attention, AttentionGradients, Saved, Segment, attention, attention_backward};
 use grades_kernels::cross_entropy::{Head, HeadElement, HeadGradients, linear_cross_entropy, log_likelihood};
-use grades_kernels::gemm::bf16::{Output, Part, Rows};
+use grades_kernels::gemm::bf16::{Output, Rows};
 use grades_kernels::gemm::{self, Matrix, MatrixMut};
 use grades_kernels::heads::JoinedHeads;
 use grades_kernels::rope::RotaryTable;
@@ -47,6 +48,14 @@ impl Values {
         Self(if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() })
     }
 
+    /// As [`Values::of`], but a view of some columns stays one: only for [`Values::matrix`].
+    fn with_rows(tensor: FlexTensor) -> Self {
+        match *tensor.layout().strides() {
+            [_, 1] => Self(tensor),
+            _ => Self::of(tensor),
+        }
+    }
+
     pub(super) fn slice<E: Number>(&self) -> &[E] {
         let layout = self.0.layout();
         &self.0.storage::<E>()[layout.start_offset()..][..layout.num_elements()]
@@ -62,7 +71,13 @@ impl Values {
 
     pub(super) fn matrix<E: Number>(&self) -> Matrix<'_, E> {
         let [rows, columns] = self.dims();
-        Matrix::new(self.slice(), rows, columns)
+        match *self.0.layout().strides() {
+            [stride, 1] if rows > 1 && usize::try_from(stride).is_ok_and(|stride| stride > columns) => {
+                let data = &self.0.storage::<E>()[self.0.layout().start_offset()..];
+                Matrix::with_stride(data, rows, columns, stride.unsigned_abs())
+            }
+            _ => Matrix::new(self.slice(), rows, columns),
+        }
     }
 
     /// The values in a vector, without a copy where no other tensor shares them.
@@ -128,7 +143,8 @@ fn ids_of(ids: &[u32]) -> Vec<i64> {
 
 /// Zeros to write into.
 pub(super) fn zeros<E: Number>(count: usize) -> Vec<E> {
-    vec![E::ZERO; count]
+    // Not `vec!`, which clears numbers of a foreign type one by one.
+    bytemuck::zeroed_vec(count)
 }
 
 /// Biases side by side.
@@ -187,11 +203,7 @@ pub(super) fn project_bf16(x: &Values, weights: &[&dyn Rows], bias: &[f32], resi
             gemm::bf16::nt(x.matrix(), weights, bias, Output::AddF32(MatrixMut::new(&mut y, tokens, total)));
             tensor(y, [tokens, total])
         }
-        None => {
-            let mut y = zeros::<bf16>(tokens * total);
-            gemm::bf16::nt(x.matrix(), weights, bias, Output::Bf16(MatrixMut::new(&mut y, tokens, total)));
-            tensor(y, [tokens, total])
-        }
+        None => tensor(gemm::bf16::nt_new(x.matrix(), weights, bias), [tokens, total]),
     }
 }
 
@@ -216,9 +228,16 @@ pub(super) fn input_gradient_f32(
 /// [`Ops::project_input_gradient`] of bf16.
 pub(super) fn input_gradient_bf16(dy: &Values, weights: &[&dyn Rows]) -> FlexTensor {
     let (tokens, width) = (dy.dims()[0], weights.first().map_or(0, |weight| weight.columns()));
-    let mut dx = zeros::<bf16>(tokens * width);
-    gemm::bf16::nn(dy.matrix(), weights, Output::Bf16(MatrixMut::new(&mut dx, tokens, width)));
-    tensor(dx, [tokens, width])
+    tensor(gemm::bf16::nn_new(dy.matrix(), weights), [tokens, width])
+}
+
+/// [`Ops::project_input_gradient_onto`] of bf16.
+pub(super) fn input_gradient_onto_bf16(dy: &Values, weights: &[&dyn Rows], onto: FlexTensor) -> FlexTensor {
+    let onto = Values::of(onto);
+    let dims @ [tokens, width] = onto.dims();
+    let mut dx = onto.into_vec::<bf16>();
+    gemm::bf16::nn(dy.matrix(), weights, Output::AddBf16(MatrixMut::new(&mut dx, tokens, width)));
+    tensor(dx, dims)
 }
 
 /// [`Ops::rms_norm_forward`] into either kind of numbers.
@@ -258,15 +277,26 @@ impl Ops for Flex {
         }
     }
 
-    fn project_weight_gradient(dy: FlexTensor, x: FlexTensor, first: usize, rows: usize) -> FlexTensor {
-        let (dy, x) = (Values::of(dy), Values::of(x));
-        let width = x.dims()[1];
-        let mut dw = zeros(rows * width);
-        let c = MatrixMut::new(&mut dw, rows, width);
-        match Precision::of(x.0.dtype()) {
-            Precision::F32 => gemm::tn(columns(dy.slice(), dy.dims(), first, rows), x.matrix(), c, false),
-            Precision::Bf16 => gemm::bf16::tn(dy.matrix(), x.matrix(), vec![Part { first, c, accumulate: false }]),
+    fn project_input_gradient_onto(dy: FlexTensor, weights: Tensors<Self>, onto: FlexTensor) -> FlexTensor {
+        if Precision::of(dy.dtype()) == Precision::F32 {
+            return Self::float_add(onto, Self::project_input_gradient(dy, weights));
         }
+        let weights: Vec<_> = weights.0.into_iter().map(Values::of).collect();
+        input_gradient_onto_bf16(&Values::of(dy), &rows(&matrices(&weights)), onto)
+    }
+
+    fn project_weight_gradient(dy: FlexTensor, x: FlexTensor, first: usize, rows: usize) -> FlexTensor {
+        let (dy, x) = (Values::of(dy), Values::with_rows(x));
+        let width = x.dims()[1];
+        let dw = match x.precision() {
+            Precision::F32 => {
+                let mut dw = zeros(rows * width);
+                let c = MatrixMut::new(&mut dw, rows, width);
+                gemm::tn(columns(dy.slice(), dy.dims(), first, rows), x.matrix(), c, false);
+                dw
+            }
+            Precision::Bf16 => gemm::bf16::tn_new(dy.matrix(), x.matrix(), first, rows),
+        };
         tensor(dw, [rows, width])
     }
 

@@ -19,7 +19,7 @@ use grades_kernels::gemm::{self, Matrix, MatrixMut};
 use half::bf16;
 
 use super::flex::{Number, Values, columns, tensor, zeros};
-use super::{Ops, Precision, Tensors, flops, stock, tensors};
+use super::{Ops, Precision, Tensors, Tie, flops, stock, tensors};
 
 /// Most adapters of one operation (q, k, v).
 const PARTS: usize = 3;
@@ -27,12 +27,14 @@ const PARTS: usize = 3;
 const PARENTS: usize = 2 + 2 * PARTS;
 
 /// Where adapters act and how strongly.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct LowRank {
     /// The first column of y of each adapter's output, in the order of the adapters.
     pub firsts: Vec<usize>,
     /// s: α / r, or α / √r when rank-stabilised.
     pub scale: f32,
+    /// Shared with the [`Ops::project_beside`] that gave y and takes the same x, where there is one.
+    pub tie: Option<Tie>,
 }
 
 fn size<B: Backend>(tensor: &FloatTensor<B>) -> [usize; 2] {
@@ -63,6 +65,11 @@ pub trait LowRankOps: Ops {
         spec: LowRank,
     ) -> FloatTensor<Self> {
         stock::add_expanded::<Self>(y, u, b, &spec)
+    }
+
+    /// `factor · x`, in its numbers.
+    fn times(x: FloatTensor<Self>, factor: f32) -> FloatTensor<Self> {
+        Self::float_mul_scalar(x, factor.into())
     }
 
     /// The gradient of [`add_expanded`](LowRankOps::add_expanded) in u: `[dy[:, columns of i] · Bᵢ]`, `[tokens, Σ r]`.
@@ -101,6 +108,19 @@ impl LowRankOps for Flex {
             }
         }
         tensor(y, dims)
+    }
+
+    fn times(x: FlexTensor, factor: f32) -> FlexTensor {
+        fn scaled<E: Number>(x: Values, factor: f32) -> FlexTensor {
+            let dims = x.dims();
+            let mut x = x.into_vec::<E>();
+            grades_kernels::scale(&mut x, factor);
+            tensor(x, dims)
+        }
+        match Precision::of(x.dtype()) {
+            Precision::F32 => scaled::<f32>(Values::of(x), factor),
+            Precision::Bf16 => scaled::<bf16>(Values::of(x), factor),
+        }
     }
 
     fn expanded_gradient(dy: FlexTensor, b: Tensors<Self>, spec: LowRank) -> FlexTensor {
@@ -142,9 +162,9 @@ fn part<E: Number>(values: &mut [E], [rows, total]: [usize; 2], first: usize, co
 }
 
 /// `s · x · [A₁; A₂; …]ᵀ`, `[tokens, Σ r]`.
-fn scaled_input<B: Ops>(x: FloatTensor<B>, a: Tensors<B>, scale: f32) -> FloatTensor<B> {
+fn scaled_input<B: LowRankOps>(x: FloatTensor<B>, a: Tensors<B>, scale: f32) -> FloatTensor<B> {
     let u = B::project(x, a, Tensors(Vec::new()), Tensors(Vec::new()));
-    B::float_mul_scalar(u, scale.into())
+    B::times(u, scale)
 }
 
 #[derive(Debug)]
@@ -191,19 +211,29 @@ impl<B: LowRankOps> Backward<B, PARENTS> for LowRankBackward {
                 flops::input_gradient(flops::product(tokens, r, out));
             }
             let scale = spec.scale;
-            let du = B::float_mul_scalar(B::expanded_gradient(dy.clone(), b, spec), scale.into());
-            let (mut rank, width) = (0, a.0.first().map_or(0, |a| size::<B>(a)[1]));
-            for (a, node) in a.0.iter().zip(a_nodes) {
-                let [r, _] = size::<B>(a);
-                if let (Some(node), Some(x)) = (node, &x) {
+            let tie = spec.tie.clone();
+            let du = B::times(B::expanded_gradient(dy.clone(), b, spec), scale);
+            let width = a.0.first().map_or(0, |a| size::<B>(a)[1]);
+            let ranks: Vec<usize> = a.0.iter().map(|a| size::<B>(a)[0]).collect();
+            let rank = ranks.iter().sum();
+            // One product for all: its cost is the reading of x.
+            let of_a = x.filter(|_| a_nodes.iter().any(Option::is_some));
+            let of_a = of_a.map(|x| B::project_weight_gradient(du.clone(), x, 0, rank));
+            let mut first = 0;
+            for (&r, node) in ranks.iter().zip(a_nodes) {
+                if let (Some(node), Some(of_a)) = (node, &of_a) {
                     flops::weight_gradient(flops::product(r, width, tokens));
-                    grads.register::<B>(node.id, B::project_weight_gradient(du.clone(), x.clone(), rank, r));
+                    grads.register::<B>(node.id, stock::rows::<B>(of_a.clone(), first, r));
                 }
-                rank += r;
+                first += r;
             }
             if let Some(node) = input {
                 flops::input_gradient(flops::product(tokens, width, rank));
-                grads.register::<B>(node.id, B::project_input_gradient(du, a));
+                let dx = B::project_input_gradient(du, a);
+                match tie {
+                    Some(tie) => tie.put(dx),
+                    None => grads.register::<B>(node.id, dx),
+                }
             }
         }
         if let Some(node) = base {

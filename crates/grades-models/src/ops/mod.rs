@@ -59,13 +59,16 @@ pub struct CrossEntropySpec {
     pub scale: f32,
 }
 
-/// Where the head of a model with tied embeddings leaves its weight gradient for the embedding to add to.
+/// Where one operation leaves its gradient for another, which runs after it in the backward pass, to add to.
 ///
-/// Burn adds two gradients of one parameter out of place, which for a tied embedding is a second matrix of
-/// `[vocabulary, hidden]`. With a tie the head's backward pass leaves its gradient here instead of registering it, and
-/// the embedding's, which runs after it because the head depends on the embedding's output, adds its rows and
+/// Burn adds two gradients of one tensor by an operation of its own. For a tied embedding that is a second matrix of
+/// `[vocabulary, hidden]`: with a tie the head's backward pass leaves its weight gradient here instead of registering it,
+/// and the embedding's, which runs after it because the head depends on the embedding's output, adds its rows and
 /// registers the sum. Only sound where that dependence is tracked: the model gives a tie to both operations only when
 /// the embedding's weight is tracked, and a head whose input is untracked registers its gradient itself.
+///
+/// Between an adapter and the projection beside it, a tie carries the adapter's gradient in their common input: the
+/// projection, whose output the adapter takes, runs after it and adds its own in the product.
 #[derive(Clone, Debug, Default)]
 pub struct Tie(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
 
@@ -98,10 +101,32 @@ pub trait Ops: Backend {
         stock::project::<Self>(x, weights, biases, residual)
     }
 
+    /// [`project`](Ops::project) with something beside it that takes the same x and adds to y, and whose gradient in x comes
+    /// through `tie`, where there is one, instead of on its own.
+    fn project_beside(
+        x: FloatTensor<Self>,
+        #[extension_type] weights: Tensors<Self>,
+        #[extension_type] biases: Tensors<Self>,
+        #[extension_type] residual: Tensors<Self>,
+        tie: Option<Tie>,
+    ) -> FloatTensor<Self> {
+        let _ = tie;
+        Self::project(x, weights, biases, residual)
+    }
+
     /// The gradient of [`project`](Ops::project) in its input: `dx = dy · [W₁; W₂; …]`, `[tokens, in]`, in the numbers of
     /// dy.
     fn project_input_gradient(dy: FloatTensor<Self>, #[extension_type] weights: Tensors<Self>) -> FloatTensor<Self> {
         stock::project_input_gradient::<Self>(dy, weights)
+    }
+
+    /// [`project_input_gradient`](Ops::project_input_gradient) added to `onto`, `[tokens, in]` in the numbers of dy.
+    fn project_input_gradient_onto(
+        dy: FloatTensor<Self>,
+        #[extension_type] weights: Tensors<Self>,
+        onto: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::float_add(onto, Self::project_input_gradient(dy, weights))
     }
 
     /// The gradient of [`project`](Ops::project) in the weight behind columns `first..first + rows` of y:
@@ -273,14 +298,27 @@ pub fn project(
     biases: Vec<Tensor<2>>,
     residual: Option<Tensor<2>>,
 ) -> Tensor<2> {
+    project_beside(x, weights, biases, residual, None)
+}
+
+/// [`Ops::project_beside`].
+#[must_use]
+pub fn project_beside(
+    x: Tensor<2>,
+    weights: Vec<Tensor<2>>,
+    biases: Vec<Tensor<2>>,
+    residual: Option<Tensor<2>>,
+    tie: Option<Tie>,
+) -> Tensor<2> {
     let [tokens, width] = x.dims();
     let out: usize = weights.iter().map(|w| w.dims()[0]).sum();
     flops::forward(flops::product(tokens, out, width));
-    Tensor::from_dispatch(Dispatch::project(
+    Tensor::from_dispatch(Dispatch::project_beside(
         x.into_dispatch(),
         tensors(weights),
         tensors(biases),
         tensors(residual.into_iter().collect()),
+        tie,
     ))
 }
 

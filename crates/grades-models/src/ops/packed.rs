@@ -20,7 +20,7 @@ use grades_kernels::gemm::bf16::Rows;
 use grades_kernels::quant::{self, PackedMatrix};
 
 use super::flex::{self, Values};
-use super::{Ops, Precision, Tensors, flops, stock, tensors};
+use super::{Ops, Precision, Tensors, Tie, flops, stock, tensors};
 
 /// Most weights of one operation (q, k, v).
 const PARTS: usize = 3;
@@ -56,13 +56,15 @@ impl PackedWeights {
 /// The products with packed weights.
 #[backend_extension(Flex, Autodiff)]
 pub trait PackedOps: Ops {
-    /// [`Ops::project`] through packed weights.
+    /// [`Ops::project_beside`] through packed weights.
     fn project_packed(
         x: FloatTensor<Self>,
         weights: PackedWeights,
         #[extension_type] biases: Tensors<Self>,
         #[extension_type] residual: Tensors<Self>,
+        tie: Option<Tie>,
     ) -> FloatTensor<Self> {
+        let _ = tie;
         let weights = weights.decoded::<Self>(&x.device());
         Self::project(x, weights, biases, residual)
     }
@@ -72,6 +74,15 @@ pub trait PackedOps: Ops {
         let weights = weights.decoded::<Self>(&dy.device());
         Self::project_input_gradient(dy, weights)
     }
+
+    /// [`Ops::project_input_gradient_onto`] through packed weights.
+    fn project_packed_input_gradient_onto(
+        dy: FloatTensor<Self>,
+        weights: PackedWeights,
+        onto: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::float_add(onto, Self::project_packed_input_gradient(dy, weights))
+    }
 }
 
 impl PackedOps for Flex {
@@ -80,6 +91,7 @@ impl PackedOps for Flex {
         weights: PackedWeights,
         biases: Tensors<Self>,
         residual: Tensors<Self>,
+        _: Option<Tie>,
     ) -> FlexTensor {
         let (x, bias, residual) = (Values::of(x), flex::joined(biases), flex::own(residual));
         match x.precision() {
@@ -105,6 +117,13 @@ impl PackedOps for Flex {
             Precision::Bf16 => flex::input_gradient_bf16(&dy, &weights.as_rows()),
         }
     }
+
+    fn project_packed_input_gradient_onto(dy: FlexTensor, weights: PackedWeights, onto: FlexTensor) -> FlexTensor {
+        match Precision::of(dy.dtype()) {
+            Precision::F32 => Self::float_add(onto, Self::project_packed_input_gradient(dy, weights)),
+            Precision::Bf16 => flex::input_gradient_onto_bf16(&Values::of(dy), &weights.as_rows(), onto),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -115,13 +134,14 @@ struct PackedState {
     weights: PackedWeights,
     /// The numbers of x, in which its gradient is computed too.
     precision: Precision,
+    tie: Option<Tie>,
 }
 
 impl<B: PackedOps> Backward<B, PARENTS> for PackedBackward {
     type State = PackedState;
 
     fn backward(self, step: Step<Self::State, PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let PackedState { weights, precision } = step.state;
+        let PackedState { weights, precision, tie } = step.state;
         let of_output = grads.consume::<B>(&step.node);
         // Behind a residual the gradient is f32.
         let dy = B::in_precision(of_output.clone(), precision);
@@ -136,7 +156,12 @@ impl<B: PackedOps> Backward<B, PARENTS> for PackedBackward {
         if let Some(node) = input {
             let (tokens, width) = (dy.shape().dims::<2>()[0], weights.0.first().map_or(0, |w| w.columns()));
             flops::input_gradient(flops::product(tokens, width, first));
-            grads.register::<B>(node.id, B::project_packed_input_gradient(dy, weights));
+            let onto: Option<FloatTensor<B>> = tie.and_then(|tie| tie.take());
+            let dx = match onto {
+                Some(onto) => B::project_packed_input_gradient_onto(dy, weights, onto),
+                None => B::project_packed_input_gradient(dy, weights),
+            };
+            grads.register::<B>(node.id, dx);
         }
         if let Some(node) = residual {
             grads.register::<B>(node.id, of_output);
@@ -150,6 +175,7 @@ impl<B: PackedOps, C: CheckpointStrategy> PackedOps for Autodiff<B, C> {
         weights: PackedWeights,
         biases: Tensors<Self>,
         residual: Tensors<Self>,
+        tie: Option<Tie>,
     ) -> FloatTensor<Self> {
         // Slots without a tensor hold an untracked node, which the graph ignores.
         let unused = Self::float_set_require_grad(x.clone(), false);
@@ -163,10 +189,10 @@ impl<B: PackedOps, C: CheckpointStrategy> PackedOps for Autodiff<B, C> {
         let (x, biases, residual) = (x.into_primitive(), inner(biases), inner(residual));
         match PackedBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let state = PackedState { weights: weights.clone(), precision: Precision::of(x.dtype()) };
-                prepared.finish(state, B::project_packed(x, weights, biases, residual))
+                let state = PackedState { weights: weights.clone(), precision: Precision::of(x.dtype()), tie };
+                prepared.finish(state, B::project_packed(x, weights, biases, residual, None))
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::project_packed(x, weights, biases, residual)),
+            OpsKind::UnTracked(prepared) => prepared.finish(B::project_packed(x, weights, biases, residual, None)),
         }
     }
 }
@@ -178,6 +204,7 @@ pub fn project_packed(
     weights: PackedWeights,
     biases: Vec<Tensor<2>>,
     residual: Option<Tensor<2>>,
+    tie: Option<Tie>,
 ) -> Tensor<2> {
     let [tokens, width] = x.dims();
     flops::forward(flops::product(tokens, weights.rows(), width));
@@ -186,5 +213,6 @@ pub fn project_packed(
         weights,
         tensors(biases),
         tensors(residual.into_iter().collect()),
+        tie,
     ))
 }

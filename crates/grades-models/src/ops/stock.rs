@@ -94,6 +94,11 @@ pub(super) fn project_weight_gradient<B: Backend>(
     B::float_matmul(B::float_transpose(dy), wide::<B>(x).0)
 }
 
+/// Rows `first..first + count`.
+pub(super) fn rows<B: Backend>(x: FloatTensor<B>, first: usize, count: usize) -> FloatTensor<B> {
+    B::float_slice(x, &[(first..first + count).into()])
+}
+
 /// The sum over rows of columns `first..first + count`, `[1, count]`: the gradient of a bias.
 pub(super) fn column_sums<B: Backend>(dy: FloatTensor<B>, first: usize, count: usize) -> FloatTensor<B> {
     B::float_sum_dim(wide::<B>(columns::<B>(dy, first, count)).0, 0)

@@ -1,5 +1,6 @@
 //! The training step: the trainer's own, on random tokens and a model of random values.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Device;
@@ -7,7 +8,7 @@ use grades::{Companions, Decision, Wants};
 use grades_models::ops::{Flops, Precision};
 use grades_models::parameters::{Parameter, Place, Storage};
 use grades_models::random::Random;
-use grades_models::{Decoder, LoraConfig};
+use grades_models::{Decoder, LoraConfig, host};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Serialize, Serializer};
@@ -39,6 +40,8 @@ pub enum Mode {
     Full,
     /// Adapters on the seven projections of every layer.
     Lora,
+    /// Nothing: the forward pass alone, as in evaluation.
+    Forward,
 }
 
 impl Mode {
@@ -48,6 +51,7 @@ impl Mode {
         match self {
             Self::Full => "full",
             Self::Lora => "lora",
+            Self::Forward => "forward",
         }
     }
 }
@@ -257,10 +261,12 @@ fn check(options: &StepOptions) -> Result<(), BenchError> {
         format!("{tokens} tokens do not fit the shape {shape}; it takes 1 to {longest} a row")
     } else if !(0.0..=1.0).contains(completion_share) {
         format!("the completion share {completion_share} is no share of the tokens; it must lie between 0 and 1")
-    } else if *fold_frozen && *mode == Mode::Full {
+    } else if *fold_frozen && *mode != Mode::Lora {
         "there is no adapter to fold; measure with --mode lora".to_owned()
     } else if *load_in_4bit && *mode == Mode::Full {
         "matrices in 4 bits cannot train; measure adapters beside them, with --mode lora".to_owned()
+    } else if *mode == Mode::Forward && options.frozen != Frozen::None {
+        "nothing trains in a forward pass, so nothing can be frozen; leave --frozen out".to_owned()
     } else if *load_in_4bit && *fold_frozen {
         "adapters are not added to matrices in 4 bits; leave one of the two out".to_owned()
     } else {
@@ -277,6 +283,7 @@ struct Bench {
     batch: Batch,
     wants: Wants,
     checkpointing: bool,
+    forward_only: bool,
     trainable: usize,
     cache: PrefixCache,
     base: Base,
@@ -327,6 +334,7 @@ impl Bench {
             freezing: Freezing::new(&model).with_folding(options.fold_frozen),
             batch: batch(options),
             checkpointing: options.gradient_checkpointing,
+            forward_only: options.mode == Mode::Forward,
             cache: PrefixCache::new(cache, &std::env::temp_dir()),
             wants: Wants { measure: monitor, keep_gradient: monitor, ..Wants::default() },
             trainable,
@@ -337,6 +345,9 @@ impl Bench {
 
     /// One step of the trainer: its figures, its loss, and the operations that it executed.
     fn step(&mut self, step: usize) -> Result<(Figures, f64, Flops), BenchError> {
+        if self.forward_only {
+            return self.forward();
+        }
         let started = Instant::now();
         let batches = std::slice::from_ref(&self.batch);
         let (model, cache, layers) = (&self.model, &mut self.cache, self.model.frozen_layers());
@@ -370,6 +381,25 @@ impl Bench {
             backward_seconds,
             optimizer_seconds,
             monitor_seconds,
+            gflops: flops.total() as f64 / step_seconds / 1e9,
+        };
+        Ok((figures, loss, flops))
+    }
+
+    /// The likelihoods of the batch's labels, as an evaluation computes them.
+    fn forward(&self) -> Result<(Figures, f64, Flops), BenchError> {
+        let (started, executed) = (Instant::now(), Flops::executed());
+        let likelihoods = self.model.log_likelihoods(&self.batch.tokens(), Arc::new(self.batch.targets.clone()));
+        let sum = |values: &[f32]| -> f64 { values.iter().map(|&value| f64::from(value)).sum() };
+        let loss = -host::read("log-likelihoods", &likelihoods, sum)? / self.batch.label_count.max(1) as f64;
+        let (step_seconds, flops) = (started.elapsed().as_secs_f64(), Flops::executed().since(&executed));
+        let figures = Figures {
+            tokens_per_second: self.batch.ids.len() as f64 / step_seconds,
+            step_seconds,
+            forward_seconds: step_seconds,
+            backward_seconds: 0.0,
+            optimizer_seconds: 0.0,
+            monitor_seconds: 0.0,
             gflops: flops.total() as f64 / step_seconds / 1e9,
         };
         Ok((figures, loss, flops))

@@ -59,6 +59,9 @@ fn counts_agree_with_counts_by_hand() {
         weight_gradient: 4 * linear + head,
     };
     assert_eq!((none.flops, none.flops_ratio), (all, 1.0));
+    let forward = step(StepOptions { mode: Mode::Forward, ..options("none", Companions::Train) });
+    assert_eq!(forward.flops, Flops { forward: all.forward, ..Flops::default() });
+    assert!((forward.loss - none.loss).abs() < 0.2, "{} and {}", forward.loss, none.loss);
     let ratio = |part: Flops| part.total() as f64 / all.total() as f64;
 
     // Over two layers every role is frozen once: half of the weight gradients.

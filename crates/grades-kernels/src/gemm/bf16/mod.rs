@@ -9,7 +9,7 @@
 //! size is written, and once for all rows of the batch.
 
 #[cfg(target_arch = "x86_64")]
-mod pack;
+pub(crate) mod pack;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod product;
@@ -19,7 +19,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
-mod tile;
+pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod weight_gradient;
 
@@ -56,6 +56,25 @@ impl Output<'_> {
             Self::Bf16(c) | Self::AddBf16(c) => c.columns(),
         }
     }
+
+    #[cfg(target_arch = "x86_64")]
+    fn target(self) -> tile::Target {
+        use tile::Target;
+        let f32 = |mut c: MatrixMut, accumulate| {
+            let row_stride = c.row_stride().unsigned_abs();
+            Target::F32 { row_stride, c: c.as_mut_ptr(), accumulate }
+        };
+        let bf16 = |mut c: MatrixMut<bf16>, accumulate| {
+            let row_stride = c.row_stride().unsigned_abs();
+            Target::Bf16 { row_stride, c: c.as_mut_ptr(), accumulate }
+        };
+        match self {
+            Self::F32(c) => f32(c, false),
+            Self::AddF32(c) => f32(c, true),
+            Self::Bf16(c) => bf16(c, false),
+            Self::AddBf16(c) => bf16(c, true),
+        }
+    }
 }
 
 /// Whether this processor multiplies bf16 numbers by an instruction of its own.
@@ -83,7 +102,8 @@ pub fn nt(a: Matrix<bf16>, weights: &[&dyn Rows], bias: &[f32], c: Output) {
     assert!(bias.is_empty() || bias.len() == c.columns(), "the bias of a product has another length");
     #[cfg(target_arch = "x86_64")]
     if is_native() {
-        return product::product(a, product::Operand::Transposed(&stack), bias, c);
+        // SAFETY: the shapes have just been checked; the output is borrowed mutably.
+        return unsafe { product::product(a, product::Operand::Transposed(&stack), bias, c.target()) };
     }
     portable::nt(a, &stack, bias, c);
 }
@@ -98,7 +118,8 @@ pub fn nn(a: Matrix<bf16>, weights: &[&dyn Rows], c: Output) {
     assert_eq!((a.rows(), stack.columns()), (c.rows(), c.columns()), "the result of a product has another shape");
     #[cfg(target_arch = "x86_64")]
     if is_native() {
-        return product::product(a, product::Operand::Plain(&stack), &[], c);
+        // SAFETY: the shapes have just been checked; the output is borrowed mutably.
+        return unsafe { product::product(a, product::Operand::Plain(&stack), &[], c.target()) };
     }
     portable::nn(a, &stack, c);
 }
@@ -126,7 +147,102 @@ pub fn tn(a: Matrix<bf16>, b: Matrix<bf16>, parts: Vec<Part>) {
     }
     #[cfg(target_arch = "x86_64")]
     if is_native() {
-        return weight_gradient::product(a, b, parts);
+        let piece = |Part { first, c, accumulate }: Part| weight_gradient::Piece {
+            first,
+            rows: c.rows(),
+            target: if accumulate { Output::AddF32(c) } else { Output::F32(c) }.target(),
+        };
+        // SAFETY: the shapes have just been checked; the outputs are borrowed mutably.
+        return unsafe { weight_gradient::product(a, b, parts.into_iter().map(piece).collect()) };
     }
     portable::tn(a, b, parts);
+}
+
+/// [`nt`] into new memory, `[m, n]` rounded to bf16: nothing is cleared that is written anyway.
+///
+/// # Panics
+/// If the shapes do not fit.
+#[must_use]
+pub fn nt_new(a: Matrix<bf16>, weights: &[&dyn Rows], bias: &[f32]) -> Vec<bf16> {
+    let stack = Stack::new(weights);
+    let (m, n) = (a.rows(), stack.rows());
+    assert!(weights.is_empty() || a.columns() == stack.columns(), "the inner dimensions of a product differ");
+    assert!(bias.is_empty() || bias.len() == n, "the bias of a product has another length");
+    written(m * n, |c| {
+        #[cfg(target_arch = "x86_64")]
+        if let Place::New(c) = c {
+            let target = tile::Target::Bf16 { c, row_stride: n, accumulate: false };
+            // SAFETY: the shapes have just been checked; the new memory takes `[m, n]`.
+            return unsafe { product::product(a, product::Operand::Transposed(&stack), bias, target) };
+        }
+        if let Place::Cleared(c) = c {
+            portable::nt(a, &stack, bias, Output::Bf16(MatrixMut::new(c, m, n)));
+        }
+    })
+}
+
+/// [`nn`] into new memory, `[m, k]` rounded to bf16.
+///
+/// # Panics
+/// If the shapes do not fit.
+#[must_use]
+pub fn nn_new(a: Matrix<bf16>, weights: &[&dyn Rows]) -> Vec<bf16> {
+    let stack = Stack::new(weights);
+    let (m, k) = (a.rows(), stack.columns());
+    assert_eq!(a.columns(), stack.rows(), "the inner dimensions of a product differ");
+    written(m * k, |c| {
+        #[cfg(target_arch = "x86_64")]
+        if let Place::New(c) = c {
+            let target = tile::Target::Bf16 { c, row_stride: k, accumulate: false };
+            // SAFETY: the shapes have just been checked; the new memory takes `[m, k]`.
+            return unsafe { product::product(a, product::Operand::Plain(&stack), &[], target) };
+        }
+        if let Place::Cleared(c) = c {
+            portable::nn(a, &stack, Output::Bf16(MatrixMut::new(c, m, k)));
+        }
+    })
+}
+
+/// [`tn`] of columns `first..first + rows` of `a` into new memory, `[rows, k]`.
+///
+/// # Panics
+/// If the shapes do not fit.
+#[must_use]
+pub fn tn_new(a: Matrix<bf16>, b: Matrix<bf16>, first: usize, rows: usize) -> Vec<f32> {
+    assert_eq!(a.rows(), b.rows(), "the inner dimensions of a product differ");
+    assert!(first + rows <= a.columns(), "a part of a product lies outside of it");
+    let k = b.columns();
+    written(rows * k, |c| {
+        #[cfg(target_arch = "x86_64")]
+        if let Place::New(c) = c {
+            let target = tile::Target::F32 { c, row_stride: k, accumulate: false };
+            let piece = weight_gradient::Piece { first, rows, target };
+            // SAFETY: the shapes have just been checked; the new memory takes `[rows, k]`.
+            return unsafe { weight_gradient::product(a, b, vec![piece]) };
+        }
+        if let Place::Cleared(c) = c {
+            portable::tn(a, b, vec![Part { first, c: MatrixMut::new(c, rows, k), accumulate: false }]);
+        }
+    })
+}
+
+/// Where a product into new memory goes.
+enum Place<'a, E> {
+    /// Memory that is not initialised; a product of this processor's own writes all of it.
+    New(*mut E),
+    Cleared(&'a mut [E]),
+}
+
+/// `len` numbers that `write` gives.
+fn written<E: crate::Element>(len: usize, write: impl FnOnce(Place<E>)) -> Vec<E> {
+    if !is_native() {
+        let mut cleared = vec![E::ZERO; len];
+        write(Place::Cleared(&mut cleared));
+        return cleared;
+    }
+    let mut new = Vec::with_capacity(len);
+    write(Place::New(new.as_mut_ptr()));
+    // SAFETY: the products write every element of their result, which is the whole of it.
+    unsafe { new.set_len(len) };
+    new
 }

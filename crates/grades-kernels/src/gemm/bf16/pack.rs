@@ -3,9 +3,9 @@
 use std::arch::x86_64::{
     __m256i, __m512, __m512i, __mmask16, __mmask32, _mm256_loadu_si256, _mm256_setzero_si256, _mm256_storeu_si256,
     _mm512_castsi256_si512, _mm512_castsi512_si256, _mm512_cvtne2ps_pbh, _mm512_extracti64x4_epi64, _mm512_inserti64x4,
-    _mm512_loadu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set_epi16,
-    _mm512_setzero_ps, _mm512_shuffle_i32x4, _mm512_store_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
-    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_loadu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps,
+    _mm512_permutexvar_epi16, _mm512_set_epi16, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_store_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::ops::Range;
 
@@ -21,16 +21,21 @@ use crate::gemm::Matrix;
 struct Line([Pair; 16]);
 
 /// Room for packed panels. What it holds is not initialised until a packing function has written it.
-pub(super) struct Buffer(Vec<Line>);
+pub(crate) struct Buffer(Vec<Line>);
 
 impl Buffer {
-    pub(super) fn new(pairs: usize) -> Self {
+    pub(crate) fn new(pairs: usize) -> Self {
         Self(Vec::with_capacity(pairs.div_ceil(16)))
     }
 
     /// The start, at a multiple of 64 bytes; valid for as many pairs as the buffer was made for.
-    pub(super) fn as_mut_ptr(&mut self) -> *mut Pair {
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut Pair {
         self.0.as_mut_ptr().cast()
+    }
+
+    /// As [`Buffer::as_mut_ptr`], for reading.
+    pub(crate) fn as_ptr(&self) -> *const Pair {
+        self.0.as_ptr().cast()
     }
 }
 
@@ -89,6 +94,32 @@ unsafe fn transpose_vector(rows: &[&[f32]; 16], length: usize, out: *mut Pair) {
             }
         }
         from += 32;
+    }
+}
+
+/// Packs rows `rows` of `b` (at most [`COLUMNS`]) as the columns of one panel: `[pairs of a row, COLUMNS]`, zeros beyond.
+///
+/// # Safety
+/// The processor has AVX512-BF16; the rows hold whole pairs; `out` takes a whole panel at a multiple of 64 bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) unsafe fn right_transposed(b: &Matrix<bf16>, rows: Range<usize>, out: *mut Pair) {
+    let pairs = b.columns() / 2;
+    for v in 0..VECTORS {
+        for from in (0..pairs).step_by(16) {
+            let mask = first(pairs - from);
+            let load = |i: usize| {
+                let row = rows.start + 16 * v + i;
+                if row >= rows.end {
+                    return _mm512_setzero_si512();
+                }
+                // SAFETY: the mask leaves out what lies past the row.
+                unsafe { _mm512_maskz_loadu_epi32(mask, b.row(row).as_ptr().cast::<i32>().add(from)) }
+            };
+            for (p, line) in transpose(std::array::from_fn(load)).into_iter().enumerate().take(pairs - from) {
+                // SAFETY: the line lies within the panel.
+                unsafe { _mm512_store_si512(out.add((from + p) * COLUMNS + 16 * v).cast(), line) };
+            }
+        }
     }
 }
 
@@ -217,7 +248,7 @@ unsafe fn interleaved(m: &Matrix<bf16>, row: usize, end: usize, column: usize, i
 /// # Safety
 /// The processor has AVX512-BF16; `out` takes a whole panel at a multiple of 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) unsafe fn right(b: &Matrix<bf16>, panel: usize, inner: Range<usize>, out: *mut Pair) {
+pub(crate) unsafe fn right(b: &Matrix<bf16>, panel: usize, inner: Range<usize>, out: *mut Pair) {
     let interleave = interleaving();
     for (pair, row) in inner.clone().step_by(2).enumerate() {
         for v in 0..VECTORS {
@@ -237,7 +268,7 @@ pub(super) unsafe fn right(b: &Matrix<bf16>, panel: usize, inner: Range<usize>, 
 /// # Safety
 /// The processor has AVX512-BF16; `out` takes an even number of blocks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) unsafe fn left(
+pub(crate) unsafe fn left(
     a: &Matrix<bf16>,
     columns: Range<usize>,
     inner: Range<usize>,

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use half::bf16;
-use rayon::prelude::*;
 
+use super::Matrix;
 use super::pack::{self, Buffer};
 use super::rows::Stack;
 use super::tile::{COLUMNS, Left, ROWS, Target, tile};
-use super::{Matrix, Output};
+use crate::threads::{each, threads};
 
 /// The right operand `[k, n]`.
 #[derive(Clone, Copy)]
@@ -79,8 +79,12 @@ impl Operand<'_> {
     }
 }
 
-/// `c = a · b + bias`, where `bias` may be empty. The shapes have been checked; the processor has AVX512-BF16.
-pub(super) fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], c: Output) {
+/// `a · b + bias` into `target`, where `bias` may be empty. The processor has AVX512-BF16.
+///
+/// # Safety
+/// The shapes fit, and the target takes `[rows of a, columns of b]`, which nothing else reads or writes. Unless it
+/// accumulates, it need not be initialised; every element of it is written.
+pub(super) unsafe fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], target: Target) {
     let (m, n, k) = (a.rows(), b.columns(), a.columns());
     if m == 0 || n == 0 {
         return;
@@ -93,29 +97,15 @@ pub(super) fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], c: Output) {
         padded = (0..m).flat_map(|i| a.row(i).iter().copied().chain([bf16::ZERO])).collect::<Vec<_>>();
         Matrix::new(&padded, m, k + 1)
     };
-    let target = Shared(match c {
-        Output::F32(mut c) => {
-            Target::F32 { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr(), accumulate: false }
-        }
-        Output::AddF32(mut c) => {
-            Target::F32 { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr(), accumulate: true }
-        }
-        Output::Bf16(mut c) => {
-            Target::Bf16 { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr(), accumulate: false }
-        }
-        Output::AddBf16(mut c) => {
-            Target::Bf16 { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr(), accumulate: true }
-        }
-    });
-    let product = Product { a, b, bias, inner: k, target: target.get() };
+    let product = Product { a, b, bias, inner: k, target };
     let tasks: Vec<_> = tasks(m, n.div_ceil(COLUMNS));
     let product = Shared(&product);
-    tasks.into_par_iter().with_max_len(1).for_each(|(panels, rows)| product.get().run(panels, rows));
+    each(tasks, |(panels, rows)| product.get().run(panels, rows));
 }
 
 /// Panels and rows of each task. Every task packs its panels, so rows are split only where panels do not suffice.
 fn tasks(rows: usize, panels: usize) -> Vec<(Range<usize>, Range<usize>)> {
-    let threads = rayon::current_num_threads();
+    let threads = threads();
     let in_pairs = panels.div_ceil(PANELS);
     let even = in_pairs.is_multiple_of(threads) || in_pairs >= 4 * threads;
     let per_task = if even || panels < threads { PANELS } else { 1 };

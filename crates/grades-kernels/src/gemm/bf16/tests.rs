@@ -1,6 +1,6 @@
 use half::bf16;
 
-use super::{Output, Part, Rows, nn, nt, portable, reference, rows::Stack, tn};
+use super::{Output, Part, Rows, nn, nn_new, nt, nt_new, portable, reference, rows::Stack, tn, tn_new};
 use crate::gemm::{Matrix, MatrixMut};
 use crate::testing::{assert_close, numbers, on_any_threads};
 
@@ -188,4 +188,27 @@ fn weight_gradients_equal_the_reference_at_any_size() {
 fn products_of_unequal_inner_dimensions_are_refused() {
     let (a, w, mut c) = ([bf16::ONE; 6], [0.0; 4], [0.0; 4]);
     nn(Matrix::new(&a, 2, 3), &[&Matrix::new(&w, 2, 2)], Output::F32(MatrixMut::new(&mut c, 2, 2)));
+}
+
+#[test]
+fn products_into_new_memory_are_the_same() {
+    for (m, weights, k) in SIZES {
+        let n: usize = weights.iter().sum();
+        let (x, dy) = (rounded(&numbers(1, m * k)), rounded(&numbers(2, m * n)));
+        let values: Vec<Vec<f32>> = weights.iter().map(|&n| numbers(3, n * k)).collect();
+        let matrices: Vec<Matrix> = values.iter().zip(weights).map(|(v, &n)| Matrix::new(v, n, k)).collect();
+        let rows: Vec<&dyn Rows> = matrices.iter().map(|m| m as &dyn Rows).collect();
+        let bias = numbers(4, n);
+        let (x, dy) = (Matrix::new(&x, m, k), Matrix::new(&dy, m, n));
+        let mut y = vec![bf16::NAN; m * n];
+        nt(x, &rows, &bias, Output::Bf16(MatrixMut::new(&mut y, m, n)));
+        assert_eq!(nt_new(x, &rows, &bias), y);
+        let mut dx = vec![bf16::NAN; m * k];
+        nn(dy, &rows, Output::Bf16(MatrixMut::new(&mut dx, m, k)));
+        assert_eq!(nn_new(dy, &rows), dx);
+        let (first, count) = (n / 3, n - n / 3);
+        let mut dw = vec![f32::NAN; count * k];
+        tn(dy, x, vec![Part { first, c: MatrixMut::new(&mut dw, count, k), accumulate: false }]);
+        assert_eq!(tn_new(dy, x, first, count), dw);
+    }
 }

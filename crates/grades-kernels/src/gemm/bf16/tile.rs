@@ -9,26 +9,26 @@ use std::arch::x86_64::{
 use half::bf16;
 
 /// Rows of a tile.
-pub(super) const ROWS: usize = 8;
+pub(crate) const ROWS: usize = 8;
 /// Vectors of a tile's row. 8 × 3 sums leave registers for three vectors of `b` and the broadcast pair of `a`.
-pub(super) const VECTORS: usize = 3;
+pub(crate) const VECTORS: usize = 3;
 /// Columns of a tile, and of a packed panel.
-pub(super) const COLUMNS: usize = 16 * VECTORS;
+pub(crate) const COLUMNS: usize = 16 * VECTORS;
 
 /// Two neighbours along the inner dimension, which one instruction multiplies and adds.
-pub(super) type Pair = u32;
+pub(crate) type Pair = u32;
 
 /// The left operand of a tile: pair `p` of row `i` lies at `start + i · row_stride + p · pair_stride` (in elements).
 #[derive(Clone, Copy)]
-pub(super) struct Left {
-    pub(super) start: *const bf16,
-    pub(super) row_stride: usize,
-    pub(super) pair_stride: usize,
+pub(crate) struct Left {
+    pub(crate) start: *const bf16,
+    pub(crate) row_stride: usize,
+    pub(crate) pair_stride: usize,
 }
 
 /// Where a tile goes.
 #[derive(Clone, Copy)]
-pub(super) enum Target {
+pub(crate) enum Target {
     /// `c` in place of what is there, or added to it.
     F32 { c: *mut f32, row_stride: usize, accumulate: bool },
     /// Likewise, rounded.
@@ -41,7 +41,7 @@ impl Target {
     /// # Safety
     /// The result must stay within the matrix.
     #[inline(always)]
-    pub(super) unsafe fn at(self, rows: usize, columns: usize) -> Self {
+    pub(crate) unsafe fn at(self, rows: usize, columns: usize) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
@@ -64,8 +64,30 @@ impl Target {
 /// address that is a multiple of 64, `bias` (unless null) and each row of `target` `columns` elements; nothing else
 /// reads or writes that part of the target.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) unsafe fn tile(
+pub(crate) unsafe fn tile(
     (rows, columns): (usize, usize),
+    pairs: usize,
+    a: Left,
+    b: *const Pair,
+    bias: *const f32,
+    target: Target,
+) {
+    // SAFETY: passed on.
+    unsafe {
+        match columns.div_ceil(16) {
+            ..=1 => by_rows::<1>(rows, columns, pairs, a, b, bias, target),
+            2 => by_rows::<2>(rows, columns, pairs, a, b, bias, target),
+            _ => by_rows::<VECTORS>(rows, columns, pairs, a, b, bias, target),
+        }
+    }
+}
+
+/// # Safety
+/// As [`tile`], with at most `V` vectors of columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn by_rows<const V: usize>(
+    rows: usize,
+    columns: usize,
     pairs: usize,
     a: Left,
     b: *const Pair,
@@ -75,14 +97,14 @@ pub(super) unsafe fn tile(
     // SAFETY: passed on; each arm handles exactly `rows` rows.
     unsafe {
         match rows {
-            1 => fixed::<1>(columns, pairs, a, b, bias, target),
-            2 => fixed::<2>(columns, pairs, a, b, bias, target),
-            3 => fixed::<3>(columns, pairs, a, b, bias, target),
-            4 => fixed::<4>(columns, pairs, a, b, bias, target),
-            5 => fixed::<5>(columns, pairs, a, b, bias, target),
-            6 => fixed::<6>(columns, pairs, a, b, bias, target),
-            7 => fixed::<7>(columns, pairs, a, b, bias, target),
-            _ => fixed::<ROWS>(columns, pairs, a, b, bias, target),
+            1 => fixed::<1, V>(columns, pairs, a, b, bias, target),
+            2 => fixed::<2, V>(columns, pairs, a, b, bias, target),
+            3 => fixed::<3, V>(columns, pairs, a, b, bias, target),
+            4 => fixed::<4, V>(columns, pairs, a, b, bias, target),
+            5 => fixed::<5, V>(columns, pairs, a, b, bias, target),
+            6 => fixed::<6, V>(columns, pairs, a, b, bias, target),
+            7 => fixed::<7, V>(columns, pairs, a, b, bias, target),
+            _ => fixed::<ROWS, V>(columns, pairs, a, b, bias, target),
         }
     }
 }
@@ -102,9 +124,9 @@ macro_rules! each_row {
 }
 
 /// # Safety
-/// As [`tile`], with `R` rows.
+/// As [`tile`], with `R` rows and at most `V` vectors of columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn fixed<const R: usize>(
+unsafe fn fixed<const R: usize, const V: usize>(
     columns: usize,
     pairs: usize,
     a: Left,
@@ -112,7 +134,7 @@ unsafe fn fixed<const R: usize>(
     bias: *const f32,
     target: Target,
 ) {
-    const { assert!(R <= ROWS && ROWS == 8 && VECTORS == 3) };
+    const { assert!(R <= ROWS && ROWS == 8 && V <= VECTORS && VECTORS == 3) };
     let masks = [mask(columns, 0), mask(columns, 1), mask(columns, 2)];
     // SAFETY: the offsets stay within what the caller promised for `a`, `b`, `bias` and `target`; masks leave out what
     // lies past the columns.
@@ -130,24 +152,28 @@ unsafe fn fixed<const R: usize>(
                 let pair = start.add(I * a.row_stride).cast::<Pair>().read_unaligned();
                 let left = as_bf16(_mm512_set1_epi32(pair.cast_signed()));
                 sums[I][0] = _mm512_dpbf16_ps(sums[I][0], left, as_bf16(right[0]));
-                sums[I][1] = _mm512_dpbf16_ps(sums[I][1], left, as_bf16(right[1]));
-                sums[I][2] = _mm512_dpbf16_ps(sums[I][2], left, as_bf16(right[2]));
+                if V > 1 {
+                    sums[I][1] = _mm512_dpbf16_ps(sums[I][1], left, as_bf16(right[1]));
+                }
+                if V > 2 {
+                    sums[I][2] = _mm512_dpbf16_ps(sums[I][2], left, as_bf16(right[2]));
+                }
             });
             start = start.wrapping_add(a.pair_stride);
             b = b.wrapping_add(VECTORS);
         }
         match target {
             Target::F32 { c, row_stride, accumulate: false } => {
-                each_row!(R, I => store_f32::<false>(c.add(I * row_stride), masks, sums[I]));
+                each_row!(R, I => store_f32::<V, false>(c.add(I * row_stride), masks, sums[I]));
             }
             Target::F32 { c, row_stride, accumulate: true } => {
-                each_row!(R, I => store_f32::<true>(c.add(I * row_stride), masks, sums[I]));
+                each_row!(R, I => store_f32::<V, true>(c.add(I * row_stride), masks, sums[I]));
             }
             Target::Bf16 { c, row_stride, accumulate: false } => {
-                each_row!(R, I => store_bf16::<false>(c.add(I * row_stride), masks, sums[I]));
+                each_row!(R, I => store_bf16::<V, false>(c.add(I * row_stride), masks, sums[I]));
             }
             Target::Bf16 { c, row_stride, accumulate: true } => {
-                each_row!(R, I => store_bf16::<true>(c.add(I * row_stride), masks, sums[I]));
+                each_row!(R, I => store_bf16::<V, true>(c.add(I * row_stride), masks, sums[I]));
             }
         }
     }
@@ -178,14 +204,18 @@ unsafe fn widened(c: *const bf16, mask: __mmask16) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(short)))
 }
 
-/// One row of a tile in f32, added to what is there if `ADD`.
+/// `V` vectors of one row of a tile in f32, added to what is there if `ADD`.
 ///
 /// # Safety
 /// The processor has AVX-512; the columns that the masks name lie within the target.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn store_f32<const ADD: bool>(c: *mut f32, masks: [__mmask16; VECTORS], sums: [__m512; VECTORS]) {
-    for ((v, sum), mask) in sums.into_iter().enumerate().zip(masks) {
+unsafe fn store_f32<const V: usize, const ADD: bool>(
+    c: *mut f32,
+    masks: [__mmask16; VECTORS],
+    sums: [__m512; VECTORS],
+) {
+    for ((v, sum), mask) in sums.into_iter().enumerate().zip(masks).take(V) {
         let c = c.wrapping_add(16 * v);
         // SAFETY: the caller's promise.
         unsafe {
@@ -195,14 +225,18 @@ unsafe fn store_f32<const ADD: bool>(c: *mut f32, masks: [__mmask16; VECTORS], s
     }
 }
 
-/// One row of a tile rounded to bf16, added to what is there if `ADD`.
+/// `V` vectors of one row of a tile rounded to bf16, added to what is there if `ADD`.
 ///
 /// # Safety
 /// As [`store_f32`], with AVX512-BF16, BW and VL.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn store_bf16<const ADD: bool>(c: *mut bf16, masks: [__mmask16; VECTORS], sums: [__m512; VECTORS]) {
-    for ((v, sum), mask) in sums.into_iter().enumerate().zip(masks) {
+unsafe fn store_bf16<const V: usize, const ADD: bool>(
+    c: *mut bf16,
+    masks: [__mmask16; VECTORS],
+    sums: [__m512; VECTORS],
+) {
+    for ((v, sum), mask) in sums.into_iter().enumerate().zip(masks).take(V) {
         let c = c.wrapping_add(16 * v);
         // SAFETY: the caller's promise; a vector of bf16 is one of as many integers.
         unsafe {

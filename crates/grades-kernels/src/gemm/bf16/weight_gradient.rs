@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use half::bf16;
-use rayon::prelude::*;
 
+use super::Matrix;
 use super::pack::{self, Buffer};
 use super::product::Shared;
 use super::tile::{COLUMNS, Left, ROWS, Target, tile};
-use super::{Matrix, Part};
+use crate::threads::each;
 
 /// Rows of the batch that are packed at once: a panel of them fills a tenth of a second-level cache.
 const INNER: usize = 1024;
@@ -23,20 +23,29 @@ struct Task {
     target: Target,
 }
 
-/// `c = aᵀ · b` for each part. The shapes have been checked; the processor has AVX512-BF16.
-pub(super) fn product(a: Matrix<bf16>, b: Matrix<bf16>, parts: Vec<Part>) {
+/// The part of a product that one result holds: `rows` columns of `a` from `first` on.
+pub(super) struct Piece {
+    pub(super) first: usize,
+    pub(super) rows: usize,
+    pub(super) target: Target,
+}
+
+/// `aᵀ · b` of each piece. The processor has AVX512-BF16.
+///
+/// # Safety
+/// The shapes fit, and each target takes `[rows, columns of b]`, which nothing else reads or writes. Unless it
+/// accumulates, it need not be initialised; every element of it is written.
+pub(super) unsafe fn product(a: Matrix<bf16>, b: Matrix<bf16>, pieces: Vec<Piece>) {
     let (tokens, n) = (a.rows(), b.columns());
     if n == 0 {
         return;
     }
     let mut tasks = Vec::new();
-    for Part { first, mut c, accumulate } in parts {
-        let row_stride = c.row_stride().unsigned_abs();
-        let whole = Target::F32 { row_stride, c: c.as_mut_ptr(), accumulate };
-        for row in (0..c.rows()).step_by(TASK_ROWS) {
-            let columns = first + row..first + c.rows().min(row + TASK_ROWS);
+    for Piece { first, rows, target } in pieces {
+        for row in (0..rows).step_by(TASK_ROWS) {
+            let columns = first + row..first + rows.min(row + TASK_ROWS);
             // SAFETY: the row lies within the part.
-            tasks.push(Shared(Task { columns, target: unsafe { whole.at(row, 0) } }));
+            tasks.push(Shared(Task { columns, target: unsafe { target.at(row, 0) } }));
         }
     }
     let panels = n.div_ceil(COLUMNS);
@@ -46,11 +55,11 @@ pub(super) fn product(a: Matrix<bf16>, b: Matrix<bf16>, parts: Vec<Part>) {
     for start in (0..tokens.max(1)).step_by(INNER) {
         let inner = start..tokens.min(start + INNER);
         let packed = Shared(buffer.as_mut_ptr());
-        (0..panels).into_par_iter().for_each(|panel| {
+        each(0..panels, |panel| {
             // SAFETY: `product` is called where the processor has AVX512-BF16; each panel has its place in the buffer.
             unsafe { pack::right(&b, panel, inner.clone(), packed.get().add(panel * panel_pairs)) };
         });
-        tasks.par_iter().with_max_len(1).for_each(|task| {
+        each(&tasks, |task| {
             run(&a, inner.clone(), &task.0, (packed.get(), panel_pairs), n);
         });
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 
 use super::{attention, packed, random, read, relative_error, rope, tensor, values};
@@ -49,13 +50,28 @@ fn project() {
         }
         let dy = short(random(2, tokens, total));
         let found = <Flex as Ops>::project_input_gradient(dy.clone(), weights.clone());
-        assert_same("input gradient", found, stock::project_input_gradient::<Flex>(dy.clone(), weights));
+        let expected = stock::project_input_gradient::<Flex>(dy.clone(), weights.clone());
+        assert_same("input gradient", found, expected);
+        let onto = short(random(3, tokens, width));
+        let found = <Flex as Ops>::project_input_gradient_onto(dy.clone(), weights.clone(), onto.clone());
+        // In f32 up to the one rounding of the sum.
+        let wide = |x: FlexTensor| <Flex as Ops>::in_precision(x, Precision::F32);
+        let product = stock::project_input_gradient::<Flex>(wide(dy.clone()), weights.clone());
+        let expected = short(<Flex as FloatTensorOps<Flex>>::float_add(wide(onto), product));
+        assert_same("onto another", found, expected);
         let mut first = 0;
         for &rows in outs {
             let found = <Flex as Ops>::project_weight_gradient(dy.clone(), x.clone(), first, rows);
             let expected = stock::project_weight_gradient::<Flex>(dy.clone(), x.clone(), first, rows);
             assert_eq!(found.dtype(), DType::F32);
             assert_same("weight gradient", found, expected);
+            // The same x as columns of a wider tensor.
+            if first == 0 {
+                let view = stock::columns::<Flex>(short(random(4, tokens, width + 5)), 3, width);
+                let found = <Flex as Ops>::project_weight_gradient(dy.clone(), view.clone(), first, rows);
+                let expected = stock::project_weight_gradient::<Flex>(dy.clone(), view, first, rows);
+                assert_same("weight gradient of a view", found, expected);
+            }
             first += rows;
         }
     }

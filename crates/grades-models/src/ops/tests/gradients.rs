@@ -151,8 +151,21 @@ fn add_low_rank() {
     let _counters = exclusive();
     // y, x, A of ranks 2 and 3, B of 4 and 2 rows; the columns between them belong to a layer without an adapter.
     let inputs = [input(1, 3, 9), input(2, 3, 5), input(3, 2, 5), input(4, 3, 5), input(5, 4, 2), input(6, 2, 3)];
-    let spec = ops::LowRank { firsts: vec![0, 7], scale: 0.7 };
+    let spec = ops::LowRank { firsts: vec![0, 7], scale: 0.7, tie: None };
     check("add_low_rank", &inputs, |t| {
         ops::add_low_rank(t[0].clone(), t[1].clone(), t[2..4].to_vec(), t[4..6].to_vec(), spec.clone())
+    });
+}
+
+/// An adapter and the projection beside it, of one input: the gradient of each comes through the tie.
+#[test]
+fn projection_with_an_adapter_beside_it() {
+    let _counters = exclusive();
+    let inputs = [input(1, 3, 5), input(2, 4, 5), input(3, 2, 5), input(4, 2, 5), input(5, 4, 2), input(6, 2, 2)];
+    check("project_beside", &inputs, |t| {
+        let tie = ops::Tie::default();
+        let spec = ops::LowRank { firsts: vec![0, 4], scale: 0.7, tie: Some(tie.clone()) };
+        let y = ops::project_beside(t[0].clone(), vec![t[1].clone(), t[3].clone()], Vec::new(), None, Some(tie));
+        ops::add_low_rank(y, t[0].clone(), vec![t[2].clone(), t[3].clone()], t[4..6].to_vec(), spec)
     });
 }

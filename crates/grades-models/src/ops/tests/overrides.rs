@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps;
 
 use super::{attention, packed, random, read, relative_error, rope, tensor, values};
 use crate::ops::{
@@ -101,14 +102,36 @@ fn low_rank() {
     for (tokens, width, adapters) in all {
         let ranks = adapters.iter().map(|(r, ..)| r).sum();
         let b = list(adapters.iter().map(|&(r, first, out)| random(first as u64, out, r)));
-        let spec = LowRank { firsts: adapters.iter().map(|(_, first, _)| *first).collect(), scale: 0.7 };
+        let spec = LowRank { firsts: adapters.iter().map(|(_, first, _)| *first).collect(), scale: 0.7, tie: None };
         let (y, u) = (random(1, tokens, width), random(2, tokens, ranks));
         let found = <Flex as LowRankOps>::add_expanded(y.clone(), u.clone(), b.clone(), spec.clone());
         let expected = stock::add_expanded::<Flex>(y.clone(), u, b.clone(), &spec);
         assert_same(&format!("{tokens}·{adapters:?}"), found, expected);
         let found = <Flex as LowRankOps>::expanded_gradient(y.clone(), b.clone(), spec.clone());
-        assert_same("its gradient", found, stock::expanded_gradient::<Flex>(y, b, &spec));
+        assert_same("its gradient", found, stock::expanded_gradient::<Flex>(y.clone(), b, &spec));
+        let expected = <Flex as FloatTensorOps<Flex>>::float_mul_scalar(y.clone(), 0.3_f32.into());
+        assert_same("times", <Flex as LowRankOps>::times(y, 0.3), expected);
     }
+}
+
+/// A weight gradient whose x is some columns of a wider tensor.
+#[test]
+fn weight_gradient_of_a_view() {
+    let (dy, wide) = (random(1, 13, 9), random(2, 13, 40));
+    for (first, count) in [(0, 40), (7, 16), (39, 1)] {
+        let x = stock::columns::<Flex>(wide.clone(), first, count);
+        let found = <Flex as Ops>::project_weight_gradient(dy.clone(), x.clone(), 2, 5);
+        assert_same("view", found, stock::project_weight_gradient::<Flex>(dy.clone(), x, 2, 5));
+    }
+}
+
+#[test]
+fn input_gradient_onto_another() {
+    let (dy, weights) = (random(1, 13, 9), list([random(2, 4, 21), random(3, 5, 21)]));
+    let onto = random(4, 13, 21);
+    let found = <Flex as Ops>::project_input_gradient_onto(dy.clone(), weights.clone(), onto.clone());
+    let expected = stock::project_input_gradient::<Flex>(dy, weights);
+    assert_same("onto", found, <Flex as FloatTensorOps<Flex>>::float_add(onto, expected));
 }
 
 /// Grouped and ungrouped heads, one token and several samples, sliding windows, keys from a cache.

@@ -43,7 +43,7 @@ fn overrides_equal_the_default_bodies() {
                 let biases = outs.iter().enumerate().map(|(i, &out)| random(20 + i as u64, 1, out));
                 let biases = Tensors::<Flex>(if with_bias { biases.collect() } else { Vec::new() });
                 let residual = Tensors::<Flex>(with_residual.then(|| random(30, tokens, total)).into_iter().collect());
-                let found = Flex::project_packed(x.clone(), packed.clone(), biases.clone(), residual.clone());
+                let found = Flex::project_packed(x.clone(), packed.clone(), biases.clone(), residual.clone(), None);
                 let expected = Flex::project(x.clone(), dense(), biases, residual);
                 same(precision, &format!("{outs:?}, bias {with_bias}"), read(found), read(expected));
             }
@@ -79,7 +79,9 @@ fn gradients_and_arithmetic_are_those_of_the_decoded_weights() {
             let biases: Vec<_> = outs.iter().enumerate().map(|(i, &out)| leaf(20 + i as u64, [1, out])).collect();
             let residual = leaf(30, [tokens, total]);
             let y = match packed {
-                Some(packed) => ops::project_packed(x.clone(), packed.clone(), biases.clone(), Some(residual.clone())),
+                Some(packed) => {
+                    ops::project_packed(x.clone(), packed.clone(), biases.clone(), Some(residual.clone()), None)
+                }
                 None => {
                     let dense = weights(outs, width).0.into_iter().map(|weight| {
                         let mut values = vec![0.0; weight.rows() * width];
