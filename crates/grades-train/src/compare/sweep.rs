@@ -200,7 +200,7 @@ impl Grid {
             (0..self.taus.len()).map(|tau| self.row(tau).iter().map(|row| row.mean(&value)).collect()).collect();
         let taus: Vec<String> = self.taus.iter().map(|tau| format!("τ {tau}")).collect();
         let alphas: Vec<String> = self.alphas.iter().map(|alpha| format!("α {alpha}")).collect();
-        let first = [("tau".to_owned(), "τ \\ α".to_owned())].into_iter();
+        let first = [("tau".to_owned(), "τ / α".to_owned())].into_iter();
         let columns = self.alphas.iter().map(|alpha| (format!("alpha{alpha}"), alpha.to_string()));
         let mut table = Table::new(title, first.chain(columns));
         for (tau, row) in self.taus.iter().zip(&values) {

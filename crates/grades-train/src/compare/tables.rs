@@ -293,7 +293,8 @@ impl Comparison {
 
     /// The tables with their titles.
     pub(super) fn tables(&self) -> Vec<(&'static str, Table)> {
-        let mut tables = vec![("Accuracy", self.accuracy()), ("Cost", self.cost())];
+        let first = if self.questions.is_empty() { "Loss" } else { "Accuracy" };
+        let mut tables = vec![(first, self.accuracy()), ("Cost", self.cost())];
         if !self.tests.is_empty() {
             tables.push(("Noise or not", self.tests_table()));
         }
