@@ -6,13 +6,17 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use grades_kernels::activations::{Activation, gated, gated_backward};
+use grades_kernels::Element;
+use grades_kernels::activations::{Activation, gated, gated_backward, gated_joined, gated_joined_backward};
 use grades_kernels::attention::{Attention, AttentionGradients, Saved, Segment, attention, attention_backward};
-use grades_kernels::cross_entropy::{Head, HeadGradients, linear_cross_entropy};
+use grades_kernels::cross_entropy::{Head, HeadElement, HeadGradients, linear_cross_entropy};
+use grades_kernels::gemm::bf16::{self as short, Rows};
 use grades_kernels::gemm::{Matrix, MatrixMut, nn, nt, tn};
 use grades_kernels::norms::{rms_norm, rms_norm_backward};
 use grades_kernels::optimizer::{AdamW, AdamWState, Measure, Update, adamw, measure};
+use grades_kernels::quant::{Nf4, PackedMatrix};
 use grades_kernels::rope::{RotaryTable, Rotation, rope};
+use half::bf16;
 
 /// The unit of a figure, and how much of it one run does.
 enum Work {
@@ -51,14 +55,23 @@ fn values(count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 7919 % 1013) as f32 - 506.0) / 300.0).collect()
 }
 
+/// The same, as numbers of one kind.
+fn numbers<E: Element>(count: usize) -> Vec<E> {
+    values(count).into_iter().map(E::narrow).collect()
+}
+
 fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let bench = Bench { filter };
-    println!("{} threads", rayon::current_num_threads());
+    println!("{} threads", grades_kernels::threads());
     products(&bench);
-    attentions(&bench);
+    short_products(&bench);
+    attentions::<f32>(&bench, "");
+    attentions::<bf16>(&bench, " bf16");
     rows(&bench);
-    head(&bench);
+    short_rows(&bench);
+    head::<f32>(&bench, "");
+    head::<bf16>(&bench, " bf16");
     optimizers(&bench);
 }
 
@@ -82,33 +95,64 @@ fn products(bench: &Bench) {
     }
 }
 
-fn attentions(bench: &Bench) {
+/// Products of bf16 numbers with dense weights and with such in NF4.
+fn short_products(bench: &Bench) {
+    for (rows, inputs, outputs) in [(1024, 576, 1536), (1024, 1536, 576), (1024, 576, 576), (320, 576, 1536)] {
+        let flops = || Work::Flops(2.0 * (rows * inputs * outputs) as f64);
+        let (x, dy) = (numbers::<bf16>(rows * inputs), numbers::<bf16>(rows * outputs));
+        let dense = values(inputs * outputs);
+        let nf4 = Nf4::encode(&dense).ok().and_then(|nf4| PackedMatrix::nf4(nf4, outputs, inputs).ok());
+        let (x, dy) = (Matrix::new(&x, rows, inputs), Matrix::new(&dy, rows, outputs));
+        let dense = Matrix::new(&dense, outputs, inputs);
+        let size = format!("{rows}×{inputs}→{outputs}");
+        let weights: [(&str, Option<&dyn Rows>); 2] =
+            [("bf16", Some(&dense)), ("nf4", nf4.as_ref().map(|nf4| nf4 as &dyn Rows))];
+        for (name, weight) in weights {
+            let Some(weight) = weight else { continue };
+            bench.run(&format!("gemm {name} forward {size}"), flops(), || {
+                black_box(short::nt_new(x, &[weight], &[]));
+            });
+            bench.run(&format!("gemm {name} input gradient {size}"), flops(), || {
+                black_box(short::nn_new(dy, &[weight]));
+            });
+        }
+        bench.run(&format!("gemm bf16 weight gradient {size}"), flops(), || {
+            black_box(short::tn_new(dy, x, 0, outputs));
+        });
+    }
+}
+
+fn attentions<E: Element>(bench: &Bench, kind: &str) {
     let form = Attention { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, causal: true, window: None };
     for length in [40, 256, 2048] {
         let tokens = 2048_usize.next_multiple_of(length);
         let segments: Vec<Segment> = (0..tokens / length).map(|i| (i * length, (i + 1) * length).into()).collect();
-        let (q, dout) = (values(tokens * 576), values(tokens * 576));
-        let (k, v) = (values(tokens * 192), values(tokens * 192));
-        let (mut out, mut log_sum_exp) = (vec![0.0; q.len()], vec![0.0; tokens * 9]);
+        let (q, dout) = (numbers::<E>(tokens * 576), numbers::<E>(tokens * 576));
+        let (k, v) = (numbers::<E>(tokens * 192), numbers::<E>(tokens * 192));
+        let (mut out, mut log_sum_exp) = (vec![E::ZERO; q.len()], vec![0.0; tokens * 9]);
         // Of the products that causal attention needs: two forward, five backward.
         let product = 2.0 * (tokens * (length + 1) / 2 * 576) as f64;
-        bench.run(&format!("attention forward {tokens} in {length}s"), Work::Flops(2.0 * product), || {
+        bench.run(&format!("attention{kind} forward {tokens} in {length}s"), Work::Flops(2.0 * product), || {
             attention(&form, &segments, &q, &k, &v, &mut out, &mut log_sum_exp);
         });
-        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; k.len()]);
-        bench.run(&format!("attention backward {tokens} in {length}s"), Work::Flops(5.0 * product), || {
+        let (mut dq, mut dk, mut dv) = (vec![E::ZERO; q.len()], vec![E::ZERO; k.len()], vec![E::ZERO; k.len()]);
+        bench.run(&format!("attention{kind} backward {tokens} in {length}s"), Work::Flops(5.0 * product), || {
             let saved = Saved { q: &q, k: &k, v: &v, out: &out, log_sum_exp: &log_sum_exp };
             let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
             attention_backward(&form, &segments, saved, &dout, gradients);
         });
     }
     let cached = 1000;
-    let (q, k, v) = (values(576), values(cached * 192), values(cached * 192));
-    let (mut out, mut log_sum_exp) = (vec![0.0; 576], vec![0.0; 9]);
+    let (q, k, v) = (numbers::<E>(576), numbers::<E>(cached * 192), numbers::<E>(cached * 192));
+    let (mut out, mut log_sum_exp) = (vec![E::ZERO; 576], vec![0.0; 9]);
     let segment = [Segment { queries: 0..1, keys: 0..cached }];
-    bench.run("attention of 1 token over 1000", Work::Bytes((2 * 4 * cached * 192) as f64), || {
-        attention(&form, &segment, &q, &k, &v, &mut out, &mut log_sum_exp);
-    });
+    bench.run(
+        &format!("attention{kind} of 1 token over 1000"),
+        Work::Bytes((2 * size_of::<E>() * cached * 192) as f64),
+        || {
+            attention(&form, &segment, &q, &k, &v, &mut out, &mut log_sum_exp);
+        },
+    );
 }
 
 fn rows(bench: &Bench) {
@@ -138,17 +182,39 @@ fn rows(bench: &Bench) {
     }
 }
 
-fn head(bench: &Bench) {
+fn short_rows(bench: &Bench) {
+    let (rows, width) = (1024, 576);
+    let bytes = |streams: usize, width: usize| Work::Bytes((2 * streams * rows * width) as f64);
+    let (x, scale) = (values(rows * width), values(width));
+    let (mut y, mut inverse) = (numbers::<bf16>(rows * width), vec![0.0; rows]);
+    // x is f32: two streams of bf16.
+    bench.run("rms norm bf16 forward", bytes(3, width), || rms_norm(&x, &scale, 1e-5, &mut y, &mut inverse));
+    let mut dx = vec![0.0; x.len()];
+    bench.run("rms norm bf16 backward", bytes(5, width), || {
+        rms_norm_backward(&x, &scale, &inverse, &y, &mut dx, None);
+    });
+    let width = 1536;
+    let (joined, dout) = (numbers::<bf16>(rows * 2 * width), numbers::<bf16>(rows * width));
+    let (mut out, mut gradient) = (dout.clone(), joined.clone());
+    bench.run("gated Silu bf16 forward", bytes(3, width), || {
+        gated_joined(Activation::Silu, &joined, width, &mut out);
+    });
+    bench.run("gated Silu bf16 backward", bytes(5, width), || {
+        gated_joined_backward(Activation::Silu, &joined, &dout, width, &mut gradient);
+    });
+}
+
+fn head<E: HeadElement>(bench: &Bench, kind: &str) {
     let (rows, size, vocab) = (512, 576, 49_152);
-    let (hidden, weight) = (values(rows * size), values(vocab * size));
+    let (hidden, weight) = (numbers::<E>(rows * size), values(vocab * size));
     let labels: Vec<i64> = (0..rows as i64).collect();
     let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
     let product = 2.0 * (rows * size * vocab) as f64;
-    bench.run("head + cross-entropy forward", Work::Flops(product), || {
+    bench.run(&format!("head + cross-entropy{kind} forward"), Work::Flops(product), || {
         black_box(linear_cross_entropy(head, HeadGradients::default()).is_ok());
     });
-    let (mut dhidden, mut dweight) = (vec![0.0; hidden.len()], vec![0.0; weight.len()]);
-    bench.run("head + cross-entropy with gradients", Work::Flops(3.0 * product), || {
+    let (mut dhidden, mut dweight) = (vec![E::ZERO; hidden.len()], vec![0.0; weight.len()]);
+    bench.run(&format!("head + cross-entropy{kind} with gradients"), Work::Flops(3.0 * product), || {
         let gradients = HeadGradients { scale: 1.0, dhidden: Some(&mut dhidden), dweight: Some(&mut dweight) };
         black_box(linear_cross_entropy(head, gradients).is_ok());
     });

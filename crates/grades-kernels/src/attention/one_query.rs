@@ -5,8 +5,7 @@ use super::{Attention, Segment};
 use crate::Element;
 use crate::dispatch::multiversion;
 use crate::element::convert;
-use crate::gemm::{Band, Matrix, MatrixMut, banded};
-use crate::math::{dot, exp, max, sum};
+use crate::math::{LANES, exp, max, mul_add, sum};
 use crate::threads::each;
 
 /// Attention of the one query of `segment`: `q` and `out [heads, head_dim]`, `log_sum_exp [heads]`.
@@ -33,38 +32,41 @@ pub(super) fn attend_one<E: Element>(
         let mut scores = vec![0.0; group * visible.len()];
         let mut queries = vec![0.0; q.len()];
         convert(q, &mut queries);
-        let keys = gathered(&k[start.min(k.len())..], visible.len(), key_width, head_dim);
-        score(&queries, &keys, head_dim, head_dim, &mut scores);
+        score(&queries, &k[start.min(k.len())..], key_width, head_dim, &mut scores);
         softmax(&mut scores, attention.scale, log_sum_exp);
-        let probabilities = Matrix::new(&scores, group, visible.len()).strided();
-        let values = gathered(&v[start.min(v.len())..], visible.len(), key_width, head_dim);
-        let values = Matrix::new(&values, visible.len(), head_dim);
         let mut sums = vec![0.0; out.len()];
-        banded(probabilities, values, MatrixMut::new(&mut sums, group, head_dim), false, |_| Band {
-            inner: 0..visible.len(),
-            columns: 0..head_dim,
-        });
+        weigh(&scores, &v[start.min(v.len())..], key_width, head_dim, &mut sums);
         convert(&sums, out);
     });
 }
 
-/// `count` heads of `head_dim` elements that lie `stride` apart, as f32 side by side.
-fn gathered<E: Element>(source: &[E], count: usize, stride: usize, head_dim: usize) -> Vec<f32> {
-    let mut out = vec![0.0; count * head_dim];
-    for (out, source) in out.chunks_exact_mut(head_dim).zip(source.chunks(stride)) {
-        convert(&source[..head_dim], out);
-    }
-    out
-}
-
 multiversion! {
     /// `scores [group, keys]` of `q [group, head_dim]` and keys that are `stride` apart.
-    fn score<FMA>(q: &[f32], k: &[f32], stride: usize, head_dim: usize, scores: &mut [f32]) {
+    fn score<FMA; E: Element>(q: &[f32], k: &[E], stride: usize, head_dim: usize, scores: &mut [f32]) {
         let keys = scores.len() / (q.len() / head_dim);
         for key in 0..keys {
             let k = &k[key * stride..][..head_dim];
             for (q, scores) in q.chunks_exact(head_dim).zip(scores.chunks_exact_mut(keys)) {
-                scores[key] = dot::<FMA>(q, k);
+                let mut sums = [0.0; LANES];
+                for (q, k) in q.chunks(LANES).zip(k.chunks(LANES)) {
+                    for ((sum, q), k) in sums.iter_mut().zip(q).zip(k) {
+                        *sum = mul_add::<FMA>(*q, k.widen(), *sum);
+                    }
+                }
+                scores[key] = sum(&sums);
+            }
+        }
+    }
+
+    /// Adds to `out [group, head_dim]` the values, which are `stride` apart, each `weights [group, keys]` times.
+    fn weigh<FMA; E: Element>(weights: &[f32], v: &[E], stride: usize, head_dim: usize, out: &mut [f32]) {
+        let keys = weights.len() / (out.len() / head_dim);
+        for key in 0..keys {
+            let v = &v[key * stride..][..head_dim];
+            for (weights, out) in weights.chunks_exact(keys).zip(out.chunks_exact_mut(head_dim)) {
+                for (out, v) in out.iter_mut().zip(v) {
+                    *out = mul_add::<FMA>(weights[key], v.widen(), *out);
+                }
             }
         }
     }
