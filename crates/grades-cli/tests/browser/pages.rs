@@ -1,5 +1,6 @@
 //! Every page that a quickstart leaves, on a wide screen and on a phone, light and dark.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
 
@@ -28,6 +29,35 @@ fn pages_show_their_figures_on_any_screen() {
     check(&browser, &page("report.html"), 10);
     check(&browser, &page("runs/full-grades-seed0/report.html"), 8);
     check(&browser, &page("runs/compare.html"), 0);
+}
+
+#[test]
+fn faults_of_a_page_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(browser) = Chromium::find(folder.path()) else {
+        println!("skipped: no Chromium is here");
+        return;
+    };
+    let fault = |body: &str| {
+        let page = folder.path().join("page.html");
+        let style = "<style>:root{color-scheme:light dark}</style>";
+        std::fs::write(&page, format!("<!DOCTYPE html><html><head>{style}</head><body>{body}</body></html>")).unwrap();
+        let checked = catch_unwind(AssertUnwindSafe(|| check(&browser, &page, 1)));
+        checked.err().map(|error| error.downcast_ref::<String>().cloned().unwrap_or_default())
+    };
+    let table = "<table><tr><td>a table of some words</td></tr></table>";
+    let drawn = "<svg viewBox=\"0 0 200 60\"><text y=\"50\" font-size=\"50\" fill=\"gray\">drawn</text></svg>";
+    assert_eq!(fault(&format!("{table}{drawn}")), None);
+    for (body, says) in [
+        (format!("{table}{drawn}<div style=\"width:700px\">wide</div>"), "pixels wide"),
+        (format!("{table}{drawn}<svg width=\"99\" height=\"99\"></svg>"), "nothing is drawn"),
+        (format!("{table}{drawn}<img width=\"9\" src=\"http://127.0.0.1:9/x.png\">"), "x.png"),
+        (format!("{table}{drawn}<div style=\"position:fixed;inset:0;background:white\"></div>"), "nothing is drawn"),
+        (table.to_owned(), "figures: []"),
+    ] {
+        let fault = fault(&body).unwrap_or_else(|| panic!("not noticed: {body}"));
+        assert!(fault.contains(says), "{body}: {fault}");
+    }
 }
 
 fn check(browser: &Chromium, page: &Path, least_figures: usize) {
