@@ -5,6 +5,7 @@ use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 use crate::Element;
 use crate::dispatch::multiversion;
 use crate::math::{erf, exp, mul_add, sigmoid, tanh};
+use crate::memory::written;
 use crate::threads::each;
 
 /// An activation function.
@@ -148,6 +149,31 @@ pub fn gated_joined_backward<E: Element>(
 }
 
 /// Value and derivative of SiLU.
+/// [`gated_joined`] into new memory.
+///
+/// # Panics
+/// If the length is no whole number of rows.
+#[must_use]
+pub fn gated_joined_new<E: Element>(activation: Activation, gate_up: &[E], width: usize) -> Vec<E> {
+    // SAFETY: the kernel writes each element of each row, from its inputs alone, or panics.
+    unsafe { written(gate_up.len() / 2, |out| gated_joined(activation, gate_up, width, out)) }
+}
+
+/// [`gated_joined_backward`] into new memory.
+///
+/// # Panics
+/// If the lengths do not fit.
+#[must_use]
+pub fn gated_joined_backward_new<E: Element>(
+    activation: Activation,
+    gate_up: &[E],
+    dout: &[E],
+    width: usize,
+) -> Vec<E> {
+    // SAFETY: as above.
+    unsafe { written(gate_up.len(), |gradient| gated_joined_backward(activation, gate_up, dout, width, gradient)) }
+}
+
 #[inline(always)]
 fn silu<const FMA: bool>(x: f32) -> (f32, f32) {
     let s = sigmoid::<FMA>(x);

@@ -2,6 +2,7 @@
 //! the way.
 
 use crate::element::convert;
+use crate::memory::written;
 use crate::rope::{RotaryTable, Rotation};
 use crate::threads::each;
 use crate::{Element, OutOfRange};
@@ -81,6 +82,44 @@ impl JoinedHeads<'_> {
     }
 
     /// Elements of a row's queries and of its keys.
+    /// [`split`](Self::split) into new memory: q, k and v.
+    ///
+    /// # Errors
+    /// If a position lies outside the table.
+    ///
+    /// # Panics
+    /// If the length is no whole number of rows.
+    pub fn split_new<E: Element>(&self, joined: &[E]) -> Result<[Vec<E>; 3], OutOfRange> {
+        let (query, key) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let rows = joined.len() / (query + 2 * key).max(1);
+        let (mut k, mut v, mut result) = (Vec::new(), Vec::new(), Ok(()));
+        // SAFETY: the kernel writes each element of each row, from its inputs alone, or panics, or gives an error, and then
+        // what it left is not used.
+        let q = unsafe {
+            written(rows * query, |q| {
+                k = written(rows * key, |k| {
+                    v = written(rows * key, |v| result = self.split(joined, q, k, v));
+                });
+            })
+        };
+        result.map(|()| [q, k, v])
+    }
+
+    /// [`join`](Self::join) into new memory.
+    ///
+    /// # Errors
+    /// If a position lies outside the table.
+    ///
+    /// # Panics
+    /// If a length does not fit.
+    pub fn join_new<E: Element>(&self, dq: &[E], dk: &[E], dv: &[E]) -> Result<Vec<E>, OutOfRange> {
+        let mut result = Ok(());
+        // SAFETY: as above.
+        let joined =
+            unsafe { written(dq.len() + dk.len() + dv.len(), |joined| result = self.join(dq, dk, dv, joined)) };
+        result.map(|()| joined)
+    }
+
     fn check<E>(&self, joined: &[E], q: &[E], k: &[E], v: &[E]) -> Result<(usize, usize), OutOfRange> {
         let (query, key) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         assert!(query > 0 && key > 0, "attention without heads");

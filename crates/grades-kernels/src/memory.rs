@@ -19,6 +19,20 @@ pub fn reuse_freed_memory() {
     }
 }
 
+/// A vector of `len` numbers that `write` writes, in memory that is not cleared before.
+///
+/// # Safety
+/// `write` writes every element, and reads none that it has not written.
+pub(crate) unsafe fn written<E: crate::Element>(len: usize, write: impl FnOnce(&mut [E])) -> Vec<E> {
+    let mut new: Vec<E> = Vec::with_capacity(len);
+    // SAFETY: the memory is there and this function's alone; an element is a plain number, of which every pattern is a
+    // value, and none is read before it is written.
+    write(unsafe { std::slice::from_raw_parts_mut(new.as_mut_ptr(), len) });
+    // SAFETY: the elements have been written.
+    unsafe { new.set_len(len) };
+    new
+}
+
 /// Gives what is free now back to the system: for when much less will be needed from here on.
 pub fn return_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -12,6 +12,7 @@ use crate::Element;
 use crate::dispatch::multiversion;
 use crate::gemm::{Matrix, MatrixMut, banded};
 use crate::math::{exp, max, mul_add, sum};
+use crate::memory::written;
 use crate::threads::each_with;
 
 /// Attention of `q [query tokens, heads, head_dim]` over `k` and `v [key tokens, kv_heads, head_dim]`, into
@@ -69,6 +70,24 @@ pub fn attention<E: Element>(
             }
         },
     );
+}
+
+/// [`attention`] into new memory: the output, and ln Σ exp of each row of scores.
+///
+/// # Panics
+/// If a length or a segment does not fit.
+#[must_use]
+pub fn attention_new<E: Element>(
+    form: &Attention,
+    segments: &[Segment],
+    q: &[E],
+    k: &[E],
+    v: &[E],
+) -> (Vec<E>, Vec<f32>) {
+    let mut log_sum_exp = vec![0.0; q.len() / form.head_dim.max(1)];
+    // SAFETY: the kernel writes the output of every token, from its inputs alone, or panics.
+    let out = unsafe { written(q.len(), |out| attention(form, segments, q, k, v, out, &mut log_sum_exp)) };
+    (out, log_sum_exp)
 }
 
 /// Keys transposed, values as rows.

@@ -17,7 +17,7 @@ mod tests;
 use crate::gemm::TILE_ROWS;
 
 pub use backward::{AttentionGradients, Saved, attention_backward};
-pub use forward::attention;
+pub use forward::{attention, attention_new};
 pub use segment::Segment;
 
 /// Queries of a block of work: whole tiles of rows.

@@ -247,7 +247,7 @@ fn scores(a: &Matrix<bf16>, b: Packing, spans: &Spans, head_dim: usize, scores: 
         let left = Left { start: a.row(first).as_ptr(), row_stride: a.row_stride().unsigned_abs(), pair_stride: 2 };
         for panel in seen.start / COLUMNS..seen.end.div_ceil(COLUMNS) {
             let c = scores[first * BLOCK_KEYS + panel * COLUMNS..].as_mut_ptr();
-            let target = Target::F32 { c, row_stride: BLOCK_KEYS, accumulate: false };
+            let target = Target::F32 { c, row_stride: BLOCK_KEYS, add: std::ptr::null() };
             // SAFETY: AVX512-BF16 is there (`takes`). The rows of `a` have `head_dim` elements, the panel as many halves of
             // pairs; a whole tile at this place lies within the scores, which are borrowed mutably.
             unsafe {
@@ -269,7 +269,7 @@ fn over_keys(a: &[bf16], b: Packing, spans: &Spans, queries: usize, head_dim: us
         for (panel, column) in (0..head_dim).step_by(COLUMNS).enumerate() {
             let columns = COLUMNS.min(head_dim - column);
             let c = c[first * head_dim + column..].as_mut_ptr();
-            let target = Target::F32 { c, row_stride: head_dim, accumulate: true };
+            let target = Target::F32 { c, row_stride: head_dim, add: c.cast_const() };
             // SAFETY: as in `scores`: the pairs lie within the rows of `a` and within the panel, since spans end with the
             // block; the tile's rows and columns are within `c`, which is borrowed mutably.
             unsafe {
@@ -299,7 +299,7 @@ fn over_queries(
         for (panel, column) in (0..head_dim).step_by(COLUMNS).enumerate() {
             let columns = COLUMNS.min(head_dim - column);
             let c = c[first * head_dim + column..].as_mut_ptr();
-            let target = Target::F32 { c, row_stride: head_dim, accumulate: true };
+            let target = Target::F32 { c, row_stride: head_dim, add: c.cast_const() };
             // SAFETY: as in `over_keys`; the pairs lie within a block of queries, for which both have room.
             unsafe {
                 let start = a.buffer.as_ptr().add(block * a.stride + pairs.start * ROWS);

@@ -6,7 +6,7 @@ mod rms;
 mod tests;
 
 pub use layer::{LayerNormGradients, layer_norm, layer_norm_backward};
-pub use rms::{rms_norm, rms_norm_backward};
+pub use rms::{rms_norm, rms_norm_backward, rms_norm_backward_new, rms_norm_new};
 
 /// Rows of a block of work: decided by the width alone, so that sums over rows do not depend on the number of threads.
 fn block_rows(width: usize) -> usize {

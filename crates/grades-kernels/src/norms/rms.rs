@@ -4,6 +4,7 @@ use super::{block_rows, sum_partials};
 use crate::Element;
 use crate::dispatch::multiversion;
 use crate::math::{dot, mul_add};
+use crate::memory::written;
 use crate::threads::each;
 
 /// RMS norm of every row of `x [rows, width]` into `out [rows, width]`, with `scale [width]`; keeps
@@ -23,6 +24,18 @@ pub fn rms_norm<E: Element>(x: &[f32], scale: &[f32], epsilon: f32, out: &mut [E
     let block = block_rows * width;
     let blocks = x.chunks(block).zip(out.chunks_mut(block)).zip(inverse_rms.chunks_mut(block_rows));
     each(blocks, |((x, out), inverse_rms)| forward_rows(x, scale, epsilon, out, inverse_rms));
+}
+
+/// [`rms_norm`] into new memory: the output and the inverses.
+///
+/// # Panics
+/// If the length of `x` is no multiple of the width.
+#[must_use]
+pub fn rms_norm_new<E: Element>(x: &[f32], scale: &[f32], epsilon: f32) -> (Vec<E>, Vec<f32>) {
+    let mut inverse_rms = vec![0.0; x.len() / scale.len().max(1)];
+    // SAFETY: the kernel writes each element of each row, from its inputs alone, or panics.
+    let out = unsafe { written(x.len(), |out| rms_norm(x, scale, epsilon, out, &mut inverse_rms)) };
+    (out, inverse_rms)
 }
 
 multiversion! {
@@ -102,4 +115,20 @@ pub fn rms_norm_backward<E: Element>(
             sum_partials(&partials, dscale);
         }
     }
+}
+
+/// [`rms_norm_backward`] with `dx` in new memory.
+///
+/// # Panics
+/// If a length does not fit.
+#[must_use]
+pub fn rms_norm_backward_new<E: Element>(
+    x: &[f32],
+    scale: &[f32],
+    inverse_rms: &[f32],
+    dout: &[E],
+    dscale: Option<&mut [f32]>,
+) -> Vec<f32> {
+    // SAFETY: the kernel writes each element of a row before it reads it, or panics.
+    unsafe { written(x.len(), |dx| rms_norm_backward(x, scale, inverse_rms, dout, dx, dscale)) }
 }

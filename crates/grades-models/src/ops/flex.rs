@@ -9,7 +9,7 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Element, Shape, TensorData};
-use grades_kernels::attention::{Attention, AttentionGradients, Saved, Segment, attention, attention_backward};
+use grades_kernels::attention::{Attention, AttentionGradients, Saved, Segment, attention_backward, attention_new};
 use grades_kernels::cross_entropy::{Head, HeadElement, HeadGradients, linear_cross_entropy, log_likelihood};
 use grades_kernels::gemm::bf16::{Output, Rows};
 use grades_kernels::gemm::{self, Matrix, MatrixMut};
@@ -153,9 +153,9 @@ pub(super) fn joined(biases: Tensors<Flex>) -> Vec<f32> {
     biases.iter().flat_map(Values::slice::<f32>).copied().collect()
 }
 
-/// The residual, to add a product to.
-pub(super) fn own(residual: Tensors<Flex>) -> Option<Vec<f32>> {
-    residual.0.into_iter().next().map(|residual| Values::of(residual).into_vec())
+/// The residual that a product is added to.
+pub(super) fn one(residual: Tensors<Flex>) -> Option<Values> {
+    residual.0.into_iter().next().map(Values::of)
 }
 
 /// [`Ops::project`] of f32, through weights of `outs` rows: `product` writes that with one of them to its columns of y, or
@@ -164,12 +164,12 @@ pub(super) fn project_f32(
     rows: usize,
     outs: &[usize],
     bias: &[f32],
-    residual: Option<Vec<f32>>,
+    residual: Option<Values>,
     product: impl Fn(usize, MatrixMut<'_>, bool),
 ) -> FlexTensor {
     let total = outs.iter().sum::<usize>();
     let accumulate = residual.is_some() || !bias.is_empty();
-    let mut y = residual.unwrap_or_else(|| zeros(rows * total));
+    let mut y = residual.map_or_else(|| zeros(rows * total), Values::into_vec);
     add_bias(&mut y, bias);
     let mut first = 0;
     for (index, &out) in outs.iter().enumerate() {
@@ -196,13 +196,10 @@ fn rows<'a>(matrices: &'a [Matrix<'_>]) -> Vec<&'a dyn Rows> {
 }
 
 /// [`Ops::project`] of bf16: bf16, or f32 onto a residual.
-pub(super) fn project_bf16(x: &Values, weights: &[&dyn Rows], bias: &[f32], residual: Option<Vec<f32>>) -> FlexTensor {
+pub(super) fn project_bf16(x: &Values, weights: &[&dyn Rows], bias: &[f32], residual: Option<Values>) -> FlexTensor {
     let (tokens, total) = (x.dims()[0], weights.iter().map(|weight| weight.rows()).sum::<usize>());
     match residual {
-        Some(mut y) => {
-            gemm::bf16::nt(x.matrix(), weights, bias, Output::AddF32(MatrixMut::new(&mut y, tokens, total)));
-            tensor(y, [tokens, total])
-        }
+        Some(y) => tensor(gemm::bf16::nt_onto(x.matrix(), weights, bias, y.slice()), [tokens, total]),
         None => tensor(gemm::bf16::nt_new(x.matrix(), weights, bias), [tokens, total]),
     }
 }
@@ -243,14 +240,13 @@ pub(super) fn input_gradient_onto_bf16(dy: &Values, weights: &[&dyn Rows], onto:
 /// [`Ops::rms_norm_forward`] into either kind of numbers.
 fn rms_norm<E: Number>(x: &Values, scale: &Values, eps: f32) -> (FlexTensor, FlexTensor) {
     let [rows, width] = x.dims();
-    let (mut y, mut inverse) = (zeros::<E>(rows * width), zeros(rows));
-    norms::rms_norm(x.slice(), scale.slice(), eps, &mut y, &mut inverse);
+    let (y, inverse) = norms::rms_norm_new::<E>(x.slice(), scale.slice(), eps);
     (tensor(y, [rows, width]), tensor(inverse, [rows, 1]))
 }
 
 impl Ops for Flex {
     fn project(x: FlexTensor, weights: Tensors<Self>, biases: Tensors<Self>, residual: Tensors<Self>) -> FlexTensor {
-        let (x, bias, residual) = (Values::of(x), joined(biases), own(residual));
+        let (x, bias, residual) = (Values::of(x), joined(biases), one(residual));
         let weights: Vec<_> = weights.0.into_iter().map(Values::of).collect();
         match x.precision() {
             Precision::F32 => {
@@ -337,10 +333,10 @@ impl Ops for Flex {
         let (dy, x) = (Values::of(dy), Values::of(x));
         let (scale, inverse) = (Values::of(scale), Values::of(inverse_rms));
         let [rows, width] = x.dims();
-        let (mut dx, mut dscale) = (zeros(rows * width), want_scale.then(|| zeros(width)));
+        let mut dscale = want_scale.then(|| zeros(width));
         let (x, scale, inverse) = (x.slice(), scale.slice(), inverse.slice());
-        with_numbers!(dy.0, E => {
-            norms::rms_norm_backward(x, scale, inverse, dy.slice::<E>(), &mut dx, dscale.as_deref_mut());
+        let dx = with_numbers!(dy.0, E => {
+            norms::rms_norm_backward_new(x, scale, inverse, dy.slice::<E>(), dscale.as_deref_mut())
         });
         (tensor(dx, [rows, width]), dscale.map(|dscale: Vec<f32>| tensor(dscale, [1, width])))
     }
@@ -350,8 +346,7 @@ impl Ops for Flex {
         let qkv = Values::of(qkv);
         let (tokens, query, key) = (qkv.dims()[0], spec.query_width(), spec.key_width());
         with_numbers!(qkv.0, E => {
-            let (mut q, mut k, mut v) = (zeros(tokens * query), zeros(tokens * key), zeros(tokens * key));
-            heads(&spec).split(qkv.slice::<E>(), &mut q, &mut k, &mut v).expect("positions within the table");
+            let [q, k, v] = heads(&spec).split_new(qkv.slice::<E>()).expect("positions within the table");
             (tensor(q, [tokens, query]), tensor(k, [tokens, key]), tensor(v, [tokens, key]))
         })
     }
@@ -361,22 +356,19 @@ impl Ops for Flex {
         let (dq, dk, dv) = (Values::of(dq), Values::of(dk), Values::of(dv));
         let (tokens, width) = (dq.dims()[0], spec.query_width() + 2 * spec.key_width());
         with_numbers!(dq.0, E => {
-            let mut joined = zeros::<E>(tokens * width);
-            heads(&spec).join(dq.slice(), dk.slice(), dv.slice(), &mut joined).expect("positions within the table");
-            tensor(joined, [tokens, width])
+            let joined = heads(&spec).join_new::<E>(dq.slice(), dk.slice(), dv.slice());
+            tensor(joined.expect("positions within the table"), [tokens, width])
         })
     }
 
     fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor, spec: AttentionSpec) -> (FlexTensor, FlexTensor) {
         let (q, k, v) = (Values::of(q), Values::of(k), Values::of(v));
         let [tokens, width] = q.dims();
-        let mut lse = zeros(tokens * spec.heads);
-        let out = with_numbers!(q.0, E => {
-            let mut out = zeros::<E>(tokens * width);
-            attention(&form(&spec), &segments(&spec), q.slice(), k.slice(), v.slice(), &mut out, &mut lse);
-            tensor(out, [tokens, width])
-        });
-        (out, tensor(lse, [tokens, spec.heads]))
+        with_numbers!(q.0, E => {
+            let (out, lse) =
+                attention_new::<E>(&form(&spec), &segments(&spec), q.slice(), k.slice(), v.slice());
+            (tensor(out, [tokens, width]), tensor(lse, [tokens, spec.heads]))
+        })
     }
 
     fn attend_backward(
@@ -404,8 +396,7 @@ impl Ops for Flex {
         let gate_up = Values::of(gate_up);
         let [rows, joined] = gate_up.dims();
         with_numbers!(gate_up.0, E => {
-            let mut y = zeros::<E>(rows * joined / 2);
-            activations::gated_joined(kernel(activation), gate_up.slice(), joined / 2, &mut y);
+            let y = activations::gated_joined_new::<E>(kernel(activation), gate_up.slice(), joined / 2);
             tensor(y, [rows, joined / 2])
         })
     }
@@ -414,9 +405,8 @@ impl Ops for Flex {
         let (dy, gate_up) = (Values::of(dy), Values::of(gate_up));
         let [rows, joined] = gate_up.dims();
         with_numbers!(gate_up.0, E => {
-            let mut gradient = zeros::<E>(rows * joined);
-            let (gate_up, dy) = (gate_up.slice(), dy.slice());
-            activations::gated_joined_backward(kernel(activation), gate_up, dy, joined / 2, &mut gradient);
+            let (gate_up, dy) = (gate_up.slice::<E>(), dy.slice());
+            let gradient = activations::gated_joined_backward_new(kernel(activation), gate_up, dy, joined / 2);
             tensor(gradient, [rows, joined])
         })
     }

@@ -4,6 +4,8 @@
 //! operation, so that `x · [A₁; A₂; …]ᵀ` is one product. The base's product stays [`Ops::project`]: it keeps no
 //! activation for an untracked weight, and this operation works on any base.
 
+use std::ops::Range;
+
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -14,7 +16,7 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
-use grades_kernels::gemm::bf16::Output;
+use grades_kernels::gemm::bf16::{Output, Rows};
 use grades_kernels::gemm::{self, Matrix, MatrixMut};
 use half::bf16;
 
@@ -53,7 +55,7 @@ pub trait LowRankOps: Ops {
         #[extension_type] b: Tensors<Self>,
         spec: LowRank,
     ) -> FloatTensor<Self> {
-        let scaled = scaled_input::<Self>(x, a, spec.scale);
+        let scaled = Self::scaled_input(x, a, spec.scale);
         Self::add_expanded(y, scaled, b, spec)
     }
 
@@ -67,12 +69,14 @@ pub trait LowRankOps: Ops {
         stock::add_expanded::<Self>(y, u, b, &spec)
     }
 
-    /// `factor · x`, in its numbers.
-    fn times(x: FloatTensor<Self>, factor: f32) -> FloatTensor<Self> {
-        Self::float_mul_scalar(x, factor.into())
+    /// The first product: `s · x · [A₁; A₂; …]ᵀ`, `[tokens, Σ r]`, in the numbers of x.
+    fn scaled_input(x: FloatTensor<Self>, #[extension_type] a: Tensors<Self>, scale: f32) -> FloatTensor<Self> {
+        let u = Self::project(x, a, Tensors(Vec::new()), Tensors(Vec::new()));
+        Self::float_mul_scalar(u, scale.into())
     }
 
-    /// The gradient of [`add_expanded`](LowRankOps::add_expanded) in u: `[dy[:, columns of i] · Bᵢ]`, `[tokens, Σ r]`.
+    /// The gradient of [`add_expanded`](LowRankOps::add_expanded) in u, s times: `s · [dy[:, columns of i] · Bᵢ]`,
+    /// `[tokens, Σ r]`.
     fn expanded_gradient(
         dy: FloatTensor<Self>,
         #[extension_type] b: Tensors<Self>,
@@ -110,16 +114,26 @@ impl LowRankOps for Flex {
         tensor(y, dims)
     }
 
-    fn times(x: FlexTensor, factor: f32) -> FlexTensor {
-        fn scaled<E: Number>(x: Values, factor: f32) -> FlexTensor {
-            let dims = x.dims();
-            let mut x = x.into_vec::<E>();
-            grades_kernels::scale(&mut x, factor);
-            tensor(x, dims)
-        }
-        match Precision::of(x.dtype()) {
-            Precision::F32 => scaled::<f32>(Values::of(x), factor),
-            Precision::Bf16 => scaled::<bf16>(Values::of(x), factor),
+    fn scaled_input(x: FlexTensor, a: Tensors<Self>, scale: f32) -> FlexTensor {
+        let x = Values::of(x);
+        let a: Vec<_> = a.0.into_iter().map(Values::of).collect();
+        let dims @ [tokens, ranks] = [x.dims()[0], a.iter().map(|a| a.dims()[0]).sum()];
+        match x.precision() {
+            Precision::F32 => {
+                let (mut u, mut rank) = (zeros(tokens * ranks), 0);
+                for a in &a {
+                    let part = part(&mut u, dims, rank, a.dims()[0]);
+                    gemm::nt(x.matrix(), a.matrix(), part, false);
+                    rank += a.dims()[0];
+                }
+                grades_kernels::scale(&mut u, scale);
+                tensor(u, dims)
+            }
+            Precision::Bf16 => {
+                let a: Vec<_> = a.iter().map(|a| Scaled { rows: a.matrix(), factor: scale }).collect();
+                let a: Vec<_> = a.iter().map(|a| a as &dyn Rows).collect();
+                tensor(gemm::bf16::nt_new(x.matrix(), &a, &[]), dims)
+            }
         }
     }
 
@@ -133,13 +147,15 @@ impl LowRankOps for Flex {
                     let part = part(&mut du, dims, rank, b.columns());
                     gemm::nn(columns(dy.slice(), dy.dims(), first, b.rows()), b, part, false);
                 }
+                grades_kernels::scale(&mut du, spec.scale);
                 tensor(du, dims)
             }
             Precision::Bf16 => {
                 let mut du = zeros(dims[0] * dims[1]);
                 for (b, first, rank) in places(&b, &spec) {
                     let part = Output::Bf16(part(&mut du, dims, rank, b.columns()));
-                    gemm::bf16::nn(columns(dy.slice(), dy.dims(), first, b.rows()), &[&b], part);
+                    let b = Scaled { rows: b, factor: spec.scale };
+                    gemm::bf16::nn(columns(dy.slice(), dy.dims(), first, b.rows.rows()), &[&b], part);
                 }
                 tensor(du, dims)
             }
@@ -161,10 +177,27 @@ fn part<E: Number>(values: &mut [E], [rows, total]: [usize; 2], first: usize, co
     MatrixMut::with_stride(&mut values[if rows == 0 { 0 } else { first }..], rows, count, total)
 }
 
-/// `s · x · [A₁; A₂; …]ᵀ`, `[tokens, Σ r]`.
-fn scaled_input<B: LowRankOps>(x: FloatTensor<B>, a: Tensors<B>, scale: f32) -> FloatTensor<B> {
-    let u = B::project(x, a, Tensors(Vec::new()), Tensors(Vec::new()));
-    B::times(u, scale)
+/// The rows of a matrix, `factor` times, made while a product packs them.
+struct Scaled<'a> {
+    rows: Matrix<'a>,
+    factor: f32,
+}
+
+impl Rows for Scaled<'_> {
+    fn rows(&self) -> usize {
+        self.rows.rows()
+    }
+
+    fn columns(&self) -> usize {
+        self.rows.columns()
+    }
+
+    fn row<'s>(&'s self, row: usize, columns: Range<usize>, scratch: &'s mut [f32]) -> &'s [f32] {
+        for (scaled, value) in scratch.iter_mut().zip(&self.rows.row(row)[columns]) {
+            *scaled = self.factor * value;
+        }
+        scratch
+    }
 }
 
 #[derive(Debug)]
@@ -210,9 +243,8 @@ impl<B: LowRankOps> Backward<B, PARENTS> for LowRankBackward {
                 let [out, r] = size::<B>(b);
                 flops::input_gradient(flops::product(tokens, r, out));
             }
-            let scale = spec.scale;
             let tie = spec.tie.clone();
-            let du = B::times(B::expanded_gradient(dy.clone(), b, spec), scale);
+            let du = B::expanded_gradient(dy.clone(), b, spec);
             let width = a.0.first().map_or(0, |a| size::<B>(a)[1]);
             let ranks: Vec<usize> = a.0.iter().map(|a| size::<B>(a)[0]).collect();
             let rank = ranks.iter().sum();
@@ -265,7 +297,7 @@ impl<B: LowRankOps, C: CheckpointStrategy> LowRankOps for Autodiff<B, C> {
         let (y, x, a, b) = (y.into_primitive(), x.into_primitive(), inner(a), inner(b));
         match LowRankBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let u = scaled_input::<B>(x.clone(), a.clone(), spec.scale);
+                let u = B::scaled_input(x.clone(), a.clone(), spec.scale);
                 let state = LowRankState {
                     precision: Precision::of(x.dtype()),
                     x: any_a.then_some(x),

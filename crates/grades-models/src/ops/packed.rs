@@ -93,7 +93,7 @@ impl PackedOps for Flex {
         residual: Tensors<Self>,
         _: Option<Tie>,
     ) -> FlexTensor {
-        let (x, bias, residual) = (Values::of(x), flex::joined(biases), flex::own(residual));
+        let (x, bias, residual) = (Values::of(x), flex::joined(biases), flex::one(residual));
         match x.precision() {
             Precision::F32 => {
                 let outs: Vec<usize> = weights.0.iter().map(|weight| weight.rows()).collect();

@@ -128,7 +128,8 @@ pub(super) fn expanded_gradient<B: Backend>(dy: FloatTensor<B>, b: Tensors<B>, s
         let [out, _] = size::<B>(&b);
         B::float_matmul(columns::<B>(dy.clone(), first, out), b)
     });
-    narrow::<B>(B::float_cat(parts.collect(), 1), precision)
+    let du = B::float_cat(parts.collect(), 1);
+    narrow::<B>(B::float_mul_scalar(du, spec.scale.into()), precision)
 }
 
 pub(super) fn dropout<B: Backend>(x: FloatTensor<B>, dropout: Dropout) -> FloatTensor<B> {

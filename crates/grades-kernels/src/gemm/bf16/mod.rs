@@ -62,7 +62,8 @@ impl Output<'_> {
         use tile::Target;
         let f32 = |mut c: MatrixMut, accumulate| {
             let row_stride = c.row_stride().unsigned_abs();
-            Target::F32 { row_stride, c: c.as_mut_ptr(), accumulate }
+            let (start, none) = (c.as_mut_ptr(), std::ptr::null());
+            Target::F32 { row_stride, c: start, add: if accumulate { start.cast_const() } else { none } }
         };
         let bf16 = |mut c: MatrixMut<bf16>, accumulate| {
             let row_stride = c.row_stride().unsigned_abs();
@@ -181,6 +182,31 @@ pub fn nt_new(a: Matrix<bf16>, weights: &[&dyn Rows], bias: &[f32]) -> Vec<bf16>
     })
 }
 
+/// [`nt`] plus `residual [m, n]`, into new memory in f32.
+///
+/// # Panics
+/// If the shapes do not fit.
+#[must_use]
+pub fn nt_onto(a: Matrix<bf16>, weights: &[&dyn Rows], bias: &[f32], residual: &[f32]) -> Vec<f32> {
+    let stack = Stack::new(weights);
+    let (m, n) = (a.rows(), stack.rows());
+    assert!(weights.is_empty() || a.columns() == stack.columns(), "the inner dimensions of a product differ");
+    assert!(bias.is_empty() || bias.len() == n, "the bias of a product has another length");
+    assert_eq!(residual.len(), m * n, "what is added to a product has another shape");
+    written(m * n, |c| {
+        #[cfg(target_arch = "x86_64")]
+        if let Place::New(c) = c {
+            let target = tile::Target::F32 { c, row_stride: n, add: residual.as_ptr() };
+            // SAFETY: the shapes have just been checked; the new memory and the residual take `[m, n]`.
+            return unsafe { product::product(a, product::Operand::Transposed(&stack), bias, target) };
+        }
+        if let Place::Cleared(c) = c {
+            c.copy_from_slice(residual);
+            portable::nt(a, &stack, bias, Output::AddF32(MatrixMut::new(c, m, n)));
+        }
+    })
+}
+
 /// [`nn`] into new memory, `[m, k]` rounded to bf16.
 ///
 /// # Panics
@@ -215,7 +241,7 @@ pub fn tn_new(a: Matrix<bf16>, b: Matrix<bf16>, first: usize, rows: usize) -> Ve
     written(rows * k, |c| {
         #[cfg(target_arch = "x86_64")]
         if let Place::New(c) = c {
-            let target = tile::Target::F32 { c, row_stride: k, accumulate: false };
+            let target = tile::Target::F32 { c, row_stride: k, add: std::ptr::null() };
             let piece = weight_gradient::Piece { first, rows, target };
             // SAFETY: the shapes have just been checked; the new memory takes `[rows, k]`.
             return unsafe { weight_gradient::product(a, b, vec![piece]) };

@@ -142,7 +142,7 @@ impl Product<'_> {
             Target::F32 { .. } => self.blocks(panels, rows, target),
             Target::Bf16 { c, row_stride, accumulate } => {
                 let mut sums = vec![0.0_f32; rows.len() * width];
-                let own = Target::F32 { c: sums.as_mut_ptr(), row_stride: width, accumulate: false };
+                let own = Target::F32 { c: sums.as_mut_ptr(), row_stride: width, add: std::ptr::null() };
                 self.blocks(panels, rows, own);
                 for (i, sums) in sums.chunks_exact(width).enumerate() {
                     for (j, sum) in sums.iter().enumerate() {
@@ -170,10 +170,8 @@ impl Product<'_> {
             let inner = start..self.inner.min(start + INNER);
             let pairs = inner.len().div_ceil(2);
             let target = match target {
-                Target::F32 { c, row_stride, accumulate } => {
-                    Target::F32 { c, row_stride, accumulate: accumulate || start > 0 }
-                }
-                bf16 @ Target::Bf16 { .. } => bf16,
+                Target::F32 { c, row_stride, .. } if start > 0 => Target::F32 { c, row_stride, add: c.cast_const() },
+                first => first,
             };
             let bias = if self.bias.is_empty() || start > 0 { std::ptr::null() } else { self.bias.as_ptr() };
             let b = packed.as_mut_ptr();

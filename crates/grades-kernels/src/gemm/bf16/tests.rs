@@ -1,6 +1,6 @@
 use half::bf16;
 
-use super::{Output, Part, Rows, nn, nn_new, nt, nt_new, portable, reference, rows::Stack, tn, tn_new};
+use super::{Output, Part, Rows, nn, nn_new, nt, nt_new, nt_onto, portable, reference, rows::Stack, tn, tn_new};
 use crate::gemm::{Matrix, MatrixMut};
 use crate::testing::{assert_close, numbers, on_any_threads};
 
@@ -203,6 +203,10 @@ fn products_into_new_memory_are_the_same() {
         let mut y = vec![bf16::NAN; m * n];
         nt(x, &rows, &bias, Output::Bf16(MatrixMut::new(&mut y, m, n)));
         assert_eq!(nt_new(x, &rows, &bias), y);
+        let residual = numbers(5, m * n);
+        let mut sum = residual.clone();
+        nt(x, &rows, &bias, Output::AddF32(MatrixMut::new(&mut sum, m, n)));
+        assert_eq!(nt_onto(x, &rows, &bias, &residual), sum);
         let mut dx = vec![bf16::NAN; m * k];
         nn(dy, &rows, Output::Bf16(MatrixMut::new(&mut dx, m, k)));
         assert_eq!(nn_new(dy, &rows), dx);

@@ -29,9 +29,9 @@ pub(crate) struct Left {
 /// Where a tile goes.
 #[derive(Clone, Copy)]
 pub(crate) enum Target {
-    /// `c` in place of what is there, or added to it.
-    F32 { c: *mut f32, row_stride: usize, accumulate: bool },
-    /// Likewise, rounded.
+    /// `c` in place of what is there; plus `add`, whose rows are as far apart, unless that is null. It may be `c` itself.
+    F32 { c: *mut f32, row_stride: usize, add: *const f32 },
+    /// Rounded, in place of what is there or added to it.
     Bf16 { c: *mut bf16, row_stride: usize, accumulate: bool },
 }
 
@@ -45,8 +45,9 @@ impl Target {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
-                Self::F32 { c, row_stride, accumulate } => {
-                    Self::F32 { c: c.add(rows * row_stride + columns), row_stride, accumulate }
+                Self::F32 { c, row_stride, add } => {
+                    let offset = rows * row_stride + columns;
+                    Self::F32 { c: c.add(offset), row_stride, add: if add.is_null() { add } else { add.add(offset) } }
                 }
                 Self::Bf16 { c, row_stride, accumulate } => {
                     Self::Bf16 { c: c.add(rows * row_stride + columns), row_stride, accumulate }
@@ -163,11 +164,11 @@ unsafe fn fixed<const R: usize, const V: usize>(
             b = b.wrapping_add(VECTORS);
         }
         match target {
-            Target::F32 { c, row_stride, accumulate: false } => {
-                each_row!(R, I => store_f32::<V, false>(c.add(I * row_stride), masks, sums[I]));
+            Target::F32 { c, row_stride, add } if add.is_null() => {
+                each_row!(R, I => store_f32::<V, false>(c.add(I * row_stride), add, masks, sums[I]));
             }
-            Target::F32 { c, row_stride, accumulate: true } => {
-                each_row!(R, I => store_f32::<V, true>(c.add(I * row_stride), masks, sums[I]));
+            Target::F32 { c, row_stride, add } => {
+                each_row!(R, I => store_f32::<V, true>(c.add(I * row_stride), add.add(I * row_stride), masks, sums[I]));
             }
             Target::Bf16 { c, row_stride, accumulate: false } => {
                 each_row!(R, I => store_bf16::<V, false>(c.add(I * row_stride), masks, sums[I]));
@@ -204,14 +205,15 @@ unsafe fn widened(c: *const bf16, mask: __mmask16) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(short)))
 }
 
-/// `V` vectors of one row of a tile in f32, added to what is there if `ADD`.
+/// `V` vectors of one row of a tile in f32, plus `add` if `ADD`.
 ///
 /// # Safety
-/// The processor has AVX-512; the columns that the masks name lie within the target.
+/// The processor has AVX-512; the columns that the masks name lie within the target, and if `ADD` within `add`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn store_f32<const V: usize, const ADD: bool>(
     c: *mut f32,
+    add: *const f32,
     masks: [__mmask16; VECTORS],
     sums: [__m512; VECTORS],
 ) {
@@ -219,7 +221,7 @@ unsafe fn store_f32<const V: usize, const ADD: bool>(
         let c = c.wrapping_add(16 * v);
         // SAFETY: the caller's promise.
         unsafe {
-            let sum = if ADD { _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, c)) } else { sum };
+            let sum = if ADD { _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, add.wrapping_add(16 * v))) } else { sum };
             _mm512_mask_storeu_ps(c, mask, sum);
         }
     }

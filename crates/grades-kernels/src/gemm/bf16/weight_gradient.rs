@@ -69,10 +69,8 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Matrix<bf16>, pieces: Vec<Piece
 fn run(a: &Matrix<bf16>, inner: Range<usize>, task: &Task, packed: (*const u32, usize), n: usize) {
     let pairs = inner.len().div_ceil(2);
     let target = match task.target {
-        Target::F32 { c, row_stride, accumulate } => {
-            Target::F32 { c, row_stride, accumulate: accumulate || inner.start > 0 }
-        }
-        bf16 @ Target::Bf16 { .. } => bf16,
+        Target::F32 { c, row_stride, .. } if inner.start > 0 => Target::F32 { c, row_stride, add: c.cast_const() },
+        first => first,
     };
     let rows = task.columns.len();
     let block_pairs = pairs * ROWS;

@@ -109,8 +109,10 @@ fn low_rank() {
         assert_same(&format!("{tokens}·{adapters:?}"), found, expected);
         let found = <Flex as LowRankOps>::expanded_gradient(y.clone(), b.clone(), spec.clone());
         assert_same("its gradient", found, stock::expanded_gradient::<Flex>(y.clone(), b, &spec));
-        let expected = <Flex as FloatTensorOps<Flex>>::float_mul_scalar(y.clone(), 0.3_f32.into());
-        assert_same("times", <Flex as LowRankOps>::times(y, 0.3), expected);
+        let a = list(adapters.iter().map(|&(r, first, _)| random(first as u64, r, width)));
+        let expected = stock::project::<Flex>(y.clone(), a.clone(), list([]), list([]));
+        let expected = <Flex as FloatTensorOps<Flex>>::float_mul_scalar(expected, 0.7_f32.into());
+        assert_same("first product", <Flex as LowRankOps>::scaled_input(y, a, 0.7), expected);
     }
 }
 
