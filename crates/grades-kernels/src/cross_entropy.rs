@@ -7,8 +7,8 @@ use half::bf16;
 use crate::dispatch::multiversion;
 use crate::gemm::bf16::{Output, Part};
 use crate::gemm::{self, Matrix, MatrixMut};
-use crate::math::{exp, max, sum};
-use crate::threads::map;
+use crate::math::{LANES, exp, max, sum};
+use crate::threads::{each, map};
 use crate::{Element, OutOfRange};
 
 /// The label of a row that has none, as in PyTorch.
@@ -120,7 +120,8 @@ pub fn linear_cross_entropy<E: HeadElement>(
     Ok(result)
 }
 
-/// The log-probability of every label, for evaluation: one entry per labelled row, in order.
+/// The log-probability of every label, for evaluation: one entry per labelled row, in order. Logits exist for one block of
+/// the vocabulary at a time, which stays in the cache.
 ///
 /// # Errors
 /// If a label is neither [`NO_LABEL`] nor within the vocabulary.
@@ -129,16 +130,65 @@ pub fn linear_cross_entropy<E: HeadElement>(
 /// If a length does not fit.
 pub fn log_likelihood<E: HeadElement>(head: Head<E>) -> Result<Vec<LabelScore>, OutOfRange> {
     let labelled = labelled_rows(&head)?;
+    let (size, vocab) = (head.hidden_size, head.weight.len() / head.hidden_size);
+    let most = labelled.len().min(SCORED_ROWS);
+    let (mut hidden, mut logits) = (vec![E::ZERO; most * size], vec![0.0; most * vocab.min(SCORED_COLUMNS)]);
     let mut scores = Vec::with_capacity(labelled.len());
-    for_each_chunk(&head, &labelled, |rows, _, logits| {
-        let vocab = logits.len() / rows.len();
-        scores.extend(map(logits.chunks_exact_mut(vocab).zip(rows), |(logits, &(row, label))| {
-            let own = logits[label];
-            let is_greedy = logits[..label].iter().all(|&l| l < own) && logits[label + 1..].iter().all(|&l| l <= own);
-            LabelScore { row, log_probability: -row_loss(logits, label, None), is_greedy }
+    for rows in labelled.chunks(SCORED_ROWS) {
+        let hidden = &mut hidden[..rows.len() * size];
+        gather(&head, rows, hidden);
+        let hidden = Matrix::new(hidden, rows.len(), size);
+        let mut seen = vec![Seen::NOTHING; rows.len()];
+        for first in (0..vocab).step_by(SCORED_COLUMNS) {
+            let columns = SCORED_COLUMNS.min(vocab - first);
+            let logits = &mut logits[..rows.len() * columns];
+            let weight = Matrix::new(&head.weight[first * size..], columns, size);
+            E::logits(hidden, weight, MatrixMut::new(logits, rows.len(), columns));
+            each(logits.chunks_exact(columns).zip(&mut seen).zip(rows), |((logits, seen), &(_, label))| {
+                seen.add(first, logits, label);
+            });
+        }
+        scores.extend(rows.iter().zip(seen).map(|(&(row, label), seen)| LabelScore {
+            row,
+            log_probability: (f64::from(seen.own - seen.largest) - seen.total.ln()) as f32,
+            is_greedy: seen.greedy == label,
         }));
-    });
+    }
     Ok(scores)
+}
+
+/// Rows and columns of a block of logits that are scored at once: 8 MiB.
+const SCORED_ROWS: usize = 1024;
+const SCORED_COLUMNS: usize = 2048;
+
+/// What is known of a row of logits of which some were seen.
+#[derive(Clone, Copy)]
+struct Seen {
+    largest: f32,
+    /// The first of the largest.
+    greedy: usize,
+    /// Σ exp(logit − largest).
+    total: f64,
+    /// The label's.
+    own: f32,
+}
+
+impl Seen {
+    const NOTHING: Self = Self { largest: f32::NEG_INFINITY, greedy: 0, total: 0.0, own: 0.0 };
+
+    /// The logits from number `first` on.
+    fn add(&mut self, first: usize, logits: &[f32], label: usize) {
+        let largest = max(logits);
+        if largest > self.largest {
+            self.greedy = first + logits.iter().position(|&logit| logit == largest).unwrap_or_default();
+            self.total *= f64::from(self.largest - largest).exp();
+            self.largest = largest;
+        }
+        self.total += f64::from(exp_sum(logits, self.largest));
+        if let Some(own) = label.checked_sub(first).and_then(|index| logits.get(index)) {
+            self.own = *own;
+        }
+    }
 }
 
 /// The products of the head for one kind of hidden states; logits and weight gradient are f32 for all.
@@ -251,16 +301,32 @@ fn for_each_chunk<E: HeadElement>(
     for rows in labelled.chunks(chunk) {
         let hidden = &mut hidden[..rows.len() * size];
         let logits = &mut logits[..rows.len() * vocab];
-        for (&(row, _), gathered) in rows.iter().zip(hidden.chunks_exact_mut(size)) {
-            gathered.copy_from_slice(&head.hidden[row * size..][..size]);
-        }
+        gather(head, rows, hidden);
         let weight = Matrix::new(head.weight, vocab, size);
         E::logits(Matrix::new(hidden, rows.len(), size), weight, MatrixMut::new(logits, rows.len(), vocab));
         visit(rows, hidden, logits);
     }
 }
 
+/// Copies the hidden states of `rows` side by side.
+fn gather<E: HeadElement>(head: &Head<E>, rows: &[(usize, usize)], hidden: &mut [E]) {
+    for (&(row, _), gathered) in rows.iter().zip(hidden.chunks_exact_mut(head.hidden_size)) {
+        gathered.copy_from_slice(&head.hidden[row * head.hidden_size..][..head.hidden_size]);
+    }
+}
+
 multiversion! {
+    /// Σ exp(logit − largest) of a block.
+    fn exp_sum<FMA>(logits: &[f32], largest: f32) -> f32 {
+        let mut sums = [0.0; LANES];
+        for logits in logits.chunks(LANES) {
+            for (sum, logit) in sums.iter_mut().zip(logits) {
+                *sum += exp::<FMA>(logit - largest);
+            }
+        }
+        sum(&sums)
+    }
+
     /// The loss of one row of logits, which become the gradient of the loss if asked.
     fn row_loss<FMA>(logits: &mut [f32], label: usize, gradient_scale: Option<f32>) -> f32 {
         let largest = max(logits);
@@ -388,10 +454,54 @@ mod tests {
         let rows: Vec<_> = scores.iter().map(|s| (s.row, s.is_greedy)).collect();
         assert_eq!(rows, [(0, true), (1, false), (2, true), (4, false)]);
         for score in &scores {
-            assert_eq!(score.log_probability, -losses.rows[score.row]);
+            assert!((score.log_probability + losses.rows[score.row]).abs() < 1e-6);
         }
         let total = 1.0 + 2.0 * 2.0_f64.exp() + (-1.0_f64).exp();
         assert!((f64::from(scores[4 - 1].log_probability) + total.ln()).abs() < 1e-6);
+    }
+
+    /// More rows and a larger vocabulary than a block has, the largest logits in any of them.
+    #[test]
+    fn likelihoods_over_several_blocks_equal_the_losses() {
+        let (rows, size, vocab) = (super::SCORED_ROWS + 3, 2, 2 * super::SCORED_COLUMNS + 5);
+        let hidden: Vec<f32> = numbers(1, rows * size).iter().map(|x| 9.0 * x).collect();
+        let weight = numbers(2, vocab * size);
+        let labels: Vec<i64> = (0..rows).map(|row| (row * 977 % vocab) as i64).collect();
+        let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+        let found = on_any_threads(|| {
+            let scores = log_likelihood(head).unwrap();
+            vec![
+                scores
+                    .iter()
+                    .flat_map(|s| [s.row as f32, s.log_probability, f32::from(u8::from(s.is_greedy))])
+                    .collect(),
+            ]
+        });
+        let losses = linear_cross_entropy(head, HeadGradients::default()).unwrap().rows;
+        for (row, score) in found[0].chunks(3).enumerate() {
+            assert_eq!(score[0], row as f32);
+            assert!((score[1] + losses[row]).abs() < 1e-5, "row {row}: {} and {}", score[1], -losses[row]);
+            let logit = |w: &[f32]| w[0] * hidden[2 * row] + w[1] * hidden[2 * row + 1];
+            let logits: Vec<f32> = weight.chunks(size).map(logit).collect();
+            let own = logits[labels[row] as usize];
+            let larger = logits.iter().filter(|&&l| l > own + 1e-5).count();
+            if larger > 0 {
+                assert_eq!(score[2], 0.0, "row {row}");
+            }
+        }
+        // Labels that are the largest, wherever that is.
+        let best: Vec<i64> = (0..rows)
+            .map(|row| {
+                let logit = |w: &[f32]| w[0] * hidden[2 * row] + w[1] * hidden[2 * row + 1];
+                let logits: Vec<f32> = weight.chunks(size).map(logit).collect();
+                (0..vocab).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as i64
+            })
+            .collect();
+        let greedy = log_likelihood(Head { labels: &best, ..head }).unwrap();
+        assert!(greedy.iter().filter(|score| score.is_greedy).count() > rows * 99 / 100);
+        let blocks: std::collections::HashSet<usize> =
+            best.iter().map(|&b| b as usize / super::SCORED_COLUMNS).collect();
+        assert!(blocks.len() > 1, "all in one block");
     }
 
     #[test]

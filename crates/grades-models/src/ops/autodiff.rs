@@ -13,7 +13,7 @@ use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops as Step, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 
-use super::{Activation, AttentionSpec, CrossEntropySpec, Ops, Precision, Tensors, Tie, flops, stock};
+use super::{Activation, AttentionSpec, Beside, CrossEntropySpec, Ops, Precision, Tensors, Tie, flops, stock};
 
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 
@@ -43,8 +43,11 @@ impl<B: Ops> Backward<B, LINEAR_PARENTS> for LinearBackward {
     fn backward(self, step: Step<Self::State, LINEAR_PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
         let LinearState { x, weights, rows, width, precision, tie } = step.state;
         let of_output = grads.consume::<B>(&step.node);
-        // Behind a residual the gradient is f32.
-        let dy = B::in_precision(of_output.clone(), precision);
+        let (onto, dy) = match tie.and_then(|tie| tie.take()) {
+            Some(Beside::<B> { dx, dy }) => (Some(dx), dy),
+            // Behind a residual the gradient is f32.
+            None => (None, B::in_precision(of_output.clone(), precision)),
+        };
         let tokens = dy.shape().dims::<2>()[0];
         let total: usize = rows.iter().sum();
         let [input, rest @ ..] = step.parents;
@@ -64,7 +67,6 @@ impl<B: Ops> Backward<B, LINEAR_PARENTS> for LinearBackward {
         }
         if let (Some(node), Some(weights)) = (input, weights) {
             flops::input_gradient(flops::product(tokens, width, total));
-            let onto: Option<FloatTensor<B>> = tie.and_then(|tie| tie.take());
             let dx = match onto {
                 Some(onto) => B::project_input_gradient_onto(dy.clone(), weights, onto),
                 None => B::project_input_gradient(dy.clone(), weights),

@@ -21,7 +21,7 @@ use grades_kernels::gemm::{self, Matrix, MatrixMut};
 use half::bf16;
 
 use super::flex::{Number, Values, columns, tensor, zeros};
-use super::{Ops, Precision, Tensors, Tie, flops, stock, tensors};
+use super::{Beside, Ops, Precision, Tensors, Tie, flops, stock, tensors};
 
 /// Most adapters of one operation (q, k, v).
 const PARTS: usize = 3;
@@ -263,7 +263,7 @@ impl<B: LowRankOps> Backward<B, PARENTS> for LowRankBackward {
                 flops::input_gradient(flops::product(tokens, width, rank));
                 let dx = B::project_input_gradient(du, a);
                 match tie {
-                    Some(tie) => tie.put(dx),
+                    Some(tie) => tie.put(Beside::<B> { dx, dy }),
                     None => grads.register::<B>(node.id, dx),
                 }
             }

@@ -67,10 +67,18 @@ pub struct CrossEntropySpec {
 /// registers the sum. Only sound where that dependence is tracked: the model gives a tie to both operations only when
 /// the embedding's weight is tracked, and a head whose input is untracked registers its gradient itself.
 ///
-/// Between an adapter and the projection beside it, a tie carries the adapter's gradient in their common input: the
-/// projection, whose output the adapter takes, runs after it and adds its own in the product.
+/// Between an adapter and the projection beside it, a tie carries a [`Beside`]: the projection, whose output the adapter
+/// takes and nothing else does, runs after it and adds its own gradient in the product.
 #[derive(Clone, Debug, Default)]
 pub struct Tie(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
+
+/// What an adapter leaves for the projection beside it.
+struct Beside<B: Backend> {
+    /// Its gradient in their common input.
+    dx: FloatTensor<B>,
+    /// The gradient of their common output, in the numbers of x.
+    dy: FloatTensor<B>,
+}
 
 impl Tie {
     fn put<T: Any + Send>(&self, gradient: T) {

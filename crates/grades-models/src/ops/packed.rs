@@ -20,7 +20,7 @@ use grades_kernels::gemm::bf16::Rows;
 use grades_kernels::quant::{self, PackedMatrix};
 
 use super::flex::{self, Values};
-use super::{Ops, Precision, Tensors, Tie, flops, stock, tensors};
+use super::{Beside, Ops, Precision, Tensors, Tie, flops, stock, tensors};
 
 /// Most weights of one operation (q, k, v).
 const PARTS: usize = 3;
@@ -143,8 +143,11 @@ impl<B: PackedOps> Backward<B, PARENTS> for PackedBackward {
     fn backward(self, step: Step<Self::State, PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
         let PackedState { weights, precision, tie } = step.state;
         let of_output = grads.consume::<B>(&step.node);
-        // Behind a residual the gradient is f32.
-        let dy = B::in_precision(of_output.clone(), precision);
+        let (onto, dy) = match tie.and_then(|tie| tie.take()) {
+            Some(Beside::<B> { dx, dy }) => (Some(dx), dy),
+            // Behind a residual the gradient is f32.
+            None => (None, B::in_precision(of_output.clone(), precision)),
+        };
         let [input, biases @ .., residual] = step.parents;
         let mut first = 0;
         for (weight, bias) in weights.0.iter().zip(biases) {
@@ -156,7 +159,6 @@ impl<B: PackedOps> Backward<B, PARENTS> for PackedBackward {
         if let Some(node) = input {
             let (tokens, width) = (dy.shape().dims::<2>()[0], weights.0.first().map_or(0, |w| w.columns()));
             flops::input_gradient(flops::product(tokens, width, first));
-            let onto: Option<FloatTensor<B>> = tie.and_then(|tie| tie.take());
             let dx = match onto {
                 Some(onto) => B::project_packed_input_gradient_onto(dy, weights, onto),
                 None => B::project_packed_input_gradient(dy, weights),
