@@ -3,11 +3,10 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::bail;
-use grades_train::compare::{Comparison, Metric, Options, Plan};
+use grades_train::compare::{Options, Plan};
 use grades_train::config::Variants;
-use serde_json::json;
 
+use crate::runs::{self, Runs};
 use crate::{child, output};
 
 /// Compare methods of early stopping on one model and data: accuracy, time, arithmetic, memory, and what is noise.
@@ -38,61 +37,17 @@ pub(crate) struct Args {
     /// Runs of each: with the config's seed and those after it.
     #[arg(long, default_value = "3", value_name = "N")]
     seeds: NonZeroUsize,
-    /// Benchmarks, separated by commas; left out, losses and costs alone are compared.
-    #[arg(long, value_delimiter = ',')]
-    tasks: Vec<String>,
-    /// The folder that holds a folder for each benchmark.
-    #[arg(long, default_value = "data", value_name = "DIR")]
-    data_dir: PathBuf,
-    /// Score only the first so many questions of each benchmark.
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
-    /// What counts as right: acc (the likeliest choice) or acc_norm (the likeliest by character).
-    #[arg(long, default_value = "acc")]
-    metric: Metric,
-    /// The folder of the comparison, a new one or that of an earlier call; left out, output_dir of the config.
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    runs: Runs,
 }
 
 impl Args {
     pub(crate) fn run(self, json: bool, threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
         let variants = Variants::load(&self.config, &self.overrides)?;
-        let options = Options {
-            methods: self.methods,
-            adapters: self.adapters,
-            seeds: self.seeds,
-            tasks: self.tasks,
-            data_dir: self.data_dir,
-            limit: self.limit,
-            metric: self.metric,
-            out: self.out,
-        };
-        let plan = Plan::new(&variants, &options)?;
+        let runs = self.runs.with_seeds(self.seeds);
+        let plan = Plan::new(&variants, &Options { methods: self.methods, adapters: self.adapters, runs })?;
         let comparison = plan.run(&mut child::caller(threads), &mut output::log)?;
-        let folder = plan.folder().path();
-        if json {
-            let mut result = comparison.json();
-            result["out"] = json!(folder);
-            output::print_json(&result)?;
-        } else {
-            output::print(comparison.markdown().trim_end());
-            output::print(&format!("\nWritten to {}: compare.md, .csv, .json, .html", folder.display()));
-        }
-        fail_if_incomplete(&comparison)
-    }
-}
-
-/// The error of a comparison in which runs failed.
-pub(crate) fn fail_if_incomplete(comparison: &Comparison) -> anyhow::Result<()> {
-    let failed: Vec<&str> = comparison.failures.iter().map(|failure| failure.name.as_str()).collect();
-    match failed.as_slice() {
-        [] => Ok(()),
-        _ => bail!(
-            "{} of {} runs failed ({}); the others are compared, and the same call tries these again",
-            failed.len(),
-            comparison.planned,
-            failed.join(", ")
-        ),
+        let place = ("compare", plan.folder().path());
+        runs::tell(json, place, comparison.json(), &comparison.markdown(), &comparison)
     }
 }

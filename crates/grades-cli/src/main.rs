@@ -10,6 +10,7 @@ mod merge;
 mod output;
 mod quickstart;
 mod report;
+mod runs;
 mod sweep;
 mod train;
 

@@ -4,13 +4,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use grades_train::compare::{Comparison, Metric, Options, Plan};
+use grades_train::compare::{Comparison, Metric, Options, Plan, Runs};
 use grades_train::config::Variants;
 use grades_train::quickstart::{self, TASK};
 use grades_train::report::{self, page};
 use serde_json::json;
 
-use crate::{child, compare, output};
+use crate::{child, output, runs};
 
 /// The folder where none is named; the next free one of this name and a number.
 const FOLDER: &str = "quickstart";
@@ -57,12 +57,14 @@ impl Args {
         let options = Options {
             methods: METHODS.map(str::to_owned).to_vec(),
             adapters: Vec::new(),
-            seeds: self.seeds,
-            tasks: vec![TASK.to_owned()],
-            data_dir: files.data,
-            limit: None,
-            metric: Metric::Acc,
-            out: Some(files.runs),
+            runs: Runs {
+                seeds: self.seeds,
+                tasks: vec![TASK.to_owned()],
+                data_dir: files.data,
+                limit: None,
+                metric: Metric::Acc,
+                out: Some(files.runs),
+            },
         };
         let plan = Plan::new(&Variants::load(&files.config, &[])?, &options)?;
         let comparison = plan.run(&mut child::caller(threads), &mut output::log)?;
@@ -86,7 +88,7 @@ impl Args {
             output::print(&format!("  {}  the methods beside one another", compared.display()));
             output::print(&format!("  {}  what froze when, and why", report.display()));
         }
-        compare::fail_if_incomplete(&comparison)
+        runs::fail_if_incomplete(&comparison)
     }
 }
 

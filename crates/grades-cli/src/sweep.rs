@@ -3,12 +3,12 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use grades_train::compare::Sweep;
 use grades_train::compare::sweep::Options;
-use grades_train::compare::{Metric, Sweep};
 use grades_train::config::Variants;
-use serde_json::json;
 
-use crate::{child, compare, output};
+use crate::runs::{self, Runs};
+use crate::{child, output};
 
 /// Run GradES over a grid of thresholds and grace periods: accuracy, time and loss as maps.
 ///
@@ -34,47 +34,16 @@ pub(crate) struct Args {
     /// Runs of each: with the config's seed and those after it.
     #[arg(long, default_value = "1", value_name = "N")]
     seeds: NonZeroUsize,
-    /// Benchmarks, separated by commas; left out, losses and costs alone are compared.
-    #[arg(long, value_delimiter = ',')]
-    tasks: Vec<String>,
-    /// The folder that holds a folder for each benchmark.
-    #[arg(long, default_value = "data", value_name = "DIR")]
-    data_dir: PathBuf,
-    /// Score only the first so many questions of each benchmark.
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
-    /// What counts as right: acc (the likeliest choice) or acc_norm (the likeliest by character).
-    #[arg(long, default_value = "acc")]
-    metric: Metric,
-    /// The folder of the sweep, a new one or that of an earlier call; left out, output_dir of the config.
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    runs: Runs,
 }
 
 impl Args {
     pub(crate) fn run(self, json: bool, threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
         let variants = Variants::load(&self.config, &self.overrides)?;
-        let options = Options {
-            taus: self.tau,
-            alphas: self.alpha,
-            seeds: self.seeds,
-            tasks: self.tasks,
-            data_dir: self.data_dir,
-            limit: self.limit,
-            metric: self.metric,
-            out: self.out,
-        };
-        let sweep = Sweep::new(&variants, &options)?;
+        let runs = self.runs.with_seeds(self.seeds);
+        let sweep = Sweep::new(&variants, &Options { taus: self.tau, alphas: self.alpha, runs })?;
         let grid = sweep.run(&mut child::caller(threads), &mut output::log)?;
-        let folder = sweep.folder().path();
-        if json {
-            let mut result = grid.json();
-            result["out"] = json!(folder);
-            output::print_json(&result)?;
-        } else {
-            output::print(grid.markdown().trim_end());
-            output::print(&format!("\nWritten to {}: sweep.md, .csv, .json, .html", folder.display()));
-        }
-        compare::fail_if_incomplete(&grid.comparison)
+        runs::tell(json, ("sweep", sweep.folder().path()), grid.json(), &grid.markdown(), &grid.comparison)
     }
 }

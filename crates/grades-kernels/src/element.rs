@@ -88,21 +88,10 @@ pub fn widen(source: &[bf16], target: &mut [f32]) {
     each(source.chunks(BLOCK).zip(target.chunks_mut(BLOCK)), |(source, target)| convert(source, target));
 }
 
-/// Multiplies every number by `factor`, on all threads.
-pub fn scale<E: Element>(values: &mut [E], factor: f32) {
-    each(values.chunks_mut(BLOCK / 8), |values| scale_block(values, factor));
-}
-
 /// Elements of a block of work.
 const BLOCK: usize = 1 << 15;
 
 crate::dispatch::multiversion! {
-    fn scale_block<FMA; E: Element>(values: &mut [E], factor: f32) {
-        for value in values {
-            *value = E::narrow(value.widen() * factor);
-        }
-    }
-
     /// Converts the elements of one slice into the other.
     pub(crate) fn convert<FMA; S: Element, T: Element>(source: &[S], target: &mut [T]) {
         for (target, source) in target.iter_mut().zip(source) {
@@ -128,18 +117,6 @@ mod tests {
         }
         let ties = [1.0 + 0.5 / 128.0, 1.0 + 1.5 / 128.0];
         assert_eq!(ties.map(|x| <bf16 as Element>::narrow(x).widen()), [1.0, 1.0 + 2.0 / 128.0]);
-    }
-
-    #[test]
-    fn scaling_rounds_once() {
-        let values = crate::testing::numbers(1, 10_001);
-        let mut short: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
-        let expected: Vec<bf16> = short.iter().map(|x| bf16::from_f32(x.to_f32() * 1.7)).collect();
-        super::scale(&mut short, 1.7);
-        assert_eq!(short, expected);
-        let mut long = values.clone();
-        super::scale(&mut long, -0.5);
-        assert!(long.iter().zip(&values).all(|(l, v)| *l == -0.5 * v));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Looking up rows of an embedding, and adding their gradients back.
 
-use crate::OutOfRange;
 use crate::threads::each;
+use crate::{Element, OutOfRange};
 
 /// Rows of a block of work.
 const BLOCK_ROWS: usize = 64;
@@ -13,7 +13,7 @@ const BLOCK_ROWS: usize = 64;
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn gather(weight: &[f32], width: usize, ids: &[i64], out: &mut [f32]) -> Result<(), OutOfRange> {
+pub fn gather<E: Element>(weight: &[E], width: usize, ids: &[i64], out: &mut [E]) -> Result<(), OutOfRange> {
     assert_eq!(out.len(), ids.len() * width);
     check(ids, weight.len(), width)?;
     if out.is_empty() {

@@ -41,7 +41,7 @@ pub mod optimizer;
 pub mod quant;
 pub mod rope;
 
-pub use element::{Element, narrow, scale, widen};
+pub use element::{Element, narrow, widen};
 pub use memory::{return_freed_memory, reuse_freed_memory};
 pub use threads::{on_worker, set_threads, threads};
 

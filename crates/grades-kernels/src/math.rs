@@ -1,5 +1,7 @@
 //! Elementary functions that the compiler can vectorise: no branches, no library calls.
 
+use crate::Element;
+
 /// Lanes of a reduction: one AVX-512 register, two of AVX2.
 pub(crate) const LANES: usize = 16;
 
@@ -24,19 +26,19 @@ fn sum_lanes<const N: usize>(mut lanes: [f32; N]) -> f32 {
 
 /// Σ aᵢ·bᵢ over the shorter of the two.
 #[inline(always)]
-pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot<const FMA: bool>(a: &[impl Element], b: &[impl Element]) -> f32 {
     // Twice the lanes of the other reductions: a fused multiply-add takes longer than a sum.
     let (a_chunks, a_rest) = a.as_chunks::<{ 2 * LANES }>();
     let (b_chunks, b_rest) = b.as_chunks::<{ 2 * LANES }>();
     let mut lanes = [0.0; 2 * LANES];
     for (a, b) in a_chunks.iter().zip(b_chunks) {
         for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane = mul_add::<FMA>(*a, *b, *lane);
+            *lane = mul_add::<FMA>(a.widen(), b.widen(), *lane);
         }
     }
     let mut sum = sum_lanes(lanes);
     for (a, b) in a_rest.iter().zip(b_rest) {
-        sum = mul_add::<FMA>(*a, *b, sum);
+        sum = mul_add::<FMA>(a.widen(), b.widen(), sum);
     }
     sum
 }

@@ -83,15 +83,19 @@ pub(crate) fn rest() {
     });
 }
 
-/// A pointer that the threads of one job share.
-struct Shared<T>(*mut T);
+/// A pointer, or what holds some, that the threads of one job share.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<T>(pub(crate) T);
 
-// SAFETY: a job's threads read disjoint items through it, within the call that owns them.
-unsafe impl<T: Send> Sync for Shared<T> {}
+// SAFETY: whoever makes one sees to it that the threads of a job touch disjoint parts of what it points to, within the call
+// that owns that, and that the parts may be sent to them.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
 
-impl<T> Shared<T> {
+impl<T: Copy> Shared<T> {
     /// The pointer. A method, so that a closure captures the whole and not the pointer alone.
-    fn get(&self) -> *mut T {
+    pub(crate) fn get(&self) -> T {
         self.0
     }
 }

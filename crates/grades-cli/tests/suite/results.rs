@@ -21,6 +21,20 @@ fn assert_keys(value: &Value, expected: &[&str]) {
     }
 }
 
+/// The log-likelihood of each question's first choice, scored into a file of this name.
+fn likelihoods(workspace: &Workspace, name: &str, model: &[&str]) -> Vec<f64> {
+    let eval = ["eval", "--tasks", "piqa", "--data-dir", ".", "--precision", "f32", "--samples", name];
+    workspace.json(&[&eval[..], model].concat());
+    let lines = fs::read_to_string(workspace.path(name)).unwrap();
+    let line = |line: &str| serde_json::from_str::<Value>(line).unwrap()["loglikelihoods"][0].as_f64().unwrap();
+    lines.lines().map(line).collect()
+}
+
+fn continuation(workspace: &Workspace, model: &[&str]) -> Value {
+    let generate = ["generate", "--prompt", "the red fox", "--max-new-tokens", "8"];
+    workspace.json(&[&generate[..], model].concat())["text"].clone()
+}
+
 #[test]
 fn every_verb_explains_itself() {
     let workspace = Workspace::new();
@@ -148,13 +162,7 @@ fn an_adapter_beside_its_base_and_folded_into_it_are_one_model() {
     let merge = ["merge", "--model", "model", "--adapter", "run/adapter", "--output-dir", "merged", "--dtype", "f32"];
     assert_eq!(workspace.json(&merge)["dtype"], "f32");
     assert!(!workspace.call(&merge).succeeded(), "overwritten");
-    let scores = |name: &str, model: &[&str]| {
-        let eval = ["eval", "--tasks", "piqa", "--data-dir", ".", "--precision", "f32", "--samples", name];
-        workspace.json(&[&eval[..], model].concat());
-        let lines = fs::read_to_string(workspace.path(name)).unwrap();
-        let line = |line: &str| serde_json::from_str::<Value>(line).unwrap()["loglikelihoods"][0].as_f64().unwrap();
-        lines.lines().map(line).collect::<Vec<f64>>()
-    };
+    let scores = |name: &str, model: &[&str]| likelihoods(&workspace, name, model);
     let beside = scores("beside.jsonl", &["--model", "model", "--adapter", "run/adapter"]);
     let merged = scores("merged.jsonl", &["--model", "merged"]);
     let base = scores("base.jsonl", &["--model", "model"]);
@@ -162,10 +170,7 @@ fn an_adapter_beside_its_base_and_folded_into_it_are_one_model() {
         assert!((beside - merged).abs() < 1e-4 * beside.abs(), "{beside} {merged}");
         assert!((beside - base).abs() > 1e-2 * beside.abs(), "{beside} {base}");
     }
-    let text = |model: &[&str]| {
-        let generate = ["generate", "--prompt", "the red fox", "--max-new-tokens", "8"];
-        workspace.json(&[&generate[..], model].concat())["text"].clone()
-    };
+    let text = |model: &[&str]| continuation(&workspace, model);
     assert_eq!(text(&["--model", "model", "--adapter", "run/adapter"]), text(&["--model", "merged"]));
 }
 
@@ -180,13 +185,7 @@ fn an_adapter_on_a_base_in_4_bits_is_used_beside_it_and_folded_into_it() {
     };
     folded("merged", &["--load-in-4bit"]);
     folded("apart", &[]);
-    let scores = |name: &str, model: &[&str]| {
-        let eval = ["eval", "--tasks", "piqa", "--data-dir", ".", "--precision", "f32", "--samples", name];
-        workspace.json(&[&eval[..], model].concat());
-        let lines = fs::read_to_string(workspace.path(name)).unwrap();
-        let line = |line: &str| serde_json::from_str::<Value>(line).unwrap()["loglikelihoods"][0].as_f64().unwrap();
-        lines.lines().map(line).collect::<Vec<f64>>()
-    };
+    let scores = |name: &str, model: &[&str]| likelihoods(&workspace, name, model);
     let packed = ["--model", "model", "--adapter", "run/adapter", "--load-in-4bit"];
     let beside = scores("beside.jsonl", &packed);
     let (merged, apart) =
@@ -195,10 +194,7 @@ fn an_adapter_on_a_base_in_4_bits_is_used_beside_it_and_folded_into_it() {
         assert!((beside - merged).abs() < 1e-4 * beside.abs(), "{beside} {merged}");
         assert!((beside - apart).abs() > 1e-4 * beside.abs(), "{beside} {apart}");
     }
-    let text = |model: &[&str]| {
-        let generate = ["generate", "--prompt", "the red fox", "--max-new-tokens", "8"];
-        workspace.json(&[&generate[..], model].concat())["text"].clone()
-    };
+    let text = |model: &[&str]| continuation(&workspace, model);
     assert_eq!(text(&packed), text(&["--model", "merged"]));
 }
 

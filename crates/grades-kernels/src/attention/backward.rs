@@ -11,7 +11,7 @@ use super::{Attention, BLOCK_KEYS, BLOCK_QUERIES, Segment, segment};
 use crate::Element;
 use crate::dispatch::multiversion;
 use crate::gemm::{Matrix, MatrixMut, banded};
-use crate::math::{LANES, exp, mul_add, sum};
+use crate::math::{dot, exp, mul_add};
 use crate::threads::{each, each_with};
 
 /// Where the gradients go; all are overwritten, with zeros for tokens outside all segments.
@@ -238,13 +238,7 @@ pub(super) struct RowTerms {
 multiversion! {
     /// Σ out·dout of one head.
     pub(super) fn along<FMA; E: Element, D: Element>(out: &[E], dout: &[D]) -> f32 {
-        let mut sums = [0.0; LANES];
-        for (out, dout) in out.chunks(LANES).zip(dout.chunks(LANES)) {
-            for ((sum, out), dout) in sums.iter_mut().zip(out).zip(dout) {
-                *sum = mul_add::<FMA>(out.widen(), dout.widen(), *sum);
-            }
-        }
-        sum(&sums)
+        dot::<FMA>(out, dout)
     }
 
     /// Turns scores, `scale` times, into probabilities, and gradients of the probabilities into those of the scores; 0 where unseen.

@@ -52,24 +52,42 @@ pub fn attention<E: Element>(
         k: Packed::new(attention, segments, 2, k, Layout::Columns),
         v: Packed::new(attention, segments, 2, v, Layout::Rows),
     };
-    let blocks = blocks(attention, segments, tokens, out, log_sum_exp);
-    each_with(
-        blocks,
+    each_block(
+        attention,
+        segments,
+        (q, k, v),
+        (out, log_sum_exp),
         || Scratch::new(attention),
-        |scratch, block| {
+        |scratch, segment, block| {
             let q = &q[block.queries.start * attention.query_width()..block.queries.end * attention.query_width()];
-            match block.segment.map(|index| (index, &segments[index])) {
-                None => {
-                    block.out.fill(E::ZERO);
-                    block.log_sum_exp.fill(0.0);
-                }
-                Some((_, segment)) if segment.queries.len() == 1 => {
-                    attend_one(attention, segment, q, k, v, block.out, block.log_sum_exp);
-                }
-                Some((index, segment)) => attend(attention, (index, segment), block, q, &packed, scratch),
-            }
+            attend(attention, segment, block, q, &packed, scratch);
         },
     );
+}
+
+/// Runs every block of queries: `attend` those of segments with several queries, numbered.
+pub(super) fn each_block<E: Element, S>(
+    attention: &Attention,
+    segments: &[Segment],
+    (q, k, v): (&[E], &[E], &[E]),
+    (out, log_sum_exp): (&mut [E], &mut [f32]),
+    init: impl Fn() -> S + Sync,
+    attend: impl Fn(&mut S, (usize, &Segment), Block<E>) + Sync,
+) {
+    let (tokens, width) = (log_sum_exp.len() / attention.heads, attention.query_width());
+    each_with(blocks(attention, segments, tokens, out, log_sum_exp), init, |scratch, block| {
+        match block.segment.map(|index| (index, &segments[index])) {
+            None => {
+                block.out.fill(E::ZERO);
+                block.log_sum_exp.fill(0.0);
+            }
+            Some((_, segment)) if segment.queries.len() == 1 => {
+                let q = &q[block.queries.start * width..block.queries.end * width];
+                attend_one(attention, segment, q, k, v, block.out, block.log_sum_exp);
+            }
+            Some(segment) => attend(scratch, segment, block),
+        }
+    });
 }
 
 /// [`attention`] into new memory: the output, and ln Σ exp of each row of scores.
@@ -106,7 +124,7 @@ pub(super) struct Block<'a, E> {
 }
 
 /// Cuts the tokens into blocks of at most [`BLOCK_QUERIES`] that do not cross a segment's end.
-pub(super) fn blocks<'a, E>(
+fn blocks<'a, E>(
     attention: &Attention,
     segments: &[Segment],
     tokens: usize,

@@ -9,8 +9,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::backward::{AttentionGradients, RowTerms, Saved, along, softmax_backward};
-use super::forward::{Block, Running, blocks, online_softmax};
-use super::one_query::attend_one;
+use super::forward::{Block, Running, each_block, online_softmax};
 use super::segment::Spans;
 use super::{Attention, BLOCK_KEYS, BLOCK_QUERIES, Segment};
 use crate::element::convert;
@@ -18,7 +17,7 @@ use crate::gemm::Matrix;
 use crate::gemm::bf16::is_native;
 use crate::gemm::bf16::pack::{self, Buffer};
 use crate::gemm::bf16::tile::{COLUMNS, Left, Pair, ROWS, Target, tile};
-use crate::threads::{each, each_with};
+use crate::threads::{Shared, each, each_with};
 
 const _: () =
     assert!(BLOCK_KEYS.is_multiple_of(COLUMNS) && BLOCK_QUERIES.is_multiple_of(16) && BLOCK_KEYS.is_multiple_of(16));
@@ -36,23 +35,14 @@ pub(super) fn attention(
     out: &mut [bf16],
     log_sum_exp: &mut [f32],
 ) {
-    let tokens = log_sum_exp.len() / attention.heads;
     let packed = [(k, Form::Columns), (v, Form::Rows)].map(|(x, form)| Packed::new(attention, segments, 2, x, form));
-    each_with(
-        blocks(attention, segments, tokens, out, log_sum_exp),
+    each_block(
+        attention,
+        segments,
+        (q, k, v),
+        (out, log_sum_exp),
         || Scratch::new(attention),
-        |scratch, block| match block.segment.map(|index| (index, &segments[index])) {
-            None => {
-                block.out.fill(bf16::ZERO);
-                block.log_sum_exp.fill(0.0);
-            }
-            Some((_, segment)) if segment.queries.len() == 1 => {
-                let width = attention.query_width();
-                let q = &q[block.queries.start * width..block.queries.end * width];
-                attend_one(attention, segment, q, k, v, block.out, block.log_sum_exp);
-            }
-            Some((index, segment)) => attend(attention, (index, segment), block, q, &packed, scratch),
-        },
+        |scratch, segment, block| attend(attention, segment, block, q, &packed, scratch),
     );
 }
 
@@ -366,7 +356,7 @@ impl Packed {
         }
         let block = panels * panel;
         let mut buffer = Buffer::new(jobs.len() * block);
-        let start = SharedStart(buffer.as_mut_ptr());
+        let start = Shared(buffer.as_mut_ptr());
         each(jobs.into_iter().enumerate(), |(index, (head, keys))| {
             let x = Matrix::with_stride(&source[keys.start * width + head * head_dim..], keys.len(), head_dim, width);
             for i in 0..panels {
@@ -394,17 +384,5 @@ impl Packed {
         let block = keys.start / BLOCK_KEYS;
         assert!(block < blocks);
         Packing { of: self, start: (first + head * blocks + block) * self.block }
-    }
-}
-
-/// The start of a buffer of which each job writes a block.
-struct SharedStart(*mut Pair);
-
-// SAFETY: the jobs write disjoint blocks, within the call that owns the buffer.
-unsafe impl Sync for SharedStart {}
-
-impl SharedStart {
-    fn get(&self) -> *mut Pair {
-        self.0
     }
 }

@@ -5,7 +5,7 @@ use super::{Attention, Segment};
 use crate::Element;
 use crate::dispatch::multiversion;
 use crate::element::convert;
-use crate::math::{LANES, exp, max, mul_add, sum};
+use crate::math::{dot, exp, max, mul_add, sum};
 use crate::threads::each;
 
 /// Attention of the one query of `segment`: `q` and `out [heads, head_dim]`, `log_sum_exp [heads]`.
@@ -47,13 +47,7 @@ multiversion! {
         for key in 0..keys {
             let k = &k[key * stride..][..head_dim];
             for (q, scores) in q.chunks_exact(head_dim).zip(scores.chunks_exact_mut(keys)) {
-                let mut sums = [0.0; LANES];
-                for (q, k) in q.chunks(LANES).zip(k.chunks(LANES)) {
-                    for ((sum, q), k) in sums.iter_mut().zip(q).zip(k) {
-                        *sum = mul_add::<FMA>(*q, k.widen(), *sum);
-                    }
-                }
-                scores[key] = sum(&sums);
+                scores[key] = dot::<FMA>(q, k);
             }
         }
     }

@@ -18,7 +18,7 @@ use grades_kernels::rope::RotaryTable;
 use grades_kernels::{activations, embedding, norms};
 use half::bf16;
 
-use super::{Activation, AttentionSpec, CrossEntropySpec, Ops, Precision, Tensors, Tie, stock};
+use super::{Activation, AttentionSpec, CrossEntropySpec, Ops, Precision, Tensors, Tie};
 
 /// A number that both Burn and the kernels know.
 pub(super) trait Number: Element + bytemuck::Pod + HeadElement {}
@@ -413,15 +413,13 @@ impl Ops for Flex {
 
     #[expect(clippy::expect_used, reason = "the tokens of a batch are checked before it reaches a model")]
     fn embed(weight: FlexTensor, ids: Arc<Vec<u32>>, _: Option<Tie>) -> FlexTensor {
-        if weight.dtype() == DType::BF16 {
-            // Keys or values that samples share: the stock operation copies whole rows, too.
-            return stock::embed::<Self>(weight, &ids);
-        }
         let weight = Values::of(weight);
         let width = weight.dims()[1];
-        let mut rows = zeros(ids.len() * width);
-        embedding::gather(weight.slice(), width, &ids_of(&ids), &mut rows).expect("tokens within the vocabulary");
-        tensor(rows, [ids.len(), width])
+        with_numbers!(weight.0, E => {
+            let mut rows = zeros::<E>(ids.len() * width);
+            embedding::gather(weight.slice(), width, &ids_of(&ids), &mut rows).expect("tokens within the vocabulary");
+            tensor(rows, [ids.len(), width])
+        })
     }
 
     #[expect(clippy::expect_used, reason = "the tokens of a batch are checked before it reaches a model")]

@@ -18,6 +18,7 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 use grades_kernels::gemm::bf16::{Output, Rows};
 use grades_kernels::gemm::{self, Matrix, MatrixMut};
+use grades_kernels::optimizer;
 use half::bf16;
 
 use super::flex::{Number, Values, columns, tensor, zeros};
@@ -126,7 +127,7 @@ impl LowRankOps for Flex {
                     gemm::nt(x.matrix(), a.matrix(), part, false);
                     rank += a.dims()[0];
                 }
-                grades_kernels::scale(&mut u, scale);
+                optimizer::scale(scale, &mut u);
                 tensor(u, dims)
             }
             Precision::Bf16 => {
@@ -147,7 +148,7 @@ impl LowRankOps for Flex {
                     let part = part(&mut du, dims, rank, b.columns());
                     gemm::nn(columns(dy.slice(), dy.dims(), first, b.rows()), b, part, false);
                 }
-                grades_kernels::scale(&mut du, spec.scale);
+                optimizer::scale(spec.scale, &mut du);
                 tensor(du, dims)
             }
             Precision::Bf16 => {

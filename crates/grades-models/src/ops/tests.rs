@@ -15,7 +15,7 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Flex, read_sync};
 use burn::tensor::TensorData;
 
-use super::{AttentionSpec, Layout, RopeTable};
+use super::{AttentionSpec, CrossEntropySpec, Layout, Ops, RopeTable, stock};
 
 /// The counters of [`super::Flops`] are of the process: only one test at a time may read them or add to them.
 fn exclusive() -> MutexGuard<'static, ()> {
@@ -87,4 +87,31 @@ fn rope(head_dim: usize) -> Arc<RopeTable> {
     let angles = (0..32).flat_map(|position| (0..head_dim / 2).map(move |pair| angle(position, pair)));
     let (cos, sin) = angles.map(|angle| (angle.cos(), angle.sin())).unzip();
     Arc::new(RopeTable { cos, sin })
+}
+
+/// The loss, its gradients as they are wanted, and the likelihoods, against the default bodies.
+fn check_cross_entropy(
+    hidden: &FlexTensor,
+    weight: &FlexTensor,
+    spec: &CrossEntropySpec,
+    assert_same: impl Fn(&str, FlexTensor, FlexTensor),
+) {
+    let arguments = || (hidden.clone(), weight.clone());
+    for (want_hidden, want_weight) in [(false, false), (true, false), (false, true), (true, true)] {
+        let (hidden, weight) = arguments();
+        let found = <Flex as Ops>::cross_entropy_forward(hidden, weight, spec.clone(), want_hidden, want_weight);
+        let (hidden, weight) = arguments();
+        let expected = stock::cross_entropy::<Flex>(hidden, weight, spec, want_hidden, want_weight);
+        assert_same("loss", found.0, expected.0);
+        for (found, expected, wanted) in [(found.1, expected.1, want_hidden), (found.2, expected.2, want_weight)] {
+            assert_eq!((found.is_some(), expected.is_some()), (wanted, wanted));
+            if let (Some(found), Some(expected)) = (found, expected) {
+                assert_same("gradient of the loss", found, expected);
+            }
+        }
+    }
+    let (hidden, weight) = arguments();
+    let found = <Flex as Ops>::log_likelihoods(hidden, weight, spec.targets.clone());
+    let (hidden, weight) = arguments();
+    assert_same("log-likelihoods", found, stock::log_likelihoods::<Flex>(hidden, weight, &spec.targets));
 }

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use cell::{Call, Caller, Cell, Folder};
 pub use outcome::{Comparison, Failure, Row, Test};
-pub use plan::{Options, Plan};
+pub use plan::{Options, Plan, Runs};
 pub use questions::{Answer, Answers, Metric, Questions, Scored};
 pub use sweep::{Grid, Sweep};
 

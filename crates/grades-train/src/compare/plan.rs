@@ -1,7 +1,7 @@
 //! Which runs a comparison is made of, and making them.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::CompareError;
 use super::cell::{Caller, Cell, Folder};
@@ -9,6 +9,7 @@ use super::make::{Maker, base};
 use super::outcome::{Comparison, Row};
 use super::questions::{Metric, Questions, Scored};
 use crate::config::{Config, Variants};
+use crate::data::DataError;
 
 /// The name of training the model itself.
 pub(super) const FULL: &str = "full";
@@ -22,6 +23,13 @@ pub struct Options {
     pub methods: Vec<String>,
     /// `full`, or what `adapter` of a config may be; none: what the config has.
     pub adapters: Vec<String>,
+    /// How many of each, how they are scored, and where they go.
+    pub runs: Runs,
+}
+
+/// How many runs there are of each kind, how they are scored, and where they go.
+#[derive(Clone, Debug)]
+pub struct Runs {
     /// Runs of each: with the config's `seed` and those after it.
     pub seeds: NonZeroUsize,
     /// Benchmarks; none: losses and costs alone.
@@ -34,6 +42,23 @@ pub struct Options {
     pub metric: Metric,
     /// Where everything goes; left out: `output_dir` of the config.
     pub out: Option<PathBuf>,
+}
+
+impl Runs {
+    /// The seeds, from the config's on.
+    pub(super) fn seeds(&self, first: u64) -> impl Iterator<Item = u64> + use<> {
+        (0..self.seeds.get() as u64).map(move |index| first.wrapping_add(index))
+    }
+
+    /// The questions that every run is scored on.
+    pub(super) fn questions(&self) -> Result<Questions, DataError> {
+        Questions::load(&self.tasks, &self.data_dir, self.limit)
+    }
+
+    /// The folder that everything goes into.
+    pub(super) fn folder<'a>(&'a self, common: &'a Config) -> &'a Path {
+        self.out.as_deref().unwrap_or(common.output_dir.as_path())
+    }
 }
 
 /// A comparison that can be made.
@@ -66,17 +91,17 @@ impl Plan {
     /// If an option, a name or the data of a benchmark is wrong, or the folder holds something else. Nothing has been
     /// trained then.
     pub fn new(variants: &Variants, options: &Options) -> Result<Self, CompareError> {
-        let questions = Questions::load(&options.tasks, &options.data_dir, options.limit)?;
+        let questions = options.runs.questions()?;
         let common = variants.config(&[], &[])?;
         let adapters = match options.adapters.as_slice() {
             [] => vec![adapter_name(&common)],
             adapters => unique(adapters),
         };
-        let (methods, out) = (unique(&options.methods), options.out.as_ref().unwrap_or(&common.output_dir));
+        let (methods, out) = (unique(&options.methods), options.runs.folder(&common));
         check_names(variants, &adapters, &methods)?;
         let rows: Vec<_> = adapters.iter().flat_map(|a| methods.iter().map(move |m| (a.clone(), m.clone()))).collect();
         let mut cells = Vec::new();
-        for seed in (0..options.seeds.get() as u64).map(|index| common.seed.wrapping_add(index)) {
+        for seed in options.runs.seeds(common.seed) {
             for (row, (adapter, method)) in rows.iter().enumerate() {
                 let name = format!("{adapter}-{method}-seed{seed}");
                 let config = config(variants, adapter, method, seed)
@@ -88,7 +113,7 @@ impl Plan {
         let folder = Folder::open(out)?;
         cells.iter().try_for_each(|planned| folder.check(&planned.cell))?;
         let base = base(&common, &questions);
-        Ok(Self { folder, questions, metric: options.metric, base, rows, cells })
+        Ok(Self { folder, questions, metric: options.runs.metric, base, rows, cells })
     }
 
     /// The folder that everything goes into.

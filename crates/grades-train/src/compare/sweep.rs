@@ -5,15 +5,14 @@
 //! have been from the beginning.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::cell::{Caller, Cell, Folder, newest_checkpoint};
 use super::make::{Maker, base};
 use super::outcome::{Comparison, Row, average};
-use super::plan::{BASELINE, adapter_name};
+use super::plan::{BASELINE, Runs, adapter_name};
 use super::questions::{Metric, Questions, Scored};
 use super::{CompareError, Finished, page, write_all};
 use crate::config::{Config, SaveSteps, Variants};
@@ -28,18 +27,8 @@ pub struct Options {
     pub taus: Vec<f64>,
     /// Shares of the steps in which nothing freezes.
     pub alphas: Vec<f64>,
-    /// Runs of each: with the config's `seed` and those after it.
-    pub seeds: NonZeroUsize,
-    /// Benchmarks; none: losses and costs alone.
-    pub tasks: Vec<String>,
-    /// The folder that holds a folder for each benchmark.
-    pub data_dir: PathBuf,
-    /// Only the first so many questions of each.
-    pub limit: Option<usize>,
-    /// What counts as right.
-    pub metric: Metric,
-    /// Where everything goes; left out: `output_dir` of the config.
-    pub out: Option<PathBuf>,
+    /// How many of each, how they are scored, and where they go.
+    pub runs: Runs,
 }
 
 /// A sweep that can be made.
@@ -85,11 +74,11 @@ impl Sweep {
         if taus.is_empty() || alphas.is_empty() {
             return Err(CompareError::Unknown("a sweep needs at least one --tau and one --alpha".to_owned()));
         }
-        let questions = Questions::load(&options.tasks, &options.data_dir, options.limit)?;
+        let questions = options.runs.questions()?;
         let common = variants.config(&[], &[])?;
-        let (adapter, out) = (adapter_name(&common), options.out.as_ref().unwrap_or(&common.output_dir));
+        let (adapter, out) = (adapter_name(&common), options.runs.folder(&common));
         let mut seeds = Vec::new();
-        for seed in (0..options.seeds.get() as u64).map(|index| common.seed.wrapping_add(index)) {
+        for seed in options.runs.seeds(common.seed) {
             let mut cells = Vec::new();
             for tau in &taus {
                 for alpha in &alphas {
@@ -121,7 +110,7 @@ impl Sweep {
             planned.cells.iter().try_for_each(|(_, cell)| folder.check(cell))?;
         }
         let base = base(&common, &questions);
-        Ok(Self { folder, questions, metric: options.metric, base, adapter, taus, alphas, seeds })
+        Ok(Self { folder, questions, metric: options.runs.metric, base, adapter, taus, alphas, seeds })
     }
 
     /// The folder that everything goes into.

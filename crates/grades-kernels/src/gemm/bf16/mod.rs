@@ -26,6 +26,7 @@ mod weight_gradient;
 use half::bf16;
 
 use super::{Matrix, MatrixMut};
+use crate::memory::written;
 pub use rows::Rows;
 use rows::Stack;
 
@@ -36,6 +37,8 @@ pub enum Output<'a> {
     F32(MatrixMut<'a>),
     /// f32, added to what is there.
     AddF32(MatrixMut<'a>),
+    /// f32, plus another matrix of the same shape and stride, in place of what is there.
+    SumF32(MatrixMut<'a>, Matrix<'a>),
     /// Rounded to bf16, in place of what is there.
     Bf16(MatrixMut<'a, bf16>),
     /// Added to what is there, and rounded to bf16.
@@ -45,14 +48,14 @@ pub enum Output<'a> {
 impl Output<'_> {
     fn rows(&self) -> usize {
         match self {
-            Self::F32(c) | Self::AddF32(c) => c.rows(),
+            Self::F32(c) | Self::AddF32(c) | Self::SumF32(c, _) => c.rows(),
             Self::Bf16(c) | Self::AddBf16(c) => c.rows(),
         }
     }
 
     fn columns(&self) -> usize {
         match self {
-            Self::F32(c) | Self::AddF32(c) => c.columns(),
+            Self::F32(c) | Self::AddF32(c) | Self::SumF32(c, _) => c.columns(),
             Self::Bf16(c) | Self::AddBf16(c) => c.columns(),
         }
     }
@@ -61,9 +64,8 @@ impl Output<'_> {
     fn target(self) -> tile::Target {
         use tile::Target;
         let f32 = |mut c: MatrixMut, accumulate| {
-            let row_stride = c.row_stride().unsigned_abs();
-            let (start, none) = (c.as_mut_ptr(), std::ptr::null());
-            Target::F32 { row_stride, c: start, add: if accumulate { start.cast_const() } else { none } }
+            let (row_stride, c) = (c.row_stride().unsigned_abs(), c.as_mut_ptr());
+            Target::F32 { row_stride, c, add: if accumulate { c.cast_const() } else { std::ptr::null() } }
         };
         let bf16 = |mut c: MatrixMut<bf16>, accumulate| {
             let row_stride = c.row_stride().unsigned_abs();
@@ -72,6 +74,13 @@ impl Output<'_> {
         match self {
             Self::F32(c) => f32(c, false),
             Self::AddF32(c) => f32(c, true),
+            Self::SumF32(mut c, other) => {
+                let same =
+                    (c.rows(), c.columns(), c.row_stride()) == (other.rows(), other.columns(), other.row_stride());
+                assert!(same, "what is added to a product has another shape");
+                let row_stride = c.row_stride().unsigned_abs();
+                Target::F32 { row_stride, c: c.as_mut_ptr(), add: other.as_ptr() }
+            }
             Self::Bf16(c) => bf16(c, false),
             Self::AddBf16(c) => bf16(c, true),
         }
@@ -165,21 +174,9 @@ pub fn tn(a: Matrix<bf16>, b: Matrix<bf16>, parts: Vec<Part>) {
 /// If the shapes do not fit.
 #[must_use]
 pub fn nt_new(a: Matrix<bf16>, weights: &[&dyn Rows], bias: &[f32]) -> Vec<bf16> {
-    let stack = Stack::new(weights);
-    let (m, n) = (a.rows(), stack.rows());
-    assert!(weights.is_empty() || a.columns() == stack.columns(), "the inner dimensions of a product differ");
-    assert!(bias.is_empty() || bias.len() == n, "the bias of a product has another length");
-    written(m * n, |c| {
-        #[cfg(target_arch = "x86_64")]
-        if let Place::New(c) = c {
-            let target = tile::Target::Bf16 { c, row_stride: n, accumulate: false };
-            // SAFETY: the shapes have just been checked; the new memory takes `[m, n]`.
-            return unsafe { product::product(a, product::Operand::Transposed(&stack), bias, target) };
-        }
-        if let Place::Cleared(c) = c {
-            portable::nt(a, &stack, bias, Output::Bf16(MatrixMut::new(c, m, n)));
-        }
-    })
+    let (m, n) = (a.rows(), weights.iter().map(|weight| weight.rows()).sum());
+    // SAFETY: the product writes every element of its result, from its operands alone, or panics.
+    unsafe { written(m * n, |c| nt(a, weights, bias, Output::Bf16(MatrixMut::new(c, m, n)))) }
 }
 
 /// [`nt`] plus `residual [m, n]`, into new memory in f32.
@@ -188,23 +185,11 @@ pub fn nt_new(a: Matrix<bf16>, weights: &[&dyn Rows], bias: &[f32]) -> Vec<bf16>
 /// If the shapes do not fit.
 #[must_use]
 pub fn nt_onto(a: Matrix<bf16>, weights: &[&dyn Rows], bias: &[f32], residual: &[f32]) -> Vec<f32> {
-    let stack = Stack::new(weights);
-    let (m, n) = (a.rows(), stack.rows());
-    assert!(weights.is_empty() || a.columns() == stack.columns(), "the inner dimensions of a product differ");
-    assert!(bias.is_empty() || bias.len() == n, "the bias of a product has another length");
+    let (m, n) = (a.rows(), weights.iter().map(|weight| weight.rows()).sum());
     assert_eq!(residual.len(), m * n, "what is added to a product has another shape");
-    written(m * n, |c| {
-        #[cfg(target_arch = "x86_64")]
-        if let Place::New(c) = c {
-            let target = tile::Target::F32 { c, row_stride: n, add: residual.as_ptr() };
-            // SAFETY: the shapes have just been checked; the new memory and the residual take `[m, n]`.
-            return unsafe { product::product(a, product::Operand::Transposed(&stack), bias, target) };
-        }
-        if let Place::Cleared(c) = c {
-            c.copy_from_slice(residual);
-            portable::nt(a, &stack, bias, Output::AddF32(MatrixMut::new(c, m, n)));
-        }
-    })
+    let residual = Matrix::new(residual, m, n);
+    // SAFETY: as above.
+    unsafe { written(m * n, |c| nt(a, weights, bias, Output::SumF32(MatrixMut::new(c, m, n), residual))) }
 }
 
 /// [`nn`] into new memory, `[m, k]` rounded to bf16.
@@ -213,20 +198,9 @@ pub fn nt_onto(a: Matrix<bf16>, weights: &[&dyn Rows], bias: &[f32], residual: &
 /// If the shapes do not fit.
 #[must_use]
 pub fn nn_new(a: Matrix<bf16>, weights: &[&dyn Rows]) -> Vec<bf16> {
-    let stack = Stack::new(weights);
-    let (m, k) = (a.rows(), stack.columns());
-    assert_eq!(a.columns(), stack.rows(), "the inner dimensions of a product differ");
-    written(m * k, |c| {
-        #[cfg(target_arch = "x86_64")]
-        if let Place::New(c) = c {
-            let target = tile::Target::Bf16 { c, row_stride: k, accumulate: false };
-            // SAFETY: the shapes have just been checked; the new memory takes `[m, k]`.
-            return unsafe { product::product(a, product::Operand::Plain(&stack), &[], target) };
-        }
-        if let Place::Cleared(c) = c {
-            portable::nn(a, &stack, Output::Bf16(MatrixMut::new(c, m, k)));
-        }
-    })
+    let (m, k) = (a.rows(), weights.first().map_or(0, |weight| weight.columns()));
+    // SAFETY: as above.
+    unsafe { written(m * k, |c| nn(a, weights, Output::Bf16(MatrixMut::new(c, m, k)))) }
 }
 
 /// [`tn`] of columns `first..first + rows` of `a` into new memory, `[rows, k]`.
@@ -235,40 +209,7 @@ pub fn nn_new(a: Matrix<bf16>, weights: &[&dyn Rows]) -> Vec<bf16> {
 /// If the shapes do not fit.
 #[must_use]
 pub fn tn_new(a: Matrix<bf16>, b: Matrix<bf16>, first: usize, rows: usize) -> Vec<f32> {
-    assert_eq!(a.rows(), b.rows(), "the inner dimensions of a product differ");
-    assert!(first + rows <= a.columns(), "a part of a product lies outside of it");
     let k = b.columns();
-    written(rows * k, |c| {
-        #[cfg(target_arch = "x86_64")]
-        if let Place::New(c) = c {
-            let target = tile::Target::F32 { c, row_stride: k, add: std::ptr::null() };
-            let piece = weight_gradient::Piece { first, rows, target };
-            // SAFETY: the shapes have just been checked; the new memory takes `[rows, k]`.
-            return unsafe { weight_gradient::product(a, b, vec![piece]) };
-        }
-        if let Place::Cleared(c) = c {
-            portable::tn(a, b, vec![Part { first, c: MatrixMut::new(c, rows, k), accumulate: false }]);
-        }
-    })
-}
-
-/// Where a product into new memory goes.
-enum Place<'a, E> {
-    /// Memory that is not initialised; a product of this processor's own writes all of it.
-    New(*mut E),
-    Cleared(&'a mut [E]),
-}
-
-/// `len` numbers that `write` gives.
-fn written<E: crate::Element>(len: usize, write: impl FnOnce(Place<E>)) -> Vec<E> {
-    if !is_native() {
-        let mut cleared = vec![E::ZERO; len];
-        write(Place::Cleared(&mut cleared));
-        return cleared;
-    }
-    let mut new = Vec::with_capacity(len);
-    write(Place::New(new.as_mut_ptr()));
-    // SAFETY: the products write every element of their result, which is the whole of it.
-    unsafe { new.set_len(len) };
-    new
+    // SAFETY: as above.
+    unsafe { written(rows * k, |c| tn(a, b, vec![Part { first, c: MatrixMut::new(c, rows, k), accumulate: false }])) }
 }

@@ -38,6 +38,10 @@ fn write(values: &[f32], bias: &[f32], c: Output) {
         Output::AddF32(mut c) => {
             (0..c.rows()).for_each(|row| c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c += v));
         }
+        Output::SumF32(mut c, other) => (0..c.rows()).for_each(|row| {
+            let sums = other.row(row).iter().zip(row_of(row));
+            c.row_mut(row).iter_mut().zip(sums).for_each(|(c, (other, v))| *c = other + v);
+        }),
         Output::Bf16(mut c) => (0..c.rows())
             .for_each(|row| c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c = bf16::from_f32(v))),
         Output::AddBf16(mut c) => (0..c.rows()).for_each(|row| {

@@ -8,7 +8,7 @@ use super::Matrix;
 use super::pack::{self, Buffer};
 use super::rows::Stack;
 use super::tile::{COLUMNS, Left, ROWS, Target, tile};
-use crate::threads::{each, threads};
+use crate::threads::{Shared, each, threads};
 
 /// The right operand `[k, n]`.
 #[derive(Clone, Copy)]
@@ -25,22 +25,6 @@ const INNER: usize = 2048;
 const PANELS: usize = 2;
 /// The fewest rows that are worth packing the panels again for.
 const MIN_ROWS: usize = 64;
-
-/// A pointer that tasks share; each writes a part of its own.
-#[derive(Clone, Copy)]
-pub(super) struct Shared<T>(pub(super) T);
-
-// SAFETY: the tasks of a product write disjoint parts of its result through it, within the call that borrows it.
-unsafe impl<T> Send for Shared<T> {}
-// SAFETY: as above.
-unsafe impl<T> Sync for Shared<T> {}
-
-impl<T: Copy> Shared<T> {
-    /// The pointer. A method, so that a closure captures the whole and not the pointer alone.
-    pub(super) fn get(&self) -> T {
-        self.0
-    }
-}
 
 impl Operand<'_> {
     fn columns(&self) -> usize {

@@ -6,9 +6,8 @@ use half::bf16;
 
 use super::Matrix;
 use super::pack::{self, Buffer};
-use super::product::Shared;
 use super::tile::{COLUMNS, Left, ROWS, Target, tile};
-use crate::threads::each;
+use crate::threads::{Shared, each};
 
 /// Rows of the batch that are packed at once: a panel of them fills a tenth of a second-level cache.
 const INNER: usize = 1024;

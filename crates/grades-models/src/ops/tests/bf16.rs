@@ -8,7 +8,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 
-use super::{attention, packed, random, read, relative_error, rope, tensor, values};
+use super::{attention, check_cross_entropy, packed, random, read, relative_error, rope, tensor, values};
 use crate::ops::{Activation, AttentionSpec, CrossEntropySpec, IGNORE, Ops, Precision, Tensors, stock};
 
 /// Weights are rounded to bf16 (2⁻⁹ of each at most), sums are f32, results rounded once more.
@@ -150,21 +150,6 @@ fn cross_entropy() {
     ] {
         let (hidden, weight) = (short(random(1, targets.len(), width)), random(2, vocabulary, width));
         let spec = CrossEntropySpec { targets: Arc::new(targets), scale: 0.37 };
-        for (want_hidden, want_weight) in [(false, false), (true, false), (false, true), (true, true)] {
-            let arguments = || (hidden.clone(), weight.clone(), spec.clone());
-            let (hidden, weight, spec) = arguments();
-            let found = <Flex as Ops>::cross_entropy_forward(hidden, weight, spec, want_hidden, want_weight);
-            let (hidden, weight, spec) = arguments();
-            let expected = stock::cross_entropy::<Flex>(hidden, weight, &spec, want_hidden, want_weight);
-            assert_same("loss", found.0, expected.0);
-            for (found, expected, wanted) in [(found.1, expected.1, want_hidden), (found.2, expected.2, want_weight)] {
-                assert_eq!((found.is_some(), expected.is_some()), (wanted, wanted));
-                if let (Some(found), Some(expected)) = (found, expected) {
-                    assert_same("gradient of the loss", found, expected);
-                }
-            }
-        }
-        let found = <Flex as Ops>::log_likelihoods(hidden.clone(), weight.clone(), spec.targets.clone());
-        assert_same("log-likelihoods", found, stock::log_likelihoods::<Flex>(hidden, weight, &spec.targets));
+        check_cross_entropy(&hidden, &weight, &spec, assert_same);
     }
 }

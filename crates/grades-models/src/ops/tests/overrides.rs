@@ -7,7 +7,7 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 
-use super::{attention, packed, random, read, relative_error, rope, tensor, values};
+use super::{attention, check_cross_entropy, packed, random, read, relative_error, rope, tensor, values};
 use crate::ops::{
     Activation, AttentionSpec, CrossEntropySpec, Dropout, DropoutOps, IGNORE, Layout, LowRank, LowRankOps, Ops,
     Precision, Tensors, stock,
@@ -261,24 +261,7 @@ fn cross_entropy() {
     {
         let (hidden, weight) = (random(1, targets.len(), width), random(2, vocabulary, width));
         let spec = CrossEntropySpec { targets: Arc::new(targets), scale: 0.37 };
-        let arguments = || (hidden.clone(), weight.clone(), spec.clone());
-        for (want_hidden, want_weight) in [(false, false), (true, false), (false, true), (true, true)] {
-            let (hidden, weight, spec) = arguments();
-            let found = <Flex as Ops>::cross_entropy_forward(hidden, weight, spec, want_hidden, want_weight);
-            let (hidden, weight, spec) = arguments();
-            let expected = stock::cross_entropy::<Flex>(hidden, weight, &spec, want_hidden, want_weight);
-            assert_same("loss", found.0, expected.0);
-            for (found, expected, wanted) in [(found.1, expected.1, want_hidden), (found.2, expected.2, want_weight)] {
-                assert_eq!((found.is_some(), expected.is_some()), (wanted, wanted));
-                if let (Some(found), Some(expected)) = (found, expected) {
-                    assert_same("gradient of the loss", found, expected);
-                }
-            }
-        }
-        let (hidden, weight, spec) = arguments();
-        let found = <Flex as Ops>::log_likelihoods(hidden, weight, spec.targets.clone());
-        let (hidden, weight, _) = arguments();
-        assert_same("log-likelihoods", found, stock::log_likelihoods::<Flex>(hidden, weight, &spec.targets));
+        check_cross_entropy(&hidden, &weight, &spec, assert_same);
     }
 }
 
