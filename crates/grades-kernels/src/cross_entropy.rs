@@ -60,11 +60,18 @@ impl<E> Default for HeadGradients<'_, E> {
     }
 }
 
+/// A token whose probability after a hidden state is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Label {
+    /// The hidden state's row.
+    pub row: u32,
+    /// The token.
+    pub token: u32,
+}
+
 /// How well a label was predicted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LabelScore {
-    /// The row.
-    pub row: usize,
     /// ln softmax(logits)\[label\].
     pub log_probability: f32,
     /// Whether no other logit is larger: greedy decoding would give the label (of equal logits, the first counts).
@@ -120,38 +127,53 @@ pub fn linear_cross_entropy<E: HeadElement>(
     Ok(result)
 }
 
-/// The log-probability of every label, for evaluation: one entry per labelled row, in order. Logits exist for one block of
-/// the vocabulary at a time, which stays in the cache.
+/// The log-probability of every label, for evaluation, in their order: `hidden [rows, size]`, `weight [vocab, size]`. A row
+/// may have several labels. Logits exist for one block of the vocabulary at a time, which stays in the cache.
 ///
 /// # Errors
-/// If a label is neither [`NO_LABEL`] nor within the vocabulary.
+/// If a label is not within the vocabulary.
 ///
 /// # Panics
-/// If a length does not fit.
-pub fn log_likelihood<E: HeadElement>(head: Head<E>) -> Result<Vec<LabelScore>, OutOfRange> {
-    let labelled = labelled_rows(&head)?;
-    let (size, vocab) = (head.hidden_size, head.weight.len() / head.hidden_size);
-    let most = labelled.len().min(SCORED_ROWS);
-    let (mut hidden, mut logits) = (vec![E::ZERO; most * size], vec![0.0; most * vocab.min(SCORED_COLUMNS)]);
-    let mut scores = Vec::with_capacity(labelled.len());
-    for rows in labelled.chunks(SCORED_ROWS) {
-        let hidden = &mut hidden[..rows.len() * size];
-        gather(&head, rows, hidden);
-        let hidden = Matrix::new(hidden, rows.len(), size);
-        let mut seen = vec![Seen::NOTHING; rows.len()];
+/// If a length does not fit, or the labels are not in the order of their rows.
+pub fn log_likelihood<E: HeadElement>(
+    hidden: Matrix<E>,
+    weight: Matrix,
+    labels: &[Label],
+) -> Result<Vec<LabelScore>, OutOfRange> {
+    let (rows, vocab) = (hidden.rows(), weight.rows());
+    assert_eq!(hidden.columns(), weight.columns());
+    assert!(labels.is_sorted_by_key(|label| label.row), "labels are not in the order of their rows");
+    assert!(labels.last().is_none_or(|last| (last.row as usize) < rows), "a label has no row");
+    if let Some(&Label { row, token }) = labels.iter().find(|label| label.token as usize >= vocab) {
+        return Err(OutOfRange { what: "label", row: row as usize, value: token.into(), limit: vocab });
+    }
+    let mut logits = vec![0.0; rows.min(SCORED_ROWS) * vocab.min(SCORED_COLUMNS)];
+    let mut scores = Vec::with_capacity(labels.len());
+    let mut rest = labels;
+    for first_row in (0..rows).step_by(SCORED_ROWS) {
+        let rows = SCORED_ROWS.min(rows - first_row);
+        let labels;
+        (labels, rest) = rest.split_at(rest.partition_point(|label| (label.row as usize) < first_row + rows));
+        let row_of = |label: &Label| label.row as usize - first_row;
+        let (mut seen, mut own) = (vec![Seen::NOTHING; rows], vec![0.0; labels.len()]);
         for first in (0..vocab).step_by(SCORED_COLUMNS) {
             let columns = SCORED_COLUMNS.min(vocab - first);
-            let logits = &mut logits[..rows.len() * columns];
-            let weight = Matrix::new(&head.weight[first * size..], columns, size);
-            E::logits(hidden, weight, MatrixMut::new(logits, rows.len(), columns));
-            each(logits.chunks_exact(columns).zip(&mut seen).zip(rows), |((logits, seen), &(_, label))| {
-                seen.add(first, logits, label);
-            });
+            let logits = &mut logits[..rows * columns];
+            let to = MatrixMut::new(logits, rows, columns);
+            E::logits(hidden.rows_from(first_row, rows), weight.rows_from(first, columns), to);
+            each(logits.chunks_exact(columns).zip(&mut seen), |(logits, seen)| seen.add(first, logits));
+            for (label, own) in labels.iter().zip(&mut own) {
+                if let Some(column) = (label.token as usize).checked_sub(first).filter(|&column| column < columns) {
+                    *own = logits[row_of(label) * columns + column];
+                }
+            }
         }
-        scores.extend(rows.iter().zip(seen).map(|(&(row, label), seen)| LabelScore {
-            row,
-            log_probability: (f64::from(seen.own - seen.largest) - seen.total.ln()) as f32,
-            is_greedy: seen.greedy == label,
+        scores.extend(labels.iter().zip(own).map(|(label, own)| {
+            let Seen { largest, greedy, total } = seen[row_of(label)];
+            LabelScore {
+                log_probability: (f64::from(own - largest) - total.ln()) as f32,
+                is_greedy: greedy == label.token as usize,
+            }
         }));
     }
     Ok(scores)
@@ -169,15 +191,13 @@ struct Seen {
     greedy: usize,
     /// Σ exp(logit − largest).
     total: f64,
-    /// The label's.
-    own: f32,
 }
 
 impl Seen {
-    const NOTHING: Self = Self { largest: f32::NEG_INFINITY, greedy: 0, total: 0.0, own: 0.0 };
+    const NOTHING: Self = Self { largest: f32::NEG_INFINITY, greedy: 0, total: 0.0 };
 
     /// The logits from number `first` on.
-    fn add(&mut self, first: usize, logits: &[f32], label: usize) {
+    fn add(&mut self, first: usize, logits: &[f32]) {
         let largest = max(logits);
         if largest > self.largest {
             self.greedy = first + logits.iter().position(|&logit| logit == largest).unwrap_or_default();
@@ -185,9 +205,6 @@ impl Seen {
             self.largest = largest;
         }
         self.total += f64::from(exp_sum(logits, self.largest));
-        if let Some(own) = label.checked_sub(first).and_then(|index| logits.get(index)) {
-            self.own = *own;
-        }
     }
 }
 
@@ -352,8 +369,11 @@ multiversion! {
 
 #[cfg(test)]
 mod tests {
-    use super::{Head, HeadGradients, NO_LABEL, for_each_chunk, labelled_rows, linear_cross_entropy, log_likelihood};
+    use super::{
+        Head, HeadGradients, Label, LabelScore, NO_LABEL, for_each_chunk, labelled_rows, linear_cross_entropy,
+    };
     use crate::OutOfRange;
+    use crate::gemm::Matrix;
     use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
 
     /// Losses of all rows in f64.
@@ -368,6 +388,16 @@ mod tests {
             logits.iter().map(|l| l.exp()).sum::<f64>().ln() - logits[label as usize]
         };
         labels.iter().enumerate().map(loss).collect()
+    }
+
+    /// The scores of the rows that have a label, and those rows.
+    fn log_likelihood(head: Head) -> Result<(Vec<usize>, Vec<LabelScore>), OutOfRange> {
+        let labels = head.labels.iter().enumerate().filter(|&(_, &label)| label != NO_LABEL);
+        let labels: Vec<_> = labels.map(|(row, &label)| Label { row: row as u32, token: label as u32 }).collect();
+        let hidden = Matrix::new(head.hidden, head.labels.len(), head.hidden_size);
+        let weight = Matrix::new(head.weight, head.weight.len() / head.hidden_size, head.hidden_size);
+        let rows = labels.iter().map(|label| label.row as usize).collect();
+        super::log_likelihood(hidden, weight, &labels).map(|scores| (rows, scores))
     }
 
     fn labels(rows: usize, vocab: usize) -> Vec<i64> {
@@ -449,12 +479,12 @@ mod tests {
             labels: &[1, 3, 2, NO_LABEL, 0],
             hidden_size: 1,
         };
-        let scores = log_likelihood(head).unwrap();
+        let (rows, scores) = log_likelihood(head).unwrap();
         let losses = linear_cross_entropy(head, HeadGradients::default()).unwrap();
-        let rows: Vec<_> = scores.iter().map(|s| (s.row, s.is_greedy)).collect();
-        assert_eq!(rows, [(0, true), (1, false), (2, true), (4, false)]);
-        for score in &scores {
-            assert!((score.log_probability + losses.rows[score.row]).abs() < 1e-6);
+        let greedy: Vec<_> = rows.iter().zip(&scores).map(|(&row, s)| (row, s.is_greedy)).collect();
+        assert_eq!(greedy, [(0, true), (1, false), (2, true), (4, false)]);
+        for (row, score) in rows.into_iter().zip(&scores) {
+            assert!((score.log_probability + losses.rows[row]).abs() < 1e-6);
         }
         let total = 1.0 + 2.0 * 2.0_f64.exp() + (-1.0_f64).exp();
         assert!((f64::from(scores[4 - 1].log_probability) + total.ln()).abs() < 1e-6);
@@ -469,13 +499,10 @@ mod tests {
         let labels: Vec<i64> = (0..rows).map(|row| (row * 977 % vocab) as i64).collect();
         let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
         let found = on_any_threads(|| {
-            let scores = log_likelihood(head).unwrap();
-            vec![
-                scores
-                    .iter()
-                    .flat_map(|s| [s.row as f32, s.log_probability, f32::from(u8::from(s.is_greedy))])
-                    .collect(),
-            ]
+            let (rows, scores) = log_likelihood(head).unwrap();
+            let numbers =
+                |(row, s): (usize, &LabelScore)| [row as f32, s.log_probability, f32::from(u8::from(s.is_greedy))];
+            vec![rows.into_iter().zip(&scores).flat_map(numbers).collect()]
         });
         let losses = linear_cross_entropy(head, HeadGradients::default()).unwrap().rows;
         for (row, score) in found[0].chunks(3).enumerate() {
@@ -498,7 +525,7 @@ mod tests {
             })
             .collect();
         let greedy = log_likelihood(Head { labels: &best, ..head }).unwrap();
-        assert!(greedy.iter().filter(|score| score.is_greedy).count() > rows * 99 / 100);
+        assert!(greedy.1.iter().filter(|score| score.is_greedy).count() > rows * 99 / 100);
         let blocks: std::collections::HashSet<usize> =
             best.iter().map(|&b| b as usize / super::SCORED_COLUMNS).collect();
         assert!(blocks.len() > 1, "all in one block");
@@ -510,8 +537,31 @@ mod tests {
             let head = Head { hidden: &[0.0; 4], weight: &[0.0; 4], labels: &[0, value], hidden_size: 2 };
             let error = OutOfRange { what: "label", row: 1, value, limit: 2 };
             assert_eq!(linear_cross_entropy(head, HeadGradients::<f32>::default()), Err(error.clone()));
-            assert_eq!(log_likelihood(head), Err(error));
+            if value >= 0 {
+                assert_eq!(log_likelihood(head), Err(error));
+            }
         }
+    }
+
+    /// Rows with several labels, on both sides of a block's end, and rows with none.
+    #[test]
+    fn each_label_of_a_row_has_the_score_that_it_has_alone() {
+        let (rows, size, vocab) = (super::SCORED_ROWS + 5, 3, super::SCORED_COLUMNS + 7);
+        let (hidden, weight) = (numbers(1, rows * size), numbers(2, vocab * size));
+        let row = |index: usize| (index * 7 / 11 % rows) as u32;
+        let labels: Vec<Label> =
+            (0..rows * 11 / 7).map(|index| Label { row: row(index), token: (index * 577 % vocab) as u32 }).collect();
+        assert!(labels.windows(2).any(|pair| pair[0].row == pair[1].row));
+        let (hidden, weight) = (Matrix::new(&hidden, rows, size), Matrix::new(&weight, vocab, size));
+        let all = super::log_likelihood(hidden, weight, &labels).unwrap();
+        for (index, label) in labels.iter().enumerate().step_by(97) {
+            let alone = Label { row: 0, ..*label };
+            let alone = super::log_likelihood(hidden.rows_from(label.row as usize, 1), weight, &[alone]).unwrap();
+            assert_eq!(alone[0].is_greedy, all[index].is_greedy);
+            let difference = alone[0].log_probability - all[index].log_probability;
+            assert!(difference.abs() < 1e-6, "{label:?}: {difference}");
+        }
+        assert_eq!(super::log_likelihood(hidden, weight, &[]), Ok(vec![]));
     }
 
     #[test]

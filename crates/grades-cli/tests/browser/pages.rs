@@ -1,4 +1,4 @@
-//! Every page that a quickstart leaves, on a wide screen and on a phone, light and dark.
+//! Every page that a quickstart leaves, and that of a sweep, on a wide screen and on a phone, light and dark.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -18,17 +18,20 @@ fn pages_show_their_figures_on_any_screen() {
         );
         return;
     };
-    let made = Command::new(env!("CARGO_BIN_EXE_grades"))
-        .args(["quickstart", "--seeds", "1", "--out", "q"])
-        .current_dir(folder.path())
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let call = |arguments: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_grades"));
+        let made = program.args(arguments).current_dir(folder.path()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    call(&["quickstart", "--seeds", "1", "--out", "q"]);
+    call(&["sweep", "q/config.yaml", "--tau", "1,100", "--alpha", "0.25,0.5", "--out", "q/sweep", "max_steps=8"]);
     let page = |name: &str| folder.path().join("q").join(name);
     // The comparison of one seed has tables alone.
     check(&browser, &page("report.html"), 10);
     check(&browser, &page("runs/full-grades-seed0/report.html"), 8);
     check(&browser, &page("runs/compare.html"), 0);
+    // Maps of time, loss and steps; there are no questions.
+    check(&browser, &page("sweep/sweep.html"), 3);
 }
 
 #[test]

@@ -98,6 +98,8 @@ fn every_run_is_made_once() {
         "3",
         "early_stopping.tau=1.0e9",
         "lora:lora_r=4",
+        // For adapters alone, though all runs are given it.
+        "load_in_4bit=true",
     ];
     let more = workspace.call(&[&more[..], &SCORED].concat());
     assert!(more.succeeded(), "{}", more.stderr());
@@ -112,7 +114,11 @@ fn every_run_is_made_once() {
     ];
     assert_eq!(trained, names.map(|name| format!("{name}: training")));
     assert!(workspace.path("out/lora-none-seed42/adapter").is_dir());
-    assert!(fs::read_to_string(workspace.path("out/lora-none-seed42/config.yaml")).unwrap().contains("lora_r: 4"));
+    let config = |run: &str| fs::read_to_string(workspace.path("out").join(run).join("config.yaml")).unwrap();
+    assert!(config("lora-none-seed42").contains("lora_r: 4"));
+    for (run, packed) in [("lora-none-seed42", true), ("full-none-seed43", false)] {
+        assert!(config(run).contains(&format!("load_in_4bit: {packed}")), "{run}");
+    }
     let after = times(&workspace.path("out"));
     assert!(before.iter().all(|(path, time)| after[path] == *time), "a run that was there was changed");
     assert_eq!(results(&workspace)["questions"]["piqa"], 3);

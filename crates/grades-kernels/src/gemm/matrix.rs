@@ -77,6 +77,13 @@ impl<'a, T: Copy> Matrix<'a, T> {
         &self.data[start..start + self.columns]
     }
 
+    /// Rows `first..first + count`.
+    pub(crate) fn rows_from(&self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.rows);
+        let data = self.data.get(first * self.row_stride..).unwrap_or_default();
+        Self::with_stride(data, count, self.columns, self.row_stride)
+    }
+
     /// Columns `first .. first + count` of it.
     pub(crate) fn part(&self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.columns);

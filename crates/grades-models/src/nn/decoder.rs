@@ -15,7 +15,7 @@ use super::lora::{Draw, LoraConfig};
 use super::projection::{Context, Projection, fold};
 use super::{Rope, RopeScaling};
 use crate::Error;
-use crate::ops::{self, Activation, AttentionSpec, Layout, Precision, Tie};
+use crate::ops::{self, Activation, AttentionSpec, Label, Layout, Precision, Tie};
 use crate::parameters::{Builder, Parameter, ParameterId, Parameters, Place, Source, Storage};
 
 /// The sizes of a decoder and what tells the families apart.
@@ -286,10 +286,11 @@ impl Decoder {
         self.pass(tokens, targets, scale, PassOptions::default()).into_loss()
     }
 
-    /// `log p(target)` of every row that has a target, in order, `[targets]`. Nothing is recorded for gradients.
+    /// `log p(token)` of each label after the token of its row, `[labels]`; they are in the order of their rows. Nothing is
+    /// recorded for gradients.
     #[must_use]
-    pub fn log_likelihoods(&self, tokens: &Tokens, targets: Arc<Vec<i64>>) -> Tensor<1> {
-        ops::log_likelihoods(self.hidden(tokens, None), self.head_weight(false), targets)
+    pub fn log_likelihoods(&self, tokens: &Tokens, labels: &[Label]) -> Tensor<1> {
+        self.log_likelihoods_from(self.embedded(tokens), tokens, labels)
     }
 
     /// Logits of every token, `[tokens, vocabulary]`. Nothing is recorded for gradients.
@@ -333,12 +334,18 @@ impl Decoder {
             let cache = cache.as_deref_mut().map(|cache| (cache, index));
             x = self.layer(layer, x, spec.clone(), cache, recorded);
         }
-        ops::rms_norm(
-            x,
-            self.parameters.value(self.norm, recorded.track),
-            self.config.rms_norm_eps as f32,
-            self.precision,
-        )
+        self.norm(x, self.norm, recorded)
+    }
+
+    fn norm(&self, x: Tensor<2>, scale: ParameterId, recorded: Recorded) -> Tensor<2> {
+        let scale = self.parameters.value(scale, recorded.track);
+        ops::rms_norm(x, scale, self.config.rms_norm_eps as f32, self.precision)
+    }
+
+    fn project(&self, with: &Projection, x: Tensor<2>, residual: Option<Tensor<2>>, recorded: Recorded) -> Tensor<2> {
+        let Recorded { track, draw } = recorded;
+        let context = Context { parameters: &self.parameters, adapter: self.adapter.as_ref(), track, draw };
+        with.run(context, x, residual)
     }
 
     fn layer(
@@ -347,15 +354,23 @@ impl Decoder {
         x: Tensor<2>,
         spec: AttentionSpec,
         cache: Option<(&mut KvCache, usize)>,
-        Recorded { track, draw }: Recorded,
+        recorded: Recorded,
     ) -> Tensor<2> {
-        let norm = |x: Tensor<2>, scale| {
-            ops::rms_norm(x, self.parameters.value(scale, track), self.config.rms_norm_eps as f32, self.precision)
-        };
-        let context = Context { parameters: &self.parameters, adapter: self.adapter.as_ref(), track, draw };
-        let project = |projection: &Projection, x, residual| projection.run(context, x, residual);
-        let qkv = project(&layer.qkv, norm(x.clone(), layer.attention_norm), None);
-        let seen = match cache {
+        let seen = self.seen(layer, x.clone(), spec, cache, recorded);
+        self.beyond_attention(layer, seen, x, recorded)
+    }
+
+    /// What each token of a layer's input sees of the others, `[tokens, heads · head_dim]`.
+    fn seen(
+        &self,
+        layer: &Layer,
+        x: Tensor<2>,
+        spec: AttentionSpec,
+        cache: Option<(&mut KvCache, usize)>,
+        recorded: Recorded,
+    ) -> Tensor<2> {
+        let qkv = self.project(&layer.qkv, self.norm(x, layer.attention_norm, recorded), None, recorded);
+        match cache {
             None => match spec.layout.key_rows.clone() {
                 None => ops::self_attention(qkv, spec),
                 Some(rows) => {
@@ -368,10 +383,14 @@ impl Decoder {
                 let (k, v) = cache.extend(index, k, v);
                 ops::attend(q, k, v, spec)
             }
-        };
-        let x = project(&layer.o, seen, Some(x));
-        let gate_up = project(&layer.gate_up, norm(x.clone(), layer.mlp_norm), None);
-        project(&layer.down, ops::gated_activation(gate_up, self.config.activation), Some(x))
+        }
+    }
+
+    /// The rest of a layer, which is row by row: what the rows saw is added to their input x, and the MLP follows.
+    fn beyond_attention(&self, layer: &Layer, seen: Tensor<2>, x: Tensor<2>, recorded: Recorded) -> Tensor<2> {
+        let x = self.project(&layer.o, seen, Some(x), recorded);
+        let gate_up = self.project(&layer.gate_up, self.norm(x.clone(), layer.mlp_norm, recorded), None, recorded);
+        self.project(&layer.down, ops::gated_activation(gate_up, self.config.activation), Some(x), recorded)
     }
 
     fn attention_spec(&self, tokens: &Tokens) -> AttentionSpec {

@@ -23,8 +23,8 @@ pub struct Layout {
     /// The samples, in order, together covering all tokens.
     pub segments: Vec<Segment>,
     /// Which token each row of the keys and values is of; left out, every token in order. Where several samples begin
-    /// alike, that beginning is one segment, and its keys are repeated here before those of each. For passes without
-    /// gradients.
+    /// alike, that beginning is a segment of its own, and its keys are repeated here before those of each. For passes
+    /// without gradients.
     pub key_rows: Option<Arc<Vec<u32>>>,
 }
 
@@ -47,28 +47,41 @@ impl Layout {
         }
     }
 
-    /// Groups of samples that begin alike, side by side: of each group first the tokens that all its samples share, then
-    /// what each goes on with. A group is how many tokens these are.
+    /// Samples that begin alike, as trees of tokens: of each token the one before it, none for the first of a sample. Each
+    /// tree is in depth-first order, so that a token's first successor is right behind it.
     #[must_use]
-    pub fn branching(groups: &[(usize, Vec<usize>)]) -> Self {
-        let (mut positions, mut segments, mut key_rows) = (Vec::new(), Vec::new(), Vec::new());
-        for (common, rests) in groups {
-            let (start, first_key) = (positions.len(), key_rows.len());
-            let shared = start as u32..(start + common) as u32;
-            positions.extend(0..*common as u32);
-            segments.push(Segment { query: start..start + common, key: first_key..first_key + common });
-            if rests.is_empty() {
-                key_rows.extend(shared.clone());
-            }
-            for rest in rests {
-                let (start, first_key) = (positions.len(), key_rows.len());
-                positions.extend((*common..common + rest).map(|position| position as u32));
-                key_rows.extend(shared.clone().chain((start..start + rest).map(|token| token as u32)));
-                segments.push(Segment { query: start..start + rest, key: first_key..key_rows.len() });
+    pub fn tree(parents: &[Option<u32>]) -> Self {
+        let mut successors = vec![0; parents.len()];
+        for &parent in parents.iter().flatten() {
+            successors[parent as usize] += 1;
+        }
+        let (mut positions, mut segments) = (Vec::with_capacity(parents.len()), Vec::<Segment>::new());
+        for (token, &parent) in parents.iter().enumerate() {
+            let parent = parent.map(|parent| parent as usize);
+            positions.push(parent.map_or(0, |parent| positions[parent] + 1));
+            let goes_on = parent.is_some_and(|parent| parent + 1 == token && successors[parent] == 1);
+            match segments.last_mut() {
+                Some(segment) if goes_on => segment.query.end = token + 1,
+                _ => segments.push(Segment { query: token..token + 1, key: 0..0 }),
             }
         }
-        segments.retain(|segment| !segment.query.is_empty());
-        let repeats = key_rows.len() > positions.len();
+        // Keys are repeated for the end of every sample alone: all before a branching see the beginning of those that its
+        // first branch sees.
+        let (mut key_rows, mut first) = (Vec::with_capacity(parents.len()), 0);
+        for last in 0..segments.len() {
+            let end = segments[last].query.end - 1;
+            if successors[end] > 0 {
+                continue;
+            }
+            let start = key_rows.len();
+            key_rows.extend(std::iter::successors(Some(end as u32), |&token| parents[token as usize]));
+            key_rows[start..].reverse();
+            for segment in &mut segments[first..=last] {
+                segment.key = start..start + positions[segment.query.end - 1] as usize + 1;
+            }
+            first = last + 1;
+        }
+        let repeats = key_rows.len() > parents.len();
         Self { positions, segments, key_rows: repeats.then(|| Arc::new(key_rows)) }
     }
 

@@ -10,7 +10,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Element, Shape, TensorData};
 use grades_kernels::attention::{Attention, AttentionGradients, Saved, Segment, attention_backward, attention_new};
-use grades_kernels::cross_entropy::{Head, HeadElement, HeadGradients, linear_cross_entropy, log_likelihood};
+use grades_kernels::cross_entropy::{Head, HeadElement, HeadGradients, Label, linear_cross_entropy, log_likelihood};
 use grades_kernels::gemm::bf16::{Output, Rows};
 use grades_kernels::gemm::{self, Matrix, MatrixMut};
 use grades_kernels::heads::JoinedHeads;
@@ -456,11 +456,15 @@ impl Ops for Flex {
         })
     }
 
-    #[expect(clippy::expect_used, reason = "the targets of a batch are checked before it reaches a model")]
-    fn log_likelihoods(hidden: FlexTensor, weight: FlexTensor, targets: Arc<Vec<i64>>) -> FlexTensor {
+    #[expect(clippy::expect_used, reason = "the labels of a batch are checked before it reaches a model")]
+    fn log_likelihoods(hidden: FlexTensor, weight: FlexTensor, labels: Arc<Vec<Label>>) -> FlexTensor {
         let (hidden, weight) = (Values::of(hidden), Values::of(weight));
-        let scores = with_numbers!(hidden.0, E => log_likelihood(head::<E>(&hidden, &weight, &targets)));
-        let scores = scores.expect("targets within the vocabulary");
+        let ([rows, size], [vocabulary, _]) = (hidden.dims(), weight.dims());
+        let scores = with_numbers!(hidden.0, E => {
+            let hidden = Matrix::new(hidden.slice::<E>(), rows, size);
+            log_likelihood(hidden, Matrix::new(weight.slice(), vocabulary, size), &labels)
+        });
+        let scores = scores.expect("labels within the vocabulary");
         let scores: Vec<f32> = scores.iter().map(|score| score.log_probability).collect();
         let count = scores.len();
         tensor(scores, [count])

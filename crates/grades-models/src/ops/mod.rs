@@ -31,6 +31,7 @@ use burn::tensor::Tensor;
 pub use attention::{AttentionSpec, Layout, RopeTable, Segment};
 pub use dropout::{Dropout, DropoutOps, dropout};
 pub use flops::Flops;
+pub use grades_kernels::cross_entropy::Label;
 pub use low_rank::{LowRank, LowRankOps, add_low_rank};
 pub use packed::{PackedOps, PackedWeights, project_packed};
 pub use precision::Precision;
@@ -284,13 +285,13 @@ pub trait Ops: Backend {
         stock::cross_entropy::<Self>(hidden, weight, &spec, want_hidden, want_weight)
     }
 
-    /// `log softmax(hidden · Wᵀ)[target]` of every row that has a target, in order, `[targets]`.
+    /// `log softmax(hidden · Wᵀ)[row, token]` of every label, `[labels]`; they are in the order of their rows.
     fn log_likelihoods(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        targets: Arc<Vec<i64>>,
+        labels: Arc<Vec<Label>>,
     ) -> FloatTensor<Self> {
-        stock::log_likelihoods::<Self>(hidden, weight, &targets)
+        stock::log_likelihoods::<Self>(hidden, weight, &labels)
     }
 }
 
@@ -378,9 +379,17 @@ pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, spec: CrossEntropySpe
 
 /// [`Ops::log_likelihoods`].
 #[must_use]
-pub fn log_likelihoods(hidden: Tensor<2>, weight: Tensor<2>, targets: Arc<Vec<i64>>) -> Tensor<1> {
-    flops::forward(head_operations(&weight, &targets));
-    Tensor::from_dispatch(Dispatch::log_likelihoods(hidden.into_dispatch(), weight.into_dispatch(), targets))
+pub fn log_likelihoods(hidden: Tensor<2>, weight: Tensor<2>, labels: Arc<Vec<Label>>) -> Tensor<1> {
+    let [vocabulary, size] = weight.dims();
+    flops::forward(flops::product(hidden.dims()[0], vocabulary, size));
+    Tensor::from_dispatch(Dispatch::log_likelihoods(hidden.into_dispatch(), weight.into_dispatch(), labels))
+}
+
+/// The labels of rows with the tokens that should follow them, [`IGNORE`] where there is none.
+#[must_use]
+pub fn labels_of(targets: &[i64]) -> Vec<Label> {
+    let label = |(row, &target)| Some(Label { row: u32::try_from(row).ok()?, token: u32::try_from(target).ok()? });
+    targets.iter().enumerate().filter_map(label).collect()
 }
 
 /// Operations of the head's product, computed only for rows that have a target.

@@ -6,7 +6,7 @@ use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{FloatDType, IndexingUpdateOp, IntDType, Shape, Slice, TensorData};
 
-use super::{Activation, AttentionSpec, CrossEntropySpec, Dropout, IGNORE, LowRank, Precision, Tensors};
+use super::{Activation, AttentionSpec, CrossEntropySpec, Dropout, IGNORE, Label, LowRank, Precision, Tensors};
 
 /// Scores of pairs that do not see each other. Finite, so that no backend makes `∞ − ∞` of it.
 const MASKED: f32 = -1e30;
@@ -436,8 +436,14 @@ pub(super) fn cross_entropy<B: Backend>(
 pub(super) fn log_likelihoods<B: Backend>(
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
-    targets: &[i64],
+    labels: &[Label],
 ) -> FloatTensor<B> {
-    let Labelled { logits, lse, targets, count, .. } = labelled::<B>(wide::<B>(hidden).0, weight, targets);
-    B::float_reshape(B::float_sub(B::float_gather(1, logits, targets), lse), Shape::from([count]))
+    let device = hidden.device();
+    let rows = integers::<B>(labels.iter().map(|label| i64::from(label.row)), &device);
+    let tokens = integers::<B>(labels.iter().map(|label| i64::from(label.token)), &device);
+    let logits = B::float_matmul(wide::<B>(hidden).0, B::float_transpose(weight));
+    let logits = B::float_select(logits, 0, rows);
+    let lse = log_sum_exp::<B>(logits.clone(), 1);
+    let own = B::float_gather(1, logits, B::int_reshape(tokens, Shape::from([labels.len(), 1])));
+    B::float_reshape(B::float_sub(own, lse), Shape::from([labels.len()]))
 }

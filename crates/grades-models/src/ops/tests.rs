@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
-use burn::backend::{Flex, read_sync};
+use burn::backend::{Flex, TensorMetadata, read_sync};
 use burn::tensor::TensorData;
 
-use super::{AttentionSpec, CrossEntropySpec, Layout, Ops, RopeTable, stock};
+use super::{AttentionSpec, CrossEntropySpec, Label, Layout, Ops, RopeTable, labels_of, stock};
 
 /// The counters of [`super::Flops`] are of the process: only one test at a time may read them or add to them.
 fn exclusive() -> MutexGuard<'static, ()> {
@@ -110,8 +110,12 @@ fn check_cross_entropy(
             }
         }
     }
+    // A second label beside each.
+    let vocabulary = weight.shape().dims::<2>()[0] as u32;
+    let two = |label: Label| [label, Label { token: (label.token + 1) % vocabulary, ..label }];
+    let labels = Arc::new(labels_of(&spec.targets).into_iter().flat_map(two).collect::<Vec<_>>());
     let (hidden, weight) = arguments();
-    let found = <Flex as Ops>::log_likelihoods(hidden, weight, spec.targets.clone());
+    let found = <Flex as Ops>::log_likelihoods(hidden, weight, labels.clone());
     let (hidden, weight) = arguments();
-    assert_same("log-likelihoods", found, stock::log_likelihoods::<Flex>(hidden, weight, &spec.targets));
+    assert_same("log-likelihoods", found, stock::log_likelihoods::<Flex>(hidden, weight, &labels));
 }

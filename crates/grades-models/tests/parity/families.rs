@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use grades_models::config::HfConfig;
-use grades_models::ops::{IGNORE, Layout, Precision};
+use grades_models::ops::{IGNORE, Label, Layout, Precision};
 use grades_models::parameters::{Place, Source};
 use grades_models::{Decoder, Error, LoraConfig, Tokens, host, registry};
 
@@ -311,34 +311,55 @@ fn branches_have_the_log_likelihoods_of_samples() {
         model.set_precision(precision);
         let vocabulary = model.config().vocab_size as u32;
         let token = |index: usize| (index as u32 * 37 + 11) % vocabulary;
-        let groups = [(5, vec![3, 1, 7]), (0, vec![4, 2]), (9, vec![0, 1]), (3, vec![])];
-        let (mut ids, mut samples) = (Vec::new(), Vec::new());
-        for (common, rests) in &groups {
-            let start = ids.len();
-            ids.extend((start..start + common).map(token));
-            let beginning = ids[start..].to_vec();
-            samples.push((beginning.clone(), *common));
-            for rest in rests {
-                let start = ids.len();
-                ids.extend((start..start + rest).map(token));
-                samples.push(([&beginning[..], &ids[start..]].concat(), *rest));
+        // Two trees and two samples by themselves, as lengths behind one another: a branch within a branch, one of a single
+        // token, and branchings right at the beginning and at the end of another.
+        let branches: [(Option<usize>, usize); 11] = [
+            (None, 5),
+            (Some(0), 3),
+            (Some(1), 1),
+            (Some(1), 2),
+            (Some(0), 1),
+            (Some(0), 7),
+            (None, 4),
+            (None, 1),
+            (Some(7), 1),
+            (Some(7), 6),
+            (None, 3),
+        ];
+        let mut ends: Vec<u32> = Vec::new();
+        let mut parents = Vec::new();
+        for (before, length) in branches {
+            let mut parent = before.map(|branch| ends[branch]);
+            for _ in 0..length {
+                parents.push(parent);
+                parent = Some(parents.len() as u32 - 1);
             }
+            ends.extend(parent);
         }
-        let targets: Vec<i64> = (0..ids.len()).map(|index| i64::from(token(3 * index + 1))).collect();
-        let layout = Layout::branching(&groups);
+        let ids: Vec<u32> = (0..parents.len()).map(token).collect();
+        let layout = Layout::tree(&parents);
+        assert_eq!(layout.segments.len(), branches.len());
         assert!(layout.key_rows.is_some());
-        let tokens = Tokens { ids: Arc::new(ids), layout: Arc::new(layout) };
-        let found = model.log_likelihoods(&tokens, Arc::new(targets.clone()));
+        let tokens = Tokens { ids: Arc::new(ids.clone()), layout: Arc::new(layout) };
+        // Some tokens without a label, some with two.
+        let asked = |row: u32| (0..row % 3).map(move |n| Label { row, token: token(3 * row as usize + n as usize) });
+        let labels: Vec<Label> = (0..ids.len() as u32).flat_map(asked).collect();
+        let found = model.log_likelihoods(&tokens, &labels);
         let found = host::read("branches", &found, <[f32]>::to_vec).unwrap();
         let mut expected = Vec::new();
-        let mut targets = targets.into_iter();
-        for (sample, own) in samples.into_iter().filter(|(_, own)| *own > 0) {
-            let targets: Vec<i64> = (0..sample.len() - own).map(|_| IGNORE).chain(targets.by_ref().take(own)).collect();
+        for row in 0..ids.len() as u32 {
+            let mut sample: Vec<u32> = std::iter::successors(Some(row), |&row| parents[row as usize]).collect();
+            sample.reverse();
+            let sample: Vec<u32> = sample.into_iter().map(|row| ids[row as usize]).collect();
+            let last = sample.len() as u32 - 1;
             let layout = Layout::packed(std::slice::from_ref(&(0..sample.len())));
             let tokens = Tokens { ids: Arc::new(sample), layout: Arc::new(layout) };
-            let alone = model.log_likelihoods(&tokens, Arc::new(targets));
-            host::read("sample", &alone, |values| expected.extend(values.iter().map(|&v| f64::from(v)))).unwrap();
+            for label in asked(row) {
+                let alone = model.log_likelihoods(&tokens, &[Label { row: last, ..label }]);
+                host::read("sample", &alone, |values| expected.extend(values.iter().map(|&v| f64::from(v)))).unwrap();
+            }
         }
+        assert_eq!(host::read("nothing", &model.log_likelihoods(&tokens, &[]), <[f32]>::len).unwrap(), 0);
         assert_within(tolerance, &format!("{family}, {precision:?}"), &found, &expected);
     }
 }

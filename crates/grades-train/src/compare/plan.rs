@@ -92,13 +92,15 @@ impl Plan {
     /// trained then.
     pub fn new(variants: &Variants, options: &Options) -> Result<Self, CompareError> {
         let questions = options.runs.questions()?;
-        let common = variants.config(&[], &[])?;
-        let adapters = match options.adapters.as_slice() {
-            [] => vec![adapter_name(&common)],
-            adapters => unique(adapters),
-        };
-        let (methods, out) = (unique(&options.methods), options.runs.folder(&common));
+        let (mut adapters, methods) = (unique(&options.adapters), unique(&options.methods));
         check_names(variants, &adapters, &methods)?;
+        // Where adapters are named, what only an adapter has may stand among the common options.
+        let common = adapters.first().map_or_else(Vec::new, |adapter| adapter_options(adapter));
+        let common = variants.config(&common, &[])?;
+        if adapters.is_empty() {
+            adapters.push(adapter_name(&common));
+        }
+        let out = options.runs.folder(&common);
         let rows: Vec<_> = adapters.iter().flat_map(|a| methods.iter().map(move |m| (a.clone(), m.clone()))).collect();
         let mut cells = Vec::new();
         for seed in options.runs.seeds(common.seed) {

@@ -6,6 +6,6 @@ pub mod score;
 pub mod task;
 mod tasks;
 
-pub use request::Batch;
+pub use request::{Batch, Choice};
 pub use score::{LogLikelihood, QuestionScore, ScoreError, ScoreOptions, TaskScore, score};
 pub use task::{Question, Task};

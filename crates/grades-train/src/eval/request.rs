@@ -1,35 +1,34 @@
-//! Questions as tokens, and batches of them. What the choices of a question begin with is computed once.
+//! Questions as tokens, and batches of them in which whatever several choices begin with is read once.
 
 use std::cmp::Reverse;
-use std::sync::Arc;
 
-use grades_models::Tokens;
-use grades_models::ops::Layout;
+use grades_models::ops::{Label, Layout};
 
 use super::task::Question;
-use crate::data::{Encode, NO_LOSS};
+use crate::data::Encode;
 
-/// Tokens that the model reads, with the one that it should say after each, or [`NO_LOSS`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Piece {
+/// A context and its continuation as tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sequence {
     pub(super) ids: Vec<u32>,
-    pub(super) targets: Vec<i64>,
+    /// How many of them are the context's; the others are scored.
+    pub(super) context: usize,
 }
 
-impl Piece {
-    fn label_count(&self) -> usize {
-        self.targets.iter().filter(|target| **target != NO_LOSS).count()
+impl Sequence {
+    /// What the model reads: the last token is only asked for.
+    fn read(&self) -> &[u32] {
+        self.ids.split_last().map_or(&[], |(_, read)| read)
     }
 }
 
-/// A question as tokens: what all its choices begin with, and how each goes on.
-///
-/// The common part ends where the next token of two choices differs, be it in the question, as in WinoGrande, or in the
-/// choices themselves. The last token before that is read once for every choice, as each has another target there.
+/// A question as tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
-    pub(super) common: Piece,
-    pub(super) rests: Vec<Piece>,
+    /// Each choice behind its context.
+    pub(super) choices: Vec<Sequence>,
+    /// Tokens that the model reads for it, of each beginning once.
+    tokens: usize,
 }
 
 impl Request {
@@ -37,41 +36,39 @@ impl Request {
     /// A sentence: a text cannot be encoded, or a choice does not fit into `max_length` tokens.
     pub(super) fn new(question: &Question, encoder: &dyn Encode, max_length: usize) -> Result<Self, String> {
         let choices = question.choices.iter().enumerate();
-        let choices = choices.map(|(index, choice)| piece(question.context(index), choice, encoder, max_length));
-        let mut rests = choices.collect::<Result<Vec<_>, _>>()?;
-        let shared = match rests.split_first() {
-            Some((first, others)) => others.iter().map(|other| common_len(first, other)).min().unwrap_or(0),
-            None => 0,
-        };
-        let mut common = Piece::default();
-        for rest in &mut rests {
-            common = Piece { ids: rest.ids.drain(..shared).collect(), targets: rest.targets.drain(..shared).collect() };
-        }
-        Ok(Self { common, rests })
+        let choices = choices.map(|(index, choice)| sequence(question.context(index), choice, encoder, max_length));
+        let choices: Vec<Sequence> = choices.collect::<Result<_, _>>()?;
+        let mut reads: Vec<&[u32]> = choices.iter().map(Sequence::read).collect();
+        reads.sort_unstable();
+        let shared: usize = reads.windows(2).map(|pair| common_len(pair[0], pair[1])).sum();
+        let tokens = reads.iter().map(|read| read.len()).sum::<usize>() - shared;
+        Ok(Self { choices, tokens })
     }
 
-    /// Tokens that the model reads for it.
-    pub(super) fn tokens(&self) -> usize {
-        self.common.ids.len() + self.rests.iter().map(|rest| rest.ids.len()).sum::<usize>()
+    /// What the model reads for the choice that is first in the order of tokens.
+    fn first(&self) -> &[u32] {
+        self.choices.iter().map(Sequence::read).min().unwrap_or_default()
     }
 
-    /// The log-likelihood of each choice, from those of the labels, as many of which are taken as it has.
-    pub(super) fn sums(&self, mut values: impl Iterator<Item = f64>) -> Vec<f64> {
-        let common: f64 = values.by_ref().take(self.common.label_count()).sum();
-        let sum = |rest: &Piece| values.by_ref().take(rest.label_count()).fold(common, |sum, value| sum + value);
-        self.rests.iter().map(sum).collect()
+    /// Tokens that the model would read if nothing were shared.
+    fn whole(&self) -> usize {
+        self.choices.iter().map(|choice| choice.read().len()).sum()
     }
 }
 
-fn common_len(one: &Piece, other: &Piece) -> usize {
-    let tokens = |piece: &Piece| piece.ids.clone().into_iter().zip(piece.targets.clone());
-    tokens(one).zip(tokens(other)).take_while(|(one, other)| one == other).count()
+fn common_len(one: &[u32], other: &[u32]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
-/// One choice as tokens, labelled from its first token on, as lm-evaluation-harness encodes it: white space at the end of
-/// the context goes over to the continuation, the tokens of the context are those it has alone, and those of the
-/// continuation are what the whole text has beyond as many.
-pub(super) fn piece(context: &str, choice: &str, encoder: &dyn Encode, max_length: usize) -> Result<Piece, String> {
+/// One choice behind its context, as lm-evaluation-harness encodes it: white space at the end of the context goes over to
+/// the continuation, the tokens of the context are those it has alone, and those of the continuation are what the whole
+/// text has beyond as many. If the model would have to read more than `max_length`, the beginning is cut off.
+pub(super) fn sequence(
+    context: &str,
+    choice: &str,
+    encoder: &dyn Encode,
+    max_length: usize,
+) -> Result<Sequence, String> {
     let encode = |text: &str, special| {
         encoder.encode(text, special).map_err(|error| format!("the tokenizer cannot encode the text ({error})"))
     };
@@ -88,23 +85,20 @@ pub(super) fn piece(context: &str, choice: &str, encoder: &dyn Encode, max_lengt
         let rest = whole.get(alone.len()..).unwrap_or_default().to_vec();
         (alone, rest)
     };
-    let Some((last, read)) = continuation.split_last().filter(|_| !ids.is_empty()) else {
+    if ids.is_empty() || continuation.is_empty() {
         return Err("the question or one of its choices has no tokens; correct the row".to_owned());
-    };
+    }
     if continuation.len() > max_length {
         return Err(format!(
             "a choice has {} tokens, more than the {max_length} that the model reads; leave the question out",
             continuation.len()
         ));
     }
-    // The last token is only a target.
-    let mut targets = vec![NO_LOSS; ids.len() - 1];
-    ids.extend(read);
-    targets.extend(read.iter().chain([last]).map(|id| i64::from(*id)));
-    let excess = ids.len().saturating_sub(max_length);
+    let excess = (ids.len() + continuation.len() - 1).saturating_sub(max_length);
     ids.drain(..excess);
-    targets.drain(..excess);
-    Ok(Piece { ids, targets })
+    let context = ids.len();
+    ids.extend(continuation);
+    Ok(Sequence { ids, context })
 }
 
 /// Questions for one pass of the model, without padding.
@@ -112,60 +106,92 @@ pub(super) fn piece(context: &str, choice: &str, encoder: &dyn Encode, max_lengt
 pub struct Batch {
     /// The tokens, `[tokens]`.
     pub ids: Vec<u32>,
-    /// For each token the one that should follow it, or [`NO_LOSS`], `[tokens]`.
-    pub targets: Vec<i64>,
-    /// Which tokens see which: of every question a segment that all its choices begin with, then one for the rest of
-    /// each choice.
+    /// Which token sees which. What several choices begin with is there once.
     pub layout: Layout,
-    /// Which question each is, counted from 0.
-    pub questions: Vec<usize>,
-    /// How many targets are not [`NO_LOSS`].
-    pub label_count: usize,
+    /// The tokens that are asked for, in the order of their rows, each once.
+    pub labels: Vec<Label>,
+    /// The choices, in the order of their tokens.
+    pub choices: Vec<Choice>,
+}
+
+/// A choice in a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Its question, counted from 0.
+    pub question: usize,
+    /// Which of the question's choices it is, counted from 0.
+    pub number: usize,
+    /// Which labels of the batch its tokens are.
+    pub labels: Vec<usize>,
 }
 
 impl Batch {
-    fn new(requests: &[Request], questions: Vec<usize>) -> Self {
-        let (mut ids, mut targets) = (Vec::new(), Vec::new());
-        for &question in &questions {
-            let Request { common, rests } = &requests[question];
-            for piece in [common].into_iter().chain(rests) {
-                ids.extend_from_slice(&piece.ids);
-                targets.extend_from_slice(&piece.targets);
-            }
-        }
-        let lengths = |request: &Request| {
-            (request.common.ids.len(), request.rests.iter().map(|rest| rest.ids.len()).collect::<Vec<_>>())
+    fn new(requests: &[Request], questions: &[usize]) -> Self {
+        let of = |&question: &usize| {
+            requests[question].choices.iter().enumerate().map(move |(number, sequence)| (sequence, question, number))
         };
-        let groups: Vec<_> = questions.iter().map(|&question| lengths(&requests[question])).collect();
-        let label_count = targets.iter().filter(|target| **target != NO_LOSS).count();
-        Self { ids, targets, layout: Layout::branching(&groups), questions, label_count }
-    }
-
-    /// The batch as a model takes it.
-    #[must_use]
-    pub fn tokens(&self) -> Tokens {
-        Tokens { ids: Arc::new(self.ids.clone()), layout: Arc::new(self.layout.clone()) }
+        let mut sequences: Vec<_> = questions.iter().flat_map(of).collect();
+        // In this order sequences that begin alike stand together, and their tokens are in depth-first order.
+        sequences.sort_by_key(|(sequence, ..)| sequence.read());
+        let (mut ids, mut parents, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+        // The sequence before, and the rows of its tokens.
+        let (mut before, mut rows): (&[u32], Vec<u32>) = (&[], Vec::new());
+        for (sequence, ..) in &sequences {
+            let read = sequence.read();
+            rows.truncate(common_len(before, read));
+            for &id in &read[rows.len()..] {
+                parents.push(rows.last().copied());
+                rows.push(ids.len() as u32);
+                ids.push(id);
+            }
+            before = read;
+            let scored = rows[sequence.context - 1..].iter().zip(&sequence.ids[sequence.context..]);
+            asked.push(scored.map(|(&row, &token)| Label { row, token }).collect::<Vec<_>>());
+        }
+        let mut labels = asked.concat();
+        labels.sort_unstable();
+        labels.dedup();
+        let choice = |((_, question, number), asked): (_, Vec<Label>)| {
+            let place = |label| labels.binary_search(label).unwrap_or_else(|place| place);
+            Choice { question, number, labels: asked.iter().map(place).collect() }
+        };
+        let choices = sequences.into_iter().zip(asked).map(choice).collect();
+        Self { ids, layout: Layout::tree(&parents), labels, choices }
     }
 }
 
-/// Batches of about `tokens` tokens, longest questions first, so that memory runs out early if at all.
+/// How many times as many keys as tokens a batch may have: those of a beginning are repeated for every choice.
+const MOST_KEYS: usize = 8;
+
+/// Batches of about `tokens` tokens, largest first, so that memory runs out early if at all. Questions that begin alike stand
+/// together.
 pub(super) fn batches(requests: &[Request], tokens: usize) -> impl Iterator<Item = Batch> {
-    let mut order: Vec<usize> = (0..requests.len()).collect();
-    order.sort_by_key(|&question| Reverse(requests[question].tokens()));
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut room = 0;
-    for question in order {
-        let size = requests[question].tokens();
-        match groups.last_mut() {
-            Some(group) if size <= room => {
-                group.push(question);
-                room -= size;
-            }
-            _ => {
-                groups.push(vec![question]);
-                room = tokens.saturating_sub(size);
-            }
-        }
+    #[derive(Default)]
+    struct Group {
+        questions: Vec<usize>,
+        tokens: usize,
+        keys: usize,
     }
-    groups.into_iter().map(|questions| Batch::new(requests, questions))
+    let mut order: Vec<usize> = (0..requests.len()).collect();
+    order.sort_by_cached_key(|&question| requests[question].first());
+    let mut groups: Vec<Group> = Vec::new();
+    let mut before: &[u32] = &[];
+    for question in order {
+        let (request, keys) = (&requests[question], requests[question].whole());
+        let shared = common_len(before, request.first());
+        let fits = |group: &&mut Group| {
+            group.tokens + request.tokens - shared <= tokens && group.keys + keys <= tokens.saturating_mul(MOST_KEYS)
+        };
+        match groups.last_mut().filter(fits) {
+            Some(group) => {
+                group.questions.push(question);
+                group.tokens += request.tokens - shared;
+                group.keys += keys;
+            }
+            None => groups.push(Group { questions: vec![question], tokens: request.tokens, keys }),
+        }
+        before = request.first();
+    }
+    groups.sort_by_key(|group| Reverse(group.tokens));
+    groups.into_iter().map(|group| Batch::new(requests, &group.questions))
 }

@@ -10,9 +10,8 @@ use crate::data::{DataError, Encode};
 
 /// What the evaluation needs from a model.
 pub trait LogLikelihood {
-    /// The natural logarithm of the probability of each target of `batch` that is not
-    /// [`NO_LOSS`](crate::data::NO_LOSS), given the tokens of its sample up to there, in the order of the targets:
-    /// `[label_count]`.
+    /// The natural logarithm of the probability of each label of `batch` after the token of its row and those before it,
+    /// `[labels]`.
     ///
     /// # Errors
     /// The model cannot compute it.
@@ -27,7 +26,7 @@ pub type ModelError = Box<dyn Error + Send + Sync>;
 pub struct ScoreOptions {
     /// The most tokens that the model reads at once; longer questions lose their beginning.
     pub max_length: usize,
-    /// Tokens of a batch, unless a single question has more. Changes speed and memory, not results.
+    /// Tokens of a batch, unless a single question has more. Changes speed and memory, and results only by rounding.
     pub batch_tokens: usize,
 }
 
@@ -44,7 +43,7 @@ pub struct TaskScore {
     pub acc_norm_stderr: Option<f64>,
     /// Number of questions.
     pub n: usize,
-    /// Tokens that the model read; what the choices of a question begin with counts once.
+    /// Tokens that the model read; what choices of one batch begin with counts once.
     pub tokens: usize,
 }
 
@@ -83,23 +82,23 @@ pub fn score(
         .enumerate()
         .map(|(index, question)| Request::new(question, encoder, options.max_length).map_err(|m| failed(index, m)))
         .collect::<Result<_, _>>()?;
-    let mut likelihoods = vec![Vec::new(); requests.len()];
-    let mut done = 0;
+    let mut likelihoods: Vec<_> = requests.iter().map(|request| vec![0.0; request.choices.len()]).collect();
+    let (mut tokens, mut done) = (0, 0);
     for batch in batches(&requests, options.batch_tokens) {
         let values = model.log_likelihoods(&batch).map_err(|source| ScoreError::Model { task: task.name, source })?;
-        if values.len() != batch.label_count {
-            return Err(ScoreError::Count { expected: batch.label_count, found: values.len() });
+        if values.len() != batch.labels.len() {
+            return Err(ScoreError::Count { expected: batch.labels.len(), found: values.len() });
         }
-        let mut values = values.iter().copied();
-        for &question in &batch.questions {
-            // In f64: a sum of many f32 would depend on the order.
-            likelihoods[question] = requests[question].sums(values.by_ref().map(f64::from));
-            if let Some(sum) = likelihoods[question].iter().find(|sum| !sum.is_finite()) {
+        for choice in &batch.choices {
+            let sum: f64 = choice.labels.iter().map(|&label| f64::from(values[label])).sum();
+            if !sum.is_finite() {
                 let message = format!("the model gives a log-likelihood of {sum}; its weights may be damaged");
-                return Err(failed(question, message));
+                return Err(failed(choice.question, message));
             }
-            done += likelihoods[question].len();
+            likelihoods[choice.question][choice.number] = sum;
         }
+        tokens += batch.ids.len();
+        done += batch.choices.len();
         progress(done);
     }
     let scores: Vec<QuestionScore> = questions
@@ -108,7 +107,7 @@ pub fn score(
         .enumerate()
         .map(|(index, (question, likelihoods))| judge(task, index, question, likelihoods))
         .collect();
-    Ok((summary(&scores, requests.iter().map(Request::tokens).sum()), scores))
+    Ok((summary(&scores, tokens), scores))
 }
 
 fn judge(task: &Task, index: usize, question: &Question, loglikelihoods: Vec<f64>) -> QuestionScore {

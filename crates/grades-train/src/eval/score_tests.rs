@@ -1,8 +1,9 @@
+use std::collections::HashSet;
+
 use super::*;
-use crate::data::NO_LOSS;
 use crate::data::format::Message;
 use crate::data::tokens::EncodeError;
-use crate::eval::request::piece;
+use crate::eval::request::{Sequence, sequence};
 
 /// One token a word with the space before it, which a final space has no part in; white space alone is a token.
 /// 0 begins a text.
@@ -43,34 +44,37 @@ fn token(word: &str) -> u32 {
     word.chars().fold(0, |sum, letter| (sum * 30 + if letter == ' ' { 29 } else { letter as u32 % 29 + 1 }) % 100_003)
 }
 
-/// A model whose log-likelihood depends on every token up to the target and on nothing outside the segment.
+/// A model whose log-likelihood depends on every token that is seen and on nothing else.
 #[derive(Default)]
 struct Hashing {
     batches: Vec<usize>,
 }
 
-fn hashed(ids: &[u32], target: i64) -> f32 {
+fn hashed(ids: &[u32], token: u32) -> f32 {
     let sum = ids.iter().fold(7_u64, |sum, id| (sum * 31 + u64::from(*id)) % 1009);
-    -(((sum * 17 + target as u64) % 1009) as f32) / 100.0
+    -(((sum * 17 + u64::from(token)) % 1009) as f32) / 100.0
 }
 
 impl LogLikelihood for Hashing {
     fn log_likelihoods(&mut self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
         self.batches.push(batch.ids.len());
-        let mut values = Vec::new();
         let own: Vec<u32> = (0..batch.ids.len() as u32).collect();
         let rows = batch.layout.key_rows.as_deref().unwrap_or(&own);
+        let mut seen = Vec::new();
         for segment in &batch.layout.segments {
-            let seen: Vec<u32> = rows[segment.key.clone()].iter().map(|&row| batch.ids[row as usize]).collect();
+            let keys: Vec<u32> = rows[segment.key.clone()].iter().map(|&row| batch.ids[row as usize]).collect();
             let past = segment.key.len() - segment.query.len();
             for (place, at) in segment.query.clone().enumerate() {
                 assert_eq!(batch.layout.positions[at] as usize, past + place);
-                if batch.targets[at] != NO_LOSS {
-                    values.push(hashed(&seen[..=past + place], batch.targets[at]));
-                }
+                assert_eq!(keys[past + place], batch.ids[at]);
+                seen.push(keys[..=past + place].to_vec());
             }
         }
-        Ok(values)
+        assert_eq!(seen.len(), batch.ids.len());
+        // Nothing is read twice, nor asked for twice.
+        assert_eq!(seen.iter().collect::<HashSet<_>>().len(), seen.len());
+        assert!(batch.labels.is_sorted_by(|one, next| one < next));
+        Ok(batch.labels.iter().map(|label| hashed(&seen[label.row as usize], label.token)).collect())
     }
 }
 
@@ -110,8 +114,11 @@ fn batches_do_not_change_the_results() {
     assert!(batches.is_sorted_by(|a, b| a >= b));
     for batch_tokens in [40, 1000, usize::MAX] {
         let (score, packed, batches) = run(&questions, ScoreOptions { batch_tokens, ..OPTIONS });
-        assert_eq!((score, &packed), (one, &samples));
+        assert_eq!((TaskScore { tokens: one.tokens, ..score }, &packed), (one, &samples));
         assert!(batches.iter().all(|tokens| *tokens <= batch_tokens));
+        assert_eq!(batches.iter().sum::<usize>(), score.tokens);
+        // What questions begin with is shared, too, within a batch.
+        assert!(score.tokens < one.tokens);
     }
     // And they are what the model says of each choice alone.
     for (question, sample) in questions.iter().zip(&samples) {
@@ -120,7 +127,7 @@ fn batches_do_not_change_the_results() {
             let mut ids = context.clone();
             let mut sum = 0.0;
             for id in Words.encode(&format!(" {choice}"), false).unwrap() {
-                sum += f64::from(hashed(&ids, i64::from(id)));
+                sum += f64::from(hashed(&ids, id));
                 ids.push(id);
             }
             assert_eq!(sum, *likelihood);
@@ -131,9 +138,8 @@ fn batches_do_not_change_the_results() {
 #[test]
 fn spaces_at_the_end_of_a_context_go_to_the_continuation() {
     let ids = |context: &str, choice: &str| {
-        let piece = piece(context, choice, &Words, 100).unwrap();
-        let labels: Vec<u32> = piece.targets.iter().filter(|&&t| t != NO_LOSS).map(|&t| t as u32).collect();
-        (piece.ids[..piece.ids.len() + 1 - labels.len()].to_vec(), labels)
+        let Sequence { ids, context } = sequence(context, choice, &Words, 100).unwrap();
+        (ids[..context].to_vec(), ids[context..].to_vec())
     };
     assert_eq!(ids("a b", "c"), (vec![0, token("a"), token(" b")], vec![token(" c")]));
     // Two spaces in a row: one is a word of its own, and neither stays with the context.
@@ -143,37 +149,89 @@ fn spaces_at_the_end_of_a_context_go_to_the_continuation() {
 
 #[test]
 fn long_questions_lose_their_beginning() {
-    let whole = piece("a b c d e f", "x y", &Words, 100).unwrap();
-    let cut = piece("a b c d e f", "x y", &Words, 4).unwrap();
-    // d e f x, with y as last target.
-    assert_eq!(cut.ids, whole.ids[whole.ids.len() - 4..]);
-    assert_eq!(cut.targets, whole.targets[whole.targets.len() - 4..]);
-    assert_eq!(cut.targets, [NO_LOSS, NO_LOSS, i64::from(token(" x")), i64::from(token(" y"))]);
-    assert!(piece("a", "x y z", &Words, 2).unwrap_err().contains("3 tokens"));
-    assert!(piece("a", "x y", &Words, 2).is_ok());
+    let whole = sequence("a b c d e f", "x y", &Words, 100).unwrap();
+    let cut = sequence("a b c d e f", "x y", &Words, 4).unwrap();
+    // The model reads d e f x, and y is only asked for.
+    assert_eq!(cut.ids, whole.ids[whole.ids.len() - 5..]);
+    assert_eq!((cut.context, cut.ids[3..].to_vec()), (3, vec![token(" x"), token(" y")]));
+    assert!(sequence("a", "x y z", &Words, 2).unwrap_err().contains("3 tokens"));
+    assert_eq!(sequence("a", "x y", &Words, 2).unwrap().context, 1);
 }
 
-/// A question's common part and rests, as numbers of tokens.
-fn lengths(contexts: &[&str], choices: &[&str], max_length: usize) -> (usize, Vec<usize>) {
+/// The batch of some questions of contexts and choices.
+fn batch(questions: &[(&[&str], &[&str])], max_length: usize) -> Batch {
     let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-    let question = Question { contexts: owned(contexts), choices: owned(choices), target: 0 };
-    let request = Request::new(&question, &Words, max_length).unwrap();
-    (request.common.ids.len(), request.rests.iter().map(|rest| rest.ids.len()).collect())
+    let request = |&(contexts, choices): &(&[&str], &[&str])| {
+        let question = Question { contexts: owned(contexts), choices: owned(choices), target: 0 };
+        Request::new(&question, &Words, max_length).unwrap()
+    };
+    let requests: Vec<Request> = questions.iter().map(request).collect();
+    let mut batches: Vec<Batch> = batches(&requests, usize::MAX).collect();
+    assert_eq!(batches.len(), 1);
+    batches.remove(0)
 }
 
 #[test]
 fn what_choices_begin_with_is_read_once() {
-    // A token for the beginning, then a, b: b has another target for each choice.
-    assert_eq!(lengths(&["a b"], &["c d", "e"], 100), (2, vec![2, 1]));
-    // The choices begin alike: c is read once, d and e are only targets.
-    assert_eq!(lengths(&["a b"], &["c d", "c e"], 100), (3, vec![1, 1]));
-    assert_eq!(lengths(&["a b"], &["c", "c d", "c d"], 100), (3, vec![0, 1, 1]));
-    assert_eq!(lengths(&["a b"], &["c d", "c d"], 100), (4, vec![0, 0]));
+    // Tokens that are read, and labels.
+    let counts = |contexts: &[&str], choices: &[&str], max_length| {
+        let batch = batch(&[(contexts, choices)], max_length);
+        (batch.ids.len(), batch.labels.len())
+    };
+    // A token for the beginning, then a, b: after b come c and e, after c comes d.
+    assert_eq!(counts(&["a b"], &["c d", "e"], 100), (4, 3));
+    // The choices begin alike: c is read and asked for once, d and e are only asked for, both after c.
+    assert_eq!(counts(&["a b"], &["c d", "c e"], 100), (4, 3));
+    // One is a prefix of the others, which are the same.
+    assert_eq!(counts(&["a b"], &["c", "c d", "c d"], 100), (4, 2));
+    assert_eq!(counts(&["a b"], &["c d", "c d"], 100), (4, 2));
+    // Single tokens.
+    assert_eq!(counts(&["a b"], &["c", "d"], 100), (3, 2));
+    // A branch within a branch.
+    assert_eq!(counts(&["a b"], &["c d e", "c d f", "c g h", "i"], 100), (6, 7));
     // WinoGrande: contexts that differ in their last word.
-    assert_eq!(lengths(&["a b x", "a b y"], &["c d", "c d"], 100), (3, vec![2, 2]));
-    assert_eq!(lengths(&["a b"], &["c"], 100), (0, vec![3]));
+    assert_eq!(counts(&["a b x", "a b y"], &["c d", "c d"], 100), (7, 4));
+    // Where the context of one ends, another's goes on: what is read alike need not be scored alike.
+    assert_eq!(counts(&["a", "a b"], &["b c", "c"], 100), (3, 2));
     // Choices that are cut at different places share nothing.
-    assert_eq!(lengths(&["a b"], &["c d", "e"], 3), (0, vec![3, 3]));
+    assert_eq!(counts(&["a b"], &["c d", "e"], 3), (6, 3));
+    assert_eq!(counts(&["a b"], &["c"], 100), (3, 1));
+}
+
+#[test]
+fn questions_of_a_batch_share_what_they_begin_with() {
+    let (one, two, three) =
+        ((&["a b c"][..], &["d", "e f"][..]), (&["a b"][..], &["g", "c d"][..]), (&["h"][..], &["y", "z"][..]));
+    let batch = batch(&[one, two, three], 100);
+    // The beginning, a, b, c and e; nothing beyond that of the second; h of the third.
+    assert_eq!(batch.ids, [0, token("a"), token(" b"), token(" c"), token(" e"), token("h")]);
+    // d and e after c, f after e; g and c after b, and d after c again; y and z after h.
+    assert_eq!(batch.labels.len(), 3 + 2 + 2);
+    let label = |question, number| {
+        let choice = batch.choices.iter().find(|choice| (choice.question, choice.number) == (question, number));
+        choice.unwrap().labels.iter().map(|&label| batch.labels[label]).map(|l| (l.row, l.token)).collect::<Vec<_>>()
+    };
+    assert_eq!(label(0, 1), [(3, token(" e")), (4, token(" f"))]);
+    assert_eq!(label(1, 1), [(2, token(" c")), (3, token(" d"))]);
+    assert_eq!(label(0, 0), label(1, 1)[1..]);
+    assert_eq!(label(2, 0), [(5, token(" y"))]);
+}
+
+#[test]
+fn a_batch_repeats_no_more_keys_than_it_may() {
+    let question = |number: usize| Question {
+        contexts: vec![format!("{} q{number}", "a ".repeat(30).trim_end())],
+        choices: (0..4).map(|choice| format!("c{choice} d")).collect(),
+        target: 0,
+    };
+    let questions: Vec<Question> = (0..40).map(question).collect();
+    let requests: Vec<Request> = questions.iter().map(|q| Request::new(q, &Words, 100).unwrap()).collect();
+    let found: Vec<Batch> = batches(&requests, 100).collect();
+    // By tokens alone 13 would go into one.
+    assert_eq!(found.iter().map(|batch| batch.choices.len()).max(), Some(24));
+    for batch in found {
+        assert!(batch.layout.key_rows.unwrap().len() <= 800 && batch.ids.len() <= 100);
+    }
 }
 
 #[test]

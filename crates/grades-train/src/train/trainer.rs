@@ -1,12 +1,11 @@
 //! The training loop: forward → loss → backward → measure → decide → update → log, for every method alike.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::time::Instant;
 
 use grades::{Cost, Decision, Observation, Policy, StopReason, Wants};
 use grades_models::nn::Untied;
-use grades_models::ops::Flops;
+use grades_models::ops::{Flops, labels_of};
 use grades_models::parameters::Place;
 use grades_models::{Decoder, host};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -449,10 +448,10 @@ impl<'a> Trainer<'a> {
         let layers = self.cached_layers();
         let keep = self.outcome.steps < self.options.schedule.total_steps;
         for batch in self.validation {
-            let (tokens, targets) = (batch.tokens(), Arc::new(batch.targets.clone()));
+            let (tokens, asked) = (batch.tokens(), labels_of(&batch.targets));
             let scores = match self.cache.prefix(&self.model, layers, Set::Validation, batch, keep)? {
-                Some(prefix) => self.model.log_likelihoods_from(prefix, &tokens, targets),
-                None => self.model.log_likelihoods(&tokens, targets),
+                Some(prefix) => self.model.log_likelihoods_from(prefix, &tokens, &asked),
+                None => self.model.log_likelihoods(&tokens, &asked),
             };
             sum -= host::read("validation", &scores, |s| s.iter().map(|&s| f64::from(s)).sum::<f64>())?;
             labels += batch.label_count;

@@ -10,7 +10,7 @@ use burn::tensor::{Gradients, Tensor};
 use grades::Companion;
 
 use super::{Decoder, Draw, Recorded, Tokens};
-use crate::ops::{self, AttentionSpec, CrossEntropySpec, Flops, Tie};
+use crate::ops::{self, AttentionSpec, CrossEntropySpec, Flops, Label, Tie};
 use crate::parameters::{Parameter, Place};
 
 /// The output of a model's first layers for a batch.
@@ -115,15 +115,30 @@ impl Decoder {
         })
     }
 
-    fn embedded(&self, tokens: &Tokens) -> Prefix {
+    pub(super) fn embedded(&self, tokens: &Tokens) -> Prefix {
         Prefix { output: self.embed(tokens, None, false), layers: 0 }
     }
 
-    /// [`log_likelihoods`](Self::log_likelihoods) from a prefix.
+    /// [`log_likelihoods`](Self::log_likelihoods) from a prefix. Above the last layer's attention there are only the rows
+    /// that have a label.
     #[must_use]
-    pub fn log_likelihoods_from(&self, prefix: Prefix, tokens: &Tokens, targets: Arc<Vec<i64>>) -> Tensor<1> {
-        let hidden = self.run_layers(prefix.output, prefix.layers, tokens, None, Recorded::default());
-        ops::log_likelihoods(hidden, self.head_weight(false), targets)
+    pub fn log_likelihoods_from(&self, prefix: Prefix, tokens: &Tokens, labels: &[Label]) -> Tensor<1> {
+        let of_rows = labels.chunk_by(|one, other| one.row == other.row);
+        let rows: Arc<Vec<u32>> = Arc::new(of_rows.clone().map(|labels| labels[0].row).collect());
+        let labels = (0..).zip(of_rows).flat_map(|(row, labels)| labels.iter().map(move |l| Label { row, ..*l }));
+        let labels = Arc::new(labels.collect());
+        let only = |x| ops::embed(x, rows.clone(), None);
+        let last = self.layers.len().saturating_sub(1);
+        let Prefix { output, layers } = self.prefix(tokens, Some(prefix), last);
+        let recorded = Recorded::default();
+        let x = match self.layers.get(layers) {
+            None => only(output),
+            Some(layer) => {
+                let seen = self.seen(layer, output.clone(), self.attention_spec(tokens), None, recorded);
+                self.beyond_attention(layer, only(seen), only(output), recorded)
+            }
+        };
+        ops::log_likelihoods(self.norm(x, self.norm, recorded), self.head_weight(false), labels)
     }
 
     /// A forward pass with the mean-like loss `scale · Σ −log p(target)`.
