@@ -11,6 +11,8 @@ mod checks;
 #[cfg(test)]
 mod dropout;
 #[cfg(test)]
+mod evaluation;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod folding;
