@@ -80,8 +80,12 @@ impl Args {
             questions.push((name.as_str(), task, of_task));
         }
         let checkpoint = Checkpoint::open(&self.model)?;
-        let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
-        let mut model = registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit))?;
+        // A large vocabulary takes about as long to read as a small model.
+        let (model, tokenizer) = rayon::join(
+            || registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit)),
+            || Tokenizer::from_checkpoint(&self.model),
+        );
+        let (mut model, tokenizer) = (model?, tokenizer?);
         if let Some(adapter) = &self.adapter {
             model = peft::attach(model, adapter)?;
         }

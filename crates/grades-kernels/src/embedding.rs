@@ -1,30 +1,30 @@
 //! Looking up rows of an embedding, and adding their gradients back.
 
+use crate::memory::written;
 use crate::threads::each;
 use crate::{Element, OutOfRange};
 
 /// Rows of a block of work.
 const BLOCK_ROWS: usize = 64;
 
-/// Copies row `ids[i]` of `weight [vocab, width]` into row `i` of `out [ids, width]`.
+/// Rows `ids` of `weight [vocab, width]`, `[ids, width]`.
 ///
 /// # Errors
-/// If an id lies outside the vocabulary; nothing is then written.
+/// If an id lies outside the vocabulary.
 ///
 /// # Panics
-/// If a length does not fit.
-pub fn gather<E: Element>(weight: &[E], width: usize, ids: &[i64], out: &mut [E]) -> Result<(), OutOfRange> {
-    assert_eq!(out.len(), ids.len() * width);
+/// If the width is zero.
+pub fn gather<E: Element>(weight: &[E], width: usize, ids: &[i64]) -> Result<Vec<E>, OutOfRange> {
     check(ids, weight.len(), width)?;
-    if out.is_empty() {
-        return Ok(());
-    }
-    each(out.chunks_mut(BLOCK_ROWS * width).zip(ids.chunks(BLOCK_ROWS)), |(out, ids)| {
-        for (out, &id) in out.chunks_exact_mut(width).zip(ids) {
-            out.copy_from_slice(&weight[id as usize * width..][..width]);
-        }
-    });
-    Ok(())
+    let copy = |rows: &mut [E]| {
+        each(rows.chunks_mut(BLOCK_ROWS * width).zip(ids.chunks(BLOCK_ROWS)), |(rows, ids)| {
+            for (row, &id) in rows.chunks_exact_mut(width).zip(ids) {
+                row.copy_from_slice(&weight[id as usize * width..][..width]);
+            }
+        });
+    };
+    // SAFETY: there is a row for each id, and all of it is copied, from the weight alone.
+    Ok(unsafe { written(ids.len() * width, copy) })
 }
 
 /// Adds row `i` of `dout [ids, width]` to row `ids[i]` of `dweight [vocab, width]`, in the order of the ids.
@@ -86,8 +86,7 @@ mod tests {
             let (weight, dout) = (numbers(1, 13 * width), numbers(2, count * width));
             let before = numbers(3, 13 * width);
             let results = on_any_threads(|| {
-                let mut out = vec![f32::NAN; count * width];
-                gather(&weight, width, &ids, &mut out).unwrap();
+                let out = gather(&weight, width, &ids).unwrap();
                 let mut dweight = before.clone();
                 scatter_add(&dout, width, &ids, &mut dweight).unwrap();
                 vec![out, dweight]
@@ -107,7 +106,7 @@ mod tests {
     fn ids_outside_the_vocabulary_are_errors() {
         for value in [-1, 3, i64::MAX] {
             let error = OutOfRange { what: "token id", row: 1, value, limit: 3 };
-            assert_eq!(gather(&[0.0; 6], 2, &[0, value], &mut [0.0; 4]), Err(error.clone()));
+            assert_eq!(gather(&[0.0; 6], 2, &[0, value]), Err(error.clone()));
             assert_eq!(scatter_add(&[0.0; 4], 2, &[0, value], &mut [0.0; 6]), Err(error));
         }
     }

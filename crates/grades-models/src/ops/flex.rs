@@ -416,9 +416,8 @@ impl Ops for Flex {
         let weight = Values::of(weight);
         let width = weight.dims()[1];
         with_numbers!(weight.0, E => {
-            let mut rows = zeros::<E>(ids.len() * width);
-            embedding::gather(weight.slice(), width, &ids_of(&ids), &mut rows).expect("tokens within the vocabulary");
-            tensor(rows, [ids.len(), width])
+            let rows = embedding::gather::<E>(weight.slice(), width, &ids_of(&ids));
+            tensor(rows.expect("tokens within the vocabulary"), [ids.len(), width])
         })
     }
 

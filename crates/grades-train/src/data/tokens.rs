@@ -8,8 +8,8 @@ use super::template;
 /// The label of a token that does not count in the loss, as in PyTorch.
 pub const NO_LOSS: i64 = -100;
 
-/// What the data need from a tokenizer.
-pub trait Encode {
+/// What the data need from a tokenizer, of which several threads may ask.
+pub trait Encode: Sync {
     /// The tokens of `text`; with `add_special_tokens` also those that the tokenizer puts around a text, such as BOS.
     ///
     /// # Errors

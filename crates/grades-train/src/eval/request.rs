@@ -35,9 +35,18 @@ impl Request {
     /// # Errors
     /// A sentence: a text cannot be encoded, or a choice does not fit into `max_length` tokens.
     pub(super) fn new(question: &Question, encoder: &dyn Encode, max_length: usize) -> Result<Self, String> {
-        let choices = question.choices.iter().enumerate();
-        let choices = choices.map(|(index, choice)| sequence(question.context(index), choice, encoder, max_length));
-        let choices: Vec<Sequence> = choices.collect::<Result<_, _>>()?;
+        let mut choices = Vec::with_capacity(question.choices.len());
+        // The last context, of which most questions have only one, and its tokens.
+        let mut before: Option<(&str, Vec<u32>)> = None;
+        for (index, choice) in question.choices.iter().enumerate() {
+            let context = question.context(index);
+            let (_, beginning) = match before.take().filter(|(of, _)| *of == context) {
+                Some(before) => before,
+                None => (context, beginning(context, encoder)?),
+            };
+            choices.push(sequence(context, &beginning, choice, encoder, max_length)?);
+            before = Some((context, beginning));
+        }
         let mut reads: Vec<&[u32]> = choices.iter().map(Sequence::read).collect();
         reads.sort_unstable();
         let shared: usize = reads.windows(2).map(|pair| common_len(pair[0], pair[1])).sum();
@@ -60,32 +69,32 @@ fn common_len(one: &[u32], other: &[u32]) -> usize {
     one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
-/// One choice behind its context, as lm-evaluation-harness encodes it: white space at the end of the context goes over to
-/// the continuation, the tokens of the context are those it has alone, and those of the continuation are what the whole
-/// text has beyond as many. If the model would have to read more than `max_length`, the beginning is cut off.
+fn encode(text: &str, special: bool, encoder: &dyn Encode) -> Result<Vec<u32>, String> {
+    encoder.encode(text, special).map_err(|error| format!("the tokenizer cannot encode the text ({error})"))
+}
+
+/// The tokens of a context as lm-evaluation-harness encodes it: those that it has alone, without white space at its end, which
+/// goes over to the continuation.
+pub(super) fn beginning(context: &str, encoder: &dyn Encode) -> Result<Vec<u32>, String> {
+    match encoder.bos_id().or(encoder.eos_id()) {
+        _ if !context.is_empty() => encode(context.trim_end(), true, encoder),
+        Some(start) => Ok(vec![start]),
+        None => Err("the question has no text, and the model no token to begin a text with".to_owned()),
+    }
+}
+
+/// One choice behind its context, whose tokens are `beginning`. Those of the continuation are what the whole text has beyond as
+/// many. If the model would have to read more than `max_length`, the beginning is cut off.
 pub(super) fn sequence(
     context: &str,
+    beginning: &[u32],
     choice: &str,
     encoder: &dyn Encode,
     max_length: usize,
 ) -> Result<Sequence, String> {
-    let encode = |text: &str, special| {
-        encoder.encode(text, special).map_err(|error| format!("the tokenizer cannot encode the text ({error})"))
-    };
-    let continuation = format!(" {choice}");
-    let kept = context.trim_end();
-    let (mut ids, continuation) = if context.is_empty() {
-        let Some(start) = encoder.bos_id().or(encoder.eos_id()) else {
-            return Err("the question has no text, and the model no token to begin a text with".to_owned());
-        };
-        (vec![start], encode(&continuation, false)?)
-    } else {
-        let whole = encode(&format!("{context}{continuation}"), true)?;
-        let alone = encode(kept, true)?;
-        let rest = whole.get(alone.len()..).unwrap_or_default().to_vec();
-        (alone, rest)
-    };
-    if ids.is_empty() || continuation.is_empty() {
+    let whole = encode(&format!("{context} {choice}"), !context.is_empty(), encoder)?;
+    let continuation = if context.is_empty() { &whole } else { whole.get(beginning.len()..).unwrap_or_default() };
+    if beginning.is_empty() || continuation.is_empty() {
         return Err("the question or one of its choices has no tokens; correct the row".to_owned());
     }
     if continuation.len() > max_length {
@@ -94,11 +103,9 @@ pub(super) fn sequence(
             continuation.len()
         ));
     }
-    let excess = (ids.len() + continuation.len() - 1).saturating_sub(max_length);
-    ids.drain(..excess);
-    let context = ids.len();
-    ids.extend(continuation);
-    Ok(Sequence { ids, context })
+    let excess = (beginning.len() + continuation.len() - 1).saturating_sub(max_length);
+    let beginning = &beginning[excess..];
+    Ok(Sequence { ids: [beginning, continuation].concat(), context: beginning.len() })
 }
 
 /// Questions for one pass of the model, without padding.

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::request::{Batch, Request, batches};
@@ -77,11 +78,9 @@ pub fn score(
     progress: &mut dyn FnMut(usize),
 ) -> Result<(TaskScore, Vec<QuestionScore>), ScoreError> {
     let failed = |index: usize, message: String| ScoreError::Question { task: task.name, index, message };
-    let requests: Vec<Request> = questions
-        .iter()
-        .enumerate()
-        .map(|(index, question)| Request::new(question, encoder, options.max_length).map_err(|m| failed(index, m)))
-        .collect::<Result<_, _>>()?;
+    let encode = |(index, question)| Request::new(question, encoder, options.max_length).map_err(|m| failed(index, m));
+    let requests: Vec<Result<Request, _>> = questions.par_iter().enumerate().map(encode).collect();
+    let requests: Vec<Request> = requests.into_iter().collect::<Result<_, _>>()?;
     let mut likelihoods: Vec<_> = requests.iter().map(|request| vec![0.0; request.choices.len()]).collect();
     let (mut tokens, mut done) = (0, 0);
     for batch in batches(&requests, options.batch_tokens) {

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use super::*;
 use crate::data::format::Message;
 use crate::data::tokens::EncodeError;
-use crate::eval::request::{Sequence, sequence};
+use crate::eval::request::{Sequence, beginning};
 
 /// One token a word with the space before it, which a final space has no part in; white space alone is a token.
 /// 0 begins a text.
@@ -37,6 +37,11 @@ impl Encode for Words {
     fn render(&self, _: &[Message], _: bool) -> Result<String, EncodeError> {
         Err("no template".into())
     }
+}
+
+fn sequence(context: &str, choice: &str, max_length: usize) -> Result<Sequence, String> {
+    let beginning = beginning(context, &Words)?;
+    crate::eval::request::sequence(context, &beginning, choice, &Words, max_length)
 }
 
 /// 1 + the place in the alphabet of the word's letters, in base 30; a leading space counts as 29.
@@ -138,7 +143,7 @@ fn batches_do_not_change_the_results() {
 #[test]
 fn spaces_at_the_end_of_a_context_go_to_the_continuation() {
     let ids = |context: &str, choice: &str| {
-        let Sequence { ids, context } = sequence(context, choice, &Words, 100).unwrap();
+        let Sequence { ids, context } = sequence(context, choice, 100).unwrap();
         (ids[..context].to_vec(), ids[context..].to_vec())
     };
     assert_eq!(ids("a b", "c"), (vec![0, token("a"), token(" b")], vec![token(" c")]));
@@ -149,13 +154,13 @@ fn spaces_at_the_end_of_a_context_go_to_the_continuation() {
 
 #[test]
 fn long_questions_lose_their_beginning() {
-    let whole = sequence("a b c d e f", "x y", &Words, 100).unwrap();
-    let cut = sequence("a b c d e f", "x y", &Words, 4).unwrap();
+    let whole = sequence("a b c d e f", "x y", 100).unwrap();
+    let cut = sequence("a b c d e f", "x y", 4).unwrap();
     // The model reads d e f x, and y is only asked for.
     assert_eq!(cut.ids, whole.ids[whole.ids.len() - 5..]);
     assert_eq!((cut.context, cut.ids[3..].to_vec()), (3, vec![token(" x"), token(" y")]));
-    assert!(sequence("a", "x y z", &Words, 2).unwrap_err().contains("3 tokens"));
-    assert_eq!(sequence("a", "x y", &Words, 2).unwrap().context, 1);
+    assert!(sequence("a", "x y z", 2).unwrap_err().contains("3 tokens"));
+    assert_eq!(sequence("a", "x y", 2).unwrap().context, 1);
 }
 
 /// The batch of some questions of contexts and choices.
