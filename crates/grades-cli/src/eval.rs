@@ -27,10 +27,11 @@ const BATCH_TOKENS: usize = 2048;
 /// Score a model on multiple-choice benchmarks by log-likelihood.
 ///
 /// Prompts, choices and accuracies follow lm-evaluation-harness 0.4: acc takes the likeliest choice, acc_norm the
-/// likeliest by character. Questions are read from DATA_DIR/<task>/<split>.jsonl (or json, csv) with the columns that the
-/// set has on the Hugging Face Hub.
+/// likeliest by character. Questions come from the set on the Hugging Face Hub that the harness reads, fetched once into its
+/// cache (HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they always do), or from
+/// DATA_DIR/<task>/<split>.jsonl (or json, csv, parquet) with the same columns.
 ///
-/// Example: grades eval --model model-out/model --tasks piqa,arc_easy --data-dir data
+/// Example: grades eval --model model-out/model --tasks piqa,arc_easy
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A model folder in the Hugging Face layout, or a GGUF file.
@@ -46,8 +47,8 @@ pub(crate) struct Args {
     /// right choice, or its place from 0).
     #[arg(long, value_delimiter = ',', required = true)]
     tasks: Vec<String>,
-    /// The folder that holds a folder for each benchmark.
-    #[arg(long)]
+    /// The folder that holds a folder for each benchmark; left out, data/<task> where there is one, and else the Hub.
+    #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The split; left out, the one that lm-evaluation-harness scores the benchmark on.
     #[arg(long)]

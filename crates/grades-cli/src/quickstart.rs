@@ -60,7 +60,7 @@ impl Args {
             runs: Runs {
                 seeds: self.seeds,
                 tasks: vec![TASK.to_owned()],
-                data_dir: files.data,
+                data_dir: Some(files.data),
                 limit: None,
                 metric: Metric::Acc,
                 out: Some(files.runs),

@@ -15,9 +15,10 @@ pub(crate) struct Runs {
     /// Benchmarks, separated by commas; left out, losses and costs alone are compared.
     #[arg(long, value_delimiter = ',')]
     tasks: Vec<String>,
-    /// The folder that holds a folder for each benchmark.
-    #[arg(long, default_value = "data", value_name = "DIR")]
-    data_dir: PathBuf,
+    /// The folder that holds a folder for each benchmark; left out, data/<task> where there is one, and else the benchmark's
+    /// set on the Hugging Face Hub, fetched once.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// Score only the first so many questions of each benchmark.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,

@@ -5,6 +5,11 @@ mod bench;
 #[cfg(test)]
 mod compare;
 #[cfg(test)]
+#[path = "../../../grades-train/tests/suite/fake_hub.rs"]
+mod fake_hub;
+#[cfg(test)]
+mod hub;
+#[cfg(test)]
 mod mistakes;
 #[cfg(test)]
 mod program;

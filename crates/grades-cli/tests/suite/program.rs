@@ -33,10 +33,19 @@ impl Workspace {
         self.0.path().join(name)
     }
 
+    /// Calls the program, which asks no Hub for anything.
     pub(crate) fn call(&self, arguments: &[&str]) -> Called {
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_grades")).args(arguments).current_dir(self.0.path()).output().unwrap();
-        Called(output)
+        self.call_with(&[("HF_HUB_OFFLINE", "1")], arguments)
+    }
+
+    /// Calls the program with these variables in its environment.
+    pub(crate) fn call_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Called {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_grades"));
+        program.args(arguments).current_dir(self.0.path()).env("HF_HOME", self.path("hub"));
+        for name in ["HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"] {
+            program.env_remove(name);
+        }
+        Called(program.envs(variables.iter().copied()).output().unwrap())
     }
 
     /// The one object that a call with `--json` prints.

@@ -34,8 +34,8 @@ pub struct Runs {
     pub seeds: NonZeroUsize,
     /// Benchmarks; none: losses and costs alone.
     pub tasks: Vec<String>,
-    /// The folder that holds a folder for each benchmark.
-    pub data_dir: PathBuf,
+    /// The folder that holds a folder for each benchmark; left out, as [`crate::eval::Task::load`] looks for them.
+    pub data_dir: Option<PathBuf>,
     /// Only the first so many questions of each.
     pub limit: Option<usize>,
     /// What counts as right.
@@ -52,7 +52,7 @@ impl Runs {
 
     /// The questions that every run is scored on.
     pub(super) fn questions(&self) -> Result<Questions, DataError> {
-        Questions::load(&self.tasks, &self.data_dir, self.limit)
+        Questions::load(&self.tasks, self.data_dir.as_deref(), self.limit)
     }
 
     /// The folder that everything goes into.

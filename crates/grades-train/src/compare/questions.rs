@@ -95,19 +95,20 @@ pub struct Scored {
 /// The questions of some benchmarks.
 #[derive(Clone, Debug)]
 pub struct Questions {
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
     limit: Option<usize>,
     /// The right answers by task.
     tasks: Vec<(&'static Task, Vec<usize>)>,
 }
 
 impl Questions {
-    /// Reads the first `limit` questions of each task from `data_dir/<task>`, as `grades eval` does.
+    /// Reads the first `limit` questions of each task from `data_dir/<task>` or where [`Task::load`] finds them, as
+    /// `grades eval` does.
     ///
     /// # Errors
     /// If a task is unknown or its data cannot be read.
-    pub fn load<T: AsRef<str>>(tasks: &[T], data_dir: &Path, limit: Option<usize>) -> Result<Self, DataError> {
-        let mut questions = Self { data_dir: data_dir.to_owned(), limit, tasks: Vec::new() };
+    pub fn load<T: AsRef<str>>(tasks: &[T], data_dir: Option<&Path>, limit: Option<usize>) -> Result<Self, DataError> {
+        let mut questions = Self { data_dir: data_dir.map(Path::to_owned), limit, tasks: Vec::new() };
         for name in tasks {
             let task = Task::find(name.as_ref())?;
             if !questions.names().contains(&task.name) {
@@ -193,7 +194,10 @@ impl Questions {
         if scored.load_in_4bit {
             arguments.push("--load-in-4bit".into());
         }
-        arguments.extend(["--tasks".into(), tasks.join(","), "--data-dir".into(), text(&self.data_dir)]);
+        arguments.extend(["--tasks".into(), tasks.join(",")]);
+        if let Some(data_dir) = &self.data_dir {
+            arguments.extend(["--data-dir".into(), text(data_dir)]);
+        }
         arguments.extend(["--precision".into(), precision.into(), "--samples".into(), text(&samples)]);
         if let Some(limit) = self.limit {
             arguments.extend(["--limit".into(), limit.to_string()]);
@@ -230,7 +234,7 @@ mod tests {
         std::fs::create_dir_all(&data).unwrap();
         let question = r#"{"goal": "a", "sol1": "b", "sol2": "c", "label": 0}"#;
         std::fs::write(data.join("validation.jsonl"), question).unwrap();
-        let questions = Questions::load(&["piqa"], &folder.path().join("data"), None).unwrap();
+        let questions = Questions::load(&["piqa"], Some(&folder.path().join("data")), None).unwrap();
         for load_in_4bit in [false, true] {
             let (model, adapter) = ("model".into(), Some("adapter".into()));
             let scored = Scored { model, adapter, load_in_4bit, precision: Precision::F32 };

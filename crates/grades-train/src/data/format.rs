@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{DataError, Record};
+use super::{DataError, Record, Source};
 use crate::eval::task::Task;
 pub use grades_models::template::Message;
 
@@ -13,8 +13,13 @@ pub use grades_models::template::Message;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSpec {
-    /// A jsonl, json or csv file, or a folder with one such file per split.
+    /// A jsonl, json, csv or parquet file, a folder with files for each split, or a data set of the Hugging Face Hub
+    /// (`owner/name`), which is fetched once.
     pub path: String,
+    /// The configuration of a set that has several, as in Hugging Face datasets.
+    pub name: Option<String>,
+    /// A branch, tag or commit of a set of the Hub; left out, the set as parquet that the Hub makes of every public one.
+    pub revision: Option<String>,
     /// `completion`, `alpaca`, `sharegpt`, `messages` (also called `chat_template`), `text`, `multiple_choice`, or a task such as `piqa`.
     #[serde(rename = "type")]
     pub kind: String,
@@ -41,6 +46,11 @@ pub struct DatasetSpec {
 }
 
 impl DatasetSpec {
+    /// Where the rows are.
+    pub fn source(&self) -> Source<'_> {
+        Source { path: &self.path, name: self.name.as_deref(), revision: self.revision.as_deref() }
+    }
+
     /// The format that `type` names, with the columns of this entry.
     ///
     /// # Errors

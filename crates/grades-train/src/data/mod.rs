@@ -1,21 +1,24 @@
-//! From files of samples to batches of tokens: source → format → tokens → packing → batches.
+//! From data sets to batches of tokens: source (files, or the Hub) → format → tokens → packing → batches.
 
 pub mod batch;
+mod files;
 pub mod format;
+pub mod hub;
 pub mod packing;
+mod parquet;
 pub mod source;
 pub mod split;
 pub mod template;
 pub mod tokens;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, Loader, LoaderOptions};
 pub use format::{DatasetSpec, Format};
-pub use source::Record;
+pub use source::{Record, Source};
 pub use tokens::{Encode, NO_LOSS, Tokenized};
 
 /// What happens to a sample with more than `sequence_len` tokens; named as in Axolotl.
@@ -59,9 +62,10 @@ pub struct Samples {
 /// A file cannot be read, a row does not fit its type, a sample is too long, or nothing is left.
 pub fn load(specs: &[DatasetSpec], encoder: &dyn Encode, options: TokenOptions) -> Result<Samples, DataError> {
     let mut all = Samples::default();
+    let hub = hub::Hub::from_env();
     for spec in specs {
         let format = spec.format().map_err(DataError::Format)?;
-        for record in source::read(Path::new(&spec.path), spec.split.as_deref())? {
+        for record in spec.source().read(spec.split.as_deref(), &hub)? {
             let sample = format.sample(&record)?;
             let mut tokens =
                 tokens::tokenize(&sample, encoder, options.train_on_inputs).map_err(|message| record.error(message))?;
@@ -114,8 +118,7 @@ pub enum DataError {
     },
     /// There is neither a file nor a folder.
     #[error(
-        "{}: there is no such file or folder; a data set of the Hugging Face Hub is not read from there yet, so download it \
-         and give the path of its jsonl, json or csv file",
+        "{}: there is no such file or folder; correct the path (a data set of the Hugging Face Hub is written owner/name)",
         path.display()
     )]
     NotFound {
@@ -123,20 +126,51 @@ pub enum DataError {
         path: PathBuf,
     },
     /// The file's format is not read.
-    #[error("{}: this format is not supported yet; convert the file to jsonl, json or csv", path.display())]
+    #[error("{}: this format is not read; convert the file to jsonl, json, csv or parquet", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
     },
-    /// A folder has no file for a split.
-    #[error("{}: the folder has no file for split `{split}` ({split}.jsonl, .json or .csv); it holds {found}", path.display())]
+    /// A set has no file for a split.
+    #[error(
+        "{}: there is no file for split `{split}` ({split}.jsonl, .json, .csv or .parquet); there is {found}",
+        path.display()
+    )]
     NoSuchSplit {
-        /// The folder.
+        /// The folder, or the set's name.
         path: PathBuf,
         /// The split's name.
         split: String,
         /// The files that are there.
         found: String,
+    },
+    /// It is not said which configuration of a set is meant.
+    #[error("{}: the set has the configurations {found}; give one of them as `name`", path.display())]
+    NameMissing {
+        /// The folder, or the set's name.
+        path: PathBuf,
+        /// The configurations that have the split.
+        found: String,
+    },
+    /// A set has no such configuration.
+    #[error("{}: no configuration `{name}` has the split; those that have it are {found}", path.display())]
+    NoSuchName {
+        /// The folder, or the set's name.
+        path: PathBuf,
+        /// The configuration as given.
+        name: String,
+        /// The configurations that have the split.
+        found: String,
+    },
+    /// Some of the files that make a split are not there.
+    #[error("{}: of the split's {count} files only {found} are there; complete the folder", first.display())]
+    PartsMissing {
+        /// One of those that are there.
+        first: PathBuf,
+        /// How many there should be.
+        count: usize,
+        /// How many there are.
+        found: usize,
     },
     /// A folder has two files for a split.
     #[error("{} and {} are both files of the split; give the path of one of them", first.display(), second.display())]
@@ -146,6 +180,9 @@ pub enum DataError {
         /// Another.
         second: PathBuf,
     },
+    /// A set of the Hugging Face Hub cannot be had.
+    #[error(transparent)]
+    Hub(#[from] hub::HubError),
     /// A split is misspelt.
     #[error(
         "split `{split}` is not understood; write it as train, train[:1000], train[10%:20%] or train[:10]+test[-10:]"
@@ -230,9 +267,9 @@ pub enum DataError {
         /// Samples there are.
         samples: usize,
     },
-    /// A task without the folder that it is read from.
+    /// A task that is read from a folder alone, without the folder.
     #[error(
-        "the questions of {task} are read from a folder; give it (--data-dir), or name a file of questions as the task"
+        "the questions of {task} are your own; give the folder that holds {task}/ (--data-dir), or name a file of questions as the task"
     )]
     NoDataDir {
         /// The task's name.

@@ -1,4 +1,5 @@
-//! Files of samples: jsonl, json, csv, or a folder with one such file per split, and slices of them.
+//! Rows of data sets: of files (jsonl, json, csv, parquet), of folders with files for each split, and of sets of the
+//! Hugging Face Hub; and slices of them.
 
 use std::fmt;
 use std::fs;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::DataError;
+use super::hub::Hub;
+use super::{DataError, files, parquet};
 
 /// Where a row was read, as the messages name it: `train.jsonl:12` or `train.json, row 12`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +134,7 @@ impl Record {
         found.ok_or_else(|| DataError::MissingColumn {
             place: self.place.to_string(),
             column: column.to_owned(),
-            found: list(self.columns.keys()),
+            found: files::list(self.columns.keys()),
         })
     }
 
@@ -149,28 +151,84 @@ impl Record {
     }
 }
 
-/// Reads a file, or the file of a folder that `split` names, and returns the rows that `split` selects.
+/// Where a data set is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source<'a> {
+    /// A file, a folder, or if there is neither, a set of the Hugging Face Hub (`owner/name`).
+    pub path: &'a str,
+    /// The configuration, of sets that have several.
+    pub name: Option<&'a str>,
+    /// A branch, tag or commit of a set of the Hub.
+    pub revision: Option<&'a str>,
+}
+
+impl Source<'_> {
+    /// Reads the rows that `split` selects, as [`read`] does, from disk or from `hub`.
+    ///
+    /// # Errors
+    /// As of [`read`]; the set is not on the Hub, or cannot be fetched.
+    pub fn read(&self, split: Option<&str>, hub: &Hub) -> Result<Vec<Record>, DataError> {
+        let Self { path, name, revision } = *self;
+        let set = Path::new(path);
+        if set.exists() || !is_hub_id(path) {
+            return match revision {
+                Some(_) if set.exists() => Err(DataError::Format(format!(
+                    "revision of data set {path} is not used, as it is a local file or folder; remove it"
+                ))),
+                _ => select(set, split, |split| local(set, name, split)),
+            };
+        }
+        let snapshot = hub.open(path, revision)?;
+        select(set, split, |split| {
+            let files = files::of_split(set, snapshot.files(), name, split)?;
+            files.into_iter().map(|file| Ok(snapshot.fetch(file)?)).collect()
+        })
+    }
+}
+
+/// Whether a path may mean a set of the Hub: `owner/name`, and nothing that only files are called.
+fn is_hub_id(path: &str) -> bool {
+    let part = |text: &str| {
+        let of_name = |letter: char| letter.is_ascii_alphanumeric() || "_.-".contains(letter);
+        text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.chars().all(of_name)
+    };
+    let is_file = |name: &str| {
+        let extension = files::extension(Path::new(name));
+        !extension.is_empty() && extension.chars().all(|letter| letter.is_ascii_alphabetic())
+    };
+    path.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name) && !is_file(name))
+}
+
+/// Reads a file, or the files of a folder that `split` names, and returns the rows that `split` selects.
 ///
 /// `split` follows Hugging Face datasets: `train`, `train[:1000]`, `train[10%:20%]`, `train[-100:]`, and unions
-/// `train[:10]+train[-10:]`. For a single file only the slice counts. Without `split` a folder gives its `train` file.
+/// `train[:10]+train[-10:]`. For a single file only the slice counts. Without `split` it is `train`.
 ///
 /// # Errors
 /// The path is not there or is not readable, a line is not a JSON object, the split is misspelt or selects nothing.
 pub fn read(path: &Path, split: Option<&str>) -> Result<Vec<Record>, DataError> {
-    let selections = parse_split(split.unwrap_or("train"))?;
+    select(path, split, |split| local(path, None, split))
+}
+
+/// The rows that `split` selects, where `find` gives the files of a split's name.
+fn select(
+    set: &Path,
+    split: Option<&str>,
+    mut find: impl FnMut(&str) -> Result<Vec<PathBuf>, DataError>,
+) -> Result<Vec<Record>, DataError> {
     let mut rows = Vec::new();
-    let mut opened: Option<(PathBuf, Vec<Record>)> = None;
-    for selection in &selections {
-        let file = find_file(path, &selection.name)?;
-        if opened.as_ref().is_none_or(|(name, _)| *name != file) {
-            let all = read_file(&file)?;
-            opened = Some((file, all));
+    let mut opened: Option<(Vec<PathBuf>, Vec<Record>)> = None;
+    for selection in &parse_split(split.unwrap_or("train"))? {
+        let files = find(&selection.name)?;
+        if opened.as_ref().is_none_or(|(names, _)| *names != files) {
+            let parts: Vec<Vec<Record>> = files.iter().map(|file| read_file(file)).collect::<Result<_, _>>()?;
+            opened = Some((files, parts.into_iter().flatten().collect()));
         }
-        let Some((file, all)) = &opened else { continue };
+        let Some((files, all)) = &opened else { continue };
         let (start, end) = selection.bounds(all.len());
         if start >= end {
             return Err(DataError::EmptySplit {
-                path: file.clone(),
+                path: if let [file] = files.as_slice() { file.clone() } else { set.to_owned() },
                 split: split.unwrap_or("train").to_owned(),
                 rows: all.len(),
             });
@@ -180,55 +238,47 @@ pub fn read(path: &Path, split: Option<&str>) -> Result<Vec<Record>, DataError> 
     Ok(rows)
 }
 
-const EXTENSIONS: [&str; 3] = ["jsonl", "json", "csv"];
-
-fn find_file(path: &Path, split: &str) -> Result<PathBuf, DataError> {
+/// The files of `split` in a local file or folder.
+fn local(path: &Path, name: Option<&str>, split: &str) -> Result<Vec<PathBuf>, DataError> {
     if path.is_file() {
-        return Ok(path.to_owned());
+        return match name {
+            Some(name) => Err(DataError::Format(format!(
+                "name {name} of data set {} is not used, as it is a file; remove it",
+                path.display()
+            ))),
+            None => Ok(vec![path.to_owned()]),
+        };
     }
     if !path.is_dir() {
         return Err(DataError::NotFound { path: path.to_owned() });
     }
-    let candidates: Vec<PathBuf> = EXTENSIONS
-        .iter()
-        .map(|extension| path.join(format!("{split}.{extension}")))
-        .filter(|file| file.is_file())
-        .collect();
-    match candidates.as_slice() {
-        [file] => Ok(file.clone()),
-        [] => Err(DataError::NoSuchSplit { path: path.to_owned(), split: split.to_owned(), found: listing(path) }),
-        [first, second, ..] => Err(DataError::AmbiguousSplit { first: first.clone(), second: second.clone() }),
-    }
-}
-
-fn listing(folder: &Path) -> String {
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    const SHOWN: usize = 10;
-    let more = names.len().saturating_sub(SHOWN);
-    names.truncate(SHOWN);
-    if more > 0 {
-        names.push(format!("{more} more"));
-    }
-    list(&names)
-}
-
-fn list<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
-    let names: Vec<String> = names.into_iter().map(|name| name.as_ref().to_owned()).collect();
-    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+    let all = files::walk(path)?;
+    Ok(files::of_split(path, &all, name, split)?.into_iter().map(|file| path.join(file)).collect())
 }
 
 fn read_file(path: &Path) -> Result<Vec<Record>, DataError> {
-    let extension =
-        path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    if !EXTENSIONS.contains(&extension.as_str()) {
+    let extension = files::extension(path);
+    if !files::EXTENSIONS.contains(&extension.as_str()) {
         return Err(DataError::Unsupported { path: path.to_owned() });
     }
+    let file: Arc<Path> = Arc::from(path);
+    let rows = match extension.as_str() {
+        "parquet" => {
+            let place = |row| Place { file: file.clone(), at: At::Row(row) };
+            let rows = (1..).zip(parquet::rows(path)?);
+            rows.map(|(row, columns)| Record { place: place(row), columns }).collect()
+        }
+        "jsonl" => json_lines(&file, &read_text(path)?)?,
+        "json" => json_array(&file, &read_text(path)?)?,
+        _ => csv_rows(&file, &read_text(path)?)?,
+    };
+    if rows.is_empty() {
+        return Err(DataError::NoRows { path: path.to_owned() });
+    }
+    Ok(rows)
+}
+
+fn read_text(path: &Path) -> Result<String, DataError> {
     let bytes = fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let line =
@@ -238,17 +288,7 @@ fn read_file(path: &Path) -> Result<Vec<Record>, DataError> {
             message: "the text is not UTF-8; convert the file".to_owned(),
         }
     })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let file: Arc<Path> = Arc::from(path);
-    let rows = match extension.as_str() {
-        "jsonl" => json_lines(&file, text)?,
-        "json" => json_array(&file, text)?,
-        _ => csv_rows(&file, text)?,
-    };
-    if rows.is_empty() {
-        return Err(DataError::NoRows { path: path.to_owned() });
-    }
-    Ok(rows)
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 fn json_lines(file: &Arc<Path>, text: &str) -> Result<Vec<Record>, DataError> {

@@ -103,6 +103,7 @@ fn bad_files_are_named_with_the_line() {
         ("empty.jsonl", "\n\n"),
         ("ragged.csv", "q,n\na,1,2\n"),
         ("rows.parquet", "PAR1"),
+        ("rows.txt", "a"),
     ]);
     fs::write(folder.path().join("latin.jsonl"), b"{\"q\": \"a\"}\n{\"q\": \"\xe9\"}\n").unwrap();
     for (name, wanted) in [
@@ -113,7 +114,8 @@ fn bad_files_are_named_with_the_line() {
         ("scalar.json", "scalar.json, row 1"),
         ("empty.jsonl", "no rows"),
         ("ragged.csv", "ragged.csv"),
-        ("rows.parquet", "not supported yet"),
+        ("rows.parquet", "not valid parquet"),
+        ("rows.txt", "not read"),
         ("latin.jsonl", "latin.jsonl:2"),
         ("gone.jsonl", "gone.jsonl"),
     ] {

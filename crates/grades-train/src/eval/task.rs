@@ -1,9 +1,13 @@
 //! Benchmark tasks as questions: what the model reads, the choices, and the right one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::tasks::TASKS;
-use crate::data::{DataError, Record, source};
+use crate::data::hub::Hub;
+use crate::data::{DataError, Record, Source, source};
+
+/// The folder that is looked for where none is given.
+const DATA_DIR: &str = "data";
 
 /// A benchmark: how its rows become questions.
 #[derive(Debug)]
@@ -12,6 +16,8 @@ pub struct Task {
     pub name: &'static str,
     /// The split on which lm-evaluation-harness scores it.
     pub split: &'static str,
+    /// The set on the Hugging Face Hub that lm-evaluation-harness reads; none, where the questions are one's own.
+    pub hub: Option<Source<'static>>,
     /// Turns a row, in the columns of the set on the Hugging Face Hub, into a question.
     pub question: fn(&Record) -> Result<Question, DataError>,
 }
@@ -86,8 +92,8 @@ impl Task {
         Self::named(name).ok_or_else(|| DataError::UnknownTask { name: name.to_owned(), known: Self::names() })
     }
 
-    /// The questions that `name` means: a task's, as [`load`](Self::load) reads them from `data_dir`, or those of a jsonl, json
-    /// or csv file, which are `multiple_choice`.
+    /// The questions that `name` means: a task's, as [`load`](Self::load) reads them, or those of a jsonl, json, csv or
+    /// parquet file, which are `multiple_choice`.
     ///
     /// # Errors
     /// There is no such task or file, or a row does not have the task's columns.
@@ -105,7 +111,6 @@ impl Task {
             return Ok((task, task.questions(&rows)?));
         }
         let task = Self::find(name)?;
-        let data_dir = data_dir.ok_or_else(|| DataError::NoDataDir { task: name.to_owned() })?;
         Ok((task, task.load(data_dir, split, limit)?))
     }
 
@@ -117,15 +122,38 @@ impl Task {
         rows.iter().map(self.question).collect()
     }
 
-    /// The first `limit` questions of `split` (default: the task's) in `data_dir/<task>/<split>.jsonl` (or json, csv).
+    /// The first `limit` questions of `split` (default: the task's) in the folder `data_dir/<task>`. Without `data_dir` it is
+    /// `data/<task>` where there is such a folder, and else the task's set on the Hugging Face Hub.
     ///
     /// # Errors
-    /// There is no such file, or a row does not have the task's columns.
-    pub fn load(&self, data_dir: &Path, split: Option<&str>, limit: Option<usize>) -> Result<Vec<Question>, DataError> {
-        let mut rows = source::read(&data_dir.join(self.name), Some(split.unwrap_or(self.split)))?;
+    /// The questions cannot be found or fetched, or a row does not have the task's columns.
+    pub fn load(
+        &self,
+        data_dir: Option<&Path>,
+        split: Option<&str>,
+        limit: Option<usize>,
+    ) -> Result<Vec<Question>, DataError> {
+        let split = Some(split.unwrap_or(self.split));
+        let mut rows = match (self.folder(data_dir), self.hub) {
+            (Some(folder), _) => source::read(&folder, split)?,
+            (None, Some(set)) => set.read(split, &Hub::from_env())?,
+            (None, None) => return Err(DataError::NoDataDir { task: self.name.to_owned() }),
+        };
         rows.truncate(limit.unwrap_or(usize::MAX));
         self.questions(&rows)
     }
+
+    fn folder(&self, data_dir: Option<&Path>) -> Option<PathBuf> {
+        match data_dir {
+            Some(folder) => Some(folder.join(self.name)),
+            None => Some(Path::new(DATA_DIR).join(self.name)).filter(|folder| folder.is_dir()),
+        }
+    }
+}
+
+/// A set of the Hub.
+pub(super) const fn on_hub(id: &'static str, name: Option<&'static str>) -> Source<'static> {
+    Source { path: id, name, revision: None }
 }
 
 /// The index that a number counted from 1 means.

@@ -7,7 +7,7 @@ fn question(task: &str, row: &str) -> Result<Question, DataError> {
     let task = Task::find(task)?;
     fs::create_dir(folder.path().join(task.name)).unwrap();
     fs::write(folder.path().join(task.name).join(format!("{}.jsonl", task.split)), row).unwrap();
-    Ok(task.load(folder.path(), None, None)?.remove(0))
+    Ok(task.load(Some(folder.path()), None, None)?.remove(0))
 }
 
 #[track_caller]
@@ -109,8 +109,8 @@ fn a_file_is_a_task_of_multiple_choice() {
     let (task, questions) = open(file.to_str().unwrap(), Some(2)).unwrap();
     assert_eq!((task.name, questions.len(), questions[0].target), ("multiple_choice", 2, 1));
     assert!(open("no.jsonl", None).unwrap_err().to_string().contains("no.jsonl"));
-    let error = open("piqa", None).unwrap_err().to_string();
-    assert!(error.contains("piqa") && error.contains("--data-dir"), "{error}");
+    let error = open("multiple_choice", None).unwrap_err().to_string();
+    assert!(error.contains("multiple_choice") && error.contains("--data-dir"), "{error}");
 }
 
 #[test]
@@ -126,16 +126,19 @@ fn limit_and_split_select_rows() {
     let row = |goal: usize| format!("{{\"goal\": \"{goal}\", \"sol1\": \"a\", \"sol2\": \"b\", \"label\": 0}}\n");
     fs::write(folder.path().join("piqa/train.jsonl"), (0..9).map(row).collect::<String>()).unwrap();
     let task = Task::find("piqa").unwrap();
-    assert_eq!(task.load(folder.path(), Some("train"), Some(4)).unwrap().len(), 4);
-    assert_eq!(task.load(folder.path(), Some("train[7:]"), Some(4)).unwrap()[0].contexts, ["Question: 7\nAnswer:"]);
-    let error = task.load(folder.path(), None, None).unwrap_err().to_string();
+    assert_eq!(task.load(Some(folder.path()), Some("train"), Some(4)).unwrap().len(), 4);
+    assert_eq!(
+        task.load(Some(folder.path()), Some("train[7:]"), Some(4)).unwrap()[0].contexts,
+        ["Question: 7\nAnswer:"]
+    );
+    let error = task.load(Some(folder.path()), None, None).unwrap_err().to_string();
     assert!(error.contains("`validation`") && error.contains("train.jsonl"), "{error}");
 }
 
 /// Every row of the real benchmark files, where GRADES_TEST_DATA names their folder.
 #[test]
 fn all_rows_of_the_real_sets_are_questions() {
-    let Some(folder) = std::env::var_os("GRADES_TEST_DATA").map(std::path::PathBuf::from) else {
+    let Some(folder) = std::env::var_os("GRADES_TEST_DATA").map(PathBuf::from) else {
         println!("skipped: GRADES_TEST_DATA names no folder of benchmark data");
         return;
     };
@@ -143,7 +146,7 @@ fn all_rows_of_the_real_sets_are_questions() {
     for task in Task::all() {
         for split in ["train", "validation", "test", "train_sample", "validation_sample"] {
             if folder.join(task.name).join(format!("{split}.jsonl")).exists() {
-                let questions = task.load(&folder, Some(split), None).unwrap();
+                let questions = task.load(Some(&folder), Some(split), None).unwrap();
                 assert!(questions.iter().all(|question| question.target < question.choices.len()));
                 files += 1;
             }

@@ -73,7 +73,7 @@ fn what_is_written_can_be_trained_and_scored() {
     let tokenizer = Tokenizer::from_checkpoint(config.model.tokenizer()).unwrap();
     let train = source::read(Path::new(&config.datasets[0].path), None).unwrap();
     assert_eq!(train.len(), TRAINING_QUESTIONS);
-    let questions = Task::find(TASK).unwrap().load(&files.data, None, None).unwrap();
+    let questions = Task::find(TASK).unwrap().load(Some(&files.data), None, None).unwrap();
     assert_eq!(questions.len(), TEST_QUESTIONS);
     // A token each: Question : ␣ Which ␣is ␣… , ␣the ␣… ␣or ␣the ␣… ? ⏎ Answer : (the merges of `Which` come first).
     for question in &questions {

@@ -1,9 +1,15 @@
 //! ARC: science questions of school tests (Clark et al. 2018), in an easy and a hard part.
 
-use super::{Question, Record, Result, Task, position_of};
+use super::{Question, Record, Result, Task, on_hub, position_of};
 
-pub(super) const EASY: Task = Task { name: "arc_easy", split: "test", question };
-pub(super) const CHALLENGE: Task = Task { name: "arc_challenge", split: "test", question };
+pub(super) const EASY: Task =
+    Task { name: "arc_easy", split: "test", hub: Some(on_hub("allenai/ai2_arc", Some("ARC-Easy"))), question };
+pub(super) const CHALLENGE: Task = Task {
+    name: "arc_challenge",
+    split: "test",
+    hub: Some(on_hub("allenai/ai2_arc", Some("ARC-Challenge"))),
+    question,
+};
 
 fn question(row: &Record) -> Result<Question> {
     let context = format!("Question: {}\nAnswer:", row.text("question")?);

@@ -1,8 +1,9 @@
 //! BoolQ: yes or no, after a passage (Clark et al. 2019). The set's own files have `answer`, SuperGLUE's `label`.
 
-use super::{Question, Record, Result, Task};
+use super::{Question, Record, Result, Task, on_hub};
 
-pub(super) const TASK: Task = Task { name: "boolq", split: "validation", question };
+pub(super) const TASK: Task =
+    Task { name: "boolq", split: "validation", hub: Some(on_hub("aps/super_glue", Some("boolq"))), question };
 
 fn question(row: &Record) -> Result<Question> {
     let context = format!("{}\nQuestion: {}?\nAnswer:", row.text("passage")?, row.text("question")?);

@@ -1,8 +1,9 @@
 //! HellaSwag: how a scene goes on (Zellers et al. 2019).
 
-use super::{Question, Record, Result, Task};
+use super::{Question, Record, Result, Task, on_hub};
 
-pub(super) const TASK: Task = Task { name: "hellaswag", split: "validation", question };
+pub(super) const TASK: Task =
+    Task { name: "hellaswag", split: "validation", hub: Some(on_hub("Rowan/hellaswag", None)), question };
 
 fn question(row: &Record) -> Result<Question> {
     // Copies of the training split often have the joined `ctx` alone.

@@ -1,6 +1,6 @@
 //! One file a benchmark (both parts of ARC share theirs), one line here.
 
-use super::task::{Question, Task, from_one, position_of};
+use super::task::{Question, Task, from_one, on_hub, position_of};
 use crate::data::{DataError, Record};
 
 mod arc;

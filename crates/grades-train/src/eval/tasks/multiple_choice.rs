@@ -2,7 +2,7 @@
 
 use super::{Question, Record, Result, Task};
 
-pub(super) const TASK: Task = Task { name: "multiple_choice", split: "test", question };
+pub(super) const TASK: Task = Task { name: "multiple_choice", split: "test", hub: None, question };
 
 fn question(row: &Record) -> Result<Question> {
     let choices = row.texts("choices")?;

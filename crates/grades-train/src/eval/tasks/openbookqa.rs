@@ -1,8 +1,9 @@
 //! OpenBookQA: school science that needs a fact and common knowledge (Mihaylov et al. 2018). The question has no frame.
 
-use super::{Question, Record, Result, Task, position_of};
+use super::{Question, Record, Result, Task, on_hub, position_of};
 
-pub(super) const TASK: Task = Task { name: "openbookqa", split: "test", question };
+pub(super) const TASK: Task =
+    Task { name: "openbookqa", split: "test", hub: Some(on_hub("allenai/openbookqa", Some("main"))), question };
 
 fn question(row: &Record) -> Result<Question> {
     let target = position_of(&row.texts("choices.label")?, row.text("answerKey")?.trim_start());

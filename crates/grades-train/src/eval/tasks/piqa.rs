@@ -1,8 +1,9 @@
 //! PIQA: how to reach a goal in the physical world (Bisk et al. 2020).
 
-use super::{Question, Record, Result, Task};
+use super::{Question, Record, Result, Task, on_hub};
 
-pub(super) const TASK: Task = Task { name: "piqa", split: "validation", question };
+pub(super) const TASK: Task =
+    Task { name: "piqa", split: "validation", hub: Some(on_hub("baber/piqa", None)), question };
 
 fn question(row: &Record) -> Result<Question> {
     let context = format!("Question: {}\nAnswer:", row.text("goal")?);

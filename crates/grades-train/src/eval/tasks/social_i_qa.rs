@@ -1,8 +1,9 @@
 //! Social IQa: what people do, want and feel (Sap et al. 2019).
 
-use super::{Question, Record, Result, Task, from_one};
+use super::{Question, Record, Result, Task, from_one, on_hub};
 
-pub(super) const TASK: Task = Task { name: "social_i_qa", split: "validation", question };
+pub(super) const TASK: Task =
+    Task { name: "social_i_qa", split: "validation", hub: Some(on_hub("lighteval/siqa", None)), question };
 
 fn question(row: &Record) -> Result<Question> {
     let context = format!("Q: {} {}\nA:", row.text("context")?, row.text("question")?);

@@ -1,9 +1,14 @@
 //! WinoGrande: whom a gap means (Sakaguchi et al. 2020). Scored partially: the text up to the gap with each option in
 //! it is a context, and what follows the gap is the continuation of both.
 
-use super::{Question, Record, Result, Task, from_one};
+use super::{Question, Record, Result, Task, from_one, on_hub};
 
-pub(super) const TASK: Task = Task { name: "winogrande", split: "validation", question };
+pub(super) const TASK: Task = Task {
+    name: "winogrande",
+    split: "validation",
+    hub: Some(on_hub("allenai/winogrande", Some("winogrande_xl"))),
+    question,
+};
 
 fn question(row: &Record) -> Result<Question> {
     let sentence = row.text("sentence")?;

@@ -1,0 +1,87 @@
+//! Data sets of the Hugging Face Hub, played by a server on this machine.
+
+use serde_json::Value;
+
+use crate::fake_hub::{Answer, FakeHub};
+use crate::program::{Called, Workspace};
+
+/// The rows of the workspace's `piqa/validation.jsonl`, which `fixtures/make_parquet.py` wrote.
+const ROWS: &[u8] = include_bytes!("../../../../fixtures/parquet/piqa.parquet");
+const ID: &str = "baber/piqa";
+
+fn hub() -> FakeHub {
+    FakeHub::new(ID, "refs%2Fconvert%2Fparquet", &[("default/validation/0000.parquet", ROWS)])
+}
+
+#[track_caller]
+fn accuracy(called: &Called) -> Value {
+    assert!(called.succeeded(), "{}", called.stderr());
+    let mut result: Value = serde_json::from_str(&called.stdout()).unwrap();
+    let task = result["tasks"]["piqa"].as_object_mut().unwrap();
+    assert_eq!(task["n"], 5);
+    task.remove("seconds");
+    task.remove("questions_per_second");
+    result
+}
+
+#[test]
+fn a_benchmark_is_fetched_once_and_scored_as_from_a_folder() {
+    let (workspace, hub) = (Workspace::new(), hub());
+    let eval = ["eval", "--model", "model", "--tasks", "piqa", "--json"];
+    let online = [("HF_ENDPOINT", hub.endpoint.as_str()), ("HF_TOKEN", "secret")];
+    let fetched = accuracy(&workspace.call_with(&online, &eval));
+    assert_eq!(fetched, accuracy(&workspace.call(&[&eval[..], &["--data-dir", "."]].concat())));
+    let asked = hub.requests();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(
+        asked.iter().all(|request| request.to_ascii_lowercase().ends_with("authorization: bearer secret")),
+        "{asked:?}"
+    );
+    assert_eq!(fetched, accuracy(&workspace.call(&eval)));
+
+    // A folder `data` has it before the Hub.
+    std::fs::create_dir(workspace.path("data")).unwrap();
+    std::fs::rename(workspace.path("piqa"), workspace.path("data/piqa")).unwrap();
+    std::fs::remove_dir_all(workspace.path("hub")).unwrap();
+    assert_eq!(fetched, accuracy(&workspace.call(&eval)));
+}
+
+#[test]
+fn training_and_comparing_read_the_hub_as_well() {
+    let (workspace, hub) = (Workspace::new(), hub());
+    let online = [("HF_ENDPOINT", hub.endpoint.as_str())];
+    let data = [
+        "datasets.0.path=baber/piqa",
+        "datasets.0.type=piqa",
+        "datasets.0.split=validation",
+        "datasets.0.name=default",
+    ];
+    let compare =
+        ["compare", "config.yaml", "--methods", "none", "--seeds", "1", "--tasks", "piqa", "--out", "all", "--json"];
+    let compared = workspace.call_with(&online, &[&compare[..], &data[..]].concat());
+    assert!(compared.succeeded(), "{}", compared.stderr());
+    assert_eq!(hub.requests().len(), 2, "the set is fetched once for all runs and scores");
+    let trained = workspace.call(&[&["train", "config.yaml"][..], &data[..]].concat());
+    assert!(trained.succeeded(), "{}", trained.stderr());
+    let config = std::fs::read_to_string(workspace.path("run/config.yaml")).unwrap();
+    assert!(config.contains("path: baber/piqa") && config.contains("name: default"), "{config}");
+}
+
+#[test]
+fn what_is_wrong_with_the_hub_is_told_before_anything_is_made() {
+    let (workspace, hub) = (Workspace::new(), hub());
+    let online = [("HF_ENDPOINT", hub.endpoint.as_str())];
+    let train = |variables: &[(&str, &str)], option: &str, parts: &[&str]| {
+        let called = workspace.call_with(variables, &["train", "config.yaml", option]);
+        let told = called.stderr();
+        assert!(!called.succeeded() && told.starts_with("error: ") && told.lines().count() == 1, "{told}");
+        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+        assert!(!workspace.path("run").exists());
+    };
+    train(&[("HF_HUB_OFFLINE", "1")], "datasets.0.path=owner/set", &["owner/set", "HF_HUB_OFFLINE"]);
+    train(&online, "datasets.0.path=owner/set", &["owner/set", "no such file or folder"]);
+    train(&online, "datasets.0.path=baber/piqa", &["baber/piqa", "`train`", "default/validation"]);
+    hub.answer("/api/datasets/owner/set/revision/main", Answer::refusal("403 Forbidden", "GatedRepo"));
+    train(&online, "datasets.0.path=owner/set", &["/datasets/owner/set", "HF_TOKEN"]);
+    train(&online, "datasets.0.revision=main", &["data.jsonl", "revision"]);
+}

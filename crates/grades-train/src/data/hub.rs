@@ -1,0 +1,366 @@
+//! Data sets of the Hugging Face Hub: fetched once, kept in the cache of its own libraries, and read from there.
+//!
+//! The cache has the layout of `huggingface_hub` (`datasets--owner--name/refs/<revision>` names a commit,
+//! `snapshots/<commit>/` holds its files), and beside it `files/<commit>.json` lists what the commit has, so that what is
+//! there once needs no request again. Another state of a set is another `revision`.
+
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use serde::Deserialize;
+use ureq::config::RedirectAuthHeaders;
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+use super::files;
+
+/// The branch on which the Hub keeps every public set as parquet, also those that come as a script or in other formats.
+const CONVERTED: &str = "refs/convert/parquet";
+
+/// The branch of what was uploaded.
+const MAIN: &str = "main";
+
+/// How long a connection, an answer or the next piece of it may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A Hub and the cache for it.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    endpoint: String,
+    cache: PathBuf,
+    token: Option<String>,
+    offline: bool,
+    agent: Agent,
+}
+
+impl Hub {
+    /// The Hub at `endpoint` (a URL), with a token where one is needed, or with `offline` its `cache` alone.
+    #[must_use]
+    pub fn new(endpoint: &str, cache: PathBuf, token: Option<String>, offline: bool) -> Self {
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(PATIENCE))
+            .timeout_recv_response(Some(PATIENCE))
+            .timeout_per_read(Some(PATIENCE))
+            // A renamed set is elsewhere on the same host; files are on others, which must not see the token.
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            .user_agent(concat!("grades/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        Self { endpoint: endpoint.trim_end_matches('/').to_owned(), cache, token, offline, agent }
+    }
+
+    /// The Hub as the environment describes it to all its libraries: `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, `HF_TOKEN`
+    /// or the token that `hf auth login` left, and `HF_HUB_OFFLINE`.
+    #[must_use]
+    pub fn from_env() -> Self {
+        Self::described_by(|name| env::var(name).ok(), env::home_dir())
+    }
+
+    fn described_by(variable: impl Fn(&str) -> Option<String>, user: Option<PathBuf>) -> Self {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let folder = |name: &str| set(name).map(PathBuf::from);
+        let home = folder("HF_HOME").unwrap_or_else(|| {
+            let caches = folder("XDG_CACHE_HOME").unwrap_or_else(|| user.unwrap_or_default().join(".cache"));
+            caches.join("huggingface")
+        });
+        let token = set("HF_TOKEN").or_else(|| {
+            let stored = folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
+            fs::read_to_string(stored).ok()
+        });
+        let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        let yes = |value: String| ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str());
+        Self::new(
+            &set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
+            folder("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub")),
+            token,
+            set("HF_HUB_OFFLINE").is_some_and(yes),
+        )
+    }
+
+    /// The set `id` (`owner/name`) at a branch, tag or commit. Without `revision` it is the set as parquet that the Hub makes,
+    /// or where it makes none (as of private sets) what was uploaded.
+    ///
+    /// # Errors
+    /// There is no such set or revision, it may not be read, or neither the network nor the cache has it.
+    pub fn open(&self, id: &str, revision: Option<&str>) -> Result<Snapshot<'_>, HubError> {
+        let wanted = revision.map_or_else(|| vec![CONVERTED, MAIN], |revision| vec![revision]);
+        if let Some(snapshot) = wanted.iter().find_map(|revision| self.cached(id, revision)) {
+            return Ok(snapshot);
+        }
+        if self.offline {
+            return Err(HubError::Offline { what: id.to_owned(), cache: self.cache.clone() });
+        }
+        match (self.ask(id, wanted[0]), revision) {
+            (Err(HubError::NoRevision { .. } | HubError::NoSuchSet { .. }), None) => self.ask(id, MAIN),
+            (answer, _) => answer,
+        }
+    }
+
+    /// The set as the cache has it.
+    fn cached(&self, id: &str, revision: &str) -> Option<Snapshot<'_>> {
+        let folder = self.folder(id);
+        let is_commit = revision.len() == 40 && is_commit(revision);
+        let commit = if is_commit {
+            revision.to_owned()
+        } else {
+            fs::read_to_string(folder.join("refs").join(inside(revision)?)).ok()?.trim().to_owned()
+        };
+        if !self::is_commit(&commit) {
+            return None;
+        }
+        let listed = fs::read(folder.join("files").join(format!("{commit}.json"))).ok();
+        let files = match listed.and_then(|listed| serde_json::from_slice(&listed).ok()) {
+            Some(files) => files,
+            // Another program filled the cache; without network what it left has to do.
+            None if self.offline => files::walk(&folder.join("snapshots").join(&commit)).ok()?,
+            None => return None,
+        };
+        Some(Snapshot { hub: self, id: id.to_owned(), commit, files })
+    }
+
+    /// The set as the Hub has it; what it answers is kept.
+    fn ask(&self, id: &str, revision: &str) -> Result<Snapshot<'_>, HubError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            sha: String,
+            siblings: Vec<Sibling>,
+        }
+        #[derive(Deserialize)]
+        struct Sibling {
+            rfilename: String,
+        }
+
+        let url = format!("{}/api/datasets/{id}/revision/{}", self.endpoint, encoded(revision, false));
+        let mut answer = self.get(&url, id, revision)?;
+        let network = |reason: String| HubError::Network { url: url.clone(), reason };
+        let text =
+            answer.body_mut().with_config().limit(u64::MAX).read_to_string().map_err(|e| network(e.to_string()))?;
+        let unclear = || network("the answer does not describe a data set".to_owned());
+        let Answer { sha: commit, siblings } = serde_json::from_str(&text).map_err(|_| unclear())?;
+        let reference = inside(revision).filter(|_| is_commit(&commit)).ok_or_else(unclear)?;
+        let files: Vec<String> = siblings.into_iter().map(|file| file.rfilename).collect();
+
+        let folder = self.folder(id);
+        let listed = serde_json::to_vec(&files).unwrap_or_default();
+        write(&folder.join("files").join(format!("{commit}.json")), &mut listed.as_slice())?;
+        let snapshot = folder.join("snapshots").join(&commit);
+        fs::create_dir_all(&snapshot).map_err(HubError::cache(&snapshot))?;
+        // Last, since a reference to a commit that is not there is a damaged cache to other programs.
+        write(&folder.join("refs").join(reference), &mut commit.as_bytes())?;
+        Ok(Snapshot { hub: self, id: id.to_owned(), commit, files })
+    }
+
+    fn folder(&self, id: &str) -> PathBuf {
+        self.cache.join(format!("datasets--{}", id.replace('/', "--")))
+    }
+
+    /// What is at `url`, which is about the set `id`.
+    fn get(&self, url: &str, id: &str, revision: &str) -> Result<Response<Body>, HubError> {
+        let mut request = self.agent.get(url);
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let answer = request.call().map_err(|e| HubError::Network { url: url.to_owned(), reason: e.to_string() })?;
+        let status = answer.status().as_u16();
+        if status == 200 {
+            return Ok(answer);
+        }
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let page = format!("{}/datasets/{id}", self.endpoint);
+        Err(match (status, header("X-Error-Code"), header("X-Error-Message")) {
+            (_, "RevisionNotFound", _) => HubError::NoRevision { page, revision: revision.to_owned() },
+            (_, "GatedRepo", _) | (403, ..) => HubError::Gated { page },
+            (401, _, "Invalid credentials in Authorization header") => HubError::Token { page },
+            // The Hub does not tell strangers which private sets there are.
+            (_, "RepoNotFound", _) | (401 | 404, "", _) => HubError::NoSuchSet { id: id.to_owned(), page },
+            (_, _, message) => HubError::Refused { url: url.to_owned(), status, message: message.to_owned() },
+        })
+    }
+}
+
+/// A set at one commit.
+#[derive(Clone, Debug)]
+pub struct Snapshot<'a> {
+    hub: &'a Hub,
+    id: String,
+    commit: String,
+    files: Vec<String>,
+}
+
+impl Snapshot<'_> {
+    /// The files of the set, as paths within it.
+    #[must_use]
+    pub fn files(&self) -> &[String] {
+        &self.files
+    }
+
+    /// Where `file`, one of the set's, is in the cache; fetched if it is not there yet.
+    ///
+    /// # Errors
+    /// It cannot be fetched or stored.
+    pub fn fetch(&self, file: &str) -> Result<PathBuf, HubError> {
+        let hub = self.hub;
+        let url = format!("{}/datasets/{}/resolve/{}/{}", hub.endpoint, self.id, self.commit, encoded(file, true));
+        let network = |reason: String| HubError::Network { url: url.clone(), reason };
+        let within = inside(file).ok_or_else(|| network("a path that leaves the set".to_owned()))?;
+        let path = hub.folder(&self.id).join("snapshots").join(&self.commit).join(within);
+        if path.is_file() {
+            return Ok(path);
+        }
+        if hub.offline {
+            return Err(HubError::Offline { what: format!("{file} of {}", self.id), cache: hub.cache.clone() });
+        }
+        let answer = hub.get(&url, &self.id, &self.commit)?;
+        let bar = ProgressBar::new(answer.body().content_length().unwrap_or_default());
+        let mut reader = Noted { body: bar.wrap_read(answer.into_body().into_reader()), failure: None };
+        let written = write(&path, &mut reader);
+        bar.finish_and_clear();
+        match reader.failure {
+            Some(reason) => Err(network(reason)),
+            None => written.map(|()| path),
+        }
+    }
+}
+
+/// Keeps why reading failed, to tell it from a failure to write.
+struct Noted<R> {
+    body: R,
+    failure: Option<String>,
+}
+
+impl<R: io::Read> io::Read for Noted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.body.read(buffer).inspect_err(|error| self.failure = Some(error.to_string()))
+    }
+}
+
+/// Writes a file of the cache, whole or not at all.
+fn write(path: &Path, contents: &mut dyn io::Read) -> Result<(), HubError> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    fs::create_dir_all(folder).map_err(HubError::cache(folder))?;
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(format!(".{}.incomplete", std::process::id()));
+    let written = File::create(&partial)
+        .and_then(|mut file| io::copy(contents, &mut file))
+        .and_then(|_| fs::rename(&partial, path));
+    written.map_err(|error| {
+        let _ = fs::remove_file(&partial);
+        HubError::cache(path)(error)
+    })
+}
+
+/// Whether a text is a commit's name and no path.
+fn is_commit(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A path, if it stays within the folder that it is joined to.
+fn inside(path: &str) -> Option<&Path> {
+    let path = Path::new(path);
+    let stays = path.components().all(|part| matches!(part, Component::Normal(_)));
+    (stays && path.file_name().is_some()).then_some(path)
+}
+
+/// A path as a part of a URL, with or without its slashes.
+fn encoded(path: &str, slashes: bool) -> String {
+    let mut text = String::new();
+    for byte in path.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => text.push(char::from(byte)),
+            b'/' if slashes => text.push('/'),
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
+/// Why a set of the Hub cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubError {
+    /// Neither here nor there.
+    #[error(
+        "{id}: there is no such file or folder here, and no public data set {page}; correct the name, or set HF_TOKEN if \
+         the set is private"
+    )]
+    NoSuchSet {
+        /// The name as given.
+        id: String,
+        /// Where the set would be.
+        page: String,
+    },
+    /// The set has no such branch, tag or commit.
+    #[error("{page}: the data set has no revision `{revision}`; give a branch, a tag or a commit of it")]
+    NoRevision {
+        /// Where the set is.
+        page: String,
+        /// The revision as given.
+        revision: String,
+    },
+    /// The set is shown to those alone who have agreed to something.
+    #[error("{page}: access to the data set is restricted; ask for it on that page, and set HF_TOKEN to your token")]
+    Gated {
+        /// Where the set is.
+        page: String,
+    },
+    /// The token is none.
+    #[error("{page}: the Hub does not know the token; set HF_TOKEN to a valid one, or unset it for a public data set")]
+    Token {
+        /// Where the set is.
+        page: String,
+    },
+    /// Any other refusal.
+    #[error("{url}: the Hub answered {status} {message}; try again later")]
+    Refused {
+        /// What was asked for.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the Hub said to it.
+        message: String,
+    },
+    /// The network failed.
+    #[error("{url}: fetching it failed ({reason}); check the connection and call again")]
+    Network {
+        /// What was asked for.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing may be fetched.
+    #[error(
+        "{what}: there is no such file or folder here, and it is not in the cache {}; unset HF_HUB_OFFLINE to fetch it from \
+         the Hugging Face Hub",
+        cache.display()
+    )]
+    Offline {
+        /// The set, or a file of it.
+        what: String,
+        /// Where it was looked for.
+        cache: PathBuf,
+    },
+    /// The cache cannot be written.
+    #[error("{}: the cache cannot be written there ({source}); set HF_HUB_CACHE to another folder", path.display())]
+    Cache {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl HubError {
+    fn cache(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Cache { path, source }
+    }
+}
+
+#[cfg(test)]
+#[path = "hub_tests.rs"]
+mod tests;

@@ -1,0 +1,206 @@
+use super::*;
+use crate::data::{DataError, Record, Source};
+
+#[path = "../../tests/suite/fake_hub.rs"]
+mod fake_hub;
+
+use fake_hub::{Answer, FakeHub};
+
+const ID: &str = "owner/metals";
+const PARQUET: &str = "refs%2Fconvert%2Fparquet";
+const SET: Source<'static> = Source { path: ID, name: None, revision: None };
+
+/// Rows that `fixtures/make_parquet.py` wrote.
+const ROWS: &[u8] = include_bytes!("../../../../fixtures/parquet/datasets.parquet");
+
+/// A Hub with a set as the Hub converts them, whose split `train` has two files, and a cache.
+fn metals() -> (FakeHub, tempfile::TempDir) {
+    let files = ["default/test/0000.parquet", "default/train/0001.parquet", "default/train/0000.parquet"];
+    let files: Vec<(&str, &[u8])> =
+        files.iter().map(|name| (*name, ROWS)).chain([(".gitattributes", &b""[..])]).collect();
+    (FakeHub::new(ID, PARQUET, &files), tempfile::tempdir().unwrap())
+}
+
+fn hub(server: &FakeHub, cache: &tempfile::TempDir) -> Hub {
+    Hub::new(&server.endpoint, cache.path().to_owned(), None, false)
+}
+
+fn offline(server: &FakeHub, cache: &tempfile::TempDir) -> Hub {
+    Hub::new(&server.endpoint, cache.path().to_owned(), None, true)
+}
+
+/// The message of a refusal, which is one sentence with `parts`.
+#[track_caller]
+fn refused(result: Result<Vec<Record>, DataError>, parts: &[&str]) {
+    let error = result.unwrap_err().to_string();
+    assert!(parts.iter().all(|part| error.contains(part)) && !error.contains('\n'), "{error}");
+}
+
+/// All files below a folder.
+fn all_files(folder: &Path) -> Vec<String> {
+    files::walk(folder).unwrap()
+}
+
+#[test]
+fn a_set_is_fetched_once() {
+    let (server, cache) = metals();
+    let rows = SET.read(Some("train[4:7]"), &hub(&server, &cache)).unwrap();
+    let notes: Vec<_> = rows.iter().map(|row| row.optional_text("note").unwrap()).collect();
+    assert_eq!(notes, [Some("goldgoldgoldgold"), Some(""), None]);
+    assert!(rows[1].place.to_string().ends_with("default/train/0001.parquet, row 1"), "{}", rows[1].place);
+    let asked = server.requests();
+    let listing = format!("/api/datasets/{ID}/revision/{PARQUET}");
+    let file = |name: &str| FakeHub::file(ID, name);
+    assert_eq!(asked, [listing, file("default/train/0000.parquet"), file("default/train/0001.parquet")]);
+
+    // Another split needs its file alone; what is there needs nothing, with and without network.
+    assert_eq!(SET.read(Some("test"), &hub(&server, &cache)).unwrap().len(), 5);
+    assert_eq!(server.requests(), [file("default/test/0000.parquet")]);
+    assert_eq!(SET.read(None, &hub(&server, &cache)).unwrap().len(), 10);
+    assert_eq!(SET.read(None, &offline(&server, &cache)).unwrap().len(), 10);
+    assert_eq!(server.requests(), Vec::<String>::new());
+
+    // The layout that other programs know, and nothing half-written in it.
+    let commit = FakeHub::COMMIT;
+    let folder = cache.path().join("datasets--owner--metals");
+    assert_eq!(fs::read_to_string(folder.join("refs/refs/convert/parquet")).unwrap(), commit);
+    let stored = all_files(&folder.join("snapshots").join(commit));
+    assert_eq!(stored, ["default/test/0000.parquet", "default/train/0000.parquet", "default/train/0001.parquet"]);
+}
+
+#[test]
+fn without_network_only_the_cache_counts() {
+    let (server, cache) = metals();
+    refused(SET.read(None, &offline(&server, &cache)), &[ID, "HF_HUB_OFFLINE", cache.path().to_str().unwrap()]);
+    SET.read(Some("test"), &hub(&server, &cache)).unwrap();
+    server.requests();
+    refused(SET.read(None, &offline(&server, &cache)), &["default/train/0000.parquet", "HF_HUB_OFFLINE"]);
+    assert_eq!(server.requests(), Vec::<String>::new());
+
+    // A cache that another program filled has no list of files.
+    fs::remove_dir_all(cache.path().join("datasets--owner--metals/files")).unwrap();
+    assert_eq!(SET.read(Some("test"), &offline(&server, &cache)).unwrap().len(), 5);
+}
+
+#[test]
+fn a_revision_is_read_as_it_was_uploaded() {
+    let cache = tempfile::tempdir().unwrap();
+    let rows = b"{\"a\": \"x\"}\n";
+    // No revision as parquet: that of private sets.
+    let server = FakeHub::new(ID, "main", &[("data/train.jsonl", rows), ("README.md", b"")]);
+    let main = Source { revision: Some("main"), ..SET };
+    for set in [SET, main, SET, Source { revision: Some(FakeHub::COMMIT), ..SET }] {
+        assert_eq!(set.read(None, &hub(&server, &cache)).unwrap()[0].text("a").unwrap(), "x");
+    }
+    assert_eq!(server.requests().len(), 3, "both revisions and the file");
+    refused(Source { revision: Some("v9"), ..SET }.read(None, &hub(&server, &cache)), &[ID, "`v9`"]);
+    refused(Source { revision: Some("../up"), ..SET }.read(None, &hub(&server, &cache)), &[ID, "`../up`"]);
+}
+
+#[test]
+fn what_is_not_there_is_told_with_what_there_is() {
+    let (server, cache) = metals();
+    let hub = hub(&server, &cache);
+    refused(SET.read(Some("dev"), &hub), &[ID, "`dev`", "default/train", "default/test"]);
+    refused(Source { name: Some("alloys"), ..SET }.read(None, &hub), &[ID, "`alloys`", "default"]);
+    server.requests();
+    refused(
+        Source { path: "owner/metal", ..SET }.read(None, &hub),
+        &["owner/metal", "no such file or folder", "HF_TOKEN"],
+    );
+    assert!(!cache.path().join("datasets--owner--metal").exists());
+    // Paths that only mean files are not asked for.
+    server.requests();
+    for path in ["./owner/metal", "/owner/metal", "owner/metal.jsonl", "metal", "a/b/c", "../metal", "owner/"] {
+        refused(Source { path, ..SET }.read(None, &hub), &[path, "there is no such file or folder"]);
+    }
+    assert_eq!(server.requests(), Vec::<String>::new());
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let (server, cache) = metals();
+    let hub = hub(&server, &cache);
+    let listing = format!("/api/datasets/{ID}/revision/{PARQUET}");
+    let page = format!("{}/datasets/{ID}", server.endpoint);
+    for (status, code, parts) in [
+        ("401 Unauthorized", "RepoNotFound", ["HF_TOKEN", "private"]),
+        ("401 Unauthorized", "GatedRepo", ["HF_TOKEN", "access"]),
+        ("403 Forbidden", "GatedRepo", ["HF_TOKEN", "access"]),
+        ("500 Internal Server Error", "", ["500", "later"]),
+        ("429 Too Many Requests", "", ["429", "later"]),
+    ] {
+        server.answer(&listing, Answer::refusal(status, code));
+        server.answer(&format!("/api/datasets/{ID}/revision/main"), Answer::refusal(status, code));
+        let place = if code.is_empty() { format!("{}{listing}", server.endpoint) } else { page.clone() };
+        refused(SET.read(None, &hub), &[&parts[..], &[place.as_str()]].concat());
+    }
+    server.answer(&listing, Answer::ok("<html>"));
+    refused(SET.read(None, &hub), &[&listing, "does not describe"]);
+    let nobody = Hub::new("http://127.0.0.1:1/", cache.path().to_owned(), None, false);
+    refused(SET.read(None, &nobody), &["http://127.0.0.1:1/api/datasets/owner/metals", "check the connection"]);
+    assert_eq!(all_files(cache.path()), Vec::<String>::new());
+}
+
+#[test]
+fn what_breaks_off_leaves_nothing_and_is_fetched_again() {
+    let (server, cache) = metals();
+    let path = FakeHub::file(ID, "default/test/0000.parquet");
+    server.answer(&path, Answer { missing: 1, ..Answer::ok(ROWS) });
+    refused(SET.read(Some("test"), &hub(&server, &cache)), &[&path, "check the connection"]);
+    let snapshots = cache.path().join("datasets--owner--metals/snapshots");
+    assert_eq!(all_files(&snapshots), Vec::<String>::new());
+    server.answer(&path, Answer::ok(ROWS));
+    assert_eq!(SET.read(Some("test"), &hub(&server, &cache)).unwrap().len(), 5);
+    server.answer(&path, Answer::ok("PAR1"));
+    fs::remove_file(snapshots.join(FakeHub::COMMIT).join("default/test/0000.parquet")).unwrap();
+    refused(SET.read(Some("test"), &hub(&server, &cache)), &["default/test/0000.parquet", "not valid parquet"]);
+}
+
+#[test]
+fn files_outside_the_set_are_not_touched() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = FakeHub::new(ID, PARQUET, &[("../../../../train.jsonl", b"{\"a\": 1}\n")]);
+    refused(SET.read(None, &hub(&server, &cache)), &["leaves the set"]);
+    server.answer(&format!("/api/datasets/{ID}/revision/{PARQUET}"), Answer::ok(r#"{"sha": "../x", "siblings": []}"#));
+    fs::remove_dir_all(cache.path()).unwrap();
+    refused(SET.read(None, &hub(&server, &cache)), &["does not describe"]);
+    assert!(!cache.path().exists());
+}
+
+#[test]
+fn the_token_goes_to_the_hub_alone() {
+    let (server, cache) = metals();
+    let file = FakeHub::file(ID, "default/test/0000.parquet");
+    // The same machine under another name.
+    let elsewhere = server.endpoint.replace("127.0.0.1", "localhost") + "/store/1?signed=a";
+    let redirect = Answer { status: "302 Found", headers: vec![format!("Location: {elsewhere}")], ..Answer::ok("") };
+    server.answer(&file, redirect);
+    server.answer("/store/1?signed=a", Answer::ok(ROWS));
+    let hub = Hub::new(&server.endpoint, cache.path().to_owned(), Some("secret".to_owned()), false);
+    assert_eq!(SET.read(Some("test"), &hub).unwrap().len(), 5);
+    let asked = server.requests();
+    assert!(asked[0].contains("Bearer secret") && asked[1].contains("Bearer secret"), "{asked:?}");
+    assert_eq!(asked[2..], ["/store/1?signed=a"]);
+}
+
+#[test]
+fn the_environment_is_that_of_the_hubs_libraries() {
+    let home = tempfile::tempdir().unwrap();
+    let described = |variables: &[(&str, &str)]| {
+        let variable =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        Hub::described_by(variable, Some(home.path().to_owned()))
+    };
+    let hub = described(&[("HF_TOKEN", "")]);
+    assert_eq!((hub.endpoint.as_str(), hub.offline, &hub.token), ("https://huggingface.co", false, &None));
+    assert_eq!(hub.cache, home.path().join(".cache/huggingface/hub"));
+    fs::create_dir_all(home.path().join(".cache/huggingface")).unwrap();
+    fs::write(home.path().join(".cache/huggingface/token"), "stored\n").unwrap();
+    assert_eq!(described(&[]).token.as_deref(), Some("stored"));
+    let hub = described(&[("HF_TOKEN", "given"), ("HF_ENDPOINT", "http://mirror/"), ("HF_HUB_OFFLINE", "yes")]);
+    assert_eq!((hub.token.as_deref(), hub.endpoint.as_str(), hub.offline), (Some("given"), "http://mirror", true));
+    assert_eq!(described(&[("XDG_CACHE_HOME", "/x")]).cache, Path::new("/x/huggingface/hub"));
+    assert_eq!(described(&[("HF_HOME", "/h"), ("XDG_CACHE_HOME", "/x")]).cache, Path::new("/h/hub"));
+    assert_eq!(described(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c")]).cache, Path::new("/c"));
+}
