@@ -137,7 +137,7 @@ impl Hub {
 
         let url = format!("{}/api/datasets/{id}/revision/{}", self.endpoint, encoded(revision, false));
         let mut answer = self.get(&url, id, revision)?;
-        let network = |reason: String| HubError::Network { url: url.clone(), reason };
+        let network = |reason: String| HubError::Network { id: id.to_owned(), url: url.clone(), reason };
         let text =
             answer.body_mut().with_config().limit(u64::MAX).read_to_string().map_err(|e| network(e.to_string()))?;
         let unclear = || network("the answer does not describe a data set".to_owned());
@@ -165,7 +165,10 @@ impl Hub {
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        let answer = request.call().map_err(|e| HubError::Network { url: url.to_owned(), reason: e.to_string() })?;
+        let answer = request.call().map_err(|e| {
+            let reason = e.to_string();
+            HubError::Network { id: id.to_owned(), url: url.to_owned(), reason }
+        })?;
         let status = answer.status().as_u16();
         if status == 200 {
             return Ok(answer);
@@ -206,7 +209,7 @@ impl Snapshot<'_> {
     pub fn fetch(&self, file: &str) -> Result<PathBuf, HubError> {
         let hub = self.hub;
         let url = format!("{}/datasets/{}/resolve/{}/{}", hub.endpoint, self.id, self.commit, encoded(file, true));
-        let network = |reason: String| HubError::Network { url: url.clone(), reason };
+        let network = |reason: String| HubError::Network { id: self.id.clone(), url: url.clone(), reason };
         let within = inside(file).ok_or_else(|| network("a path that leaves the set".to_owned()))?;
         let path = hub.folder(&self.id).join("snapshots").join(&self.commit).join(within);
         if path.is_file() {
@@ -325,8 +328,12 @@ pub enum HubError {
         message: String,
     },
     /// The network failed.
-    #[error("{url}: fetching it failed ({reason}); check the connection and call again")]
+    #[error(
+        "{id}: there is no such file or folder here, and fetching {url} failed ({reason}); check the connection and call again"
+    )]
     Network {
+        /// The set.
+        id: String,
         /// What was asked for.
         url: String,
         /// Why.
