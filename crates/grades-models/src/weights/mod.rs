@@ -18,6 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use grades_kernels::quant::{Nf4, NotFinite, PackedMatrix};
+use rayon::prelude::*;
 use serde_json::Value;
 
 pub use dtype::Dtype;
@@ -240,7 +241,7 @@ impl Checkpoint {
         types
     }
 
-    /// The values of a tensor, row-major in [`TensorInfo::shape`], decoded to f32 in pieces as they are read.
+    /// The values of a tensor, row-major in [`TensorInfo::shape`], decoded to f32 in pieces as all threads read them.
     pub fn load_f32(&self, name: &str) -> Result<Vec<f32>> {
         let stored = self.stored(name)?;
         let mut values = zeroed::<f32>(name, stored.info.values())?;
@@ -248,10 +249,9 @@ impl Checkpoint {
             self.nf4(name, stored, scales)?.decode(&mut values);
             return Ok(values);
         }
-        let mut bytes = Vec::new();
-        for (index, piece) in values.chunks_mut(VALUES_PER_READ).enumerate() {
-            self.read_piece(name, stored, index * VALUES_PER_READ, piece, &mut bytes)?;
-        }
+        values.par_chunks_mut(VALUES_PER_READ).enumerate().try_for_each_init(Vec::new, |bytes, (index, piece)| {
+            self.read_piece(name, stored, index * VALUES_PER_READ, piece, bytes)
+        })?;
         Ok(match stored.interleaved_heads {
             Some(heads) => gguf::deinterleave(&values, stored.info.shape[0], heads),
             None => values,
