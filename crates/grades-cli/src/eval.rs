@@ -16,6 +16,7 @@ use grades_train::config::Precision;
 use grades_train::encoder::Encoder;
 use grades_train::eval::score::{ScoreOptions, TaskScore, score};
 use grades_train::eval::task::Task;
+use grades_train::hub::Hub;
 use serde::Serialize;
 use serde_json::json;
 
@@ -34,7 +35,7 @@ const BATCH_TOKENS: usize = 2048;
 /// Example: grades eval --model model-out/model --tasks piqa,arc_easy
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A model folder in the Hugging Face layout, or a GGUF file.
+    /// A model folder in the Hugging Face layout, a GGUF file, or a model of the Hugging Face Hub (owner/name).
     #[arg(long)]
     model: PathBuf,
     /// The folder of an adapter for it, as PEFT stores them.
@@ -80,11 +81,12 @@ impl Args {
             let (task, of_task) = Task::open(name, self.data_dir.as_deref(), self.split.as_deref(), self.limit)?;
             questions.push((name.as_str(), task, of_task));
         }
-        let checkpoint = Checkpoint::open(&self.model)?;
+        let model = Hub::from_env().model(&self.model)?;
+        let checkpoint = Checkpoint::open(&model)?;
         // A large vocabulary takes about as long to read as a small model.
         let (model, tokenizer) = rayon::join(
             || registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit)),
-            || Tokenizer::from_checkpoint(&self.model),
+            || Tokenizer::from_checkpoint(&model),
         );
         let (mut model, tokenizer) = (model?, tokenizer?);
         if let Some(adapter) = &self.adapter {

@@ -11,6 +11,7 @@ use grades_models::template::{ChatTemplate, Message};
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::Checkpoint;
 use grades_models::{peft, registry};
+use grades_train::hub::Hub;
 use serde_json::json;
 
 use crate::output;
@@ -21,7 +22,7 @@ use crate::output;
 /// into the model's chat template.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A model folder in the Hugging Face layout, or a GGUF file.
+    /// A model folder in the Hugging Face layout, a GGUF file, or a model of the Hugging Face Hub (owner/name).
     #[arg(long)]
     model: PathBuf,
     /// The folder of an adapter for it, as PEFT stores them.
@@ -55,8 +56,9 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
-        let checkpoint = Checkpoint::open(&self.model)?;
-        let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
+        let model = Hub::from_env().model(&self.model)?;
+        let checkpoint = Checkpoint::open(&model)?;
+        let tokenizer = Tokenizer::from_checkpoint(&model)?;
         let mut model = registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit))?;
         if let Some(adapter) = &self.adapter {
             model = peft::attach(model, adapter)?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use grades_models::config::HfConfig;
 use grades_models::registry;
 use grades_models::weights::Checkpoint;
+use grades_train::hub::Hub;
 use serde_json::json;
 
 use crate::output;
@@ -30,7 +31,7 @@ fn is_projection(name: &str) -> bool {
 /// top, and depend on the tokens of a batch.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A model folder in the Hugging Face layout, a safetensors file, or a GGUF file.
+    /// A model folder in the Hugging Face layout, a safetensors or GGUF file, or a model of the Hugging Face Hub (owner/name).
     path: PathBuf,
     /// List every tensor.
     #[arg(long)]
@@ -39,7 +40,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
-        let checkpoint = Checkpoint::open(&self.path)?;
+        let path = Hub::from_env().model(&self.path)?;
+        let checkpoint = Checkpoint::open(&path)?;
         let hf = HfConfig::new(checkpoint.config()?.clone())?;
         let config = registry::decoder_config(&hf)?;
         let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();

@@ -7,6 +7,7 @@ use grades_models::parameters::Storage;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
 use grades_models::{host, peft, registry};
+use grades_train::hub::Hub;
 use serde_json::json;
 
 use crate::output;
@@ -20,7 +21,7 @@ use crate::output;
 /// Example: grades merge --model SmolLM2-135M --adapter runs/lora/adapter --output-dir merged
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The base: a model folder in the Hugging Face layout, or a GGUF file.
+    /// The base: a model folder in the Hugging Face layout, a GGUF file, or a model of the Hugging Face Hub (owner/name).
     #[arg(long)]
     model: PathBuf,
     /// The folder of the adapter, as PEFT stores them.
@@ -39,8 +40,9 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
-        let checkpoint = Checkpoint::open(&self.model)?;
-        let tokenizer = Tokenizer::from_checkpoint(&self.model)?;
+        let model = Hub::from_env().model(&self.model)?;
+        let checkpoint = Checkpoint::open(&model)?;
+        let tokenizer = Tokenizer::from_checkpoint(&model)?;
         let base = registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit))?;
         let model = peft::attach(base, &self.adapter)?.merged()?;
         let failed = |error: grades_models::Error| WeightsError::Values(error.to_string());

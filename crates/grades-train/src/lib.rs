@@ -6,6 +6,7 @@ pub mod config;
 pub mod data;
 pub mod encoder;
 pub mod eval;
+pub mod hub;
 pub mod quickstart;
 pub mod report;
 pub mod schedule;

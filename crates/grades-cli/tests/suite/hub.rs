@@ -1,4 +1,4 @@
-//! Data sets of the Hugging Face Hub, played by a server on this machine.
+//! Data sets and models of the Hugging Face Hub, played by a server on this machine.
 
 use serde_json::Value;
 
@@ -84,4 +84,27 @@ fn what_is_wrong_with_the_hub_is_told_before_anything_is_made() {
     hub.answer("/api/datasets/owner/set/revision/main", Answer::refusal("403 Forbidden", "GatedRepo"));
     train(&online, "datasets.0.path=owner/set", &["/datasets/owner/set", "HF_TOKEN"]);
     train(&online, "datasets.0.revision=main", &["data.jsonl", "revision"]);
+}
+
+#[test]
+fn a_model_of_the_hub_is_trained_and_scored() {
+    let workspace = Workspace::new();
+    let files: Vec<(String, Vec<u8>)> = std::fs::read_dir(workspace.path("model"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap()))
+        .collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let hub = FakeHub::with_model("owner/tiny", &files);
+    let online = [("HF_ENDPOINT", hub.endpoint.as_str())];
+    let eval = |model| ["eval", "--tasks", "piqa", "--data-dir", ".", "--json", "--model", model];
+    let fetched = accuracy(&workspace.call_with(&online, &eval("owner/tiny")));
+    assert_eq!(fetched, accuracy(&workspace.call(&eval("model"))));
+    hub.requests();
+    let lora = ["train", "config.yaml", "model=owner/tiny", "adapter=lora"];
+    let trained = workspace.call_with(&online, &lora);
+    assert!(trained.succeeded(), "{}", trained.stderr());
+    assert_eq!(hub.requests(), Vec::<String>::new());
+    let adapter = std::fs::read_to_string(workspace.path("run/adapter/adapter_config.json")).unwrap();
+    assert!(adapter.contains("\"owner/tiny\""), "{adapter}");
 }

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::hub::{Hub, HubError};
+
 /// The model: a checkpoint, or the parts of a new one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub enum Model {
-    /// A folder in the Hugging Face layout, or a GGUF file.
+    /// A folder in the Hugging Face layout, a GGUF file, or a model of the Hugging Face Hub (`owner/name`).
     Checkpoint(PathBuf),
     /// A model that is made from its description.
     New {
@@ -31,6 +33,17 @@ impl Model {
         match self {
             Self::Checkpoint(path) => path.to_str(),
             Self::New { .. } => None,
+        }
+    }
+
+    /// The same on disk: a model of the Hub in its cache.
+    ///
+    /// # Errors
+    /// It cannot be fetched.
+    pub fn fetched(&self, hub: &Hub) -> Result<Self, HubError> {
+        match self {
+            Self::Checkpoint(path) => hub.model(path).map(Self::Checkpoint),
+            Self::New { .. } => Ok(self.clone()),
         }
     }
 

@@ -17,7 +17,7 @@ pub(super) const EXTENSIONS: [&str; 4] = ["jsonl", "json", "csv", "parquet"];
 const DEPTH: usize = 3;
 
 /// The extension of a file in small letters.
-pub(super) fn extension(file: &Path) -> String {
+pub(crate) fn extension(file: &Path) -> String {
     file.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase()).unwrap_or_default()
 }
 
@@ -137,7 +137,7 @@ fn numbered(stem: &str) -> Option<(&str, usize)> {
 ///
 /// # Errors
 /// The folder cannot be read.
-pub(super) fn walk(folder: &Path) -> Result<Vec<String>, DataError> {
+pub(crate) fn walk(folder: &Path) -> Result<Vec<String>, DataError> {
     let mut files = Vec::new();
     let mut folders = vec![(folder.to_owned(), String::new(), 0)];
     while let Some((path, prefix, depth)) = folders.pop() {

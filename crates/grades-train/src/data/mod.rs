@@ -1,9 +1,8 @@
 //! From data sets to batches of tokens: source (files, or the Hub) → format → tokens → packing → batches.
 
 pub mod batch;
-mod files;
+pub(crate) mod files;
 pub mod format;
-pub mod hub;
 pub mod packing;
 mod parquet;
 pub mod source;
@@ -20,6 +19,8 @@ pub use batch::{Batch, Loader, LoaderOptions};
 pub use format::{DatasetSpec, Format};
 pub use source::{Record, Source};
 pub use tokens::{Encode, NO_LOSS, Tokenized};
+
+use crate::hub::{Hub, HubError};
 
 /// What happens to a sample with more than `sequence_len` tokens; named as in Axolotl.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +63,7 @@ pub struct Samples {
 /// A file cannot be read, a row does not fit its type, a sample is too long, or nothing is left.
 pub fn load(specs: &[DatasetSpec], encoder: &dyn Encode, options: TokenOptions) -> Result<Samples, DataError> {
     let mut all = Samples::default();
-    let hub = hub::Hub::from_env();
+    let hub = Hub::from_env();
     for spec in specs {
         let format = spec.format().map_err(DataError::Format)?;
         for record in spec.source().read(spec.split.as_deref(), &hub)? {
@@ -182,7 +183,7 @@ pub enum DataError {
     },
     /// A set of the Hugging Face Hub cannot be had.
     #[error(transparent)]
-    Hub(#[from] hub::HubError),
+    Hub(#[from] HubError),
     /// A split is misspelt.
     #[error(
         "split `{split}` is not understood; write it as train, train[:1000], train[10%:20%] or train[:10]+test[-10:]"

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::hub::Hub;
 use super::{DataError, files, parquet};
+use crate::hub::{Hub, is_id};
 
 /// Where a row was read, as the messages name it: `train.jsonl:12` or `train.json, row 12`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,7 +170,7 @@ impl Source<'_> {
     pub fn read(&self, split: Option<&str>, hub: &Hub) -> Result<Vec<Record>, DataError> {
         let Self { path, name, revision } = *self;
         let set = Path::new(path);
-        if set.exists() || !is_hub_id(path) {
+        if set.exists() || !is_id(path) {
             return match revision {
                 Some(_) if set.exists() => Err(DataError::Format(format!(
                     "revision of data set {path} is not used, as it is a local file or folder; remove it"
@@ -178,25 +178,12 @@ impl Source<'_> {
                 _ => select(set, split, |split| local(set, name, split)),
             };
         }
-        let snapshot = hub.open(path, revision)?;
+        let snapshot = hub.data_set(path, revision)?;
         select(set, split, |split| {
             let files = files::of_split(set, snapshot.files(), name, split)?;
             files.into_iter().map(|file| Ok(snapshot.fetch(file)?)).collect()
         })
     }
-}
-
-/// Whether a path may mean a set of the Hub: `owner/name`, and nothing that only files are called.
-fn is_hub_id(path: &str) -> bool {
-    let part = |text: &str| {
-        let of_name = |letter: char| letter.is_ascii_alphanumeric() || "_.-".contains(letter);
-        text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.chars().all(of_name)
-    };
-    let is_file = |name: &str| {
-        let extension = files::extension(Path::new(name));
-        !extension.is_empty() && extension.chars().all(|letter| letter.is_ascii_alphabetic())
-    };
-    path.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name) && !is_file(name))
 }
 
 /// Reads a file, or the files of a folder that `split` names, and returns the rows that `split` selects.

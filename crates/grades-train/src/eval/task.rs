@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::tasks::TASKS;
-use crate::data::hub::Hub;
 use crate::data::{DataError, Record, Source, source};
+use crate::hub::Hub;
 
 /// The folder that is looked for where none is given.
 const DATA_DIR: &str = "data";

@@ -7,8 +7,9 @@ use super::TrainError;
 use super::origin::Origin;
 use super::start::idle_until;
 use crate::config::Config;
-use crate::data::{self, Batch, Loader, batch, split};
+use crate::data::{self, Batch, DataError, Loader, batch, split};
 use crate::encoder::Encoder;
+use crate::hub::Hub;
 use crate::schedule::total_steps;
 
 pub(super) struct Material {
@@ -26,8 +27,9 @@ pub(super) struct Material {
 
 impl Material {
     pub(super) fn of(config: &Config) -> Result<Self, TrainError> {
-        let origin = Origin::of(config)?;
-        let tokenizer = Tokenizer::from_checkpoint(config.model.tokenizer())?;
+        let model = config.model.fetched(&Hub::from_env()).map_err(DataError::from)?;
+        let origin = Origin::of(&model, config)?;
+        let tokenizer = Tokenizer::from_checkpoint(model.tokenizer())?;
         let sizes = origin.sizes()?;
         tokenizer.check_fits(sizes.vocab_size)?;
         // A model's context bounds its samples, whatever the (default) limit says.

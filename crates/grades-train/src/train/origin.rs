@@ -33,12 +33,12 @@ enum Values {
 }
 
 impl Origin {
-    /// Reads the description of the model that a run trains.
+    /// Reads the description of `model`, the model of a run as it is on disk.
     ///
     /// # Errors
     /// If there is none, or it is not sound.
-    pub(super) fn of(config: &Config) -> Result<Self, TrainError> {
-        let pretrained = match (&config.model, config.init) {
+    pub(super) fn of(model: &Model, config: &Config) -> Result<Self, TrainError> {
+        let pretrained = match (model, config.init) {
             (Model::Checkpoint(path), Init::Pretrained) => path,
             (Model::Checkpoint(path), Init::Random) if path.is_file() && !path.ends_with("config.json") => {
                 // A GGUF file, whose description is made from its header.

@@ -1,4 +1,4 @@
-//! A Hugging Face Hub with one data set, on this machine.
+//! A Hugging Face Hub with one data set or model, on this machine.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -36,8 +36,17 @@ impl Answer {
 impl FakeHub {
     pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-    /// Serves the set `id` with `files` at `revision` (as it stands in a URL).
+    /// Serves the data set `id` with `files` at `revision` (as it stands in a URL).
     pub(crate) fn new(id: &str, revision: &str, files: &[(&str, &[u8])]) -> Self {
+        Self::serve(&format!("datasets/{id}"), &format!("datasets/{id}"), revision, files)
+    }
+
+    /// Serves the model `id` with `files`.
+    pub(crate) fn with_model(id: &str, files: &[(&str, &[u8])]) -> Self {
+        Self::serve(&format!("models/{id}"), id, "main", files)
+    }
+
+    fn serve(api: &str, page: &str, revision: &str, files: &[(&str, &[u8])]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let hub = Self {
             endpoint: format!("http://{}", listener.local_addr().unwrap()),
@@ -45,13 +54,13 @@ impl FakeHub {
             routes: Arc::default(),
         };
         let names: Vec<String> = files.iter().map(|(name, _)| format!(r#"{{"rfilename": "{name}"}}"#)).collect();
-        let listing = format!(r#"{{"id": "{id}", "sha": "{}", "siblings": [{}]}}"#, Self::COMMIT, names.join(", "));
-        hub.answer(&format!("/api/datasets/{id}/revision/{revision}"), Answer::ok(listing));
+        let listing = format!(r#"{{"id": "{page}", "sha": "{}", "siblings": [{}]}}"#, Self::COMMIT, names.join(", "));
+        hub.answer(&format!("/api/{api}/revision/{revision}"), Answer::ok(listing));
         for (name, bytes) in files {
-            hub.answer(&Self::file(id, name), Answer::ok(*bytes));
+            hub.answer(&format!("/{page}/resolve/{}/{name}", Self::COMMIT), Answer::ok(*bytes));
         }
         let (requests, routes) = (hub.requests.clone(), hub.routes.clone());
-        let known = format!("/api/datasets/{id}/");
+        let known = format!("/api/{api}/");
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
@@ -76,11 +85,6 @@ impl FakeHub {
             }
         });
         hub
-    }
-
-    /// The path under which a file of the set is fetched.
-    pub(crate) fn file(id: &str, name: &str) -> String {
-        format!("/datasets/{id}/resolve/{}/{name}", Self::COMMIT)
     }
 
     /// Says something else to a path from now on.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::data::{DataError, Record, Source};
 
-#[path = "../../tests/suite/fake_hub.rs"]
+#[path = "../tests/suite/fake_hub.rs"]
 mod fake_hub;
 
 use fake_hub::{Answer, FakeHub};
@@ -11,7 +11,7 @@ const PARQUET: &str = "refs%2Fconvert%2Fparquet";
 const SET: Source<'static> = Source { path: ID, name: None, revision: None };
 
 /// Rows that `fixtures/make_parquet.py` wrote.
-const ROWS: &[u8] = include_bytes!("../../../../fixtures/parquet/datasets.parquet");
+const ROWS: &[u8] = include_bytes!("../../../fixtures/parquet/datasets.parquet");
 
 /// A Hub with a set as the Hub converts them, whose split `train` has two files, and a cache.
 fn metals() -> (FakeHub, tempfile::TempDir) {
@@ -36,6 +36,11 @@ fn refused(result: Result<Vec<Record>, DataError>, parts: &[&str]) {
     assert!(parts.iter().all(|part| error.contains(part)) && !error.contains('\n'), "{error}");
 }
 
+/// The path under which a file of the set is fetched.
+fn file(name: &str) -> String {
+    format!("/datasets/{ID}/resolve/{}/{name}", FakeHub::COMMIT)
+}
+
 /// All files below a folder.
 fn all_files(folder: &Path) -> Vec<String> {
     files::walk(folder).unwrap()
@@ -50,7 +55,6 @@ fn a_set_is_fetched_once() {
     assert!(rows[1].place.to_string().ends_with("default/train/0001.parquet, row 1"), "{}", rows[1].place);
     let asked = server.requests();
     let listing = format!("/api/datasets/{ID}/revision/{PARQUET}");
-    let file = |name: &str| FakeHub::file(ID, name);
     assert_eq!(asked, [listing, file("default/train/0000.parquet"), file("default/train/0001.parquet")]);
 
     // Another split needs its file alone; what is there needs nothing, with and without network.
@@ -145,7 +149,7 @@ fn refusals_say_what_to_do() {
 #[test]
 fn what_breaks_off_leaves_nothing_and_is_fetched_again() {
     let (server, cache) = metals();
-    let path = FakeHub::file(ID, "default/test/0000.parquet");
+    let path = file("default/test/0000.parquet");
     server.answer(&path, Answer { missing: 1, ..Answer::ok(ROWS) });
     refused(SET.read(Some("test"), &hub(&server, &cache)), &[&path, "check the connection"]);
     let snapshots = cache.path().join("datasets--owner--metals/snapshots");
@@ -161,7 +165,7 @@ fn what_breaks_off_leaves_nothing_and_is_fetched_again() {
 fn files_outside_the_set_are_not_touched() {
     let cache = tempfile::tempdir().unwrap();
     let server = FakeHub::new(ID, PARQUET, &[("../../../../train.jsonl", b"{\"a\": 1}\n")]);
-    refused(SET.read(None, &hub(&server, &cache)), &["leaves the set"]);
+    refused(SET.read(None, &hub(&server, &cache)), &["leaves its folder"]);
     server.answer(&format!("/api/datasets/{ID}/revision/{PARQUET}"), Answer::ok(r#"{"sha": "../x", "siblings": []}"#));
     fs::remove_dir_all(cache.path()).unwrap();
     refused(SET.read(None, &hub(&server, &cache)), &["does not describe"]);
@@ -171,7 +175,7 @@ fn files_outside_the_set_are_not_touched() {
 #[test]
 fn the_token_goes_to_the_hub_alone() {
     let (server, cache) = metals();
-    let file = FakeHub::file(ID, "default/test/0000.parquet");
+    let file = file("default/test/0000.parquet");
     // The same machine under another name.
     let elsewhere = server.endpoint.replace("127.0.0.1", "localhost") + "/store/1?signed=a";
     let redirect = Answer { status: "302 Found", headers: vec![format!("Location: {elsewhere}")], ..Answer::ok("") };
@@ -203,4 +207,44 @@ fn the_environment_is_that_of_the_hubs_libraries() {
     assert_eq!(described(&[("XDG_CACHE_HOME", "/x")]).cache, Path::new("/x/huggingface/hub"));
     assert_eq!(described(&[("HF_HOME", "/h"), ("XDG_CACHE_HOME", "/x")]).cache, Path::new("/h/hub"));
     assert_eq!(described(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c")]).cache, Path::new("/c"));
+}
+
+#[test]
+fn a_model_is_fetched_without_what_it_does_not_need() {
+    let names = [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    ];
+    let more = ["README.md", "pytorch_model.bin", "consolidated.safetensors", "onnx/model.onnx", "tokenizer.model"];
+    let files: Vec<(&str, &[u8])> = names.iter().chain(&more).map(|name| (*name, name.as_bytes())).collect();
+    let (server, cache) = (FakeHub::with_model("owner/tiny-1.5", &files), tempfile::tempdir().unwrap());
+    let id = Path::new("owner/tiny-1.5");
+    let folder = hub(&server, &cache).model(id).unwrap();
+    assert_eq!(folder, cache.path().join("models--owner--tiny-1.5/snapshots").join(FakeHub::COMMIT));
+    let mut fetched = names.to_vec();
+    fetched.sort_unstable();
+    assert_eq!(all_files(&folder), fetched);
+    assert_eq!(fs::read_to_string(folder.join("model-00002-of-00002.safetensors")).unwrap(), names[2]);
+    assert_eq!(server.requests().len(), 1 + names.len());
+    assert_eq!(offline(&server, &cache).model(id).unwrap(), folder);
+    assert_eq!(hub(&server, &cache).model(id).unwrap(), folder);
+    assert_eq!(server.requests(), Vec::<String>::new());
+
+    let told = |hub: &Hub, path: &str| hub.model(Path::new(path)).unwrap_err().to_string();
+    let error = told(&hub(&server, &cache), "owner/other");
+    assert!(error.contains("no such file or folder here, and no public model http"), "{error}");
+    let (server, cache) =
+        (FakeHub::with_model("owner/old", &[("pytorch_model.bin", b"")]), tempfile::tempdir().unwrap());
+    assert!(told(&hub(&server, &cache), "owner/old").contains("no model.safetensors"));
+    // What can only be on disk, or is there, is left as it is.
+    server.requests();
+    for path in ["model.gguf", "owner/model.gguf", "./owner/old", "folder", cache.path().to_str().unwrap()] {
+        assert_eq!(hub(&server, &cache).model(Path::new(path)).unwrap(), Path::new(path));
+    }
+    assert_eq!(server.requests(), Vec::<String>::new());
 }

@@ -1,8 +1,8 @@
-//! Data sets of the Hugging Face Hub: fetched once, kept in the cache of its own libraries, and read from there.
+//! Data sets and models of the Hugging Face Hub: fetched once, kept in the cache of its own libraries, and read from there.
 //!
 //! The cache has the layout of `huggingface_hub` (`datasets--owner--name/refs/<revision>` names a commit,
 //! `snapshots/<commit>/` holds its files), and beside it `files/<commit>.json` lists what the commit has, so that what is
-//! there once needs no request again. Another state of a set is another `revision`.
+//! there once needs no request again. Another state is another `revision`.
 
 use std::env;
 use std::fs::{self, File};
@@ -10,13 +10,13 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
-use super::files;
+use crate::data::files;
 
 /// The branch on which the Hub keeps every public set as parquet, also those that come as a script or in other formats.
 const CONVERTED: &str = "refs/convert/parquet";
@@ -82,28 +82,51 @@ impl Hub {
         )
     }
 
-    /// The set `id` (`owner/name`) at a branch, tag or commit. Without `revision` it is the set as parquet that the Hub makes,
-    /// or where it makes none (as of private sets) what was uploaded.
+    /// The data set `id` (`owner/name`) at a branch, tag or commit. Without `revision` it is the set as parquet that the Hub
+    /// makes, or where it makes none (as of private sets) what was uploaded.
     ///
     /// # Errors
     /// There is no such set or revision, it may not be read, or neither the network nor the cache has it.
-    pub fn open(&self, id: &str, revision: Option<&str>) -> Result<Snapshot<'_>, HubError> {
-        let wanted = revision.map_or_else(|| vec![CONVERTED, MAIN], |revision| vec![revision]);
-        if let Some(snapshot) = wanted.iter().find_map(|revision| self.cached(id, revision)) {
+    pub fn data_set(&self, id: &str, revision: Option<&str>) -> Result<Snapshot<'_>, HubError> {
+        let repo = Repo { kind: Kind::DataSet, id: id.to_owned() };
+        self.open(repo, &revision.map_or_else(|| vec![CONVERTED, MAIN], |revision| vec![revision]))
+    }
+
+    /// The folder of a model: `path` itself, or if there is no such file or folder and it may be one on the Hub
+    /// (`owner/name`), where its config, tokenizer and weights were fetched to.
+    ///
+    /// # Errors
+    /// As of [`data_set`](Self::data_set); the model has no weights that are read.
+    pub fn model(&self, path: &Path) -> Result<PathBuf, HubError> {
+        let Some(id) = path.to_str().filter(|id| is_id(id) && !path.exists()) else { return Ok(path.to_owned()) };
+        let snapshot = self.open(Repo { kind: Kind::Model, id: id.to_owned() }, &[MAIN])?;
+        let wanted: Vec<&String> = snapshot.files.iter().filter(|file| is_of_model(file)).collect();
+        if !wanted.iter().any(|file| file.ends_with(".safetensors")) {
+            return Err(HubError::NoWeights { page: snapshot.repo.page(&self.endpoint) });
+        }
+        for file in wanted {
+            snapshot.fetch(file)?;
+        }
+        Ok(snapshot.folder())
+    }
+
+    /// The first of `revisions` that the cache has, or else that the Hub has.
+    fn open(&self, repo: Repo, revisions: &[&str]) -> Result<Snapshot<'_>, HubError> {
+        if let Some(snapshot) = revisions.iter().find_map(|revision| self.cached(&repo, revision)) {
             return Ok(snapshot);
         }
         if self.offline {
-            return Err(HubError::Offline { what: id.to_owned(), cache: self.cache.clone() });
+            return Err(HubError::Offline { what: repo.id, cache: self.cache.clone() });
         }
-        match (self.ask(id, wanted[0]), revision) {
-            (Err(HubError::NoRevision { .. } | HubError::NoSuchSet { .. }), None) => self.ask(id, MAIN),
+        match (self.ask(&repo, revisions[0]), revisions.get(1)) {
+            (Err(HubError::NoRevision { .. } | HubError::NotThere { .. }), Some(other)) => self.ask(&repo, other),
             (answer, _) => answer,
         }
     }
 
-    /// The set as the cache has it.
-    fn cached(&self, id: &str, revision: &str) -> Option<Snapshot<'_>> {
-        let folder = self.folder(id);
+    /// What the cache has.
+    fn cached(&self, repo: &Repo, revision: &str) -> Option<Snapshot<'_>> {
+        let folder = self.folder(repo);
         let is_commit = revision.len() == 40 && is_commit(revision);
         let commit = if is_commit {
             revision.to_owned()
@@ -120,11 +143,11 @@ impl Hub {
             None if self.offline => files::walk(&folder.join("snapshots").join(&commit)).ok()?,
             None => return None,
         };
-        Some(Snapshot { hub: self, id: id.to_owned(), commit, files })
+        Some(Snapshot { hub: self, repo: repo.clone(), commit, files })
     }
 
-    /// The set as the Hub has it; what it answers is kept.
-    fn ask(&self, id: &str, revision: &str) -> Result<Snapshot<'_>, HubError> {
+    /// What the Hub has; its answer is kept.
+    fn ask(&self, repo: &Repo, revision: &str) -> Result<Snapshot<'_>, HubError> {
         #[derive(Deserialize)]
         struct Answer {
             sha: String,
@@ -135,91 +158,141 @@ impl Hub {
             rfilename: String,
         }
 
-        let url = format!("{}/api/datasets/{id}/revision/{}", self.endpoint, encoded(revision, false));
-        let mut answer = self.get(&url, id, revision)?;
-        let network = |reason: String| HubError::Network { id: id.to_owned(), url: url.clone(), reason };
+        let (kind, id) = (repo.kind.plural(), &repo.id);
+        let url = format!("{}/api/{kind}/{id}/revision/{}", self.endpoint, encoded(revision, false));
+        let mut answer = self.get(&url, repo, revision)?;
+        let network = |reason: String| HubError::Network { id: id.clone(), url: url.clone(), reason };
         let text =
             answer.body_mut().with_config().limit(u64::MAX).read_to_string().map_err(|e| network(e.to_string()))?;
-        let unclear = || network("the answer does not describe a data set".to_owned());
+        let unclear = || network("the answer does not describe it".to_owned());
         let Answer { sha: commit, siblings } = serde_json::from_str(&text).map_err(|_| unclear())?;
         let reference = inside(revision).filter(|_| is_commit(&commit)).ok_or_else(unclear)?;
         let files: Vec<String> = siblings.into_iter().map(|file| file.rfilename).collect();
 
-        let folder = self.folder(id);
+        let folder = self.folder(repo);
         let listed = serde_json::to_vec(&files).unwrap_or_default();
         write(&folder.join("files").join(format!("{commit}.json")), &mut listed.as_slice())?;
         let snapshot = folder.join("snapshots").join(&commit);
         fs::create_dir_all(&snapshot).map_err(HubError::cache(&snapshot))?;
         // Last, since a reference to a commit that is not there is a damaged cache to other programs.
         write(&folder.join("refs").join(reference), &mut commit.as_bytes())?;
-        Ok(Snapshot { hub: self, id: id.to_owned(), commit, files })
+        Ok(Snapshot { hub: self, repo: repo.clone(), commit, files })
     }
 
-    fn folder(&self, id: &str) -> PathBuf {
-        self.cache.join(format!("datasets--{}", id.replace('/', "--")))
+    fn folder(&self, repo: &Repo) -> PathBuf {
+        self.cache.join(format!("{}--{}", repo.kind.plural(), repo.id.replace('/', "--")))
     }
 
-    /// What is at `url`, which is about the set `id`.
-    fn get(&self, url: &str, id: &str, revision: &str) -> Result<Response<Body>, HubError> {
+    /// What is at `url`, which is about `repo`.
+    fn get(&self, url: &str, repo: &Repo, revision: &str) -> Result<Response<Body>, HubError> {
         let mut request = self.agent.get(url);
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
         let answer = request.call().map_err(|e| {
             let reason = e.to_string();
-            HubError::Network { id: id.to_owned(), url: url.to_owned(), reason }
+            HubError::Network { id: repo.id.clone(), url: url.to_owned(), reason }
         })?;
         let status = answer.status().as_u16();
         if status == 200 {
             return Ok(answer);
         }
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let page = format!("{}/datasets/{id}", self.endpoint);
+        let (page, what) = (repo.page(&self.endpoint), repo.kind.name());
         Err(match (status, header("X-Error-Code"), header("X-Error-Message")) {
-            (_, "RevisionNotFound", _) => HubError::NoRevision { page, revision: revision.to_owned() },
-            (_, "GatedRepo", _) | (403, ..) => HubError::Gated { page },
+            (_, "RevisionNotFound", _) => HubError::NoRevision { page, what, revision: revision.to_owned() },
+            (_, "GatedRepo", _) | (403, ..) => HubError::Gated { page, what },
             (401, _, "Invalid credentials in Authorization header") => HubError::Token { page },
-            // The Hub does not tell strangers which private sets there are.
-            (_, "RepoNotFound", _) | (401 | 404, "", _) => HubError::NoSuchSet { id: id.to_owned(), page },
+            // The Hub does not tell strangers what is private.
+            (_, "RepoNotFound", _) | (401 | 404, "", _) => HubError::NotThere { id: repo.id.clone(), page, what },
             (_, _, message) => HubError::Refused { url: url.to_owned(), status, message: message.to_owned() },
         })
     }
 }
 
-/// A set at one commit.
+/// What a name on the Hub stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    DataSet,
+    Model,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::DataSet => "data set",
+            Self::Model => "model",
+        }
+    }
+
+    /// As in the Hub's addresses and in the cache.
+    fn plural(self) -> &'static str {
+        match self {
+            Self::DataSet => "datasets",
+            Self::Model => "models",
+        }
+    }
+}
+
+/// A data set or a model.
+#[derive(Clone, Debug)]
+struct Repo {
+    kind: Kind,
+    id: String,
+}
+
+impl Repo {
+    /// Where it is shown, and below which its files are.
+    fn page(&self, endpoint: &str) -> String {
+        match self.kind {
+            Kind::DataSet => format!("{endpoint}/datasets/{}", self.id),
+            Kind::Model => format!("{endpoint}/{}", self.id),
+        }
+    }
+}
+
+/// A data set or model at one commit.
 #[derive(Clone, Debug)]
 pub struct Snapshot<'a> {
     hub: &'a Hub,
-    id: String,
+    repo: Repo,
     commit: String,
     files: Vec<String>,
 }
 
 impl Snapshot<'_> {
-    /// The files of the set, as paths within it.
+    /// Its files, as paths within it.
     #[must_use]
     pub fn files(&self) -> &[String] {
         &self.files
     }
 
-    /// Where `file`, one of the set's, is in the cache; fetched if it is not there yet.
+    /// Where its files are in the cache.
+    fn folder(&self) -> PathBuf {
+        self.hub.folder(&self.repo).join("snapshots").join(&self.commit)
+    }
+
+    /// Where `file`, one of its files, is in the cache; fetched if it is not there yet.
     ///
     /// # Errors
     /// It cannot be fetched or stored.
     pub fn fetch(&self, file: &str) -> Result<PathBuf, HubError> {
         let hub = self.hub;
-        let url = format!("{}/datasets/{}/resolve/{}/{}", hub.endpoint, self.id, self.commit, encoded(file, true));
-        let network = |reason: String| HubError::Network { id: self.id.clone(), url: url.clone(), reason };
-        let within = inside(file).ok_or_else(|| network("a path that leaves the set".to_owned()))?;
-        let path = hub.folder(&self.id).join("snapshots").join(&self.commit).join(within);
+        let url = format!("{}/resolve/{}/{}", self.repo.page(&hub.endpoint), self.commit, encoded(file, true));
+        let network = |reason: String| HubError::Network { id: self.repo.id.clone(), url: url.clone(), reason };
+        let within = inside(file).ok_or_else(|| network("a path that leaves its folder".to_owned()))?;
+        let path = self.folder().join(within);
         if path.is_file() {
             return Ok(path);
         }
         if hub.offline {
-            return Err(HubError::Offline { what: format!("{file} of {}", self.id), cache: hub.cache.clone() });
+            return Err(HubError::Offline { what: format!("{file} of {}", self.repo.id), cache: hub.cache.clone() });
         }
-        let answer = hub.get(&url, &self.id, &self.commit)?;
-        let bar = ProgressBar::new(answer.body().content_length().unwrap_or_default());
+        let answer = hub.get(&url, &self.repo, &self.commit)?;
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}");
+        let bar = ProgressBar::new(answer.body().content_length().unwrap_or_default())
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            .with_message(file.to_owned());
         let mut reader = Noted { body: bar.wrap_read(answer.into_body().into_reader()), failure: None };
         let written = write(&path, &mut reader);
         bar.finish_and_clear();
@@ -257,6 +330,30 @@ fn write(path: &Path, contents: &mut dyn io::Read) -> Result<(), HubError> {
     })
 }
 
+/// Whether a path may mean something on the Hub: `owner/name`, and nothing that only files are called.
+pub(crate) fn is_id(path: &str) -> bool {
+    let part = |text: &str| {
+        let of_name = |letter: char| letter.is_ascii_alphanumeric() || "_.-".contains(letter);
+        text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.chars().all(of_name)
+    };
+    let is_file = |name: &str| {
+        let extension = files::extension(Path::new(name));
+        !extension.is_empty() && extension.chars().all(|letter| letter.is_ascii_alphabetic())
+    };
+    path.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name) && !is_file(name))
+}
+
+/// Whether a file of a model on the Hub is its config, of its tokenizer, or holds weights. There may be more, as the weights
+/// once again in other formats.
+fn is_of_model(file: &str) -> bool {
+    let json = |start: &str| file.starts_with(start) && file.ends_with(".json");
+    let weights = file.starts_with("model") && file.ends_with(".safetensors");
+    let named = ["config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json"];
+    let more =
+        named.contains(&file) || file.starts_with("chat_template.") || json("tokenizer") || json("model.safetensors");
+    !file.contains('/') && (weights || more)
+}
+
 /// Whether a text is a commit's name and no path.
 fn is_commit(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -282,39 +379,51 @@ fn encoded(path: &str, slashes: bool) -> String {
     text
 }
 
-/// Why a set of the Hub cannot be had.
+/// Why something of the Hub cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
     /// Neither here nor there.
     #[error(
-        "{id}: there is no such file or folder here, and no public data set {page}; correct the name, or set HF_TOKEN if \
-         the set is private"
+        "{id}: there is no such file or folder here, and no public {what} {page}; correct the name, or set HF_TOKEN if the \
+         {what} is private"
     )]
-    NoSuchSet {
+    NotThere {
         /// The name as given.
         id: String,
-        /// Where the set would be.
+        /// Where it would be.
         page: String,
+        /// Of what kind.
+        what: &'static str,
     },
-    /// The set has no such branch, tag or commit.
-    #[error("{page}: the data set has no revision `{revision}`; give a branch, a tag or a commit of it")]
+    /// No such branch, tag or commit.
+    #[error("{page}: the {what} has no revision `{revision}`; give a branch, a tag or a commit of it")]
     NoRevision {
-        /// Where the set is.
+        /// Where it is.
         page: String,
+        /// Of what kind.
+        what: &'static str,
         /// The revision as given.
         revision: String,
     },
-    /// The set is shown to those alone who have agreed to something.
-    #[error("{page}: access to the data set is restricted; ask for it on that page, and set HF_TOKEN to your token")]
+    /// Shown to those alone who have agreed to something.
+    #[error("{page}: access to the {what} is restricted; ask for it on that page, and set HF_TOKEN to your token")]
     Gated {
-        /// Where the set is.
+        /// Where it is.
+        page: String,
+        /// Of what kind.
+        what: &'static str,
+    },
+    /// A model in other formats.
+    #[error("{page}: the model has no model.safetensors; convert it, or fetch a GGUF file and give its path")]
+    NoWeights {
+        /// Where it is.
         page: String,
     },
     /// The token is none.
-    #[error("{page}: the Hub does not know the token; set HF_TOKEN to a valid one, or unset it for a public data set")]
+    #[error("{page}: the Hub does not know the token; set HF_TOKEN to a valid one, or unset it for what is public")]
     Token {
-        /// Where the set is.
+        /// Where it is.
         page: String,
     },
     /// Any other refusal.
@@ -332,7 +441,7 @@ pub enum HubError {
         "{id}: there is no such file or folder here, and fetching {url} failed ({reason}); check the connection and call again"
     )]
     Network {
-        /// The set.
+        /// The data set or model.
         id: String,
         /// What was asked for.
         url: String,
@@ -346,7 +455,7 @@ pub enum HubError {
         cache.display()
     )]
     Offline {
-        /// The set, or a file of it.
+        /// The data set or model, or a file of it.
         what: String,
         /// Where it was looked for.
         cache: PathBuf,
