@@ -23,8 +23,8 @@ pub struct Layout {
     /// The samples, in order, together covering all tokens.
     pub segments: Vec<Segment>,
     /// Which token each row of the keys and values is of; left out, every token in order. Where several samples begin
-    /// alike, that beginning is a segment of its own, and its keys are repeated here before those of each. For passes
-    /// without gradients.
+    /// alike, that beginning is among the queries of the first alone, and its keys are repeated here before those of each.
+    /// For passes without gradients.
     pub key_rows: Option<Arc<Vec<u32>>>,
 }
 
@@ -48,38 +48,25 @@ impl Layout {
     }
 
     /// Samples that begin alike, as trees of tokens: of each token the one before it, none for the first of a sample. Each
-    /// tree is in depth-first order, so that a token's first successor is right behind it.
+    /// tree is in depth-first order, so that a token's first successor is right behind it, and a segment is what a sample
+    /// has beyond those before it.
     #[must_use]
     pub fn tree(parents: &[Option<u32>]) -> Self {
-        let mut successors = vec![0; parents.len()];
-        for &parent in parents.iter().flatten() {
-            successors[parent as usize] += 1;
-        }
         let (mut positions, mut segments) = (Vec::with_capacity(parents.len()), Vec::<Segment>::new());
         for (token, &parent) in parents.iter().enumerate() {
             let parent = parent.map(|parent| parent as usize);
             positions.push(parent.map_or(0, |parent| positions[parent] + 1));
-            let goes_on = parent.is_some_and(|parent| parent + 1 == token && successors[parent] == 1);
             match segments.last_mut() {
-                Some(segment) if goes_on => segment.query.end = token + 1,
+                Some(segment) if parent.is_some_and(|parent| parent + 1 == token) => segment.query.end = token + 1,
                 _ => segments.push(Segment { query: token..token + 1, key: 0..0 }),
             }
         }
-        // Keys are repeated for the end of every sample alone: all before a branching see the beginning of those that its
-        // first branch sees.
-        let (mut key_rows, mut first) = (Vec::with_capacity(parents.len()), 0);
-        for last in 0..segments.len() {
-            let end = segments[last].query.end - 1;
-            if successors[end] > 0 {
-                continue;
-            }
+        let mut key_rows = Vec::with_capacity(parents.len());
+        for Segment { query, key } in &mut segments {
             let start = key_rows.len();
-            key_rows.extend(std::iter::successors(Some(end as u32), |&token| parents[token as usize]));
+            key_rows.extend(std::iter::successors(Some(query.end as u32 - 1), |&token| parents[token as usize]));
             key_rows[start..].reverse();
-            for segment in &mut segments[first..=last] {
-                segment.key = start..start + positions[segment.query.end - 1] as usize + 1;
-            }
-            first = last + 1;
+            *key = start..key_rows.len();
         }
         let repeats = key_rows.len() > parents.len();
         Self { positions, segments, key_rows: repeats.then(|| Arc::new(key_rows)) }
