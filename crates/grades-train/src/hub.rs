@@ -110,18 +110,23 @@ impl Hub {
         Ok(snapshot.folder())
     }
 
-    /// The first of `revisions` that the cache has, or else that the Hub has.
+    /// The first of `revisions` that there is. What the cache has of a later one does not stand for an earlier one, unless
+    /// the Hub says that it has none, or must not be asked.
     fn open(&self, repo: Repo, revisions: &[&str]) -> Result<Snapshot<'_>, HubError> {
-        if let Some(snapshot) = revisions.iter().find_map(|revision| self.cached(&repo, revision)) {
-            return Ok(snapshot);
+        for (index, revision) in revisions.iter().enumerate() {
+            if let Some(snapshot) = self.cached(&repo, revision) {
+                return Ok(snapshot);
+            }
+            let last = index + 1 == revisions.len();
+            if self.offline {
+                continue;
+            }
+            match self.ask(&repo, revision) {
+                Err(HubError::NoRevision { .. } | HubError::NotThere { .. }) if !last => {}
+                answer => return answer,
+            }
         }
-        if self.offline {
-            return Err(HubError::Offline { what: repo.id, cache: self.cache.clone() });
-        }
-        match (self.ask(&repo, revisions[0]), revisions.get(1)) {
-            (Err(HubError::NoRevision { .. } | HubError::NotThere { .. }), Some(other)) => self.ask(&repo, other),
-            (answer, _) => answer,
-        }
+        Err(HubError::Offline { what: repo.id, cache: self.cache.clone() })
     }
 
     /// What the cache has.

@@ -93,12 +93,23 @@ fn a_revision_is_read_as_it_was_uploaded() {
     // No revision as parquet: that of private sets.
     let server = FakeHub::new(ID, "main", &[("data/train.jsonl", rows), ("README.md", b"")]);
     let main = Source { revision: Some("main"), ..SET };
-    for set in [SET, main, SET, Source { revision: Some(FakeHub::COMMIT), ..SET }] {
+    for (set, requests) in [(SET, 3), (main, 0), (SET, 1), (Source { revision: Some(FakeHub::COMMIT), ..SET }, 0)] {
         assert_eq!(set.read(None, &hub(&server, &cache)).unwrap()[0].text("a").unwrap(), "x");
+        // Whether there is a revision as parquet by now, what there is of `main`, and the file.
+        assert_eq!(server.requests().len(), requests);
     }
-    assert_eq!(server.requests().len(), 3, "both revisions and the file");
+    assert_eq!(SET.read(None, &offline(&server, &cache)).unwrap().len(), 1);
     refused(Source { revision: Some("v9"), ..SET }.read(None, &hub(&server, &cache)), &[ID, "`v9`"]);
     refused(Source { revision: Some("../up"), ..SET }.read(None, &hub(&server, &cache)), &[ID, "`../up`"]);
+}
+
+#[test]
+fn another_revision_in_the_cache_does_not_stand_for_the_set() {
+    let (server, cache) = metals();
+    let other = r#"{"sha": "abc", "siblings": [{"rfilename": "metals.py"}]}"#;
+    server.answer(&format!("/api/datasets/{ID}/revision/main"), Answer::ok(other));
+    refused(Source { revision: Some("main"), ..SET }.read(None, &hub(&server, &cache)), &["`train`", "metals.py"]);
+    assert_eq!(SET.read(None, &hub(&server, &cache)).unwrap().len(), 10);
 }
 
 #[test]
@@ -186,6 +197,14 @@ fn the_token_goes_to_the_hub_alone() {
     let asked = server.requests();
     assert!(asked[0].contains("Bearer secret") && asked[1].contains("Bearer secret"), "{asked:?}");
     assert_eq!(asked[2..], ["/store/1?signed=a"]);
+
+    // A set that was renamed is still on the Hub.
+    let renamed = "/api/datasets/owner/ores/revision/refs%2Fconvert%2Fparquet";
+    let location = format!("Location: /api/datasets/{ID}/revision/{PARQUET}");
+    server.answer(renamed, Answer { status: "307 Temporary Redirect", headers: vec![location], ..Answer::ok("") });
+    assert_eq!(hub.data_set("owner/ores", None).unwrap().files().len(), 4);
+    let asked = server.requests();
+    assert!(asked.len() == 2 && asked.iter().all(|request| request.contains("Bearer secret")), "{asked:?}");
 }
 
 #[test]

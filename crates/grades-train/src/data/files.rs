@@ -237,6 +237,6 @@ mod tests {
         refuses("train/a.csv train/b.json", None, "train", &["set/train/a.csv"]);
         refuses("train-00000-of-00003.parquet train-00002-of-00003.parquet", None, "train", &["2", "3"]);
         refuses("notes.txt", None, "train", &["notes.txt"]);
-        refuses("retrain.csv train_sample.csv train-of-5.csv", None, "train", &["retrain.csv"]);
+        refuses("retrain.csv train_sample.csv train-of-5.csv train-a-of-1.csv", None, "train", &["retrain.csv"]);
     }
 }
