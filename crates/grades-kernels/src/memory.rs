@@ -67,6 +67,23 @@ pub(crate) unsafe fn written<E: crate::Element>(len: usize, write: impl FnOnce(&
     new
 }
 
+/// Asks for `elements` to be brought into the cache. Rows that lie far apart are not foreseen by the processor itself.
+#[inline(always)]
+pub(crate) fn expect<T>(elements: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        const LINE: usize = 64;
+        let start = elements.as_ptr().cast::<i8>();
+        for offset in (0..size_of_val(elements)).step_by(LINE) {
+            // SAFETY: a hint, which reads nothing; every x86-64 processor has it.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset)) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = elements;
+}
+
 /// Gives what is free now back to the system: for when much less will be needed from here on.
 pub fn return_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -1,5 +1,7 @@
 //! Views of row-major matrices.
 
+use std::ops::Range;
+
 /// A row-major matrix whose rows may lie further apart than they are long (a range of columns of a fused weight).
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a, T = f32> {
@@ -82,6 +84,14 @@ impl<'a, T: Copy> Matrix<'a, T> {
         assert!(first + count <= self.rows);
         let data = self.data.get(first * self.row_stride..).unwrap_or_default();
         Self::with_stride(data, count, self.columns, self.row_stride)
+    }
+
+    /// Says that columns `columns` of row `row` will be read soon; a row that does not exist is passed over.
+    #[inline(always)]
+    pub(crate) fn expect(&self, row: usize, columns: Range<usize>) {
+        if row < self.rows {
+            crate::memory::expect(&self.row(row)[columns]);
+        }
     }
 
     /// Columns `first .. first + count` of it.

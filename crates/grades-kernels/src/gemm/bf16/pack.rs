@@ -15,6 +15,9 @@ use super::rows::Stack;
 use super::tile::{COLUMNS, Pair, ROWS, VECTORS};
 use crate::gemm::Matrix;
 
+/// Rows that are asked for ahead of the one that is packed: a trip to the memory takes as long as packing some of them.
+const AHEAD: usize = 16;
+
 /// A cache line of pairs, which aligns a buffer.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -186,6 +189,8 @@ pub(super) unsafe fn plain(
     let (low_scratch, high_scratch) = scratch.split_at_mut(width);
     let interleave = interleaving();
     for (pair, row) in inner.clone().step_by(2).enumerate() {
+        stack.expect(row + AHEAD, columns.clone());
+        stack.expect(row + AHEAD + 1, columns.clone());
         let low = stack.row(row, columns.clone(), low_scratch);
         let high = if row + 1 < inner.end { stack.row(row + 1, columns.clone(), high_scratch) } else { &[] };
         for (v, from) in (0..width.next_multiple_of(COLUMNS)).step_by(16).enumerate() {
@@ -250,7 +255,10 @@ unsafe fn interleaved(m: &Matrix<bf16>, row: usize, end: usize, column: usize, i
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(crate) unsafe fn right(b: &Matrix<bf16>, panel: usize, inner: Range<usize>, out: *mut Pair) {
     let interleave = interleaving();
+    let columns = panel * COLUMNS..b.columns().min((panel + 1) * COLUMNS);
     for (pair, row) in inner.clone().step_by(2).enumerate() {
+        b.expect(row + AHEAD, columns.clone());
+        b.expect(row + AHEAD + 1, columns.clone());
         for v in 0..VECTORS {
             // SAFETY: the vector lies within the panel.
             unsafe {
@@ -277,6 +285,8 @@ pub(crate) unsafe fn left(
 ) {
     let interleave = interleaving();
     for (pair, row) in inner.clone().step_by(2).enumerate() {
+        a.expect(row + AHEAD, columns.clone());
+        a.expect(row + AHEAD + 1, columns.clone());
         for (twice, column) in columns.clone().step_by(2 * ROWS).enumerate() {
             // SAFETY: both halves lie within their blocks.
             unsafe {

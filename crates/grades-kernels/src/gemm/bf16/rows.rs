@@ -18,6 +18,9 @@ pub trait Rows: Sync {
     /// # Panics
     /// If there is no such part of a row.
     fn row<'s>(&'s self, row: usize, columns: Range<usize>, scratch: &'s mut [f32]) -> &'s [f32];
+
+    /// Says that elements `columns` of row `row` will be read soon. A row that does not exist is passed over.
+    fn expect(&self, _row: usize, _columns: Range<usize>) {}
 }
 
 impl Rows for Matrix<'_> {
@@ -31,6 +34,10 @@ impl Rows for Matrix<'_> {
 
     fn row<'s>(&'s self, row: usize, columns: Range<usize>, _: &'s mut [f32]) -> &'s [f32] {
         &Matrix::row(self, row)[columns]
+    }
+
+    fn expect(&self, row: usize, columns: Range<usize>) {
+        Matrix::expect(self, row, columns);
     }
 }
 
@@ -64,6 +71,16 @@ impl<'a> Stack<'a> {
             row -= weight.rows();
         }
         panic_outside(row)
+    }
+
+    /// As [`Rows::expect`].
+    pub(super) fn expect(&self, mut row: usize, columns: Range<usize>) {
+        for weight in self.weights {
+            if row < weight.rows() {
+                return weight.expect(row, columns);
+            }
+            row -= weight.rows();
+        }
     }
 }
 
