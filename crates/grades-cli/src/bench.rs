@@ -68,6 +68,9 @@ struct Step {
     /// Measure the change of every matrix's gradient at each step, as training with GradES does.
     #[arg(long)]
     monitor: bool,
+    /// Clip the gradients to this norm; 0 does not measure their norm either.
+    #[arg(long, default_value_t = 1.0, value_name = "NORM")]
+    max_grad_norm: f64,
     /// Compute each layer again in the backward pass instead of keeping its activations.
     #[arg(long)]
     gradient_checkpointing: bool,
@@ -119,6 +122,7 @@ impl Step {
             frozen: self.frozen,
             companions,
             monitor: self.monitor,
+            max_grad_norm: self.max_grad_norm,
             gradient_checkpointing: self.gradient_checkpointing,
             fold_frozen: self.fold_frozen,
             prefix_cache: self.prefix_cache,

@@ -67,6 +67,26 @@ pub(crate) unsafe fn written<E: crate::Element>(len: usize, write: impl FnOnce(&
     new
 }
 
+/// Several vectors of `lens` numbers that `write` writes, in memory that is not cleared before.
+///
+/// # Safety
+/// As [`written`].
+pub(crate) unsafe fn written_all<E: crate::Element>(
+    lens: &[usize],
+    write: impl FnOnce(Vec<&mut [E]>),
+) -> Vec<Vec<E>> {
+    let mut all: Vec<Vec<E>> = lens.iter().map(|&len| Vec::with_capacity(len)).collect();
+    let slices = all.iter_mut().zip(lens);
+    // SAFETY: the memory is there and this function's alone; an element is a plain number, of which every pattern is a
+    // value, and none is read before it is written.
+    write(slices.map(|(new, &len)| unsafe { std::slice::from_raw_parts_mut(new.as_mut_ptr(), len) }).collect());
+    for (new, &len) in all.iter_mut().zip(lens) {
+        // SAFETY: the elements have been written.
+        unsafe { new.set_len(len) };
+    }
+    all
+}
+
 /// Asks for `elements` to be brought into the cache. Rows that lie far apart are not foreseen by the processor itself.
 #[inline(always)]
 pub(crate) fn expect<T>(elements: &[T]) {

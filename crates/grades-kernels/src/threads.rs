@@ -66,6 +66,12 @@ pub(crate) fn each_with<T: Send, S>(
     }
 }
 
+/// Whether item `index` of `len` is the last of those that some thread begins with.
+pub(crate) fn ends_a_part(index: usize, len: usize) -> bool {
+    let threads = threads();
+    (1..=threads).any(|thread| len * thread / threads == index + 1)
+}
+
 /// What `body` makes of each item, in the items' order.
 pub(crate) fn map<T: Send, R: Send>(items: impl IntoIterator<Item = T>, body: impl Fn(T) -> R + Sync) -> Vec<R> {
     let items: Vec<T> = items.into_iter().collect();

@@ -12,6 +12,7 @@ use crate::Element;
 use crate::dispatch::multiversion;
 use crate::gemm::{Matrix, MatrixMut, banded};
 use crate::math::{dot, exp, mul_add};
+use crate::memory::written;
 use crate::threads::{each, each_with};
 
 /// Where the gradients go; all are overwritten, with zeros for tokens outside all segments.
@@ -23,6 +24,15 @@ pub struct AttentionGradients<'a, E = f32> {
     pub dk: &'a mut [E],
     /// `[key tokens, kv_heads, head_dim]`.
     pub dv: &'a mut [E],
+}
+
+impl AttentionGradients<'_> {
+    /// Zeros, to add to.
+    pub(super) fn clear(&mut self) {
+        self.dq.fill(0.0);
+        self.dk.fill(0.0);
+        self.dv.fill(0.0);
+    }
 }
 
 /// What the forward pass took and gave.
@@ -38,6 +48,31 @@ pub struct Saved<'a, E = f32> {
     pub out: &'a [E],
     /// `[query tokens, heads]`.
     pub log_sum_exp: &'a [f32],
+}
+
+/// [`attention_backward`] into new memory: dq, dk and dv.
+///
+/// # Panics
+/// If a length or a segment does not fit.
+#[must_use]
+pub fn attention_backward_new<E: Element>(
+    attention: &Attention,
+    segments: &[Segment],
+    saved: Saved<E>,
+    dout: &[E],
+) -> [Vec<E>; 3] {
+    let (mut new_dk, mut new_dv) = (Vec::new(), Vec::new());
+    // SAFETY: the kernel overwrites every element of all three, and reads none of them, or panics.
+    let dq = unsafe {
+        written(saved.q.len(), |dq| {
+            new_dk = written(saved.k.len(), |dk| {
+                new_dv = written(saved.k.len(), |dv| {
+                    attention_backward(attention, segments, saved, dout, AttentionGradients { dq, dk, dv });
+                });
+            });
+        })
+    };
+    [dq, new_dk, new_dv]
 }
 
 /// Gradients of [`super::attention`] from `dout [query tokens, heads, head_dim]`.
@@ -73,10 +108,37 @@ pub fn attention_backward<E: Element>(
     let (heads, head_dim) = (attention.heads, attention.head_dim);
     let queries: usize = segments.iter().map(|s| s.queries.len()).sum();
     let keys: usize = segments.iter().map(|s| s.keys.len()).sum();
-    let mut dq_heads = vec![0.0; queries * heads * head_dim];
-    let mut dk_heads = vec![0.0; keys * heads * head_dim];
-    let mut dv_heads = vec![0.0; keys * heads * head_dim];
-    let (mut dq_rest, mut dk_rest, mut dv_rest) = (&mut dq_heads[..], &mut dk_heads[..], &mut dv_heads[..]);
+    let (mut dk_heads, mut dv_heads) = (Vec::new(), Vec::new());
+    // SAFETY: each job clears its parts before it adds to them, and the parts of all jobs are the whole.
+    let dq_heads = unsafe {
+        written(queries * heads * head_dim, |dq| {
+            dk_heads = written(keys * heads * head_dim, |dk| {
+                dv_heads = written(keys * heads * head_dim, |dv| {
+                    each_head(attention, segments, saved, dout, AttentionGradients { dq, dk, dv });
+                });
+            });
+        })
+    };
+
+    let query_spans: Vec<_> = segments.iter().map(|s| s.queries.clone()).collect();
+    let key_spans: Vec<_> = segments.iter().map(|s| s.keys.clone()).collect();
+    // The scores' gradients are those of scores with scaled queries.
+    gather_heads(&query_spans, &dq_heads, (heads, 1), head_dim, attention.scale, dq);
+    let groups = (heads, heads / attention.kv_heads);
+    gather_heads(&key_spans, &dk_heads, groups, head_dim, 1.0, dk);
+    gather_heads(&key_spans, &dv_heads, groups, head_dim, 1.0, dv);
+}
+
+/// The gradients of every head of queries by itself, into `[heads, tokens, head_dim]` for each segment.
+fn each_head<E: Element>(
+    attention: &Attention,
+    segments: &[Segment],
+    saved: Saved<E>,
+    dout: &[E],
+    gradients: AttentionGradients,
+) {
+    let (heads, head_dim) = (attention.heads, attention.head_dim);
+    let AttentionGradients { dq: mut dq_rest, dk: mut dk_rest, dv: mut dv_rest } = gradients;
     let mut jobs = Vec::with_capacity(segments.len() * heads);
     for (index, segment) in segments.iter().enumerate() {
         for head in 0..heads {
@@ -109,14 +171,6 @@ pub fn attention_backward<E: Element>(
             },
         );
     }
-
-    let query_spans: Vec<_> = segments.iter().map(|s| s.queries.clone()).collect();
-    let key_spans: Vec<_> = segments.iter().map(|s| s.keys.clone()).collect();
-    // The scores' gradients are those of scores with scaled queries.
-    gather_heads(&query_spans, &dq_heads, (heads, 1), head_dim, attention.scale, dq);
-    let groups = (heads, heads / attention.kv_heads);
-    gather_heads(&key_spans, &dk_heads, groups, head_dim, 1.0, dk);
-    gather_heads(&key_spans, &dv_heads, groups, head_dim, 1.0, dv);
 }
 
 impl<'a, E: Element> Saved<'a, E> {
@@ -174,15 +228,16 @@ struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// Adds to `gradients`, which are `[queries, head_dim]` (of the scaled queries) and twice `[keys, head_dim]`.
+    /// Writes `gradients`, which are `[queries, head_dim]` (of the scaled queries) and twice `[keys, head_dim]`.
     fn backward<E: Element>(
         &self,
         attention: &Attention,
         saved: &Saved<E>,
         dout: &[E],
-        gradients: AttentionGradients,
+        mut gradients: AttentionGradients,
         scratch: &mut Scratch,
     ) {
+        gradients.clear();
         let Attention { heads, kv_heads, head_dim, scale, .. } = *attention;
         let &Self { index, segment, head, packed } = self;
         let kv_head = head / (heads / kv_heads);

@@ -16,7 +16,7 @@ mod tests;
 
 use crate::gemm::TILE_ROWS;
 
-pub use backward::{AttentionGradients, Saved, attention_backward};
+pub use backward::{AttentionGradients, Saved, attention_backward, attention_backward_new};
 pub use forward::{attention, attention_new};
 pub use segment::Segment;
 

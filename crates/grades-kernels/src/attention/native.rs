@@ -86,7 +86,7 @@ fn attend(
 /// What a job of the backward pass gives: its segment, its head, and where the gradients of that head go.
 type Job<'a> = (usize, usize, AttentionGradients<'a>);
 
-/// [`super::attention_backward`] up to the sums of each head: dq (of the scaled queries), dk and dv, to which is added.
+/// [`super::attention_backward`] up to the sums of each head: dq (of the scaled queries), dk and dv.
 pub(super) fn backward(
     attention: &Attention,
     segments: &[Segment],
@@ -114,9 +114,10 @@ fn backward_head(
     saved: &Saved<bf16>,
     dout: &[bf16],
     [k_columns, k_rows, v_columns]: &[Packed; 3],
-    gradients: AttentionGradients,
+    mut gradients: AttentionGradients,
     scratch: &mut Scratch,
 ) {
+    gradients.clear();
     let Attention { heads, kv_heads, head_dim, scale, .. } = *attention;
     let kv_head = head / (heads / kv_heads);
     for first_query in segment.queries.clone().step_by(BLOCK_QUERIES) {

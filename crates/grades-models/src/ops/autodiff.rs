@@ -55,15 +55,28 @@ impl<B: Ops> Backward<B, LINEAR_PARENTS> for LinearBackward {
         let weight_nodes: Vec<_> = rest.by_ref().take(PARTS).collect();
         let bias_nodes: Vec<_> = rest.by_ref().take(PARTS).collect();
         let mut first = 0;
-        for ((count, weight), bias) in rows.into_iter().zip(weight_nodes).zip(bias_nodes) {
-            if let (Some(node), Some(x)) = (weight, &x) {
-                flops::weight_gradient(flops::product(count, width, tokens));
-                grads.register::<B>(node.id, B::project_weight_gradient(dy.clone(), x.clone(), first, count));
+        let columns: Vec<_> = rows
+            .into_iter()
+            .map(|rows| {
+                first += rows;
+                first - rows..first
+            })
+            .collect();
+        if let Some(x) = x {
+            let tracked: (Vec<_>, Vec<_>) =
+                columns.iter().cloned().zip(weight_nodes).filter_map(|(of, node)| Some((of, node?))).unzip();
+            for of in &tracked.0 {
+                flops::weight_gradient(flops::product(of.len(), width, tokens));
             }
+            let gradients = B::project_weight_gradients(dy.clone(), x, tracked.0);
+            for (node, gradient) in tracked.1.into_iter().zip(gradients.0) {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+        for (of, bias) in columns.into_iter().zip(bias_nodes) {
             if let Some(node) = bias {
-                grads.register::<B>(node.id, stock::column_sums::<B>(dy.clone(), first, count));
+                grads.register::<B>(node.id, stock::column_sums::<B>(dy.clone(), of.start, of.len()));
             }
-            first += count;
         }
         if let (Some(node), Some(weights)) = (input, weights) {
             flops::input_gradient(flops::product(tokens, width, total));

@@ -3,13 +3,14 @@
 //! A token or label outside the vocabulary is refused before a batch reaches a model, so here it is a mistake of this
 //! crate and panics, as an index into a slice does.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Element, Shape, TensorData};
-use grades_kernels::attention::{Attention, AttentionGradients, Saved, Segment, attention_backward, attention_new};
+use grades_kernels::attention::{Attention, Saved, Segment, attention_backward_new, attention_new};
 use grades_kernels::cross_entropy::{Head, HeadElement, HeadGradients, Label, linear_cross_entropy, log_likelihood};
 use grades_kernels::gemm::bf16::{Output, Rows};
 use grades_kernels::gemm::{self, Matrix, MatrixMut};
@@ -281,19 +282,23 @@ impl Ops for Flex {
         input_gradient_onto_bf16(&Values::of(dy), &rows(&matrices(&weights)), onto)
     }
 
-    fn project_weight_gradient(dy: FlexTensor, x: FlexTensor, first: usize, rows: usize) -> FlexTensor {
+    fn project_weight_gradients(dy: FlexTensor, x: FlexTensor, ranges: Vec<Range<usize>>) -> Tensors<Self> {
         let (dy, x) = (Values::of(dy), Values::with_rows(x));
         let width = x.dims()[1];
-        let dw = match x.precision() {
+        let gradients = match x.precision() {
             Precision::F32 => {
-                let mut dw = zeros(rows * width);
-                let c = MatrixMut::new(&mut dw, rows, width);
-                gemm::tn(columns(dy.slice(), dy.dims(), first, rows), x.matrix(), c, false);
-                dw
+                let one = |range: &Range<usize>| {
+                    let mut dw = zeros(range.len() * width);
+                    let c = MatrixMut::new(&mut dw, range.len(), width);
+                    gemm::tn(columns(dy.slice(), dy.dims(), range.start, range.len()), x.matrix(), c, false);
+                    dw
+                };
+                ranges.iter().map(one).collect()
             }
-            Precision::Bf16 => gemm::bf16::tn_new(dy.matrix(), x.matrix(), first, rows),
+            Precision::Bf16 => gemm::bf16::tn_new(dy.matrix(), x.matrix(), &ranges),
         };
-        tensor(dw, [rows, width])
+        let shaped = |(dw, range): (Vec<f32>, Range<usize>)| tensor(dw, [range.len(), width]);
+        Tensors(gradients.into_iter().zip(ranges).map(shaped).collect())
     }
 
     fn in_precision(x: FlexTensor, precision: Precision) -> FlexTensor {
@@ -384,10 +389,9 @@ impl Ops for Flex {
         let (out, lse) = (Values::of(out), Values::of(log_sum_exp));
         let (query, key) = (q.dims(), k.dims());
         with_numbers!(q.0, E => {
-            let [mut dq, mut dk, mut dv] = [query, key, key].map(|[rows, width]| zeros::<E>(rows * width));
-            let saved = Saved { q: q.slice(), k: k.slice(), v: v.slice(), out: out.slice(), log_sum_exp: lse.slice() };
-            let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-            attention_backward(&form(&spec), &segments(&spec), saved, dout.slice(), gradients);
+            let saved: Saved<E> =
+                Saved { q: q.slice(), k: k.slice(), v: v.slice(), out: out.slice(), log_sum_exp: lse.slice() };
+            let [dq, dk, dv] = attention_backward_new(&form(&spec), &segments(&spec), saved, dout.slice());
             (tensor(dq, query), tensor(dk, key), tensor(dv, key))
         })
     }

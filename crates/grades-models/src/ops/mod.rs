@@ -22,6 +22,7 @@ mod tensors;
 mod tests;
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use burn::backend::tensor::FloatTensor;
@@ -138,15 +139,15 @@ pub trait Ops: Backend {
         Self::float_add(onto, Self::project_input_gradient(dy, weights))
     }
 
-    /// The gradient of [`project`](Ops::project) in the weight behind columns `first..first + rows` of y:
-    /// `dW = dy[:, columns]ᵀ · x`, `[rows, in]` in f32; dy and x have the same numbers.
-    fn project_weight_gradient(
+    /// The gradients of [`project`](Ops::project) in the weights behind ranges of the columns of y:
+    /// `dW = dy[:, columns]ᵀ · x`, `[columns, in]` in f32 each; dy and x have the same numbers.
+    fn project_weight_gradients(
         dy: FloatTensor<Self>,
         x: FloatTensor<Self>,
-        first: usize,
-        rows: usize,
-    ) -> FloatTensor<Self> {
-        stock::project_weight_gradient::<Self>(dy, x, first, rows)
+        columns: Vec<Range<usize>>,
+    ) -> Tensors<Self> {
+        let one = |columns| stock::project_weight_gradient::<Self>(dy.clone(), x.clone(), columns);
+        Tensors(columns.into_iter().map(one).collect())
     }
 
     /// The same numbers in another precision, rounded where it is the lower one.

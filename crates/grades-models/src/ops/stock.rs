@@ -2,6 +2,8 @@
 //!
 //! They are also the references that the kernels are tested against, so they follow the formulas, not the speed.
 
+use std::ops::Range;
+
 use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{FloatDType, IndexingUpdateOp, IntDType, Shape, Slice, TensorData};
@@ -87,10 +89,9 @@ fn sum_all<B: Backend>(parts: Vec<FloatTensor<B>>) -> FloatTensor<B> {
 pub(super) fn project_weight_gradient<B: Backend>(
     dy: FloatTensor<B>,
     x: FloatTensor<B>,
-    first: usize,
-    rows: usize,
+    of: Range<usize>,
 ) -> FloatTensor<B> {
-    let dy = wide::<B>(columns::<B>(dy, first, rows)).0;
+    let dy = wide::<B>(columns::<B>(dy, of.start, of.len())).0;
     B::float_matmul(B::float_transpose(dy), wide::<B>(x).0)
 }
 
@@ -180,7 +181,7 @@ fn rotate<B: Backend>(x: FloatTensor<B>, heads: usize, spec: &AttentionSpec, sig
     };
     let (cos, sin) = (rows(&rope.cos, 1.0), rows(&rope.sin, sign));
     let x = B::float_reshape(x, Shape::from([tokens, heads, spec.head_dim]));
-    let part = |range: std::ops::Range<usize>| {
+    let part = |range: Range<usize>| {
         B::float_slice(x.clone(), &[Slice::from(0..tokens), Slice::from(0..heads), Slice::from(range)])
     };
     let (low, high) = (part(0..half), part(half..spec.head_dim));

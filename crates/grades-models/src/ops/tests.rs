@@ -33,6 +33,11 @@ fn values(seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
+/// The gradient of one weight by the override.
+fn weight_gradient(dy: FlexTensor, x: FlexTensor, columns: Range<usize>) -> FlexTensor {
+    <Flex as Ops>::project_weight_gradients(dy, x, vec![columns]).0.remove(0)
+}
+
 fn random(seed: u64, rows: usize, columns: usize) -> FlexTensor {
     tensor(values(seed, rows * columns), rows, columns)
 }

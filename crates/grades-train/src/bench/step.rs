@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 
 use super::{BenchError, Frozen, Shape, median};
 use crate::data::{Batch, NO_LOSS, Tokenized};
-use crate::train::freeze::{Freezing, units};
+use crate::train::freeze::{Freezing, Measured, units};
 use crate::train::memory;
 use crate::train::optimizer::{Optimizer, Rule};
 use crate::train::prefix_cache::{self, PrefixCache, Set};
@@ -24,7 +24,6 @@ use crate::train::step::{self, Pass};
 const RULE: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
 const LEARNING_RATE: f64 = 1e-5;
 const WEIGHT_DECAY: f64 = 0.01;
-const MAX_GRAD_NORM: f64 = 1.0;
 /// Seed of tokens and values.
 const SEED: u64 = 0;
 
@@ -88,6 +87,8 @@ pub struct StepOptions {
     pub companions: Companions,
     /// Whether each step measures the change of every matrix's gradient (L1), and keeps the gradient for the next.
     pub monitor: bool,
+    /// The norm that gradients are clipped to; 0 leaves them, and with them the pass that measures their norm.
+    pub max_grad_norm: f64,
     /// Whether layers run again in the backward pass.
     pub gradient_checkpointing: bool,
     /// Whether frozen adapters are added to their weights.
@@ -112,6 +113,7 @@ impl Default for StepOptions {
             frozen: Frozen::None,
             companions: Companions::Train,
             monitor: false,
+            max_grad_norm: 1.0,
             gradient_checkpointing: false,
             fold_frozen: false,
             prefix_cache: false,
@@ -283,6 +285,7 @@ struct Bench {
     wants: Wants,
     checkpointing: bool,
     forward_only: bool,
+    max_grad_norm: Option<f64>,
     trainable: usize,
     cache: PrefixCache,
     base: Base,
@@ -333,6 +336,7 @@ impl Bench {
             freezing: Freezing::new(&model).with_folding(options.fold_frozen),
             batch: batch(options),
             checkpointing: options.gradient_checkpointing,
+            max_grad_norm: Some(options.max_grad_norm).filter(|&norm| norm > 0.0),
             forward_only: options.mode == Mode::Forward,
             cache: PrefixCache::new(cache, &std::env::temp_dir()),
             wants: Wants { measure: monitor, keep_gradient: monitor, ..Wants::default() },
@@ -355,11 +359,14 @@ impl Bench {
             step::pass(&self.model, (SEED, step), batches, self.checkpointing, &mut prefix)?;
 
         let watch = Instant::now();
-        let measured = self.freezing.measure(&self.model, &gradients, &self.wants)?;
+        let measured = match self.max_grad_norm.is_none() && !self.wants.measure {
+            true => Measured::default(),
+            false => self.freezing.measure(&self.model, &gradients, &self.wants)?,
+        };
         let measuring = watch.elapsed().as_secs_f64();
 
         let watch = Instant::now();
-        let scale = step::clip(Some(MAX_GRAD_NORM), measured.gradient_norm);
+        let scale = step::clip(self.max_grad_norm, measured.gradient_norm);
         step::update(&mut self.model, &mut self.optimizer, &gradients, LEARNING_RATE, scale)?;
         let updating = watch.elapsed().as_secs_f64();
 

@@ -34,6 +34,7 @@ fn options(frozen: &str, companions: Companions) -> StepOptions {
         frozen: frozen.parse().unwrap(),
         companions,
         monitor: true,
+        max_grad_norm: 1.0,
         gradient_checkpointing: false,
         fold_frozen: false,
         prefix_cache: false,

@@ -23,10 +23,12 @@ pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod weight_gradient;
 
+use std::ops::Range;
+
 use half::bf16;
 
 use super::{Matrix, MatrixMut};
-use crate::memory::written;
+use crate::memory::{written, written_all};
 pub use rows::Rows;
 use rows::Stack;
 
@@ -203,13 +205,22 @@ pub fn nn_new(a: Matrix<bf16>, weights: &[&dyn Rows]) -> Vec<bf16> {
     unsafe { written(m * k, |c| nn(a, weights, Output::Bf16(MatrixMut::new(c, m, k)))) }
 }
 
-/// [`tn`] of columns `first..first + rows` of `a` into new memory, `[rows, k]`.
+/// [`tn`] of ranges of the columns of `a` into new memory, `[columns, k]` each: `b` is packed once for all of them.
 ///
 /// # Panics
 /// If the shapes do not fit.
 #[must_use]
-pub fn tn_new(a: Matrix<bf16>, b: Matrix<bf16>, first: usize, rows: usize) -> Vec<f32> {
+pub fn tn_new(a: Matrix<bf16>, b: Matrix<bf16>, columns: &[Range<usize>]) -> Vec<Vec<f32>> {
     let k = b.columns();
+    let lens: Vec<usize> = columns.iter().map(|columns| columns.len() * k).collect();
     // SAFETY: as above.
-    unsafe { written(rows * k, |c| tn(a, b, vec![Part { first, c: MatrixMut::new(c, rows, k), accumulate: false }])) }
+    unsafe {
+        written_all(&lens, |new| {
+            let parts = columns.iter().zip(new).map(|(columns, c)| {
+                let c = MatrixMut::new(c, columns.len(), k);
+                Part { first: columns.start, c, accumulate: false }
+            });
+            tn(a, b, parts.collect());
+        })
+    }
 }

@@ -8,7 +8,7 @@ use super::Matrix;
 use super::pack::{self, Buffer};
 use super::rows::Stack;
 use super::tile::{COLUMNS, Left, ROWS, Target, tile};
-use crate::threads::{Shared, each, threads};
+use crate::threads::{Shared, each_with, ends_a_part, threads};
 
 /// The right operand `[k, n]`.
 #[derive(Clone, Copy)]
@@ -25,6 +25,8 @@ const INNER: usize = 2048;
 const PANELS: usize = 2;
 /// The fewest rows that are worth packing the panels again for.
 const MIN_ROWS: usize = 64;
+/// Tasks that the last panels of a thread's part are split into.
+const LAST: usize = 4;
 
 impl Operand<'_> {
     fn columns(&self) -> usize {
@@ -82,23 +84,41 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], target: 
         Matrix::new(&padded, m, k + 1)
     };
     let product = Product { a, b, bias, inner: k, target };
-    let tasks: Vec<_> = tasks(m, n.div_ceil(COLUMNS));
+    let tasks: Vec<_> = tasks(m, n.div_ceil(COLUMNS), k);
     let product = Shared(&product);
-    each(tasks, |(panels, rows)| product.get().run(panels, rows));
+    each_with(tasks, Packed::default, |packed, (panels, rows)| product.get().run(packed, panels, rows));
 }
 
-/// Panels and rows of each task. Every task packs its panels, so rows are split only where panels do not suffice.
-fn tasks(rows: usize, panels: usize) -> Vec<(Range<usize>, Range<usize>)> {
+/// What a thread has packed last: the panels from one on, rows from one on.
+#[derive(Default)]
+struct Packed {
+    buffer: Option<Buffer>,
+    holds: Option<(usize, usize)>,
+    scratch: Vec<f32>,
+}
+
+/// Panels and rows of each task. Every task packs its panels, unless its thread has just done so; rows are therefore split
+/// only where panels do not suffice, and at the end of each thread's part, so that threads end together.
+fn tasks(rows: usize, panels: usize, inner: usize) -> Vec<(Range<usize>, Range<usize>)> {
     let threads = threads();
     let in_pairs = panels.div_ceil(PANELS);
     let even = in_pairs.is_multiple_of(threads) || in_pairs >= 4 * threads;
     let per_task = if even || panels < threads { PANELS } else { 1 };
     let groups = panels.div_ceil(per_task);
-    let wanted = if groups >= threads { 1 } else { threads.div_ceil(groups) };
-    let chunk = rows.div_ceil(wanted.min(rows.div_ceil(MIN_ROWS))).next_multiple_of(ROWS);
-    let row_chunks = || (0..rows).step_by(chunk).map(move |start| start..rows.min(start + chunk));
-    let groups = (0..panels).step_by(per_task).map(|start| start..panels.min(start + per_task));
-    groups.flat_map(|panels| row_chunks().map(move |rows| (panels.clone(), rows))).collect()
+    let pieces = |group| match groups >= threads {
+        // Panels of several blocks are packed again for each piece.
+        true if inner > INNER || !ends_a_part(group, groups) => 1,
+        true => LAST,
+        false => threads.div_ceil(groups),
+    };
+    let mut tasks = Vec::new();
+    for group in 0..groups {
+        let panels = group * per_task..panels.min((group + 1) * per_task);
+        let chunk = rows.div_ceil(pieces(group).min(rows.div_ceil(MIN_ROWS))).next_multiple_of(ROWS);
+        let chunks = (0..rows).step_by(chunk).map(|start| start..rows.min(start + chunk));
+        tasks.extend(chunks.map(|rows| (panels.clone(), rows)));
+    }
+    tasks
 }
 
 struct Product<'a> {
@@ -113,21 +133,21 @@ struct Product<'a> {
 
 impl Product<'_> {
     /// The part of the result in `rows` and the columns of `panels`.
-    fn run(&self, panels: Range<usize>, rows: Range<usize>) {
+    fn run(&self, packed: &mut Packed, panels: Range<usize>, rows: Range<usize>) {
         let (n, first) = (self.b.columns(), panels.start * COLUMNS);
         let width = n.min(panels.end * COLUMNS) - first;
         // SAFETY: the part lies within the result.
         let target = unsafe { self.target.at(rows.start, first) };
         if self.inner <= INNER {
-            return self.blocks(panels, rows, target);
+            return self.blocks(packed, panels, rows, target);
         }
         // Sums over several blocks of the inner dimension stay in f32.
         match target {
-            Target::F32 { .. } => self.blocks(panels, rows, target),
+            Target::F32 { .. } => self.blocks(packed, panels, rows, target),
             Target::Bf16 { c, row_stride, accumulate } => {
                 let mut sums = vec![0.0_f32; rows.len() * width];
                 let own = Target::F32 { c: sums.as_mut_ptr(), row_stride: width, add: std::ptr::null() };
-                self.blocks(panels, rows, own);
+                self.blocks(packed, panels, rows, own);
                 for (i, sums) in sums.chunks_exact(width).enumerate() {
                     for (j, sum) in sums.iter().enumerate() {
                         // SAFETY: within the part of the result that is this task's alone.
@@ -143,12 +163,12 @@ impl Product<'_> {
     }
 
     /// Writes rows `rows` and the columns of `panels` to `target`, one block of the inner dimension after the other.
-    fn blocks(&self, panels: Range<usize>, rows: Range<usize>, target: Target) {
+    fn blocks(&self, packed: &mut Packed, panels: Range<usize>, rows: Range<usize>, target: Target) {
         let (n, first) = (self.b.columns(), panels.start * COLUMNS);
         let longest = self.inner.min(INNER).next_multiple_of(2);
         let panel_pairs = longest / 2 * COLUMNS;
-        let mut packed = Buffer::new(panels.len() * panel_pairs);
-        let mut scratch = Vec::new();
+        let Packed { buffer, holds, scratch } = packed;
+        let buffer = buffer.get_or_insert_with(|| Buffer::new(PANELS * panel_pairs));
         // Once for an inner dimension of nothing as well: the result is then the bias.
         for start in (0..self.inner.max(1)).step_by(INNER) {
             let inner = start..self.inner.min(start + INNER);
@@ -158,12 +178,14 @@ impl Product<'_> {
                 first => first,
             };
             let bias = if self.bias.is_empty() || start > 0 { std::ptr::null() } else { self.bias.as_ptr() };
-            let b = packed.as_mut_ptr();
+            let b = buffer.as_mut_ptr();
             // SAFETY: `product` is called where the processor has AVX512-BF16. The buffer has room for the panels, which
             // are packed before they are read. Each tile lies within the rows and columns of this task, its rows of `a`
             // have `pairs` pairs from `start` on, and the bias has an element for each column.
             unsafe {
-                self.b.pack(panels.clone(), inner, &mut scratch, b, panel_pairs);
+                if holds.replace((panels.start, start)) != Some((panels.start, start)) {
+                    self.b.pack(panels.clone(), inner, scratch, b, panel_pairs);
+                }
                 for i in (0..rows.len()).step_by(ROWS) {
                     let count = ROWS.min(rows.len() - i);
                     let a = Left {

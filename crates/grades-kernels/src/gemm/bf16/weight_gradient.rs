@@ -7,12 +7,14 @@ use half::bf16;
 use super::Matrix;
 use super::pack::{self, Buffer};
 use super::tile::{COLUMNS, Left, ROWS, Target, tile};
-use crate::threads::{Shared, each};
+use crate::threads::{Shared, each, each_with, ends_a_part};
 
 /// Rows of the batch that are packed at once: a panel of them fills a tenth of a second-level cache.
 const INNER: usize = 1024;
 /// Rows of the result that a task computes.
 const TASK_ROWS: usize = 48;
+/// Pieces that the last task of a thread's part is split into.
+const LAST: usize = 4;
 
 /// Rows of the result that belong to one task.
 struct Task {
@@ -58,33 +60,60 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Matrix<bf16>, pieces: Vec<Piece
             // SAFETY: `product` is called where the processor has AVX512-BF16; each panel has its place in the buffer.
             unsafe { pack::right(&b, panel, inner.clone(), packed.get().add(panel * panel_pairs)) };
         });
-        each(&tasks, |task| {
-            run(&a, inner.clone(), &task.0, (packed.get(), panel_pairs), n);
+        // The last of each thread's part in pieces, so that threads end together.
+        let pieces = |task| if ends_a_part(task, tasks.len()) { LAST.min(panels) } else { 1 };
+        let split = |task| {
+            let pieces = pieces(task);
+            (0..pieces).map(move |piece| (task, panels * piece / pieces..panels * (piece + 1) / pieces))
+        };
+        each_with((0..tasks.len()).flat_map(split), Packed::default, |left, (index, panels)| {
+            left.run(&a, inner.clone(), (index, &tasks[index].0), panels, (packed.get(), panel_pairs), n);
         });
     }
 }
 
-/// One task over the rows `inner` of the batch; `packed` are the panels of the right operand and their distance.
-fn run(a: &Matrix<bf16>, inner: Range<usize>, task: &Task, packed: (*const u32, usize), n: usize) {
-    let pairs = inner.len().div_ceil(2);
-    let target = match task.target {
-        Target::F32 { c, row_stride, .. } if inner.start > 0 => Target::F32 { c, row_stride, add: c.cast_const() },
-        first => first,
-    };
-    let rows = task.columns.len();
-    let block_pairs = pairs * ROWS;
-    let mut left = Buffer::new(rows.next_multiple_of(2 * ROWS) / ROWS * block_pairs);
-    let start = left.as_mut_ptr();
-    // SAFETY: the processor has AVX512-BF16. The buffer has room for an even number of blocks, which are packed before
-    // they are read; the panels have been packed. Each tile lies within this task's rows of the result.
-    unsafe {
-        pack::left(a, task.columns.clone(), inner, start, block_pairs);
-        for panel in 0..n.div_ceil(COLUMNS) {
-            let (b, column) = (packed.0.add(panel * packed.1), panel * COLUMNS);
-            for i in (0..rows).step_by(ROWS) {
-                let size = (ROWS.min(rows - i), COLUMNS.min(n - column));
-                let a = Left { start: start.add(i / ROWS * block_pairs).cast(), row_stride: 2, pair_stride: 2 * ROWS };
-                tile(size, pairs, a, b, std::ptr::null(), target.at(i, column));
+/// The left operand of the task that a thread has packed last.
+#[derive(Default)]
+struct Packed {
+    buffer: Option<Buffer>,
+    holds: Option<usize>,
+}
+
+impl Packed {
+    /// Columns `panels` of task `index` over the rows `inner` of the batch; `right` are all panels of the right operand
+    /// and their distance.
+    fn run(
+        &mut self,
+        a: &Matrix<bf16>,
+        inner: Range<usize>,
+        (index, task): (usize, &Task),
+        panels: Range<usize>,
+        right: (*const u32, usize),
+        n: usize,
+    ) {
+        let pairs = inner.len().div_ceil(2);
+        let target = match task.target {
+            Target::F32 { c, row_stride, .. } if inner.start > 0 => Target::F32 { c, row_stride, add: c.cast_const() },
+            first => first,
+        };
+        let rows = task.columns.len();
+        let block_pairs = pairs * ROWS;
+        let room = || Buffer::new(TASK_ROWS.next_multiple_of(2 * ROWS) / ROWS * block_pairs);
+        let start = self.buffer.get_or_insert_with(room).as_mut_ptr();
+        // SAFETY: the processor has AVX512-BF16. The buffer has room for an even number of blocks, which are packed before
+        // they are read; the panels have been packed. Each tile lies within this task's part of the result.
+        unsafe {
+            if self.holds.replace(index) != Some(index) {
+                pack::left(a, task.columns.clone(), inner, start, block_pairs);
+            }
+            for panel in panels {
+                let (b, column) = (right.0.add(panel * right.1), panel * COLUMNS);
+                for i in (0..rows).step_by(ROWS) {
+                    let size = (ROWS.min(rows - i), COLUMNS.min(n - column));
+                    let a =
+                        Left { start: start.add(i / ROWS * block_pairs).cast(), row_stride: 2, pair_stride: 2 * ROWS };
+                    tile(size, pairs, a, b, std::ptr::null(), target.at(i, column));
+                }
             }
         }
     }

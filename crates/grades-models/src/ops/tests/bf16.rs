@@ -8,7 +8,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 
-use super::{attention, check_cross_entropy, packed, random, read, relative_error, rope, tensor, values};
+use super::{attention, check_cross_entropy, packed, random, read, relative_error, rope, tensor, values, weight_gradient};
 use crate::ops::{Activation, AttentionSpec, CrossEntropySpec, IGNORE, Ops, Precision, Tensors, stock};
 
 /// Weights are rounded to bf16 (2⁻⁹ of each at most), sums are f32, results rounded once more.
@@ -61,15 +61,15 @@ fn project() {
         assert_same("onto another", found, expected);
         let mut first = 0;
         for &rows in outs {
-            let found = <Flex as Ops>::project_weight_gradient(dy.clone(), x.clone(), first, rows);
-            let expected = stock::project_weight_gradient::<Flex>(dy.clone(), x.clone(), first, rows);
+            let found = weight_gradient(dy.clone(), x.clone(), first..first + rows);
+            let expected = stock::project_weight_gradient::<Flex>(dy.clone(), x.clone(), first..first + rows);
             assert_eq!(found.dtype(), DType::F32);
             assert_same("weight gradient", found, expected);
             // The same x as columns of a wider tensor.
             if first == 0 {
                 let view = stock::columns::<Flex>(short(random(4, tokens, width + 5)), 3, width);
-                let found = <Flex as Ops>::project_weight_gradient(dy.clone(), view.clone(), first, rows);
-                let expected = stock::project_weight_gradient::<Flex>(dy.clone(), view, first, rows);
+                let found = weight_gradient(dy.clone(), view.clone(), first..first + rows);
+                let expected = stock::project_weight_gradient::<Flex>(dy.clone(), view, first..first + rows);
                 assert_same("weight gradient of a view", found, expected);
             }
             first += rows;

@@ -7,7 +7,7 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 
-use super::{attention, check_cross_entropy, packed, random, read, relative_error, rope, tensor, values};
+use super::{attention, check_cross_entropy, packed, random, read, relative_error, rope, tensor, values, weight_gradient};
 use crate::ops::{
     Activation, AttentionSpec, CrossEntropySpec, Dropout, DropoutOps, IGNORE, Layout, LowRank, LowRankOps, Ops,
     Precision, Tensors, stock,
@@ -52,8 +52,8 @@ fn project() {
         assert_same("input gradient", found, stock::project_input_gradient::<Flex>(dy.clone(), weights));
         let mut first = 0;
         for &rows in outs {
-            let found = <Flex as Ops>::project_weight_gradient(dy.clone(), x.clone(), first, rows);
-            let expected = stock::project_weight_gradient::<Flex>(dy.clone(), x.clone(), first, rows);
+            let found = weight_gradient(dy.clone(), x.clone(), first..first + rows);
+            let expected = stock::project_weight_gradient::<Flex>(dy.clone(), x.clone(), first..first + rows);
             assert_same("weight gradient", found, expected);
             first += rows;
         }
@@ -122,8 +122,8 @@ fn weight_gradient_of_a_view() {
     let (dy, wide) = (random(1, 13, 9), random(2, 13, 40));
     for (first, count) in [(0, 40), (7, 16), (39, 1)] {
         let x = stock::columns::<Flex>(wide.clone(), first, count);
-        let found = <Flex as Ops>::project_weight_gradient(dy.clone(), x.clone(), 2, 5);
-        assert_same("view", found, stock::project_weight_gradient::<Flex>(dy.clone(), x, 2, 5));
+        let found = weight_gradient(dy.clone(), x.clone(), 2..7);
+        assert_same("view", found, stock::project_weight_gradient::<Flex>(dy.clone(), x, 2..7));
     }
 }
 
