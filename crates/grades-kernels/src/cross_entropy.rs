@@ -1,6 +1,8 @@
 //! The language-model head and its cross-entropy in one: `loss = Σ −ln softmax(hidden · weightᵀ)[label]`.
 //!
-//! Logits exist only for rows that have a label, and only for one chunk of them at a time.
+//! Logits exist only for rows that have a label, and only for one block of the vocabulary at a time, which stays in the
+//! cache. What gradients need of them is kept: e^logit relative to the largest logit until then, in the numbers of the
+//! hidden states, which becomes the gradient by one factor a block when all of the row is known.
 
 use half::bf16;
 
@@ -8,15 +10,19 @@ use crate::dispatch::multiversion;
 use crate::gemm::bf16::{Output, Part};
 use crate::gemm::{self, Matrix, MatrixMut};
 use crate::math::{LANES, exp, max, sum};
-use crate::threads::{each, map};
+use crate::memory::{written, written_all};
+use crate::threads::each;
 use crate::{Element, OutOfRange};
 
 /// The label of a row that has none, as in PyTorch.
 pub const NO_LABEL: i64 = -100;
 
-/// Logits that exist at a time: 96 MiB. Each chunk of rows goes once through the weight and its gradient, so small
-/// chunks would be bound by memory.
-const CHUNK_ELEMENTS: usize = 24 << 20;
+/// Rows and columns of a block of logits that exist at a time: 8 MiB. Columns are whole panels of a product.
+const BLOCK_ROWS: usize = 1024;
+const BLOCK_COLUMNS: usize = 1920;
+/// Bytes of gradients of logits that exist at a time. Each chunk of rows goes once through the weight and its gradient, so
+/// small chunks would be bound by memory.
+const CHUNK_BYTES: usize = 96 << 20;
 
 /// What the loss is computed from.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +55,7 @@ pub struct HeadGradients<'a, E = f32> {
     pub scale: f32,
     /// `[rows, hidden_size]`, overwritten; zero where there is no label.
     pub dhidden: Option<&'a mut [E]>,
-    /// `[vocab, hidden_size]`, added to.
+    /// `[vocab, hidden_size]`, overwritten.
     pub dweight: Option<&'a mut [f32]>,
 }
 
@@ -90,41 +96,89 @@ pub fn linear_cross_entropy<E: HeadElement>(
     mut gradients: HeadGradients<E>,
 ) -> Result<CrossEntropy, OutOfRange> {
     let labelled = labelled_rows(&head)?;
-    let size = head.hidden_size;
+    let (size, vocab) = (head.hidden_size, head.weight.len() / head.hidden_size);
     if let Some(dhidden) = &mut gradients.dhidden {
         assert_eq!(dhidden.len(), head.hidden.len());
         dhidden.fill(E::ZERO);
     }
-    if let Some(dweight) = &gradients.dweight {
+    if let Some(dweight) = &mut gradients.dweight {
         assert_eq!(dweight.len(), head.weight.len());
+        if labelled.is_empty() {
+            dweight.fill(0.0);
+        }
     }
-    let gradient_scale = (gradients.dhidden.is_some() || gradients.dweight.is_some()).then_some(gradients.scale);
-    let mut own = Vec::new();
+    let weight = Matrix::new(head.weight, vocab, size);
+    let wanted = gradients.dhidden.is_some() || gradients.dweight.is_some();
     let mut result = CrossEntropy { sum: 0.0, count: labelled.len(), rows: vec![0.0; head.labels.len()] };
-    for_each_chunk(&head, &labelled, |rows, hidden, logits| {
-        let vocab = logits.len() / rows.len();
-        let losses = E::losses(logits, rows, gradient_scale, &mut own);
-        for (&(row, _), &loss) in rows.iter().zip(&losses) {
-            result.rows[row] = loss;
-            result.sum += f64::from(loss);
+    for (index, rows) in labelled.chunks(chunk::<E>(labelled.len(), vocab)).enumerate() {
+        let mut hidden = gather(&head, rows);
+        let states = Matrix::new(&hidden, rows.len(), size);
+        let labels: Vec<_> = rows.iter().enumerate().map(|(index, &(_, label))| (index, label)).collect();
+        let (mut seen, mut own) = (Vec::new(), Vec::new());
+        let dlogits = if wanted {
+            // SAFETY: every block of every row is written, and read only then.
+            unsafe {
+                written(rows.len() * vocab, |kept| {
+                    (seen, own) = see(states, weight, &labels, Some(kept));
+                    let items = kept.chunks_exact_mut(vocab).zip(&seen).zip(own.iter().zip(rows));
+                    each(items, |((kept, seen), (&own, &(_, label)))| {
+                        seen.gradient(kept, (label, own), gradients.scale);
+                    });
+                })
+            }
+        } else {
+            (seen, own) = see(states, weight, &labels, None);
+            Vec::new()
+        };
+        for (&(row, _), (seen, &own)) in rows.iter().zip(seen.iter().zip(&own)) {
+            result.rows[row] = -seen.log_probability(own);
+            result.sum += f64::from(result.rows[row]);
         }
-        if gradient_scale.is_none() {
-            return;
+        if !wanted {
+            continue;
         }
-        let dlogits = Matrix::new(E::dlogits(logits, &own), rows.len(), vocab);
+        let dlogits = Matrix::new(&dlogits, rows.len(), vocab);
         if let Some(dweight) = &mut gradients.dweight {
-            let hidden = Matrix::new(hidden, rows.len(), size);
-            E::weight_gradient(dlogits, hidden, MatrixMut::new(dweight, vocab, size));
+            E::weight_gradient(dlogits, states, MatrixMut::new(dweight, vocab, size), index > 0);
         }
         if let Some(dhidden) = &mut gradients.dhidden {
-            let weight = Matrix::new(head.weight, vocab, size);
-            E::hidden_gradient(dlogits, weight, MatrixMut::new(hidden, rows.len(), size));
+            E::hidden_gradient(dlogits, weight, MatrixMut::new(&mut hidden, rows.len(), size));
             for (&(row, _), gradient) in rows.iter().zip(hidden.chunks_exact(size)) {
                 dhidden[row * size..][..size].copy_from_slice(gradient);
             }
         }
-    });
+    }
     Ok(result)
+}
+
+/// The loss, and the gradients of `scale · Σ loss` in the hidden states and in the weight where they are wanted, in new
+/// memory.
+///
+/// # Errors
+/// As [`linear_cross_entropy`].
+///
+/// # Panics
+/// If a length does not fit.
+#[expect(clippy::type_complexity, reason = "the loss and its two gradients")]
+pub fn linear_cross_entropy_new<E: HeadElement>(
+    head: Head<E>,
+    scale: f32,
+    want_hidden: bool,
+    want_weight: bool,
+) -> Result<(CrossEntropy, Option<Vec<E>>, Option<Vec<f32>>), OutOfRange> {
+    labelled_rows(&head)?;
+    let mut dhidden = want_hidden.then(|| vec![E::ZERO; head.hidden.len()]);
+    let mut result = Ok(CrossEntropy { sum: 0.0, count: 0, rows: Vec::new() });
+    let lens: Vec<usize> = want_weight.then_some(head.weight.len()).into_iter().collect();
+    // SAFETY: the labels have been checked, so that the kernel gives no error, and overwrites every element before it reads
+    // it, or panics.
+    let mut dweight = unsafe {
+        written_all(&lens, |new| {
+            let gradients = HeadGradients { scale, dhidden: dhidden.as_deref_mut(), dweight: new.into_iter().next() };
+            result = linear_cross_entropy(head, gradients);
+        })
+    };
+    result.map(|loss| (loss, dhidden, dweight.pop()))
 }
 
 /// The log-probability of every label, for evaluation, in their order: `hidden [rows, size]`, `weight [vocab, size]`. A row
@@ -147,65 +201,106 @@ pub fn log_likelihood<E: HeadElement>(
     if let Some(&Label { row, token }) = labels.iter().find(|label| label.token as usize >= vocab) {
         return Err(OutOfRange { what: "label", row: row as usize, value: token.into(), limit: vocab });
     }
-    let mut logits = vec![0.0; rows.min(SCORED_ROWS) * vocab.min(SCORED_COLUMNS)];
     let mut scores = Vec::with_capacity(labels.len());
     let mut rest = labels;
-    for first_row in (0..rows).step_by(SCORED_ROWS) {
-        let rows = SCORED_ROWS.min(rows - first_row);
+    for first in (0..rows).step_by(BLOCK_ROWS) {
+        let rows = BLOCK_ROWS.min(rows - first);
         let labels;
-        (labels, rest) = rest.split_at(rest.partition_point(|label| (label.row as usize) < first_row + rows));
-        let row_of = |label: &Label| label.row as usize - first_row;
-        let (mut seen, mut own) = (vec![Seen::NOTHING; rows], vec![0.0; labels.len()]);
-        for first in (0..vocab).step_by(SCORED_COLUMNS) {
-            let columns = SCORED_COLUMNS.min(vocab - first);
-            let logits = &mut logits[..rows * columns];
-            let to = MatrixMut::new(logits, rows, columns);
-            E::logits(hidden.rows_from(first_row, rows), weight.rows_from(first, columns), to);
-            each(logits.chunks_exact(columns).zip(&mut seen), |(logits, seen)| seen.add(first, logits));
-            for (label, own) in labels.iter().zip(&mut own) {
-                if let Some(column) = (label.token as usize).checked_sub(first).filter(|&column| column < columns) {
-                    *own = logits[row_of(label) * columns + column];
-                }
-            }
-        }
-        scores.extend(labels.iter().zip(own).map(|(label, own)| {
-            let Seen { largest, greedy, total } = seen[row_of(label)];
-            LabelScore {
-                log_probability: (f64::from(own - largest) - total.ln()) as f32,
-                is_greedy: greedy == label.token as usize,
-            }
+        (labels, rest) = rest.split_at(rest.partition_point(|label| (label.row as usize) < first + rows));
+        let labels: Vec<_> =
+            labels.iter().map(|label| (label.row as usize - first, label.token as usize)).collect();
+        let (seen, own) = see(hidden.rows_from(first, rows), weight, &labels, None);
+        scores.extend(labels.into_iter().zip(own).map(|((row, token), own)| LabelScore {
+            log_probability: seen[row].log_probability(own),
+            is_greedy: seen[row].greedy == token,
         }));
     }
     Ok(scores)
 }
 
-/// Rows and columns of a block of logits that are scored at once: 8 MiB.
-const SCORED_ROWS: usize = 1024;
-const SCORED_COLUMNS: usize = 2048;
+/// Rows of a chunk, which are of about one size, so that none is too small for the products.
+fn chunk<E>(rows: usize, vocab: usize) -> usize {
+    let most = (CHUNK_BYTES / size_of::<E>() / vocab.max(1) / 16 * 16).clamp(16, BLOCK_ROWS);
+    rows.div_ceil(rows.div_ceil(most).max(1)).next_multiple_of(8).clamp(1, most)
+}
 
 /// What is known of a row of logits of which some were seen.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Seen {
     largest: f32,
     /// The first of the largest.
     greedy: usize,
     /// Σ exp(logit − largest).
     total: f64,
+    /// For each block whose exponentials were kept, the largest logit until then.
+    shifts: Vec<f32>,
 }
 
 impl Seen {
-    const NOTHING: Self = Self { largest: f32::NEG_INFINITY, greedy: 0, total: 0.0 };
+    const NOTHING: Self = Self { largest: f32::NEG_INFINITY, greedy: 0, total: 0.0, shifts: Vec::new() };
 
-    /// The logits from number `first` on.
-    fn add(&mut self, first: usize, logits: &[f32]) {
+    /// The logits from number `first` on, whose exponentials are kept where there is room for them.
+    fn add<E: Element>(&mut self, first: usize, logits: &[f32], kept: Option<&mut [E]>) {
         let largest = max(logits);
         if largest > self.largest {
             self.greedy = first + logits.iter().position(|&logit| logit == largest).unwrap_or_default();
             self.total *= f64::from(self.largest - largest).exp();
             self.largest = largest;
         }
-        self.total += f64::from(exp_sum(logits, self.largest));
+        self.total += f64::from(match kept {
+            None => exp_sum(logits, self.largest),
+            Some(kept) => {
+                self.shifts.push(self.largest);
+                keep_exp(logits, self.largest, kept)
+            }
+        });
     }
+
+    /// ln softmax(logits) of the logit `own`.
+    fn log_probability(&self, own: f32) -> f32 {
+        (f64::from(own - self.largest) - self.total.ln()) as f32
+    }
+
+    /// Turns what was kept of a row into the gradient of `scale · loss`, where `own` is the label's logit.
+    fn gradient<E: Element>(&self, kept: &mut [E], (label, own): (usize, f32), scale: f32) {
+        let scale = f64::from(scale);
+        for (kept, shift) in kept.chunks_mut(BLOCK_COLUMNS).zip(&self.shifts) {
+            times(kept, (scale * f64::from(shift - self.largest).exp() / self.total) as f32);
+        }
+        kept[label] = E::narrow((scale * (f64::from(self.log_probability(own)).exp() - 1.0)) as f32);
+    }
+}
+
+/// Computes the logits of `hidden [rows, size]` and `weight [vocab, size]`, block by block. Where there is room in
+/// `kept [rows, vocab]`, it takes their exponentials. Gives what is known of each row, and the logit of each of `labels`
+/// (its row, and the token).
+fn see<E: HeadElement>(
+    hidden: Matrix<E>,
+    weight: Matrix,
+    labels: &[(usize, usize)],
+    mut kept: Option<&mut [E]>,
+) -> (Vec<Seen>, Vec<f32>) {
+    let (rows, vocab) = (hidden.rows(), weight.rows());
+    let mut logits = vec![0.0; rows * vocab.min(BLOCK_COLUMNS)];
+    let (mut seen, mut own) = (vec![Seen::NOTHING; rows], vec![0.0; labels.len()]);
+    for first in (0..vocab).step_by(BLOCK_COLUMNS) {
+        let columns = BLOCK_COLUMNS.min(vocab - first);
+        let logits = &mut logits[..rows * columns];
+        E::logits(hidden, weight.rows_from(first, columns), MatrixMut::new(logits, rows, columns));
+        let kept: Vec<Option<&mut [E]>> = match &mut kept {
+            Some(kept) => kept.chunks_exact_mut(vocab).map(|row| Some(&mut row[first..][..columns])).collect(),
+            None => (0..rows).map(|_| None).collect(),
+        };
+        each(logits.chunks_exact(columns).zip(kept).zip(&mut seen), |((logits, kept), seen)| {
+            seen.add(first, logits, kept);
+        });
+        for (&(row, token), own) in labels.iter().zip(&mut own) {
+            if let Some(column) = token.checked_sub(first).filter(|&column| column < columns) {
+                *own = logits[row * columns + column];
+            }
+        }
+    }
+    (seen, own)
 }
 
 /// The products of the head for one kind of hidden states; logits and weight gradient are f32 for all.
@@ -213,15 +308,8 @@ pub trait HeadElement: Element {
     /// `logits [rows, vocab]` of `hidden [rows, size]` and `weight [vocab, size]`.
     fn logits(hidden: Matrix<Self>, weight: Matrix, logits: MatrixMut);
 
-    /// The loss of each row of `logits`, which are overwritten. With a scale, the gradients of `scale · Σ loss` in the
-    /// logits are where [`HeadElement::dlogits`] finds them: in their place, or in `own`.
-    fn losses(logits: &mut [f32], rows: &[(usize, usize)], scale: Option<f32>, own: &mut Vec<Self>) -> Vec<f32>;
-
-    /// The gradients that [`HeadElement::losses`] left.
-    fn dlogits<'a>(logits: &'a [f32], own: &'a [Self]) -> &'a [Self];
-
-    /// Adds `dlogitsᵀ · hidden` to `dweight [vocab, size]`.
-    fn weight_gradient(dlogits: Matrix<Self>, hidden: Matrix<Self>, dweight: MatrixMut);
+    /// `dweight [vocab, size] = dlogitsᵀ · hidden`, or that added to what is there.
+    fn weight_gradient(dlogits: Matrix<Self>, hidden: Matrix<Self>, dweight: MatrixMut, accumulate: bool);
 
     /// `dhidden [rows, size] = dlogits · weight`.
     fn hidden_gradient(dlogits: Matrix<Self>, weight: Matrix, dhidden: MatrixMut<Self>);
@@ -232,18 +320,8 @@ impl HeadElement for f32 {
         gemm::nt(hidden, weight, logits, false);
     }
 
-    fn losses(logits: &mut [f32], rows: &[(usize, usize)], scale: Option<f32>, _: &mut Vec<f32>) -> Vec<f32> {
-        let vocab = logits.len() / rows.len();
-        let logits = logits.chunks_exact_mut(vocab).zip(rows);
-        map(logits, |(logits, &(_, label))| row_loss(logits, label, scale))
-    }
-
-    fn dlogits<'a>(logits: &'a [f32], _: &'a [f32]) -> &'a [f32] {
-        logits
-    }
-
-    fn weight_gradient(dlogits: Matrix, hidden: Matrix, dweight: MatrixMut) {
-        gemm::tn(dlogits, hidden, dweight, true);
+    fn weight_gradient(dlogits: Matrix, hidden: Matrix, dweight: MatrixMut, accumulate: bool) {
+        gemm::tn(dlogits, hidden, dweight, accumulate);
     }
 
     fn hidden_gradient(dlogits: Matrix, weight: Matrix, dhidden: MatrixMut) {
@@ -256,26 +334,8 @@ impl HeadElement for bf16 {
         gemm::bf16::nt(hidden, &[&weight], &[], Output::F32(logits));
     }
 
-    fn losses(logits: &mut [f32], rows: &[(usize, usize)], scale: Option<f32>, own: &mut Vec<Self>) -> Vec<f32> {
-        let vocab = logits.len() / rows.len();
-        let Some(scale) = scale else {
-            return f32::losses(logits, rows, None, &mut Vec::new());
-        };
-        own.resize(logits.len(), Self::ZERO);
-        let rows = logits.chunks_exact_mut(vocab).zip(own.chunks_exact_mut(vocab)).zip(rows);
-        map(rows, |((logits, own), &(_, label))| {
-            let loss = row_loss(logits, label, Some(scale));
-            crate::element::convert(logits, own);
-            loss
-        })
-    }
-
-    fn dlogits<'a>(logits: &'a [f32], own: &'a [Self]) -> &'a [Self] {
-        &own[..logits.len()]
-    }
-
-    fn weight_gradient(dlogits: Matrix<Self>, hidden: Matrix<Self>, dweight: MatrixMut) {
-        gemm::bf16::tn(dlogits, hidden, vec![Part { first: 0, c: dweight, accumulate: true }]);
+    fn weight_gradient(dlogits: Matrix<Self>, hidden: Matrix<Self>, dweight: MatrixMut, accumulate: bool) {
+        gemm::bf16::tn(dlogits, hidden, vec![Part { first: 0, c: dweight, accumulate }]);
     }
 
     fn hidden_gradient(dlogits: Matrix<Self>, weight: Matrix, dhidden: MatrixMut<Self>) {
@@ -298,38 +358,13 @@ fn labelled_rows<E>(head: &Head<E>) -> Result<Vec<(usize, usize)>, OutOfRange> {
         .collect()
 }
 
-/// Calls `visit` with chunks of labelled rows, their gathered hidden states `[chunk, hidden_size]` (scratch that it may
-/// overwrite) and their logits `[chunk, vocab]`.
-fn for_each_chunk<E: HeadElement>(
-    head: &Head<E>,
-    labelled: &[(usize, usize)],
-    mut visit: impl FnMut(&[(usize, usize)], &mut [E], &mut [f32]),
-) {
-    let size = head.hidden_size;
-    let vocab = head.weight.len() / size;
-    if labelled.is_empty() {
-        return;
+/// Copies the hidden states of `rows` side by side, `[rows, hidden_size]`.
+fn gather<E: HeadElement>(head: &Head<E>, rows: &[(usize, usize)]) -> Vec<E> {
+    let mut hidden = Vec::with_capacity(rows.len() * head.hidden_size);
+    for &(row, _) in rows {
+        hidden.extend_from_slice(&head.hidden[row * head.hidden_size..][..head.hidden_size]);
     }
-    let most = (CHUNK_ELEMENTS / vocab / 16 * 16).max(16);
-    // Chunks of about one size, so that none is too small for the products.
-    let chunk = labelled.len().div_ceil(labelled.len().div_ceil(most)).next_multiple_of(8).min(labelled.len());
-    let mut hidden = vec![E::ZERO; chunk * size];
-    let mut logits = vec![0.0; chunk * vocab];
-    for rows in labelled.chunks(chunk) {
-        let hidden = &mut hidden[..rows.len() * size];
-        let logits = &mut logits[..rows.len() * vocab];
-        gather(head, rows, hidden);
-        let weight = Matrix::new(head.weight, vocab, size);
-        E::logits(Matrix::new(hidden, rows.len(), size), weight, MatrixMut::new(logits, rows.len(), vocab));
-        visit(rows, hidden, logits);
-    }
-}
-
-/// Copies the hidden states of `rows` side by side.
-fn gather<E: HeadElement>(head: &Head<E>, rows: &[(usize, usize)], hidden: &mut [E]) {
-    for (&(row, _), gathered) in rows.iter().zip(hidden.chunks_exact_mut(head.hidden_size)) {
-        gathered.copy_from_slice(&head.hidden[row * head.hidden_size..][..head.hidden_size]);
-    }
+    hidden
 }
 
 multiversion! {
@@ -344,33 +379,30 @@ multiversion! {
         sum(&sums)
     }
 
-    /// The loss of one row of logits, which become the gradient of the loss if asked.
-    fn row_loss<FMA>(logits: &mut [f32], label: usize, gradient_scale: Option<f32>) -> f32 {
-        let largest = max(logits);
-        let own = logits[label] - largest;
-        // Blocks, so that the sum of a large vocabulary loses little.
-        let mut total = 0.0_f64;
-        for block in logits.chunks_mut(1024) {
-            for logit in block.iter_mut() {
-                *logit = exp::<FMA>(*logit - largest);
+    /// The same, and keeps each exponential.
+    fn keep_exp<FMA; E: Element>(logits: &[f32], largest: f32, kept: &mut [E]) -> f32 {
+        let mut sums = [0.0; LANES];
+        for (logits, kept) in logits.chunks(LANES).zip(kept.chunks_mut(LANES)) {
+            for ((sum, logit), kept) in sums.iter_mut().zip(logits).zip(kept) {
+                let exp = exp::<FMA>(logit - largest);
+                *kept = E::narrow(exp);
+                *sum += exp;
             }
-            total += f64::from(sum(block));
         }
-        if let Some(scale) = gradient_scale {
-            let factor = (f64::from(scale) / total) as f32;
-            for probability in logits.iter_mut() {
-                *probability *= factor;
-            }
-            logits[label] -= scale;
+        sum(&sums)
+    }
+
+    fn times<FMA; E: Element>(x: &mut [E], factor: f32) {
+        for x in x {
+            *x = E::narrow(x.widen() * factor);
         }
-        total.ln() as f32 - own
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        Head, HeadGradients, Label, LabelScore, NO_LABEL, for_each_chunk, labelled_rows, linear_cross_entropy,
+        Head, HeadGradients, Label, LabelScore, NO_LABEL, chunk, linear_cross_entropy, linear_cross_entropy_new,
     };
     use crate::OutOfRange;
     use crate::gemm::Matrix;
@@ -412,16 +444,17 @@ mod tests {
             let weight = numbers(2, vocab * size);
             let labels = labels(rows, vocab);
             let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
-            let before = numbers(3, weight.len());
             let scale = 0.25;
             let results = on_any_threads(|| {
-                let (mut dhidden, mut dweight) = (vec![f32::NAN; hidden.len()], before.clone());
+                let (mut dhidden, mut dweight) = (vec![f32::NAN; hidden.len()], vec![f32::NAN; weight.len()]);
                 let gradients = HeadGradients { scale, dhidden: Some(&mut dhidden), dweight: Some(&mut dweight) };
                 let loss = linear_cross_entropy(head, gradients).unwrap();
                 assert_eq!(linear_cross_entropy(head, HeadGradients::default()).unwrap(), loss);
                 let mut alone = vec![f32::NAN; hidden.len()];
                 linear_cross_entropy(head, HeadGradients { scale, dhidden: Some(&mut alone), dweight: None }).unwrap();
                 assert_eq!(alone, dhidden);
+                let new = linear_cross_entropy_new(head, scale, true, true).unwrap();
+                assert_eq!(new, (loss.clone(), Some(dhidden.clone()), Some(dweight.clone())));
                 let sum = vec![loss.sum as f32, loss.count as f32];
                 vec![loss.rows, dhidden, dweight, sum]
             });
@@ -433,22 +466,19 @@ mod tests {
             assert_close(&results[3], &total, 2e-6, &what);
             let loss = |hidden: &[f64]| 0.25 * reference(hidden, &weight64, &labels, size).iter().sum::<f64>();
             assert_gradient(loss, &hidden, &results[1], &what);
-            let added: Vec<f32> = results[2].iter().zip(&before).map(|(after, before)| after - before).collect();
             let loss = |weight: &[f64]| 0.25 * reference(&hidden64, weight, &labels, size).iter().sum::<f64>();
-            assert_gradient(loss, &weight, &added, &what);
+            assert_gradient(loss, &weight, &results[2], &what);
         }
     }
 
     #[test]
     fn chunks_together_equal_the_whole() {
-        // A vocabulary of which a chunk holds 16 rows only.
+        // A vocabulary of which a chunk holds 16 rows only, and which is no whole number of blocks.
         let (rows, size, vocab) = (50, 2, 1 << 20);
         let (hidden, weight) = (numbers(1, rows * size), numbers(2, vocab * size));
         let labels: Vec<i64> = (0..rows as i64).map(|row| row * 20_000).collect();
         let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
-        let mut chunks = Vec::new();
-        for_each_chunk(&head, &labelled_rows(&head).unwrap(), |rows, _, _| chunks.push(rows.len()));
-        assert_eq!(chunks, [16, 16, 16, 2]);
+        assert_eq!(chunk::<f32>(rows, vocab), 16);
         let mut dhidden = vec![0.0; hidden.len()];
         let gradients = HeadGradients { dhidden: Some(&mut dhidden), ..HeadGradients::default() };
         let loss = linear_cross_entropy(head, gradients).unwrap();
@@ -493,7 +523,7 @@ mod tests {
     /// More rows and a larger vocabulary than a block has, the largest logits in any of them.
     #[test]
     fn likelihoods_over_several_blocks_equal_the_losses() {
-        let (rows, size, vocab) = (super::SCORED_ROWS + 3, 2, 2 * super::SCORED_COLUMNS + 5);
+        let (rows, size, vocab) = (super::BLOCK_ROWS + 3, 2, 2 * super::BLOCK_COLUMNS + 5);
         let hidden: Vec<f32> = numbers(1, rows * size).iter().map(|x| 9.0 * x).collect();
         let weight = numbers(2, vocab * size);
         let labels: Vec<i64> = (0..rows).map(|row| (row * 977 % vocab) as i64).collect();
@@ -527,7 +557,7 @@ mod tests {
         let greedy = log_likelihood(Head { labels: &best, ..head }).unwrap();
         assert!(greedy.1.iter().filter(|score| score.is_greedy).count() > rows * 99 / 100);
         let blocks: std::collections::HashSet<usize> =
-            best.iter().map(|&b| b as usize / super::SCORED_COLUMNS).collect();
+            best.iter().map(|&b| b as usize / super::BLOCK_COLUMNS).collect();
         assert!(blocks.len() > 1, "all in one block");
     }
 
@@ -546,7 +576,7 @@ mod tests {
     /// Rows with several labels, on both sides of a block's end, and rows with none.
     #[test]
     fn each_label_of_a_row_has_the_score_that_it_has_alone() {
-        let (rows, size, vocab) = (super::SCORED_ROWS + 5, 3, super::SCORED_COLUMNS + 7);
+        let (rows, size, vocab) = (super::BLOCK_ROWS + 5, 3, super::BLOCK_COLUMNS + 7);
         let (hidden, weight) = (numbers(1, rows * size), numbers(2, vocab * size));
         let row = |index: usize| (index * 7 / 11 % rows) as u32;
         let labels: Vec<Label> =

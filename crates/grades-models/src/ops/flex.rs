@@ -11,7 +11,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Element, Shape, TensorData};
 use grades_kernels::attention::{Attention, Saved, Segment, attention_backward_new, attention_new};
-use grades_kernels::cross_entropy::{Head, HeadElement, HeadGradients, Label, linear_cross_entropy, log_likelihood};
+use grades_kernels::cross_entropy::{Head, HeadElement, Label, linear_cross_entropy_new, log_likelihood};
 use grades_kernels::gemm::bf16::{Output, Rows};
 use grades_kernels::gemm::{self, Matrix, MatrixMut};
 use grades_kernels::heads::JoinedHeads;
@@ -446,16 +446,13 @@ impl Ops for Flex {
         want_weight: bool,
     ) -> (FlexTensor, Option<FlexTensor>, Option<FlexTensor>) {
         let (hidden, weight) = (Values::of(hidden), Values::of(weight));
-        let mut dweight = want_weight.then(|| zeros(weight.slice::<f32>().len()));
         with_numbers!(hidden.0, E => {
-            let mut dhidden = want_hidden.then(|| zeros(hidden.slice::<E>().len()));
-            let gradients =
-                HeadGradients { scale: spec.scale, dhidden: dhidden.as_deref_mut(), dweight: dweight.as_deref_mut() };
-            let loss = linear_cross_entropy(head::<E>(&hidden, &weight, &spec.targets), gradients)
+            let head = head::<E>(&hidden, &weight, &spec.targets);
+            let (loss, dhidden, dweight) = linear_cross_entropy_new(head, spec.scale, want_hidden, want_weight)
                 .expect("targets within the vocabulary");
             let total = (loss.sum * f64::from(spec.scale)) as f32;
             let (hidden, weight) = (hidden.dims(), weight.dims());
-            (tensor(vec![total], [1]), dhidden.map(|d| tensor(d, hidden)), dweight.map(|d: Vec<f32>| tensor(d, weight)))
+            (tensor(vec![total], [1]), dhidden.map(|d| tensor(d, hidden)), dweight.map(|d| tensor(d, weight)))
         })
     }
 

@@ -8,7 +8,7 @@ use super::Matrix;
 use super::pack::{self, Buffer};
 use super::rows::Stack;
 use super::tile::{COLUMNS, Left, ROWS, Target, tile};
-use crate::threads::{Shared, each_with, ends_a_part, threads};
+use crate::threads::{Shared, each, each_with, ends_a_part, threads};
 
 /// The right operand `[k, n]`.
 #[derive(Clone, Copy)]
@@ -83,31 +83,62 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], target: 
         padded = (0..m).flat_map(|i| a.row(i).iter().copied().chain([bf16::ZERO])).collect::<Vec<_>>();
         Matrix::new(&padded, m, k + 1)
     };
-    let product = Product { a, b, bias, inner: k, target };
-    let tasks: Vec<_> = tasks(m, n.div_ceil(COLUMNS), k);
-    let product = Shared(&product);
-    each_with(tasks, Packed::default, |packed, (panels, rows)| product.get().run(packed, panels, rows));
+    let product = Product { a, b, bias };
+    if k <= INNER {
+        return product.pass(0..k, target);
+    }
+    // Sums over several blocks of the inner dimension stay in f32. The blocks one after the other for all of the result, so
+    // that threads read the same block of `a`, from the cache.
+    let mut sums = Vec::new();
+    let whole = match target {
+        Target::F32 { .. } => target,
+        Target::Bf16 { .. } => {
+            sums.reserve_exact(m * n);
+            Target::F32 { c: sums.as_mut_ptr(), row_stride: n, add: std::ptr::null() }
+        }
+    };
+    for start in (0..k).step_by(INNER) {
+        let target = match whole {
+            Target::F32 { c, row_stride, .. } if start > 0 => Target::F32 { c, row_stride, add: c.cast_const() },
+            first => first,
+        };
+        product.pass(start..k.min(start + INNER), target);
+    }
+    if let Target::Bf16 { c, row_stride, accumulate } = target {
+        // SAFETY: the first pass has written every element.
+        unsafe { sums.set_len(m * n) };
+        let c = Shared(c);
+        each(sums.chunks_exact(n).enumerate(), |(i, sums)| {
+            // SAFETY: this row of the result is this item's alone. What it holds is read only if it accumulates.
+            unsafe {
+                let c = c.get().add(i * row_stride);
+                for (j, sum) in sums.iter().enumerate() {
+                    let before = if accumulate { (*c.add(j)).to_f32() } else { 0.0 };
+                    c.add(j).write(bf16::from_f32(before + sum));
+                }
+            }
+        });
+    }
 }
 
-/// What a thread has packed last: the panels from one on, rows from one on.
+/// What a thread has packed last: the panels from one on.
 #[derive(Default)]
 struct Packed {
     buffer: Option<Buffer>,
-    holds: Option<(usize, usize)>,
+    holds: Option<usize>,
     scratch: Vec<f32>,
 }
 
 /// Panels and rows of each task. Every task packs its panels, unless its thread has just done so; rows are therefore split
 /// only where panels do not suffice, and at the end of each thread's part, so that threads end together.
-fn tasks(rows: usize, panels: usize, inner: usize) -> Vec<(Range<usize>, Range<usize>)> {
+fn tasks(rows: usize, panels: usize) -> Vec<(Range<usize>, Range<usize>)> {
     let threads = threads();
     let in_pairs = panels.div_ceil(PANELS);
     let even = in_pairs.is_multiple_of(threads) || in_pairs >= 4 * threads;
     let per_task = if even || panels < threads { PANELS } else { 1 };
     let groups = panels.div_ceil(per_task);
     let pieces = |group| match groups >= threads {
-        // Panels of several blocks are packed again for each piece.
-        true if inner > INNER || !ends_a_part(group, groups) => 1,
+        true if !ends_a_part(group, groups) => 1,
         true => LAST,
         false => threads.div_ceil(groups),
     };
@@ -126,79 +157,45 @@ struct Product<'a> {
     a: Matrix<'a, bf16>,
     b: Operand<'a>,
     bias: &'a [f32],
-    /// k without what was added to make it even.
-    inner: usize,
-    target: Target,
 }
 
 impl Product<'_> {
-    /// The part of the result in `rows` and the columns of `panels`.
-    fn run(&self, packed: &mut Packed, panels: Range<usize>, rows: Range<usize>) {
-        let (n, first) = (self.b.columns(), panels.start * COLUMNS);
-        let width = n.min(panels.end * COLUMNS) - first;
-        // SAFETY: the part lies within the result.
-        let target = unsafe { self.target.at(rows.start, first) };
-        if self.inner <= INNER {
-            return self.blocks(packed, panels, rows, target);
-        }
-        // Sums over several blocks of the inner dimension stay in f32.
-        match target {
-            Target::F32 { .. } => self.blocks(packed, panels, rows, target),
-            Target::Bf16 { c, row_stride, accumulate } => {
-                let mut sums = vec![0.0_f32; rows.len() * width];
-                let own = Target::F32 { c: sums.as_mut_ptr(), row_stride: width, add: std::ptr::null() };
-                self.blocks(packed, panels, rows, own);
-                for (i, sums) in sums.chunks_exact(width).enumerate() {
-                    for (j, sum) in sums.iter().enumerate() {
-                        // SAFETY: within the part of the result that is this task's alone.
-                        unsafe {
-                            let c = c.add(i * row_stride + j);
-                            let before = if accumulate { (*c).to_f32() } else { 0.0 };
-                            *c = bf16::from_f32(before + sum);
-                        }
-                    }
-                }
-            }
-        }
+    /// Sums over rows `inner` of `b`, and the bias with the first of them, into `target`.
+    fn pass(&self, inner: Range<usize>, target: Target) {
+        let tasks = tasks(self.a.rows(), self.b.columns().div_ceil(COLUMNS));
+        let shared = Shared((self, target));
+        each_with(tasks, Packed::default, |packed, (panels, rows)| {
+            let (product, target) = shared.get();
+            product.run(packed, inner.clone(), panels, rows, target);
+        });
     }
 
-    /// Writes rows `rows` and the columns of `panels` to `target`, one block of the inner dimension after the other.
-    fn blocks(&self, packed: &mut Packed, panels: Range<usize>, rows: Range<usize>, target: Target) {
+    /// The part of it in `rows` and the columns of `panels`.
+    fn run(&self, packed: &mut Packed, inner: Range<usize>, panels: Range<usize>, rows: Range<usize>, target: Target) {
         let (n, first) = (self.b.columns(), panels.start * COLUMNS);
-        let longest = self.inner.min(INNER).next_multiple_of(2);
-        let panel_pairs = longest / 2 * COLUMNS;
+        let pairs = inner.len().div_ceil(2);
+        let panel_pairs = pairs * COLUMNS;
         let Packed { buffer, holds, scratch } = packed;
-        let buffer = buffer.get_or_insert_with(|| Buffer::new(PANELS * panel_pairs));
-        // Once for an inner dimension of nothing as well: the result is then the bias.
-        for start in (0..self.inner.max(1)).step_by(INNER) {
-            let inner = start..self.inner.min(start + INNER);
-            let pairs = inner.len().div_ceil(2);
-            let target = match target {
-                Target::F32 { c, row_stride, .. } if start > 0 => Target::F32 { c, row_stride, add: c.cast_const() },
-                first => first,
-            };
-            let bias = if self.bias.is_empty() || start > 0 { std::ptr::null() } else { self.bias.as_ptr() };
-            let b = buffer.as_mut_ptr();
-            // SAFETY: `product` is called where the processor has AVX512-BF16. The buffer has room for the panels, which
-            // are packed before they are read. Each tile lies within the rows and columns of this task, its rows of `a`
-            // have `pairs` pairs from `start` on, and the bias has an element for each column.
-            unsafe {
-                if holds.replace((panels.start, start)) != Some((panels.start, start)) {
-                    self.b.pack(panels.clone(), inner, scratch, b, panel_pairs);
-                }
-                for i in (0..rows.len()).step_by(ROWS) {
-                    let count = ROWS.min(rows.len() - i);
-                    let a = Left {
-                        start: self.a.as_ptr().add((rows.start + i) * self.a.row_stride().unsigned_abs() + start),
-                        row_stride: self.a.row_stride().unsigned_abs(),
-                        pair_stride: 2,
-                    };
-                    for panel in 0..panels.len() {
-                        let column = panel * COLUMNS;
-                        let bias = if bias.is_null() { bias } else { bias.add(first + column) };
-                        let columns = COLUMNS.min(n - first - column);
-                        tile((count, columns), pairs, a, b.add(panel * panel_pairs), bias, target.at(i, column));
-                    }
+        let b = buffer.get_or_insert_with(|| Buffer::new(PANELS * panel_pairs)).as_mut_ptr();
+        let bias = if self.bias.is_empty() || inner.start > 0 { std::ptr::null() } else { self.bias.as_ptr() };
+        // SAFETY: `product` is called where the processor has AVX512-BF16. The buffer has room for the panels, which are
+        // packed before they are read. Each tile lies within the rows and columns of this task, its rows of `a` have
+        // `pairs` pairs from the start of the block on, and the bias has an element for each column.
+        unsafe {
+            let target = target.at(rows.start, first);
+            if holds.replace(panels.start) != Some(panels.start) {
+                self.b.pack(panels.clone(), inner.clone(), scratch, b, panel_pairs);
+            }
+            for i in (0..rows.len()).step_by(ROWS) {
+                let count = ROWS.min(rows.len() - i);
+                let row_stride = self.a.row_stride().unsigned_abs();
+                let start = self.a.as_ptr().add((rows.start + i) * row_stride + inner.start);
+                let a = Left { start, row_stride, pair_stride: 2 };
+                for panel in 0..panels.len() {
+                    let column = panel * COLUMNS;
+                    let bias = if bias.is_null() { bias } else { bias.add(first + column) };
+                    let columns = COLUMNS.min(n - first - column);
+                    tile((count, columns), pairs, a, b.add(panel * panel_pairs), bias, target.at(i, column));
                 }
             }
         }
