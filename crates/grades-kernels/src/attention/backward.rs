@@ -320,19 +320,23 @@ const GATHERED_ROWS: usize = 32;
 /// Elements that are summed at a time: a common size of a head.
 const MAX_CHUNK: usize = 64;
 
-/// The sum of `parts`, in their order, times `factor`.
-fn sum_heads<'a, E: Element>(parts: impl Iterator<Item = &'a [f32]> + Clone, factor: f32, total: &mut [E]) {
-    let mut sums = [0.0_f32; MAX_CHUNK];
-    for (chunk, total) in total.chunks_mut(MAX_CHUNK).enumerate() {
-        let sums = &mut sums[..total.len()];
-        sums.fill(0.0);
-        for part in parts.clone() {
-            for (sum, part) in sums.iter_mut().zip(&part[chunk * MAX_CHUNK..]) {
-                *sum += part;
+multiversion! {
+    /// The sum of `count` parts of `parts` as long as `total`, the first at the start and each `stride` after the one before,
+    /// in their order, times `factor`.
+    fn sum_heads<FMA; E: Element>(parts: &[f32], count: usize, stride: usize, factor: f32, total: &mut [E]) {
+        let mut sums = [0.0_f32; MAX_CHUNK];
+        for (chunk, total) in total.chunks_mut(MAX_CHUNK).enumerate() {
+            let sums = &mut sums[..total.len()];
+            sums.copy_from_slice(&parts[chunk * MAX_CHUNK..][..total.len()]);
+            for part in 1..count {
+                let part = &parts[part * stride + chunk * MAX_CHUNK..][..total.len()];
+                for (sum, part) in sums.iter_mut().zip(part) {
+                    *sum += part;
+                }
             }
-        }
-        for (total, sum) in total.iter_mut().zip(sums) {
-            *total = E::narrow(*sum * factor);
+            for (total, sum) in total.iter_mut().zip(sums) {
+                *total = E::narrow(*sum * factor);
+            }
         }
     }
 }
@@ -364,8 +368,8 @@ fn gather_heads<E: Element>(
     each(jobs, |(total, per_head, first, tokens)| {
         for (token, row) in (first..).zip(total.chunks_exact_mut(width)) {
             for (row, first_head) in row.chunks_exact_mut(head_dim).zip((0..heads).step_by(group)) {
-                let part = |head: usize| &per_head[(head * tokens + token) * head_dim..][..head_dim];
-                sum_heads((first_head..first_head + group).map(part), factor, row);
+                let parts = &per_head[(first_head * tokens + token) * head_dim..];
+                sum_heads(parts, group, tokens * head_dim, factor, row);
             }
         }
     });

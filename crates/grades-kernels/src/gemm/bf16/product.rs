@@ -8,6 +8,7 @@ use super::Matrix;
 use super::pack::{self, Buffer};
 use super::rows::Stack;
 use super::tile::{COLUMNS, Left, ROWS, Target, tile};
+use crate::element::convert;
 use crate::threads::{Shared, each, each_with, ends_a_part, threads};
 
 /// The right operand `[k, n]`.
@@ -19,8 +20,9 @@ pub(super) enum Operand<'a> {
     Plain(&'a Stack<'a>),
 }
 
-/// Most of the inner dimension that is packed at once: two panels of it fill less than half of a second-level cache.
-const INNER: usize = 2048;
+/// Most of the inner dimension that is packed at once: two panels of it fill little more than half of a second-level cache of
+/// 1 MiB.
+const INNER: usize = 3072;
 /// Panels that a task packs at once. Two of bf16 results end on a cache line.
 const PANELS: usize = 2;
 /// The fewest rows that are worth packing the panels again for.
@@ -108,15 +110,14 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], target: 
         // SAFETY: the first pass has written every element.
         unsafe { sums.set_len(m * n) };
         let c = Shared(c);
-        each(sums.chunks_exact(n).enumerate(), |(i, sums)| {
-            // SAFETY: this row of the result is this item's alone. What it holds is read only if it accumulates.
-            unsafe {
-                let c = c.get().add(i * row_stride);
-                for (j, sum) in sums.iter().enumerate() {
-                    let before = if accumulate { (*c.add(j)).to_f32() } else { 0.0 };
-                    c.add(j).write(bf16::from_f32(before + sum));
-                }
+        each(sums.chunks_exact_mut(n).enumerate(), |(i, sums)| {
+            // SAFETY: this row of the result is this item's alone. It holds numbers where the product accumulates; where it does
+            // not, it is written only, and any pattern is a number.
+            let c = unsafe { std::slice::from_raw_parts_mut(c.get().add(i * row_stride), n) };
+            if accumulate {
+                sums.iter_mut().zip(&*c).for_each(|(sum, c)| *sum += c.to_f32());
             }
+            convert(sums, c);
         });
     }
 }
