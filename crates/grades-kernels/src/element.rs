@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use crate::memory::written;
 use crate::threads::each;
 
 /// A number that kernels read and write: `f32`, or `bf16`.
@@ -70,22 +71,23 @@ impl Element for bf16 {
     }
 }
 
-/// Rounds `source` into `target`, on all threads.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn narrow(source: &[f32], target: &mut [bf16]) {
-    assert_eq!(source.len(), target.len());
-    each(source.chunks(BLOCK).zip(target.chunks_mut(BLOCK)), |(source, target)| convert(source, target));
+/// `source` rounded to bf16, on all threads.
+#[must_use]
+pub fn narrow(source: &[f32]) -> Vec<bf16> {
+    converted(source)
 }
 
-/// Widens `source` into `target`, on all threads.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn widen(source: &[bf16], target: &mut [f32]) {
-    assert_eq!(source.len(), target.len());
-    each(source.chunks(BLOCK).zip(target.chunks_mut(BLOCK)), |(source, target)| convert(source, target));
+/// `source` in f32, on all threads.
+#[must_use]
+pub fn widen(source: &[bf16]) -> Vec<f32> {
+    converted(source)
+}
+
+fn converted<S: Element, T: Element>(source: &[S]) -> Vec<T> {
+    let convert_all =
+        |target: &mut [T]| each(source.chunks(BLOCK).zip(target.chunks_mut(BLOCK)), |(from, to)| convert(from, to));
+    // SAFETY: each element is written, and none of them is read.
+    unsafe { written(source.len(), convert_all) }
 }
 
 /// Elements of a block of work.
@@ -123,10 +125,8 @@ mod tests {
     fn slices_convert_both_ways() {
         for len in [0, 1, 17, 70_000] {
             let values = crate::testing::numbers(1, len);
-            let mut short = vec![bf16::ZERO; len];
-            narrow(&values, &mut short);
-            let mut long = vec![f32::NAN; len];
-            widen(&short, &mut long);
+            let long = widen(&narrow(&values));
+            assert_eq!(long.len(), len);
             assert!(long.iter().zip(&values).all(|(l, v)| *l == bf16::from_f32(*v).to_f32()));
         }
     }

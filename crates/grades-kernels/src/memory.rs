@@ -71,10 +71,7 @@ pub(crate) unsafe fn written<E: crate::Element>(len: usize, write: impl FnOnce(&
 ///
 /// # Safety
 /// As [`written`].
-pub(crate) unsafe fn written_all<E: crate::Element>(
-    lens: &[usize],
-    write: impl FnOnce(Vec<&mut [E]>),
-) -> Vec<Vec<E>> {
+pub(crate) unsafe fn written_all<E: crate::Element>(lens: &[usize], write: impl FnOnce(Vec<&mut [E]>)) -> Vec<Vec<E>> {
     let mut all: Vec<Vec<E>> = lens.iter().map(|&len| Vec::with_capacity(len)).collect();
     let slices = all.iter_mut().zip(lens);
     // SAFETY: the memory is there and this function's alone; an element is a plain number, of which every pattern is a

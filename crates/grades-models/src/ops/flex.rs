@@ -307,16 +307,8 @@ impl Ops for Flex {
         }
         let (shape, x) = (x.layout().shape().clone(), Values::of(x));
         match precision {
-            Precision::F32 => {
-                let mut wide = zeros(x.slice::<bf16>().len());
-                grades_kernels::widen(x.slice(), &mut wide);
-                tensor(wide, shape)
-            }
-            Precision::Bf16 => {
-                let mut narrow = zeros(x.slice::<f32>().len());
-                grades_kernels::narrow(x.slice(), &mut narrow);
-                tensor(narrow, shape)
-            }
+            Precision::F32 => tensor(grades_kernels::widen(x.slice()), shape),
+            Precision::Bf16 => tensor(grades_kernels::narrow(x.slice()), shape),
         }
     }
 

@@ -126,11 +126,7 @@ pub fn run(sizes: &[Size], precision: Precision, on_size: &mut dyn FnMut(&Produc
 fn products_bf16(size: Size) -> Products {
     let Size { rows, input, output } = size;
     let filled = |len: usize| -> Vec<f32> { (0..len).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect() };
-    let short = |len: usize| {
-        let mut values = vec![half::bf16::ZERO; len];
-        grades_kernels::narrow(&filled(len), &mut values);
-        values
-    };
+    let short = |len: usize| grades_kernels::narrow(&filled(len));
     let (mut x, mut w, mut y) = (short(rows * input), filled(output * input), short(rows * output));
     let operations = 2.0 * rows as f64 * input as f64 * output as f64;
     let nt = speed(operations, || {

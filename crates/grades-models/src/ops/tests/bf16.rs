@@ -8,7 +8,9 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 
-use super::{attention, check_cross_entropy, packed, random, read, relative_error, rope, tensor, values, weight_gradient};
+use super::{
+    attention, check_cross_entropy, packed, random, read, relative_error, rope, tensor, values, weight_gradient,
+};
 use crate::ops::{Activation, AttentionSpec, CrossEntropySpec, IGNORE, Ops, Precision, Tensors, stock};
 
 /// Weights are rounded to bf16 (2⁻⁹ of each at most), sums are f32, results rounded once more.

@@ -7,7 +7,9 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 
-use super::{attention, check_cross_entropy, packed, random, read, relative_error, rope, tensor, values, weight_gradient};
+use super::{
+    attention, check_cross_entropy, packed, random, read, relative_error, rope, tensor, values, weight_gradient,
+};
 use crate::ops::{
     Activation, AttentionSpec, CrossEntropySpec, Dropout, DropoutOps, IGNORE, Layout, LowRank, LowRankOps, Ops,
     Precision, Tensors, stock,
