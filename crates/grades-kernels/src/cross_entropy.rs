@@ -1,15 +1,16 @@
 //! The language-model head and its cross-entropy in one: `loss = Σ −ln softmax(hidden · weightᵀ)[label]`.
 //!
 //! Logits exist only for rows that have a label, and only for one block of the vocabulary at a time, which stays in the
-//! cache. What gradients need of them is kept: e^logit relative to the largest logit until then, in the numbers of the
-//! hidden states, which becomes the gradient by one factor a block when all of the row is known.
+//! cache. What gradients need of them is kept in the numbers of the hidden states: e^logit over a power of two that is as
+//! large as the largest logit until then. When all of the row is known, another power of two makes these the gradient up to a
+//! factor between 1 and 2, so that nothing is rounded again; the factor goes into the products' other operand and result.
 
 use half::bf16;
 
 use crate::dispatch::multiversion;
 use crate::gemm::bf16::{Output, Part};
 use crate::gemm::{self, Matrix, MatrixMut};
-use crate::math::{LANES, exp, max, sum};
+use crate::math::{LANES, exp_over, max, sum};
 use crate::memory::{written, written_all};
 use crate::threads::each;
 use crate::{Element, OutOfRange};
@@ -115,14 +116,15 @@ pub fn linear_cross_entropy<E: HeadElement>(
         let states = Matrix::new(&hidden, rows.len(), size);
         let labels: Vec<_> = rows.iter().enumerate().map(|(index, &(_, label))| (index, label)).collect();
         let (mut seen, mut own) = (Vec::new(), Vec::new());
+        let mut factors = vec![1.0; rows.len()];
         let dlogits = if wanted {
             // SAFETY: every block of every row is written, and read only then.
             unsafe {
                 written(rows.len() * vocab, |kept| {
                     (seen, own) = see(states, weight, &labels, Some(kept));
-                    let items = kept.chunks_exact_mut(vocab).zip(&seen).zip(own.iter().zip(rows));
-                    each(items, |((kept, seen), (&own, &(_, label)))| {
-                        seen.gradient(kept, (label, own), gradients.scale);
+                    let items = kept.chunks_exact_mut(vocab).zip(&seen).zip(own.iter().zip(rows)).zip(&mut factors);
+                    each(items, |(((kept, seen), (&own, &(_, label))), factor)| {
+                        *factor = seen.gradient(kept, (label, own), gradients.scale);
                     });
                 })
             }
@@ -138,14 +140,19 @@ pub fn linear_cross_entropy<E: HeadElement>(
             continue;
         }
         let dlogits = Matrix::new(&dlogits, rows.len(), vocab);
-        if let Some(dweight) = &mut gradients.dweight {
-            E::weight_gradient(dlogits, states, MatrixMut::new(dweight, vocab, size), index > 0);
-        }
         if let Some(dhidden) = &mut gradients.dhidden {
-            E::hidden_gradient(dlogits, weight, MatrixMut::new(&mut hidden, rows.len(), size));
-            for (&(row, _), gradient) in rows.iter().zip(hidden.chunks_exact(size)) {
-                dhidden[row * size..][..size].copy_from_slice(gradient);
+            let mut sums = vec![0.0; hidden.len()];
+            E::hidden_gradient(dlogits, weight, MatrixMut::new(&mut sums, rows.len(), size));
+            for ((&(row, _), sums), &factor) in rows.iter().zip(sums.chunks_exact(size)).zip(&factors) {
+                times(sums, factor, &mut dhidden[row * size..][..size]);
             }
+        }
+        if let Some(dweight) = &mut gradients.dweight {
+            for (state, &factor) in hidden.chunks_exact_mut(size).zip(&factors) {
+                scale(state, factor);
+            }
+            let states = Matrix::new(&hidden, rows.len(), size);
+            E::weight_gradient(dlogits, states, MatrixMut::new(dweight, vocab, size), index > 0);
         }
     }
     Ok(result)
@@ -207,8 +214,7 @@ pub fn log_likelihood<E: HeadElement>(
         let rows = BLOCK_ROWS.min(rows - first);
         let labels;
         (labels, rest) = rest.split_at(rest.partition_point(|label| (label.row as usize) < first + rows));
-        let labels: Vec<_> =
-            labels.iter().map(|label| (label.row as usize - first, label.token as usize)).collect();
+        let labels: Vec<_> = labels.iter().map(|label| (label.row as usize - first, label.token as usize)).collect();
         let (seen, own) = see(hidden.rows_from(first, rows), weight, &labels, None);
         scores.extend(labels.into_iter().zip(own).map(|((row, token), own)| LabelScore {
             log_probability: seen[row].log_probability(own),
@@ -230,44 +236,61 @@ struct Seen {
     largest: f32,
     /// The first of the largest.
     greedy: usize,
-    /// Σ exp(logit − largest).
+    /// The whole number k of which 2ᵏ is no less than e^largest.
+    exponent: f32,
+    /// Σ e^logit / 2ᵏ.
     total: f64,
-    /// For each block whose exponentials were kept, the largest logit until then.
-    shifts: Vec<f32>,
+    /// For each block whose exponentials were kept, the k until then.
+    exponents: Vec<f32>,
 }
 
 impl Seen {
-    const NOTHING: Self = Self { largest: f32::NEG_INFINITY, greedy: 0, total: 0.0, shifts: Vec::new() };
+    const NOTHING: Self =
+        Self { largest: f32::NEG_INFINITY, greedy: 0, exponent: f32::NEG_INFINITY, total: 0.0, exponents: Vec::new() };
 
     /// The logits from number `first` on, whose exponentials are kept where there is room for them.
     fn add<E: Element>(&mut self, first: usize, logits: &[f32], kept: Option<&mut [E]>) {
         let largest = max(logits);
         if largest > self.largest {
             self.greedy = first + logits.iter().position(|&logit| logit == largest).unwrap_or_default();
-            self.total *= f64::from(self.largest - largest).exp();
             self.largest = largest;
+            let exponent = (largest * std::f32::consts::LOG2_E).ceil();
+            self.total *= f64::from(self.exponent - exponent).exp2();
+            self.exponent = exponent;
         }
         self.total += f64::from(match kept {
-            None => exp_sum(logits, self.largest),
+            None => exp_sum(logits, self.exponent),
             Some(kept) => {
-                self.shifts.push(self.largest);
-                keep_exp(logits, self.largest, kept)
+                self.exponents.push(self.exponent);
+                keep_exp(logits, self.exponent, kept)
             }
         });
     }
 
-    /// ln softmax(logits) of the logit `own`.
-    fn log_probability(&self, own: f32) -> f32 {
-        (f64::from(own - self.largest) - self.total.ln()) as f32
+    /// ln Σ e^logit. The largest of them is exact here, so that where it is nearly all a loss of nearly nothing remains.
+    fn log_sum_exp(&self) -> f64 {
+        let shift = f64::from(self.exponent) * std::f64::consts::LN_2;
+        let exact = (f64::from(self.largest) - shift).exp();
+        shift + (self.total - f64::from(exp_sum(&[self.largest], self.exponent)) + exact).ln()
     }
 
-    /// Turns what was kept of a row into the gradient of `scale · loss`, where `own` is the label's logit.
-    fn gradient<E: Element>(&self, kept: &mut [E], (label, own): (usize, f32), scale: f32) {
-        let scale = f64::from(scale);
-        for (kept, shift) in kept.chunks_mut(BLOCK_COLUMNS).zip(&self.shifts) {
-            times(kept, (scale * f64::from(shift - self.largest).exp() / self.total) as f32);
+    /// ln softmax(logits) of the logit `own`.
+    fn log_probability(&self, own: f32) -> f32 {
+        (f64::from(own) - self.log_sum_exp()) as f32
+    }
+
+    /// Turns what was kept of a row into the gradient of `scale · loss`, where `own` is the label's logit, over the factor
+    /// between 1 and 2 that it gives.
+    fn gradient<E: Element>(&self, kept: &mut [E], (label, own): (usize, f32), loss_scale: f32) -> f32 {
+        let whole = f64::from(loss_scale) / self.total;
+        let power = if whole.is_normal() { whole.abs().log2().floor() } else { 0.0 };
+        let factor = whole / power.exp2();
+        for (kept, exponent) in kept.chunks_mut(BLOCK_COLUMNS).zip(&self.exponents) {
+            scale(kept, (power + f64::from(exponent - self.exponent)).exp2() as f32);
         }
-        kept[label] = E::narrow((scale * (f64::from(self.log_probability(own)).exp() - 1.0)) as f32);
+        let probability = f64::from(self.log_probability(own)).exp();
+        kept[label] = E::narrow((f64::from(loss_scale) * (probability - 1.0) / factor) as f32);
+        factor as f32
     }
 }
 
@@ -312,7 +335,7 @@ pub trait HeadElement: Element {
     fn weight_gradient(dlogits: Matrix<Self>, hidden: Matrix<Self>, dweight: MatrixMut, accumulate: bool);
 
     /// `dhidden [rows, size] = dlogits · weight`.
-    fn hidden_gradient(dlogits: Matrix<Self>, weight: Matrix, dhidden: MatrixMut<Self>);
+    fn hidden_gradient(dlogits: Matrix<Self>, weight: Matrix, dhidden: MatrixMut);
 }
 
 impl HeadElement for f32 {
@@ -338,8 +361,8 @@ impl HeadElement for bf16 {
         gemm::bf16::tn(dlogits, hidden, vec![Part { first: 0, c: dweight, accumulate }]);
     }
 
-    fn hidden_gradient(dlogits: Matrix<Self>, weight: Matrix, dhidden: MatrixMut<Self>) {
-        gemm::bf16::nn(dlogits, &[&weight], Output::Bf16(dhidden));
+    fn hidden_gradient(dlogits: Matrix<Self>, weight: Matrix, dhidden: MatrixMut) {
+        gemm::bf16::nn(dlogits, &[&weight], Output::F32(dhidden));
     }
 }
 
@@ -368,23 +391,23 @@ fn gather<E: HeadElement>(head: &Head<E>, rows: &[(usize, usize)]) -> Vec<E> {
 }
 
 multiversion! {
-    /// Σ exp(logit − largest) of a block.
-    fn exp_sum<FMA>(logits: &[f32], largest: f32) -> f32 {
+    /// Σ e^logit / 2ᵏ of a block.
+    fn exp_sum<FMA>(logits: &[f32], k: f32) -> f32 {
         let mut sums = [0.0; LANES];
         for logits in logits.chunks(LANES) {
             for (sum, logit) in sums.iter_mut().zip(logits) {
-                *sum += exp::<FMA>(logit - largest);
+                *sum += exp_over::<FMA>(*logit, k);
             }
         }
         sum(&sums)
     }
 
-    /// The same, and keeps each exponential.
-    fn keep_exp<FMA; E: Element>(logits: &[f32], largest: f32, kept: &mut [E]) -> f32 {
+    /// The same, and keeps each of them.
+    fn keep_exp<FMA; E: Element>(logits: &[f32], k: f32, kept: &mut [E]) -> f32 {
         let mut sums = [0.0; LANES];
         for (logits, kept) in logits.chunks(LANES).zip(kept.chunks_mut(LANES)) {
             for ((sum, logit), kept) in sums.iter_mut().zip(logits).zip(kept) {
-                let exp = exp::<FMA>(logit - largest);
+                let exp = exp_over::<FMA>(*logit, k);
                 *kept = E::narrow(exp);
                 *sum += exp;
             }
@@ -392,9 +415,15 @@ multiversion! {
         sum(&sums)
     }
 
-    fn times<FMA; E: Element>(x: &mut [E], factor: f32) {
+    fn scale<FMA; E: Element>(x: &mut [E], factor: f32) {
         for x in x {
             *x = E::narrow(x.widen() * factor);
+        }
+    }
+
+    fn times<FMA; E: Element>(x: &[f32], factor: f32, y: &mut [E]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = E::narrow(x * factor);
         }
     }
 }

@@ -69,19 +69,16 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
 }
 
-/// eˣ within 2 ulp. Results below 2⁻¹²⁵ are 0, those above the largest number are ∞; not a number stays so.
-///
-/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, eʳ by its Taylor polynomial of degree 7, 2ⁿ by writing the exponent.
+/// 1.5 · 2²³: adding it rounds to a whole number, in the low bits.
+const SHIFT: f32 = 12_582_912.0;
+
+/// n and eʳ of x = n · ln 2 + r with |r| ≤ ln 2 / 2.
 #[inline(always)]
-pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to a whole number, in the low bits
+fn reduced<const FMA: bool>(x: f32) -> (f32, f32) {
     const LN_2_HIGH: f32 = 0.693_359_4; // exact in nine bits, so that n · LN_2_HIGH is exact
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = if x > 89.0 { 89.0 } else { x };
-    let clamped = if clamped < -87.0 { -87.0 } else { clamped };
-    let shifted = mul_add::<FMA>(clamped, std::f32::consts::LOG2_E, SHIFT);
-    let n = shifted - SHIFT;
-    let r = mul_add::<FMA>(n, -LN_2_HIGH, clamped);
+    let n = mul_add::<FMA>(x, std::f32::consts::LOG2_E, SHIFT) - SHIFT;
+    let r = mul_add::<FMA>(n, -LN_2_HIGH, x);
     let r = mul_add::<FMA>(n, -LN_2_LOW, r);
     let mut p = 1.0 / 5040.0;
     p = mul_add::<FMA>(p, r, 1.0 / 720.0);
@@ -90,11 +87,32 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     p = mul_add::<FMA>(p, r, 1.0 / 6.0);
     p = mul_add::<FMA>(p, r, 0.5);
     p = mul_add::<FMA>(p, r, 1.0);
-    p = mul_add::<FMA>(p, r, 1.0);
+    (n, mul_add::<FMA>(p, r, 1.0))
+}
+
+/// eˣ within 2 ulp. Results below 2⁻¹²⁵ are 0, those above the largest number are ∞; not a number stays so.
+///
+/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, eʳ by its Taylor polynomial of degree 7, 2ⁿ by writing the exponent.
+#[inline(always)]
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
+    let clamped = if x > 89.0 { 89.0 } else { x };
+    let clamped = if clamped < -87.0 { -87.0 } else { clamped };
+    let (n, p) = reduced::<FMA>(clamped);
     // n + 126, not n + 127: n reaches 128 while the result is still finite, so that one factor of 2 comes last.
-    let half_scale = f32::from_bits(shifted.to_bits().wrapping_add(126) << 23);
+    let half_scale = f32::from_bits((n + SHIFT).to_bits().wrapping_add(126) << 23);
     let y = p * half_scale * 2.0;
     if x < -87.0 { 0.0 } else { y }
+}
+
+/// eˣ / 2ᵏ for a whole number `k` that is not far below x · log₂ e, within 2 ulp: unlike `exp(x − k · ln 2)` nothing is
+/// rounded on the way, so that results for different `k` differ by exact powers of two. Below 2⁻¹²⁵ it is 0.
+#[inline(always)]
+pub(crate) fn exp_over<const FMA: bool>(x: f32, k: f32) -> f32 {
+    let (n, p) = reduced::<FMA>(x);
+    let exponent = n - k;
+    // As in `exp`: the exponent in the low bits.
+    let scale = f32::from_bits((exponent + SHIFT).to_bits().wrapping_add(127) << 23);
+    if exponent < -125.0 { 0.0 } else { p * scale }
 }
 
 /// 1 / (1 + e⁻ˣ).
@@ -139,7 +157,7 @@ pub(crate) fn erf<const FMA: bool>(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{erf, exp, sigmoid, tanh};
+    use super::{erf, exp, exp_over, sigmoid, tanh};
 
     /// Units in the last place between a result and the exact value.
     fn ulps(actual: f32, exact: f64) -> f64 {
@@ -167,6 +185,22 @@ mod tests {
     fn exp_is_within_two_ulp() {
         assert!(worst(-86.6, 88.7, exp::<false>, f64::exp) < 2.0);
         assert!(worst(-1.0, 1.0, exp::<true>, f64::exp) < 2.0);
+    }
+
+    #[test]
+    fn exp_over_a_power_of_two_is_exp_times_another() {
+        assert!(worst(-60.0, 20.0, |x| exp_over::<false>(x, 25.0), |x| x.exp() / 25_f64.exp2()) < 2.0);
+        for x in [-60.0, -1.3, 0.0, 7.7, 61.5] {
+            let one = exp_over::<true>(x, 90.0);
+            assert_eq!(one * 4.0, exp_over::<true>(x, 88.0), "{x}");
+            assert!(one > 0.0);
+        }
+        assert_eq!(exp_over::<false>(-100.0, 0.0), 0.0);
+        assert_eq!(exp_over::<false>(0.0, 126.0), 0.0);
+        assert_eq!(exp_over::<false>(f32::NEG_INFINITY, 3.0), 0.0);
+        assert!(exp_over::<false>(f32::NAN, 3.0).is_nan());
+        // Far outside of what eˣ itself can be: e¹⁰⁰⁰ / 2¹⁴⁴³.
+        assert!((exp_over::<true>(1000.0, 1443.0) - 0.809_465).abs() < 1e-4);
     }
 
     #[test]
