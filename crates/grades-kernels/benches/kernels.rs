@@ -119,7 +119,7 @@ fn short_products(bench: &Bench) {
             });
         }
         bench.run(&format!("gemm bf16 weight gradient {size}"), flops(), || {
-            black_box(short::tn_new(dy, x, &[0..outputs]));
+            black_box(short::tn_new(dy, x, std::slice::from_ref(&(0..outputs))));
         });
     }
 }

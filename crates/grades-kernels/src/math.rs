@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn exp_over_a_power_of_two_is_exp_times_another() {
         assert!(worst(-60.0, 20.0, |x| exp_over::<false>(x, 25.0), |x| x.exp() / 25_f64.exp2()) < 2.0);
-        for x in [-60.0, -1.3, 0.0, 7.7, 61.5] {
+        for x in [-20.0, -1.3, 0.0, 7.7, 61.5] {
             let one = exp_over::<true>(x, 90.0);
             assert_eq!(one * 4.0, exp_over::<true>(x, 88.0), "{x}");
             assert!(one > 0.0);

@@ -235,7 +235,8 @@ impl<B: LowRankOps> Backward<B, PARENTS> for LowRankBackward {
             if let (Some(node), Some(u)) = (node, &u) {
                 flops::weight_gradient(flops::product(out, r, tokens));
                 let u = stock::columns::<B>(u.clone(), rank, r);
-                let of_b = B::project_weight_gradients(dy.clone(), u, vec![*first..*first + out]);
+                let columns = *first..*first + out;
+                let of_b = B::project_weight_gradients(dy.clone(), u, vec![columns]);
                 of_b.0.into_iter().for_each(|gradient| grads.register::<B>(node.id, gradient));
             }
             rank += r;
@@ -252,7 +253,8 @@ impl<B: LowRankOps> Backward<B, PARENTS> for LowRankBackward {
             let rank = ranks.iter().sum();
             // One product for all: its cost is the reading of x.
             let of_a = x.filter(|_| a_nodes.iter().any(Option::is_some));
-            let of_a = of_a.and_then(|x| B::project_weight_gradients(du.clone(), x, vec![0..rank]).0.pop());
+            let all = 0..rank;
+            let of_a = of_a.and_then(|x| B::project_weight_gradients(du.clone(), x, vec![all]).0.pop());
             let mut first = 0;
             for (&r, node) in ranks.iter().zip(a_nodes) {
                 if let (Some(node), Some(of_a)) = (node, &of_a) {
