@@ -107,13 +107,18 @@ pub fn gated_joined<E: Element>(activation: Activation, gate_up: &[E], width: us
     each(blocks, |(gate_up, out)| {
         for (joined, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
             let (gate, up) = joined.split_at(width);
-            match activation {
-                Activation::Silu => gated_silu(gate, up, out),
-                Activation::Gelu => gated_gelu(gate, up, out),
-                Activation::GeluTanh => gated_gelu_tanh(gate, up, out),
-            }
+            gate_row(activation, gate, up, out);
         }
     });
+}
+
+/// `out = activation(gate) · up` of one row, on this thread.
+pub(crate) fn gate_row<E: Element>(activation: Activation, gate: &[E], up: &[E], out: &mut [E]) {
+    match activation {
+        Activation::Silu => gated_silu(gate, up, out),
+        Activation::Gelu => gated_gelu(gate, up, out),
+        Activation::GeluTanh => gated_gelu_tanh(gate, up, out),
+    }
 }
 
 /// The gradient of [`gated_joined`], `[rows, 2 · width]`, from `dout [rows, width]`.

@@ -343,9 +343,11 @@ impl Decoder {
     }
 
     fn project(&self, with: &Projection, x: Tensor<2>, residual: Option<Tensor<2>>, recorded: Recorded) -> Tensor<2> {
-        let Recorded { track, draw } = recorded;
-        let context = Context { parameters: &self.parameters, adapter: self.adapter.as_ref(), track, draw };
-        with.run(context, x, residual)
+        with.run(self.context(recorded), x, residual)
+    }
+
+    fn context(&self, Recorded { track, draw }: Recorded) -> Context<'_> {
+        Context { parameters: &self.parameters, adapter: self.adapter.as_ref(), track, draw }
     }
 
     fn layer(
@@ -389,8 +391,9 @@ impl Decoder {
     /// The rest of a layer, which is row by row: what the rows saw is added to their input x, and the MLP follows.
     fn beyond_attention(&self, layer: &Layer, seen: Tensor<2>, x: Tensor<2>, recorded: Recorded) -> Tensor<2> {
         let x = self.project(&layer.o, seen, Some(x), recorded);
-        let gate_up = self.project(&layer.gate_up, self.norm(x.clone(), layer.mlp_norm, recorded), None, recorded);
-        self.project(&layer.down, ops::gated_activation(gate_up, self.config.activation), Some(x), recorded)
+        let normed = self.norm(x.clone(), layer.mlp_norm, recorded);
+        let activated = layer.gate_up.run_gated(self.context(recorded), normed, self.config.activation);
+        self.project(&layer.down, activated, Some(x), recorded)
     }
 
     fn attention_spec(&self, tokens: &Tokens) -> AttentionSpec {

@@ -3,7 +3,7 @@
 use burn::tensor::{FloatDType, Tensor};
 
 use super::lora::{Draw, LoraConfig, Pair};
-use crate::ops::{self, Dropout, LowRank, Tie};
+use crate::ops::{self, Activation, Dropout, LowRank, Tie};
 use crate::parameters::{ParameterId, Parameters};
 use crate::{Error, host};
 
@@ -30,6 +30,17 @@ pub(super) struct Context<'a> {
 }
 
 impl Projection {
+    /// `activation(gate) · up` of the two weights' outputs, in one product where nothing comes between.
+    pub(super) fn run_gated(&self, context: Context<'_>, x: Tensor<2>, activation: Activation) -> Tensor<2> {
+        let Context { parameters, track, adapter, .. } = context;
+        let adapted = adapter.is_some() && self.pairs.iter().flatten().any(|pair| !pair.folded);
+        if adapted || !self.biases.is_empty() || parameters.packed(&self.weights).is_some() {
+            return ops::gated_activation(self.run(context, x, None), activation);
+        }
+        let weights = self.weights.iter().map(|&id| parameters.value(id, track)).collect();
+        ops::gated_project(x, weights, activation)
+    }
+
     /// `x · [W₁; W₂; …]ᵀ + b + residual`, each W with what its adapter adds to it.
     pub(super) fn run(&self, context: Context<'_>, x: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
         let Context { parameters, track, .. } = context;

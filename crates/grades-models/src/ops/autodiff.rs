@@ -236,6 +236,44 @@ fn scale_by_upstream<B: Backend>(gradient: FloatTensor<B>, upstream: FloatTensor
     B::float_mul(gradient, factor)
 }
 
+/// A linear layer whose value `run` computes.
+fn linear<B: Ops, C: CheckpointStrategy>(
+    x: Tracked<B, C>,
+    weights: Tensors<Autodiff<B, C>>,
+    biases: Tensors<Autodiff<B, C>>,
+    residual: Tensors<Autodiff<B, C>>,
+    tie: Option<Tie>,
+    run: impl FnOnce(FloatTensor<B>, Tensors<B>, Tensors<B>, Tensors<B>) -> FloatTensor<B>,
+) -> Tracked<B, C> {
+    let any_weight = weights.0.iter().any(|w| w.is_tracked());
+    let x_tracked = x.is_tracked();
+    // Slots without a tensor hold an untracked node, which the graph ignores.
+    let unused = Autodiff::<B, C>::detached(&x);
+    let guard = |tensor: Option<&Tracked<B, C>>| tensor.unwrap_or(&unused).node();
+    let nodes: [NodeGuard; LINEAR_PARENTS] = std::array::from_fn(|slot| match slot {
+        0 => x.node(),
+        slot if slot <= PARTS => guard(weights.0.get(slot - 1)),
+        slot if slot <= 2 * PARTS => guard(biases.0.get(slot - 1 - PARTS)),
+        _ => guard(residual.0.first()),
+    });
+    let inner = |list: Tensors<Autodiff<B, C>>| Tensors(list.0.into_iter().map(|t| t.into_primitive()).collect());
+    let (x, weights, biases, residual) = (x.into_primitive(), inner(weights), inner(biases), inner(residual));
+    match LinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => {
+            let state = LinearState {
+                x: any_weight.then(|| x.clone()),
+                weights: x_tracked.then(|| weights.clone()),
+                rows: weights.0.iter().map(|w: &FloatTensor<B>| w.shape().dims::<2>()[0]).collect(),
+                width: x.shape().dims::<2>()[1],
+                precision: Precision::of(x.dtype()),
+                tie,
+            };
+            prepared.finish(state, run(x, weights, biases, residual))
+        }
+        OpsKind::UnTracked(prepared) => prepared.finish(run(x, weights, biases, residual)),
+    }
+}
+
 impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
     fn project(
         x: Tracked<B, C>,
@@ -253,32 +291,23 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         residual: Tensors<Self>,
         tie: Option<Tie>,
     ) -> Tracked<B, C> {
-        let any_weight = weights.0.iter().any(|w| w.is_tracked());
-        let x_tracked = x.is_tracked();
-        // Slots without a tensor hold an untracked node, which the graph ignores.
-        let unused = Self::detached(&x);
-        let guard = |tensor: Option<&Tracked<B, C>>| tensor.unwrap_or(&unused).node();
-        let nodes: [NodeGuard; LINEAR_PARENTS] = std::array::from_fn(|slot| match slot {
-            0 => x.node(),
-            slot if slot <= PARTS => guard(weights.0.get(slot - 1)),
-            slot if slot <= 2 * PARTS => guard(biases.0.get(slot - 1 - PARTS)),
-            _ => guard(residual.0.first()),
+        linear(x, weights, biases, residual, tie, B::project)
+    }
+
+    fn gated_project(x: Tracked<B, C>, weights: Tensors<Self>, activation: Activation) -> Tracked<B, C> {
+        let none = || Tensors(Vec::new());
+        let mut y = None;
+        // Two nodes, as of the two operations, whose values come from one.
+        let joined = linear(x, weights, none(), none(), None, |x, weights, _, _| {
+            let (activated, joined) = B::gated_project_forward(x, weights, activation);
+            y = Some(activated);
+            joined
         });
-        let inner = |list: Tensors<Self>| Tensors(list.0.into_iter().map(|t| t.into_primitive()).collect());
-        let (x, weights, biases, residual) = (x.into_primitive(), inner(weights), inner(biases), inner(residual));
-        match LinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                let state = LinearState {
-                    x: any_weight.then(|| x.clone()),
-                    weights: x_tracked.then(|| weights.clone()),
-                    rows: weights.0.iter().map(|w: &FloatTensor<B>| w.shape().dims::<2>()[0]).collect(),
-                    width: x.shape().dims::<2>()[1],
-                    precision: Precision::of(x.dtype()),
-                    tie,
-                };
-                prepared.finish(state, B::project(x, weights, biases, residual))
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::project(x, weights, biases, residual)),
+        let (joined, node) = joined.into_parts();
+        let y = y.unwrap_or_else(|| B::gated_activation(joined.clone(), activation));
+        match GatedActivationBackward.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((joined, activation), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }
 

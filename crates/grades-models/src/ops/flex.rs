@@ -245,6 +245,29 @@ fn rms_norm<E: Number>(x: &Values, scale: &Values, eps: f32) -> (FlexTensor, Fle
     (tensor(y, [rows, width]), tensor(inverse, [rows, 1]))
 }
 
+/// [`Ops::gated_project_forward`]; where the products are not kept, the second is empty.
+fn gated_project(
+    x: FlexTensor,
+    weights: Tensors<Flex>,
+    activation: Activation,
+    keep: bool,
+) -> (FlexTensor, FlexTensor) {
+    let short = Precision::of(x.dtype()) == Precision::Bf16;
+    let values: Vec<_> = weights.0.iter().cloned().map(Values::of).collect();
+    match &matrices(&values)[..] {
+        [gate, up] if short => {
+            let (x, out) = (Values::of(x), gate.rows());
+            let (y, joined) = gemm::bf16::gated_new(x.matrix(), [gate, up], kernel(activation), keep);
+            let tokens = x.dims()[0];
+            (tensor(y, [tokens, out]), tensor(joined, [if keep { tokens } else { 0 }, 2 * out]))
+        }
+        _ => {
+            let joined = Flex::project(x, weights, Tensors(Vec::new()), Tensors(Vec::new()));
+            (Flex::gated_activation(joined.clone(), activation), joined)
+        }
+    }
+}
+
 impl Ops for Flex {
     fn project(x: FlexTensor, weights: Tensors<Self>, biases: Tensors<Self>, residual: Tensors<Self>) -> FlexTensor {
         let (x, bias, residual) = (Values::of(x), joined(biases), one(residual));
@@ -258,6 +281,18 @@ impl Ops for Flex {
             }
             Precision::Bf16 => project_bf16(&x, &rows(&matrices(&weights)), &bias, residual),
         }
+    }
+
+    fn gated_project(x: FlexTensor, weights: Tensors<Self>, activation: Activation) -> FlexTensor {
+        gated_project(x, weights, activation, false).0
+    }
+
+    fn gated_project_forward(
+        x: FlexTensor,
+        weights: Tensors<Self>,
+        activation: Activation,
+    ) -> (FlexTensor, FlexTensor) {
+        gated_project(x, weights, activation, true)
     }
 
     fn project_input_gradient(dy: FlexTensor, weights: Tensors<Self>) -> FlexTensor {

@@ -139,6 +139,26 @@ pub trait Ops: Backend {
         Self::float_add(onto, Self::project_input_gradient(dy, weights))
     }
 
+    /// `y = activation(x · Wᵍᵀ) · (x · Wᵘᵀ)`: x `[tokens, in]`, the two weights `[out, in]`, y `[tokens, out]`.
+    fn gated_project(
+        x: FloatTensor<Self>,
+        #[extension_type] weights: Tensors<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        Self::gated_project_forward(x, weights, activation).0
+    }
+
+    /// [`gated_project`](Ops::gated_project), and the two products that its gradient needs, side by side:
+    /// `[tokens, 2 · out]`.
+    fn gated_project_forward(
+        x: FloatTensor<Self>,
+        #[extension_type] weights: Tensors<Self>,
+        activation: Activation,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let joined = Self::project(x, weights, Tensors(Vec::new()), Tensors(Vec::new()));
+        (Self::gated_activation(joined.clone(), activation), joined)
+    }
+
     /// The gradients of [`project`](Ops::project) in the weights behind ranges of the columns of y:
     /// `dW = dy[:, columns]ᵀ · x`, `[columns, in]` in f32 each; dy and x have the same numbers.
     fn project_weight_gradients(
@@ -330,6 +350,15 @@ pub fn project_beside(
         tensors(residual.into_iter().collect()),
         tie,
     ))
+}
+
+/// [`Ops::gated_project`].
+#[must_use]
+pub fn gated_project(x: Tensor<2>, weights: Vec<Tensor<2>>, activation: Activation) -> Tensor<2> {
+    let [tokens, width] = x.dims();
+    let out: usize = weights.iter().map(|w| w.dims()[0]).sum();
+    flops::forward(flops::product(tokens, out, width));
+    Tensor::from_dispatch(Dispatch::gated_project(x.into_dispatch(), tensors(weights), activation))
 }
 
 /// [`Ops::rms_norm`].

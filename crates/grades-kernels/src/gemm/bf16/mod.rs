@@ -8,6 +8,7 @@
 //! A weight is packed panel by panel by the thread that needs the panel next, so that nothing of a whole weight's
 //! size is written, and once for all rows of the batch.
 
+mod gated;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod pack;
 mod portable;
@@ -29,6 +30,7 @@ use half::bf16;
 
 use super::{Matrix, MatrixMut};
 use crate::memory::{written, written_all};
+pub use gated::gated_new;
 pub use rows::Rows;
 use rows::Stack;
 

@@ -22,7 +22,7 @@ pub(super) enum Operand<'a> {
 
 /// Most of the inner dimension that is packed at once: two panels of it fill little more than half of a second-level cache of
 /// 1 MiB.
-const INNER: usize = 3072;
+pub(super) const INNER: usize = 3072;
 /// Panels that a task packs at once. Two of bf16 results end on a cache line.
 const PANELS: usize = 2;
 /// The fewest rows that are worth packing the panels again for.
@@ -122,22 +122,35 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], target: 
     }
 }
 
-/// What a thread has packed last: the panels from one on.
+/// What a thread has packed last.
 #[derive(Default)]
-struct Packed {
+pub(super) struct Packed {
     buffer: Option<Buffer>,
     holds: Option<usize>,
     scratch: Vec<f32>,
 }
 
-/// Panels and rows of each task. Every task packs its panels, unless its thread has just done so; rows are therefore split
-/// only where panels do not suffice, and at the end of each thread's part, so that threads end together.
-fn tasks(rows: usize, panels: usize) -> Vec<(Range<usize>, Range<usize>)> {
+impl Packed {
+    /// The panels of task group `group`, for which `pairs` pairs of room are enough, as they are for every other group of this
+    /// product; packed by `pack` unless they are there already.
+    pub(super) fn panels(
+        &mut self,
+        pairs: usize,
+        group: usize,
+        pack: impl FnOnce(&mut Vec<f32>, *mut u32),
+    ) -> *const u32 {
+        let start = self.buffer.get_or_insert_with(|| Buffer::new(pairs)).as_mut_ptr();
+        if self.holds.replace(group) != Some(group) {
+            pack(&mut self.scratch, start);
+        }
+        start
+    }
+}
+
+/// Group of panels and rows of each task. Every task packs its panels, unless its thread has just done so; rows are therefore
+/// split only where groups do not suffice, and at the end of each thread's part, so that threads end together.
+pub(super) fn tasks(rows: usize, groups: usize) -> Vec<(usize, Range<usize>)> {
     let threads = threads();
-    let in_pairs = panels.div_ceil(PANELS);
-    let even = in_pairs.is_multiple_of(threads) || in_pairs >= 4 * threads;
-    let per_task = if even || panels < threads { PANELS } else { 1 };
-    let groups = panels.div_ceil(per_task);
     let pieces = |group| match groups >= threads {
         true if !ends_a_part(group, groups) => 1,
         true => LAST,
@@ -145,10 +158,8 @@ fn tasks(rows: usize, panels: usize) -> Vec<(Range<usize>, Range<usize>)> {
     };
     let mut tasks = Vec::new();
     for group in 0..groups {
-        let panels = group * per_task..panels.min((group + 1) * per_task);
-        let chunk = rows.div_ceil(pieces(group).min(rows.div_ceil(MIN_ROWS))).next_multiple_of(ROWS);
-        let chunks = (0..rows).step_by(chunk).map(|start| start..rows.min(start + chunk));
-        tasks.extend(chunks.map(|rows| (panels.clone(), rows)));
+        let chunk = rows.div_ceil(pieces(group).min(rows.div_ceil(MIN_ROWS)).max(1)).next_multiple_of(ROWS).max(ROWS);
+        tasks.extend((0..rows).step_by(chunk).map(|start| (group, start..rows.min(start + chunk))));
     }
     tasks
 }
@@ -163,10 +174,14 @@ struct Product<'a> {
 impl Product<'_> {
     /// Sums over rows `inner` of `b`, and the bias with the first of them, into `target`.
     fn pass(&self, inner: Range<usize>, target: Target) {
-        let tasks = tasks(self.a.rows(), self.b.columns().div_ceil(COLUMNS));
+        let panels = self.b.columns().div_ceil(COLUMNS);
+        let (threads, in_groups) = (threads(), panels.div_ceil(PANELS));
+        let even = in_groups.is_multiple_of(threads) || in_groups >= 4 * threads;
+        let each_task = if even || panels < threads { PANELS } else { 1 };
         let shared = Shared((self, target));
-        each_with(tasks, Packed::default, |packed, (panels, rows)| {
+        each_with(tasks(self.a.rows(), panels.div_ceil(each_task)), Packed::default, |packed, (group, rows)| {
             let (product, target) = shared.get();
+            let panels = group * each_task..panels.min((group + 1) * each_task);
             product.run(packed, inner.clone(), panels, rows, target);
         });
     }
@@ -176,17 +191,15 @@ impl Product<'_> {
         let (n, first) = (self.b.columns(), panels.start * COLUMNS);
         let pairs = inner.len().div_ceil(2);
         let panel_pairs = pairs * COLUMNS;
-        let Packed { buffer, holds, scratch } = packed;
-        let b = buffer.get_or_insert_with(|| Buffer::new(PANELS * panel_pairs)).as_mut_ptr();
         let bias = if self.bias.is_empty() || inner.start > 0 { std::ptr::null() } else { self.bias.as_ptr() };
         // SAFETY: `product` is called where the processor has AVX512-BF16. The buffer has room for the panels, which are
         // packed before they are read. Each tile lies within the rows and columns of this task, its rows of `a` have
         // `pairs` pairs from the start of the block on, and the bias has an element for each column.
         unsafe {
             let target = target.at(rows.start, first);
-            if holds.replace(panels.start) != Some(panels.start) {
+            let b = packed.panels(PANELS * panel_pairs, panels.start, |scratch, b| {
                 self.b.pack(panels.clone(), inner.clone(), scratch, b, panel_pairs);
-            }
+            });
             for i in (0..rows.len()).step_by(ROWS) {
                 let count = ROWS.min(rows.len() - i);
                 let row_stride = self.a.row_stride().unsigned_abs();

@@ -1,6 +1,9 @@
 use half::bf16;
 
-use super::{Output, Part, Rows, nn, nn_new, nt, nt_new, nt_onto, portable, reference, rows::Stack, tn, tn_new};
+use super::{
+    Output, Part, Rows, gated_new, nn, nn_new, nt, nt_new, nt_onto, portable, reference, rows::Stack, tn, tn_new,
+};
+use crate::activations::{Activation, gated_joined_new};
 use crate::gemm::{Matrix, MatrixMut};
 use crate::testing::{assert_close, numbers, on_any_threads};
 
@@ -188,6 +191,25 @@ fn weight_gradients_equal_the_reference_at_any_size() {
 fn products_of_unequal_inner_dimensions_are_refused() {
     let (a, w, mut c) = ([bf16::ONE; 6], [0.0; 4], [0.0; 4]);
     nn(Matrix::new(&a, 2, 3), &[&Matrix::new(&w, 2, 2)], Output::F32(MatrixMut::new(&mut c, 2, 2)));
+}
+
+#[test]
+fn a_gated_product_is_the_product_and_its_activation() {
+    for (m, n, k) in [(0, 5, 4), (3, 0, 4), (1, 1, 2), (9, 50, 7), (13, 97, 66), (70, 130, 64), (8, 48, 3_074)] {
+        let x = rounded(&numbers(1, m * k));
+        let (gate, up) = (numbers(2, n * k), numbers(3, n * k));
+        let (x, gate, up) = (Matrix::new(&x, m, k), Matrix::new(&gate, n, k), Matrix::new(&up, n, k));
+        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+            let joined = nt_new(x, &[&gate, &up], &[]);
+            let expected = gated_joined_new(activation, &joined, n);
+            let results = on_any_threads(|| {
+                let (y, kept) = gated_new(x, [&gate, &up], activation, true);
+                assert_eq!(gated_new(x, [&gate, &up], activation, false), (y.clone(), Vec::new()));
+                vec![widened(&y), widened(&kept)]
+            });
+            assert_eq!(results, [widened(&expected), widened(&joined)], "{m}×{n}×{k}");
+        }
+    }
 }
 
 #[test]

@@ -144,6 +144,23 @@ fn gated_activation() {
 }
 
 #[test]
+fn gated_project() {
+    for (tokens, width, out) in [(1, 7, 5), (13, 34, 17), (70, 64, 97)] {
+        let x = short(random(1, tokens, width));
+        let weights = list([random(2, out, width), random(3, out, width)]);
+        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+            let joined = <Flex as Ops>::project(x.clone(), weights.clone(), list([]), list([]));
+            let expected = <Flex as Ops>::gated_activation(joined.clone(), activation);
+            let (y, kept) = <Flex as Ops>::gated_project_forward(x.clone(), weights.clone(), activation);
+            assert_same("what is kept", kept, joined);
+            assert_same("value", y, expected.clone());
+            let found = <Flex as Ops>::gated_project(x.clone(), weights.clone(), activation);
+            assert_same("value alone", found, expected);
+        }
+    }
+}
+
+#[test]
 fn cross_entropy() {
     for (vocabulary, width, targets) in [
         (11, 8, vec![3, IGNORE, 10, 0, IGNORE]),

@@ -100,6 +100,14 @@ fn gated_activation() {
 }
 
 #[test]
+fn gated_project() {
+    let _counters = exclusive();
+    check("gated_project", &[input(1, 3, 4), input(2, 5, 4), input(3, 5, 4)], |t| {
+        ops::gated_project(t[0].clone(), vec![t[1].clone(), t[2].clone()], Activation::Silu)
+    });
+}
+
+#[test]
 fn embed() {
     let _counters = exclusive();
     let ids = Arc::new(vec![4, 1, 4, 0]);

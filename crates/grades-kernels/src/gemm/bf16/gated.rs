@@ -1,0 +1,126 @@
+//! The first half of a gated MLP in one: `y = activation(x · Wᵍᵀ) · (x · Wᵘᵀ)`, each tile activated while it is in the cache.
+
+#[cfg(target_arch = "x86_64")]
+use std::ops::Range;
+
+use half::bf16;
+
+use super::{Matrix, Rows, nt_new};
+#[cfg(target_arch = "x86_64")]
+use super::{
+    pack,
+    product::{INNER, Packed, tasks},
+    rows::Stack,
+    tile::{COLUMNS, Left, ROWS, Target, tile},
+};
+#[cfg(target_arch = "x86_64")]
+use crate::activations::gate_row;
+use crate::activations::{Activation, gated_joined_new};
+#[cfg(target_arch = "x86_64")]
+use crate::memory::written;
+#[cfg(target_arch = "x86_64")]
+use crate::threads::{Shared, each_with};
+
+/// `y [m, n] = activation(a · gateᵀ) · (a · upᵀ)` of weights `[n, k]`, both products rounded to bf16 before. Where they are
+/// kept, they come second, side by side: `[m, 2 n]`; else that is empty.
+///
+/// # Panics
+/// If the shapes do not fit.
+#[must_use]
+pub fn gated_new(
+    a: Matrix<bf16>,
+    [gate, up]: [&dyn Rows; 2],
+    activation: Activation,
+    keep: bool,
+) -> (Vec<bf16>, Vec<bf16>) {
+    let n = gate.rows();
+    assert_eq!((n, gate.columns()), (up.rows(), up.columns()), "gate and up have different shapes");
+    assert_eq!(a.columns(), gate.columns(), "the inner dimensions of a product differ");
+    #[cfg(target_arch = "x86_64")]
+    if super::is_native() && a.columns().is_multiple_of(2) && a.columns() <= INNER {
+        let (gate, up) = ([gate], [up]);
+        let product = Gated { a, gate: Stack::new(&gate), up: Stack::new(&up), activation };
+        let mut joined = Vec::new();
+        let joined_len = if keep { 2 * a.rows() * n } else { 0 };
+        // SAFETY: the tiles cover all of both results, which are written before they are read.
+        let y = unsafe {
+            written(a.rows() * n, |y| {
+                joined = written(joined_len, |joined| {
+                    let kept = if keep { joined.as_mut_ptr() } else { std::ptr::null_mut() };
+                    product.run(y.as_mut_ptr(), kept);
+                });
+            })
+        };
+        return (y, joined);
+    }
+    let joined = nt_new(a, &[gate, up], &[]);
+    (gated_joined_new(activation, &joined, n), if keep { joined } else { Vec::new() })
+}
+
+#[cfg(target_arch = "x86_64")]
+struct Gated<'a> {
+    a: Matrix<'a, bf16>,
+    gate: Stack<'a>,
+    up: Stack<'a>,
+    activation: Activation,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Gated<'_> {
+    /// Writes `y [m, n]`, and `joined [m, 2 n]` unless it is null.
+    ///
+    /// # Safety
+    /// The processor has AVX512-BF16, k is even and no more than [`INNER`]; nothing else reads or writes the results.
+    unsafe fn run(&self, y: *mut bf16, joined: *mut bf16) {
+        let shared = Shared((self, y, joined));
+        each_with(
+            tasks(self.a.rows(), self.gate.rows().div_ceil(COLUMNS)),
+            Packed::default,
+            |packed, (panel, rows)| {
+                let (product, y, joined) = shared.get();
+                // SAFETY: the caller's promise; each task has its own rows and columns.
+                unsafe { product.panel(packed, panel, rows, y, joined) };
+            },
+        );
+    }
+
+    /// One panel of columns in `rows`.
+    ///
+    /// # Safety
+    /// As [`Gated::run`].
+    unsafe fn panel(&self, packed: &mut Packed, panel: usize, rows: Range<usize>, y: *mut bf16, joined: *mut bf16) {
+        let (n, k, first) = (self.gate.rows(), self.a.columns(), panel * COLUMNS);
+        let (columns, panel_pairs) = (COLUMNS.min(n - first), k / 2 * COLUMNS);
+        let mut own = [bf16::ZERO; 2 * ROWS * COLUMNS];
+        // SAFETY: the buffer has room for both panels, which are packed before they are read. Tiles, and the rows of slices
+        // that are made of them, lie within this task's rows and columns of the results or within `own`.
+        unsafe {
+            let b = packed.panels(2 * panel_pairs, panel, |scratch, b| {
+                pack::transposed(&self.gate, panel, 0..k, scratch, b);
+                pack::transposed(&self.up, panel, 0..k, scratch, b.add(panel_pairs));
+            });
+            for first_row in rows.clone().step_by(ROWS) {
+                let count = ROWS.min(rows.end - first_row);
+                let row_stride = self.a.row_stride().unsigned_abs();
+                let a = Left { start: self.a.as_ptr().add(first_row * row_stride), row_stride, pair_stride: 2 };
+                let (gate, up, stride) = match joined.is_null() {
+                    true => (own.as_mut_ptr(), own.as_mut_ptr().add(COLUMNS), 2 * COLUMNS),
+                    false => {
+                        let gate = joined.add(first_row * 2 * n + first);
+                        (gate, gate.add(n), 2 * n)
+                    }
+                };
+                for (c, b) in [(gate, b), (up, b.add(panel_pairs))] {
+                    let target = Target::Bf16 { c, row_stride: stride, accumulate: false };
+                    tile((count, columns), k / 2, a, b, std::ptr::null(), target);
+                }
+                for row in 0..count {
+                    let [gate, up] =
+                        [gate, up].map(|x| std::slice::from_raw_parts(x.add(row * stride).cast_const(), columns));
+                    let y = std::slice::from_raw_parts_mut(y.add((first_row + row) * n + first), columns);
+                    gate_row(self.activation, gate, up, y);
+                }
+            }
+        }
+    }
+}
