@@ -67,6 +67,7 @@ pub(crate) fn each_with<T: Send, S>(
 }
 
 /// Whether item `index` of `len` is the last of those that some thread begins with.
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn ends_a_part(index: usize, len: usize) -> bool {
     let threads = threads();
     (1..=threads).any(|thread| len * thread / threads == index + 1)

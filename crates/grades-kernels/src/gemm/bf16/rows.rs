@@ -74,6 +74,7 @@ impl<'a> Stack<'a> {
     }
 
     /// As [`Rows::expect`].
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn expect(&self, mut row: usize, columns: Range<usize>) {
         for weight in self.weights {
             if row < weight.rows() {
