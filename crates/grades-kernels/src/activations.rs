@@ -153,7 +153,6 @@ pub fn gated_joined_backward<E: Element>(
     });
 }
 
-/// Value and derivative of SiLU.
 /// [`gated_joined`] into new memory.
 ///
 /// # Panics
@@ -179,6 +178,7 @@ pub fn gated_joined_backward_new<E: Element>(
     unsafe { written(gate_up.len(), |gradient| gated_joined_backward(activation, gate_up, dout, width, gradient)) }
 }
 
+/// Value and derivative of SiLU.
 #[inline(always)]
 fn silu<const FMA: bool>(x: f32) -> (f32, f32) {
     let s = sigmoid::<FMA>(x);

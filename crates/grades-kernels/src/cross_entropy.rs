@@ -528,6 +528,37 @@ mod tests {
         }
     }
 
+    /// Logits that grow by powers of two from one block of the vocabulary to the next, so that what was kept of a block must be
+    /// brought to the scale of the last.
+    #[test]
+    fn gradients_over_several_blocks_equal_the_reference() {
+        let (rows, size, vocab) = (3, 2, 2 * super::BLOCK_COLUMNS + 5);
+        let hidden: Vec<f32> = numbers(1, rows * size).iter().map(|x| 3.0 + x).collect();
+        let grown = |(index, w): (usize, f32)| w + 0.4 * (index / (size * super::BLOCK_COLUMNS)) as f32;
+        let weight: Vec<f32> = numbers(2, vocab * size).into_iter().enumerate().map(grown).collect();
+        let labels: Vec<i64> = vec![7, super::BLOCK_COLUMNS as i64, vocab as i64 - 1];
+        let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+        let (_, dhidden, dweight) = linear_cross_entropy_new(head, 0.5, true, true).unwrap();
+        let (mut of_hidden, mut of_weight) = (vec![0.0; rows * size], vec![0.0; vocab * size]);
+        let mut kept_on = 0.0;
+        for (row, state) in hidden.chunks(size).enumerate() {
+            let exps: Vec<f64> = weight.chunks(size).map(|w| inner(&in_f64(w), state).exp()).collect();
+            let total: f64 = exps.iter().sum();
+            kept_on += exps[..super::BLOCK_COLUMNS].iter().sum::<f64>() / total;
+            for (token, exp) in exps.iter().enumerate() {
+                let gradient = 0.5 * (exp / total - f64::from(u8::from(token as i64 == labels[row])));
+                for i in 0..size {
+                    of_hidden[row * size + i] += gradient * f64::from(weight[token * size + i]);
+                    of_weight[token * size + i] += gradient * f64::from(state[i]);
+                }
+            }
+        }
+        // The first block counts, though it was scaled down.
+        assert!(kept_on / rows as f64 > 0.01, "{kept_on}");
+        assert_close(&dhidden.unwrap(), &of_hidden, 1e-5, "in the hidden states");
+        assert_close(&dweight.unwrap(), &of_weight, 1e-5, "in the weight");
+    }
+
     #[test]
     fn likelihoods_are_minus_the_losses_and_know_the_greedy_choice() {
         // One hidden element: logits are the weights times it.

@@ -2,7 +2,7 @@
 //! the way.
 
 use crate::element::convert;
-use crate::memory::written;
+use crate::memory::{written, written_each};
 use crate::rope::{RotaryTable, Rotation};
 use crate::threads::each;
 use crate::{Element, OutOfRange};
@@ -81,7 +81,6 @@ impl JoinedHeads<'_> {
         Ok(())
     }
 
-    /// Elements of a row's queries and of its keys.
     /// [`split`](Self::split) into new memory: q, k and v.
     ///
     /// # Errors
@@ -92,17 +91,13 @@ impl JoinedHeads<'_> {
     pub fn split_new<E: Element>(&self, joined: &[E]) -> Result<[Vec<E>; 3], OutOfRange> {
         let (query, key) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let rows = joined.len() / (query + 2 * key).max(1);
-        let (mut k, mut v, mut result) = (Vec::new(), Vec::new(), Ok(()));
+        let mut result = Ok(());
         // SAFETY: the kernel writes each element of each row, from its inputs alone, or panics, or gives an error, and then
         // what it left is not used.
-        let q = unsafe {
-            written(rows * query, |q| {
-                k = written(rows * key, |k| {
-                    v = written(rows * key, |v| result = self.split(joined, q, k, v));
-                });
-            })
+        let heads = unsafe {
+            written_each([rows * query, rows * key, rows * key], |[q, k, v]| result = self.split(joined, q, k, v))
         };
-        result.map(|()| [q, k, v])
+        result.map(|()| heads)
     }
 
     /// [`join`](Self::join) into new memory.
@@ -120,6 +115,7 @@ impl JoinedHeads<'_> {
         result.map(|()| joined)
     }
 
+    /// Elements of a row's queries and of its keys.
     fn check<E>(&self, joined: &[E], q: &[E], k: &[E], v: &[E]) -> Result<(usize, usize), OutOfRange> {
         let (query, key) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         assert!(query > 0 && key > 0, "attention without heads");

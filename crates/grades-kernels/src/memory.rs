@@ -58,16 +58,32 @@ fn reserve_large_pages() {
 /// # Safety
 /// `write` writes every element, and reads none that it has not written.
 pub(crate) unsafe fn written<E: crate::Element>(len: usize, write: impl FnOnce(&mut [E])) -> Vec<E> {
-    let mut new: Vec<E> = Vec::with_capacity(len);
-    // SAFETY: the memory is there and this function's alone; an element is a plain number, of which every pattern is a
-    // value, and none is read before it is written.
-    write(unsafe { std::slice::from_raw_parts_mut(new.as_mut_ptr(), len) });
-    // SAFETY: the elements have been written.
-    unsafe { new.set_len(len) };
+    // SAFETY: the caller's promise.
+    let [new] = unsafe { written_each([len], |[new]| write(new)) };
     new
 }
 
-/// Several vectors of `lens` numbers that `write` writes, in memory that is not cleared before.
+/// `N` vectors of `lens` numbers that `write` writes, in memory that is not cleared before.
+///
+/// # Safety
+/// As [`written`].
+pub(crate) unsafe fn written_each<E: crate::Element, const N: usize>(
+    lens: [usize; N],
+    write: impl FnOnce([&mut [E]; N]),
+) -> [Vec<E>; N] {
+    let mut all: [Vec<E>; N] = lens.map(Vec::with_capacity);
+    let starts = all.each_mut().map(Vec::as_mut_ptr);
+    // SAFETY: the memory is there and this function's alone; an element is a plain number, of which every pattern is a
+    // value, and none is read before it is written.
+    write(std::array::from_fn(|i| unsafe { std::slice::from_raw_parts_mut(starts[i], lens[i]) }));
+    for (new, len) in all.iter_mut().zip(lens) {
+        // SAFETY: the elements have been written.
+        unsafe { new.set_len(len) };
+    }
+    all
+}
+
+/// As [`written_each`], for any number of vectors.
 ///
 /// # Safety
 /// As [`written`].

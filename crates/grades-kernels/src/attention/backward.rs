@@ -12,7 +12,7 @@ use crate::Element;
 use crate::dispatch::multiversion;
 use crate::gemm::{Matrix, MatrixMut, banded};
 use crate::math::{dot, exp, mul_add};
-use crate::memory::written;
+use crate::memory::written_each;
 use crate::threads::{each, each_with};
 
 /// Where the gradients go; all are overwritten, with zeros for tokens outside all segments.
@@ -61,18 +61,12 @@ pub fn attention_backward_new<E: Element>(
     saved: Saved<E>,
     dout: &[E],
 ) -> [Vec<E>; 3] {
-    let (mut new_dk, mut new_dv) = (Vec::new(), Vec::new());
     // SAFETY: the kernel overwrites every element of all three, and reads none of them, or panics.
-    let dq = unsafe {
-        written(saved.q.len(), |dq| {
-            new_dk = written(saved.k.len(), |dk| {
-                new_dv = written(saved.k.len(), |dv| {
-                    attention_backward(attention, segments, saved, dout, AttentionGradients { dq, dk, dv });
-                });
-            });
+    unsafe {
+        written_each([saved.q.len(), saved.k.len(), saved.k.len()], |[dq, dk, dv]| {
+            attention_backward(attention, segments, saved, dout, AttentionGradients { dq, dk, dv });
         })
-    };
-    [dq, new_dk, new_dv]
+    }
 }
 
 /// Gradients of [`super::attention`] from `dout [query tokens, heads, head_dim]`.
@@ -108,15 +102,11 @@ pub fn attention_backward<E: Element>(
     let (heads, head_dim) = (attention.heads, attention.head_dim);
     let queries: usize = segments.iter().map(|s| s.queries.len()).sum();
     let keys: usize = segments.iter().map(|s| s.keys.len()).sum();
-    let (mut dk_heads, mut dv_heads) = (Vec::new(), Vec::new());
+    let lens = [queries, keys, keys].map(|tokens| tokens * heads * head_dim);
     // SAFETY: each job clears its parts before it adds to them, and the parts of all jobs are the whole.
-    let dq_heads = unsafe {
-        written(queries * heads * head_dim, |dq| {
-            dk_heads = written(keys * heads * head_dim, |dk| {
-                dv_heads = written(keys * heads * head_dim, |dv| {
-                    each_head(attention, segments, saved, dout, AttentionGradients { dq, dk, dv });
-                });
-            });
+    let [dq_heads, dk_heads, dv_heads] = unsafe {
+        written_each(lens, |[dq, dk, dv]| {
+            each_head(attention, segments, saved, dout, AttentionGradients { dq, dk, dv });
         })
     };
 

@@ -236,15 +236,15 @@ fn scale_by_upstream<B: Backend>(gradient: FloatTensor<B>, upstream: FloatTensor
     B::float_mul(gradient, factor)
 }
 
-/// A linear layer whose value `run` computes.
-fn linear<B: Ops, C: CheckpointStrategy>(
+/// A linear layer whose value `run` computes, and what it computes beside it.
+fn linear<B: Ops, C: CheckpointStrategy, T>(
     x: Tracked<B, C>,
     weights: Tensors<Autodiff<B, C>>,
     biases: Tensors<Autodiff<B, C>>,
     residual: Tensors<Autodiff<B, C>>,
     tie: Option<Tie>,
-    run: impl FnOnce(FloatTensor<B>, Tensors<B>, Tensors<B>, Tensors<B>) -> FloatTensor<B>,
-) -> Tracked<B, C> {
+    run: impl FnOnce(FloatTensor<B>, Tensors<B>, Tensors<B>, Tensors<B>) -> (FloatTensor<B>, T),
+) -> (Tracked<B, C>, T) {
     let any_weight = weights.0.iter().any(|w| w.is_tracked());
     let x_tracked = x.is_tracked();
     // Slots without a tensor hold an untracked node, which the graph ignores.
@@ -268,9 +268,13 @@ fn linear<B: Ops, C: CheckpointStrategy>(
                 precision: Precision::of(x.dtype()),
                 tie,
             };
-            prepared.finish(state, run(x, weights, biases, residual))
+            let (y, beside) = run(x, weights, biases, residual);
+            (prepared.finish(state, y), beside)
         }
-        OpsKind::UnTracked(prepared) => prepared.finish(run(x, weights, biases, residual)),
+        OpsKind::UnTracked(prepared) => {
+            let (y, beside) = run(x, weights, biases, residual);
+            (prepared.finish(y), beside)
+        }
     }
 }
 
@@ -291,20 +295,18 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         residual: Tensors<Self>,
         tie: Option<Tie>,
     ) -> Tracked<B, C> {
-        linear(x, weights, biases, residual, tie, B::project)
+        let run = |x, weights, biases, residual| (B::project(x, weights, biases, residual), ());
+        linear(x, weights, biases, residual, tie, run).0
     }
 
     fn gated_project(x: Tracked<B, C>, weights: Tensors<Self>, activation: Activation) -> Tracked<B, C> {
         let none = || Tensors(Vec::new());
-        let mut y = None;
         // Two nodes, as of the two operations, whose values come from one.
-        let joined = linear(x, weights, none(), none(), None, |x, weights, _, _| {
-            let (activated, joined) = B::gated_project_forward(x, weights, activation);
-            y = Some(activated);
-            joined
+        let (joined, y) = linear(x, weights, none(), none(), None, |x, weights, _, _| {
+            let (y, joined) = B::gated_project_forward(x, weights, activation);
+            (joined, y)
         });
         let (joined, node) = joined.into_parts();
-        let y = y.unwrap_or_else(|| B::gated_activation(joined.clone(), activation));
         match GatedActivationBackward.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => prepared.finish((joined, activation), y),
             OpsKind::UnTracked(prepared) => prepared.finish(y),

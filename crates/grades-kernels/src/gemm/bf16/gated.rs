@@ -17,7 +17,7 @@ use super::{
 use crate::activations::gate_row;
 use crate::activations::{Activation, gated_joined_new};
 #[cfg(target_arch = "x86_64")]
-use crate::memory::written;
+use crate::memory::written_each;
 #[cfg(target_arch = "x86_64")]
 use crate::threads::{Shared, each_with};
 
@@ -40,15 +40,12 @@ pub fn gated_new(
     if super::is_native() && a.columns().is_multiple_of(2) && a.columns() <= INNER {
         let (gate, up) = ([gate], [up]);
         let product = Gated { a, gate: Stack::new(&gate), up: Stack::new(&up), activation };
-        let mut joined = Vec::new();
         let joined_len = if keep { 2 * a.rows() * n } else { 0 };
         // SAFETY: the tiles cover all of both results, which are written before they are read.
-        let y = unsafe {
-            written(a.rows() * n, |y| {
-                joined = written(joined_len, |joined| {
-                    let kept = if keep { joined.as_mut_ptr() } else { std::ptr::null_mut() };
-                    product.run(y.as_mut_ptr(), kept);
-                });
+        let [y, joined] = unsafe {
+            written_each([a.rows() * n, joined_len], |[y, joined]| {
+                let kept = if keep { joined.as_mut_ptr() } else { std::ptr::null_mut() };
+                product.run(y.as_mut_ptr(), kept);
             })
         };
         return (y, joined);

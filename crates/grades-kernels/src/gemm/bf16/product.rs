@@ -27,8 +27,8 @@ pub(super) const INNER: usize = 3072;
 const PANELS: usize = 2;
 /// The fewest rows that are worth packing the panels again for.
 const MIN_ROWS: usize = 64;
-/// Tasks that the last panels of a thread's part are split into.
-const LAST: usize = 4;
+/// Tasks that the last of a thread's part are split into.
+pub(super) const LAST: usize = 4;
 
 impl Operand<'_> {
     fn columns(&self) -> usize {

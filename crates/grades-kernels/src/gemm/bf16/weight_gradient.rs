@@ -6,6 +6,7 @@ use half::bf16;
 
 use super::Matrix;
 use super::pack::{self, Buffer};
+use super::product::{LAST, Packed};
 use super::tile::{COLUMNS, Left, ROWS, Target, tile};
 use crate::threads::{Shared, each, each_with, ends_a_part};
 
@@ -13,8 +14,6 @@ use crate::threads::{Shared, each, each_with, ends_a_part};
 const INNER: usize = 1024;
 /// Rows of the result that a task computes.
 const TASK_ROWS: usize = 48;
-/// Pieces that the last task of a thread's part is split into.
-const LAST: usize = 4;
 
 /// Rows of the result that belong to one task.
 struct Task {
@@ -55,10 +54,10 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Matrix<bf16>, pieces: Vec<Piece
     // Once for a batch of nothing as well: the result is then zero.
     for start in (0..tokens.max(1)).step_by(INNER) {
         let inner = start..tokens.min(start + INNER);
-        let packed = Shared(buffer.as_mut_ptr());
+        let right = Shared(buffer.as_mut_ptr());
         each(0..panels, |panel| {
             // SAFETY: `product` is called where the processor has AVX512-BF16; each panel has its place in the buffer.
-            unsafe { pack::right(&b, panel, inner.clone(), packed.get().add(panel * panel_pairs)) };
+            unsafe { pack::right(&b, panel, inner.clone(), right.get().add(panel * panel_pairs)) };
         });
         // The last of each thread's part in pieces, so that threads end together.
         let pieces = |task| if ends_a_part(task, tasks.len()) { LAST.min(panels) } else { 1 };
@@ -66,54 +65,51 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Matrix<bf16>, pieces: Vec<Piece
             let pieces = pieces(task);
             (0..pieces).map(move |piece| (task, panels * piece / pieces..panels * (piece + 1) / pieces))
         };
-        each_with((0..tasks.len()).flat_map(split), Packed::default, |left, (index, panels)| {
-            left.run(&a, inner.clone(), (index, &tasks[index].0), panels, (packed.get(), panel_pairs), n);
+        each_with((0..tasks.len()).flat_map(split), Packed::default, |packed, (index, panels)| {
+            run(
+                packed,
+                &a,
+                inner.clone(),
+                (index, &tasks[index].0),
+                panels,
+                (right.get().cast_const(), panel_pairs),
+                n,
+            );
         });
     }
 }
 
-/// The left operand of the task that a thread has packed last.
-#[derive(Default)]
-struct Packed {
-    buffer: Option<Buffer>,
-    holds: Option<usize>,
-}
-
-impl Packed {
-    /// Columns `panels` of task `index` over the rows `inner` of the batch; `right` are all panels of the right operand
-    /// and their distance.
-    fn run(
-        &mut self,
-        a: &Matrix<bf16>,
-        inner: Range<usize>,
-        (index, task): (usize, &Task),
-        panels: Range<usize>,
-        right: (*const u32, usize),
-        n: usize,
-    ) {
-        let pairs = inner.len().div_ceil(2);
-        let target = match task.target {
-            Target::F32 { c, row_stride, .. } if inner.start > 0 => Target::F32 { c, row_stride, add: c.cast_const() },
-            first => first,
-        };
-        let rows = task.columns.len();
-        let block_pairs = pairs * ROWS;
-        let room = || Buffer::new(TASK_ROWS.next_multiple_of(2 * ROWS) / ROWS * block_pairs);
-        let start = self.buffer.get_or_insert_with(room).as_mut_ptr();
-        // SAFETY: the processor has AVX512-BF16. The buffer has room for an even number of blocks, which are packed before
-        // they are read; the panels have been packed. Each tile lies within this task's part of the result.
-        unsafe {
-            if self.holds.replace(index) != Some(index) {
-                pack::left(a, task.columns.clone(), inner, start, block_pairs);
-            }
-            for panel in panels {
-                let (b, column) = (right.0.add(panel * right.1), panel * COLUMNS);
-                for i in (0..rows).step_by(ROWS) {
-                    let size = (ROWS.min(rows - i), COLUMNS.min(n - column));
-                    let a =
-                        Left { start: start.add(i / ROWS * block_pairs).cast(), row_stride: 2, pair_stride: 2 * ROWS };
-                    tile(size, pairs, a, b, std::ptr::null(), target.at(i, column));
-                }
+/// Columns `panels` of task `index` over the rows `inner` of the batch; `right` are all panels of the right operand and their
+/// distance.
+fn run(
+    packed: &mut Packed,
+    a: &Matrix<bf16>,
+    inner: Range<usize>,
+    (index, task): (usize, &Task),
+    panels: Range<usize>,
+    right: (*const u32, usize),
+    n: usize,
+) {
+    let pairs = inner.len().div_ceil(2);
+    let target = match task.target {
+        Target::F32 { c, row_stride, .. } if inner.start > 0 => Target::F32 { c, row_stride, add: c.cast_const() },
+        first => first,
+    };
+    let rows = task.columns.len();
+    let block_pairs = pairs * ROWS;
+    let room = TASK_ROWS.next_multiple_of(2 * ROWS) / ROWS * block_pairs;
+    // SAFETY: the processor has AVX512-BF16. The buffer has room for an even number of blocks, which are packed before they
+    // are read; the panels have been packed. Each tile lies within this task's part of the result.
+    unsafe {
+        let start = packed.panels(room, index, |_, start| {
+            pack::left(a, task.columns.clone(), inner, start, block_pairs);
+        });
+        for panel in panels {
+            let (b, column) = (right.0.add(panel * right.1), panel * COLUMNS);
+            for i in (0..rows).step_by(ROWS) {
+                let size = (ROWS.min(rows - i), COLUMNS.min(n - column));
+                let a = Left { start: start.add(i / ROWS * block_pairs).cast(), row_stride: 2, pair_stride: 2 * ROWS };
+                tile(size, pairs, a, b, std::ptr::null(), target.at(i, column));
             }
         }
     }
