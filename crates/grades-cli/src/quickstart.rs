@@ -4,10 +4,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use grades_report::{self as report, page};
 use grades_train::compare::{Comparison, Metric, Options, Plan, Runs};
 use grades_train::config::Variants;
 use grades_train::quickstart::{self, TASK};
-use grades_train::report::{self, page};
 use serde_json::json;
 
 use crate::{child, output, runs};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use grades_train::report::{self, Run, page};
+use grades_report::{self as report, Run, page};
 use serde_json::json;
 
 use crate::output;

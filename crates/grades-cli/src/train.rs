@@ -3,8 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use grades_report::record::Summary;
 use grades_train::config::Config;
-use grades_train::train::{Summary, run};
+use grades_train::train::run;
 
 use crate::output;
 
@@ -40,7 +41,7 @@ impl Args {
 
 fn print(summary: &Summary) {
     let Summary { steps, planned_steps, units, frozen_units, seconds, .. } = summary;
-    let ended = summary.stopped_by.map_or(String::new(), |reason| format!(", stopped by {}", reason.name()));
+    let ended = summary.stopped_by.as_ref().map_or(String::new(), |reason| format!(", stopped by {reason}"));
     output::print(&format!("steps         {steps} of {planned_steps}{ended}"));
     output::print(&format!("frozen        {frozen_units} of {units} matrices"));
     output::print(&format!("training loss {:.4}", summary.train_loss));
@@ -50,7 +51,8 @@ fn print(summary: &Summary) {
     let rate = summary.tokens as f64 / seconds.max(1e-9);
     output::print(&format!(
         "time          {seconds:.1} s ({rate:.0} tokens/s), of it validation {:.1} s and monitoring {:.1} s",
-        summary.validation_seconds, summary.monitor_seconds
+        summary.validation_seconds.unwrap_or(0.0),
+        summary.monitor_seconds
     ));
     let flops = summary.flops;
     output::print(&format!(

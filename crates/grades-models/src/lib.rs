@@ -1,5 +1,7 @@
 //! Transformer models on Burn: operations, families, weights, tokenizers, generation.
 
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests make the files that they need"))]
+
 pub mod config;
 mod error;
 mod families;

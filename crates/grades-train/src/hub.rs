@@ -5,7 +5,7 @@
 //! there once needs no request again. Another state is another `revision`.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -324,15 +324,7 @@ impl<R: io::Read> io::Read for Noted<R> {
 fn write(path: &Path, contents: &mut dyn io::Read) -> Result<(), HubError> {
     let folder = path.parent().unwrap_or(Path::new(""));
     fs::create_dir_all(folder).map_err(HubError::cache(folder))?;
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".{}.incomplete", std::process::id()));
-    let written = File::create(&partial)
-        .and_then(|mut file| io::copy(contents, &mut file))
-        .and_then(|_| fs::rename(&partial, path));
-    written.map_err(|error| {
-        let _ = fs::remove_file(&partial);
-        HubError::cache(path)(error)
-    })
+    grades_fs::write_from(path, contents).map_err(|error| HubError::cache(path)(error.source))
 }
 
 /// Whether a path may mean something on the Hub: `owner/name`, and nothing that only files are called.

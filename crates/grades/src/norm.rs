@@ -44,6 +44,18 @@ impl Norm {
     /// the result lies between them: never above the largest, and within about 1 % of it.
     pub const SPECTRAL_ITERATIONS: usize = 500;
 
+    /// The name used in configs and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::L1 => "l1",
+            Self::Frobenius => "frobenius",
+            Self::Spectral => "spectral",
+            Self::Inf => "inf",
+            Self::One => "one",
+        }
+    }
+
     /// The norm of `values`, the row-major elements of a matrix `[rows, cols]`.
     ///
     /// A matrix without elements has norm 0. NaN and infinite elements are never hidden: the result is then NaN or

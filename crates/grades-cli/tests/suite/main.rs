@@ -1,5 +1,7 @@
 //! The built program from outside: its results as JSON, and what it says to mistakes.
 
+#![expect(clippy::disallowed_methods, reason = "tests make the files that they need")]
+
 #[cfg(test)]
 mod bench;
 #[cfg(test)]

@@ -31,7 +31,7 @@ use burn::tensor::Tensor;
 
 pub use attention::{AttentionSpec, Layout, RopeTable, Segment};
 pub use dropout::{Dropout, DropoutOps, dropout};
-pub use flops::Flops;
+pub use flops::{Flops, executed_flops};
 pub use grades_kernels::cross_entropy::Label;
 pub use low_rank::{LowRank, LowRankOps, add_low_rank};
 pub use packed::{PackedOps, PackedWeights, project_packed};

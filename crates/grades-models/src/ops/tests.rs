@@ -17,7 +17,7 @@ use burn::tensor::TensorData;
 
 use super::{AttentionSpec, CrossEntropySpec, Label, Layout, Ops, RopeTable, labels_of, stock};
 
-/// The counters of [`super::Flops`] are of the process: only one test at a time may read them or add to them.
+/// The counters of [`super::executed_flops`] are of the process: only one test at a time may read them or add to them.
 fn exclusive() -> MutexGuard<'static, ()> {
     static COUNTERS: Mutex<()> = Mutex::new(());
     COUNTERS.lock().unwrap_or_else(PoisonError::into_inner)

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -195,22 +194,10 @@ pub(super) fn save(tokenizer: &Tokenizer, dir: &Path) -> Result<()> {
         }
     }
     for (name, contents) in &files {
-        write_whole(dir, name, contents)?;
+        let path = dir.join(name);
+        grades_fs::create(&path, contents).map_err(|error| TokenizerError::Save { path, source: error.source })?;
     }
     Ok(())
-}
-
-/// Writes under another name and renames, so that a file of this name is always complete.
-fn write_whole(dir: &Path, name: &str, contents: &str) -> Result<()> {
-    let path = dir.join(name);
-    let partial = dir.join(format!(".{name}.partial-{}", std::process::id()));
-    let write = || {
-        let mut file = fs::File::create_new(&partial)?;
-        file.write_all(contents.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&partial, &path)
-    };
-    write().map_err(|source| TokenizerError::Save { path: path.clone(), source })
 }
 
 fn read_json(path: &Path) -> Result<Option<Value>> {

@@ -20,6 +20,9 @@ pub enum WeightsError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A file or folder cannot be written whole.
+    #[error(transparent)]
+    File(#[from] grades_fs::Error),
     /// The path holds nothing that is known as a checkpoint.
     #[error("{} is not a checkpoint: {problem}", path.display())]
     NotACheckpoint {

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use grades_fs::Staging;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype as Stored, Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
@@ -133,15 +134,15 @@ pub fn save_checkpoint<'a>(
     refuse_existing(dir)?;
 
     let staging = Staging::beside(dir)?;
-    let mut files = write_shards(&staging.path, tensors, options)?;
+    let mut files = write_shards(staging.path(), tensors, options)?;
     let generation = options.generation_config.cloned().or_else(|| generation_config(config));
     if let Some(generation) = generation {
-        write_json(&staging.path.join("generation_config.json"), &generation)?;
+        write_json(&staging.path().join("generation_config.json"), &generation)?;
         files.push("generation_config.json".into());
     }
-    write_json(&staging.path.join("config.json"), &with_dtype(config, options.dtype))?;
+    write_json(&staging.path().join("config.json"), &with_dtype(config, options.dtype))?;
     files.push("config.json".into());
-    staging.publish(dir, &files)
+    publish(staging, dir, &files)
 }
 
 /// Writes an adapter's config and its tensors, in f32, into the folder `dir` under the names given with them. The folder
@@ -156,9 +157,9 @@ pub fn save_adapter(
 ) -> Result<()> {
     refuse_existing(dir)?;
     let staging = Staging::beside(dir)?;
-    write_safetensors(&staging.path.join(tensors_name), tensors, SaveDtype::F32)?;
-    write_json(&staging.path.join(config_name), config)?;
-    staging.publish(dir, &[tensors_name.to_owned(), config_name.to_owned()])
+    write_safetensors(&staging.path().join(tensors_name), tensors, SaveDtype::F32)?;
+    write_json(&staging.path().join(config_name), config)?;
+    publish(staging, dir, &[tensors_name.to_owned(), config_name.to_owned()])
 }
 
 /// Splits the tensors and writes the shards; returns the file names, an index last.
@@ -234,15 +235,11 @@ fn write_safetensors(path: &Path, tensors: Vec<TensorToSave<'_>>, dtype: SaveDty
         }
         dtype.write(&values, &mut out).map_err(io())?;
     }
-    let file = out.into_inner().map_err(|e| io()(e.into_error()))?;
-    file.sync_all().map_err(io())
+    out.flush().map_err(io())
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let io = || WeightsError::io("write", path);
-    let mut file = File::create_new(path).map_err(io())?;
-    file.write_all(format!("{value:#}\n").as_bytes()).map_err(io())?;
-    file.sync_all().map_err(io())
+    Ok(grades_fs::create(path, format!("{value:#}\n"))?)
 }
 
 /// The config with the type of the saved weights, under the key that it already uses (`dtype` since transformers 5), and
@@ -288,41 +285,11 @@ fn refuse_existing(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A folder beside the destination, on the same file system, that disappears unless it is published.
-struct Staging {
-    path: PathBuf,
-}
-
-impl Staging {
-    fn beside(dir: &Path) -> Result<Self> {
-        let name = dir.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
-        let parent = match dir.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        fs::create_dir_all(parent).map_err(WeightsError::io("create", parent))?;
-        let path = parent.join(format!(".{name}.partial-{}", std::process::id()));
-        fs::create_dir(&path).map_err(WeightsError::io("create", &path))?;
-        Ok(Self { path })
+/// Lets `files` appear in `dir`: a new folder whole, one that is there with the last of them last.
+fn publish(staging: Staging, dir: &Path, files: &[String]) -> Result<()> {
+    if !dir.exists() {
+        return Ok(staging.publish()?);
     }
-
-    /// Moves `files` into `dir` in their order; a new folder appears whole.
-    fn publish(self, dir: &Path, files: &[String]) -> Result<()> {
-        if !dir.exists() {
-            return fs::rename(&self.path, dir).map_err(WeightsError::io("create", dir));
-        }
-        refuse_existing(dir)?;
-        for file in files {
-            let target = dir.join(file);
-            fs::rename(self.path.join(file), &target).map_err(WeightsError::io("create", &target))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // After publishing a new folder there is nothing left to remove; a failure here leaves only a hidden folder.
-        let _ = fs::remove_dir_all(&self.path);
-    }
+    refuse_existing(dir)?;
+    Ok(staging.publish_into(files)?)
 }

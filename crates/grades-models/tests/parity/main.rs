@@ -1,5 +1,7 @@
 //! Parity with the reference implementation.
 
+#![expect(clippy::disallowed_methods, reason = "tests make the files that they need")]
+
 #[cfg(test)]
 mod adapters;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use grades::{Companions, Decision, Wants};
-use grades_models::ops::{Flops, Precision, labels_of};
+use grades_models::ops::{Flops, Precision, executed_flops, labels_of};
 use grades_models::parameters::{Parameter, Place, Storage};
 use grades_models::random::Random;
 use grades_models::{Decoder, LoraConfig, host};
@@ -394,11 +394,11 @@ impl Bench {
 
     /// The likelihoods of the batch's labels, as an evaluation computes them.
     fn forward(&self) -> Result<(Figures, f64, Flops), BenchError> {
-        let (started, executed) = (Instant::now(), Flops::executed());
+        let (started, executed) = (Instant::now(), executed_flops());
         let likelihoods = self.model.log_likelihoods(&self.batch.tokens(), &labels_of(&self.batch.targets));
         let sum = |values: &[f32]| -> f64 { values.iter().map(|&value| f64::from(value)).sum() };
         let loss = -host::read("log-likelihoods", &likelihoods, sum)? / self.batch.label_count.max(1) as f64;
-        let (step_seconds, flops) = (started.elapsed().as_secs_f64(), Flops::executed().since(&executed));
+        let (step_seconds, flops) = (started.elapsed().as_secs_f64(), executed_flops().since(&executed));
         let figures = Figures {
             tokens_per_second: self.batch.ids.len() as f64 / step_seconds,
             step_seconds,

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use grades_report::record::Summary;
 use serde_json::Value;
 
 use super::questions::{Questions, Scored};
-use super::{CompareError, Finished, write};
+use super::{CompareError, Finished};
 use crate::config::Config;
 
 /// A run of a comparison.
@@ -141,8 +142,7 @@ impl Folder {
         }
         let path = run.join("summary.json");
         let text = fs::read(&path).map_err(CompareError::io(&path))?;
-        let summary = serde_json::from_slice(&text)
-            .map_err(|error| CompareError::Damaged { path, problem: error.to_string() })?;
+        let summary = complete(&text).map_err(|problem| CompareError::Damaged { path, problem })?;
         let base = cell.config.model.checkpoint().map(PathBuf::from);
         let adapter = run.join("adapter");
         let Config { precision, load_in_4bit, .. } = cell.config;
@@ -166,7 +166,7 @@ impl Folder {
         let failed = |message: String| CompareError::Failed { name: cell.name.clone(), message };
         let config = self.config(&cell.name);
         let text = cell.config.to_yaml().map_err(|source| CompareError::Config { name: cell.name.clone(), source })?;
-        write(&config, &text)?;
+        grades_fs::write(&config, text)?;
         let mut arguments = vec!["train".to_owned(), config.display().to_string(), option("output_dir", run)];
         arguments.extend(checkpoint.map(|checkpoint| option("resume_from_checkpoint", checkpoint)));
         let title = match checkpoint {
@@ -179,6 +179,17 @@ impl Folder {
         }
         Err(failed(format!("the run ended, but {} is not there", run.join("summary.json").display())))
     }
+}
+
+/// A summary that says all that a comparison counts: a report does without, here it would count as 0.
+fn complete(text: &[u8]) -> Result<Summary, String> {
+    const COUNTED: [&str; 7] =
+        ["steps", "planned_steps", "seconds", "validation_seconds", "monitor_seconds", "frozen_units", "flops"];
+    let summary: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if let Some(key) = COUNTED.into_iter().find(|key| summary.get(key).is_none_or(Value::is_null)) {
+        return Err(format!("it has no `{key}`"));
+    }
+    serde_json::from_value(summary).map_err(|error| error.to_string())
 }
 
 /// `key=path`, quoted as YAML.

@@ -26,12 +26,12 @@ use std::path::{Path, PathBuf};
 pub use cell::{Call, Caller, Cell, Folder};
 pub use outcome::{Comparison, Failure, Row, Test};
 pub use plan::{Options, Plan, Runs};
-pub use questions::{Answer, Answers, Metric, Questions, Scored};
+pub use questions::{Answers, Metric, Questions, Scored};
 pub use sweep::{Grid, Sweep};
 
 use crate::config::ConfigError;
 use crate::data::DataError;
-use crate::train::Summary;
+use grades_report::record::Summary;
 
 /// A finished run with its answers.
 #[derive(Clone, Debug)]
@@ -76,7 +76,10 @@ pub enum CompareError {
         /// The answers.
         path: PathBuf,
     },
-    /// A file cannot be read or written.
+    /// A file or folder cannot be written whole.
+    #[error(transparent)]
+    File(#[from] grades_fs::Error),
+    /// A file cannot be read, or a folder not made.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.
@@ -122,7 +125,7 @@ pub enum CompareError {
     Train(#[from] crate::train::TrainError),
     /// The page.
     #[error(transparent)]
-    Report(#[from] crate::report::ReportError),
+    Report(#[from] grades_report::ReportError),
 }
 
 impl CompareError {
@@ -131,20 +134,12 @@ impl CompareError {
     }
 }
 
-/// Writes a file in one piece.
-fn write(path: &Path, contents: &str) -> Result<(), CompareError> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let written = std::fs::write(&partial, contents).and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(CompareError::io(path))
-}
-
 /// Writes a result into its folder, in place of an older one: Markdown, CSV, JSON and HTML.
 fn write_all(folder: &Path, name: &str, [markdown, csv, json, html]: [&str; 4]) -> Result<(), CompareError> {
     for (ending, text) in [("md", markdown), ("csv", csv), ("json", json)] {
-        write(&folder.join(format!("{name}.{ending}")), text)?;
+        grades_fs::write(&folder.join(format!("{name}.{ending}")), text)?;
     }
-    Ok(crate::report::page::save(&folder.join(format!("{name}.html")), html)?)
+    Ok(grades_report::page::save(&folder.join(format!("{name}.html")), html)?)
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::plan::{BASELINE, FULL};
-use super::questions::{Answer, Answers, Metric, Questions};
+use super::questions::{Answers, Metric, Questions};
 use super::significance::{holm, sign_flip};
 use super::{CompareError, Finished};
-use crate::report::table::Mean;
+use grades_report::record::Answer;
+use grades_report::table::Mean;
 
 /// Differences whose corrected p is at least this are called noise.
 pub(super) const LEVEL: f64 = 0.05;

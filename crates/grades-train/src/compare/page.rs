@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::outcome::Comparison;
-use crate::report::page::{escape, page};
-use crate::report::svg::{self, Bar};
-use crate::report::{self, Figure, Run, number};
+use grades_report::page::{escape, page};
+use grades_report::svg::{self, Bar};
+use grades_report::{self as report, Figure, Run, number};
 
 /// Runs that one figure can tell apart.
 const MOST_OVERLAID: usize = 6;
@@ -53,7 +53,7 @@ fn time(comparison: &Comparison) -> Figure {
     let title = "Time";
     let bar = |row: &super::Row| {
         let mean = |value: &dyn Fn(&super::Finished) -> f64| row.mean(|run| Some(value(run))).unwrap_or(0.0);
-        let outlined = mean(&|run| run.summary.validation_seconds + run.summary.monitor_seconds);
+        let outlined = mean(&|run| run.summary.validation_seconds.unwrap_or(0.0) + run.summary.monitor_seconds);
         let all = mean(&|run| run.summary.seconds);
         let text = format!("{}, {} of it validation and monitoring", number::seconds(all), number::seconds(outlined));
         Bar { name: format!("{} {}", row.adapter, row.method), solid: all - outlined, outlined, text }

@@ -4,28 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use grades_report::record::Answer;
 
+use super::CompareError;
 use super::cell::{Call, Caller};
-use super::{CompareError, write};
 use crate::config::Precision;
 use crate::data::DataError;
 use crate::eval::Task;
-
-/// How one question was answered: a line of `grades eval --samples`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
-    /// The task.
-    pub task: String,
-    /// The question's row, from 0.
-    pub index: usize,
-    /// The index of the right choice.
-    pub target: usize,
-    /// 1 if the likeliest choice is the right one, else 0.
-    pub acc: u8,
-    /// The same by character.
-    pub acc_norm: u8,
-}
 
 /// Answers by task, in the order of the questions.
 pub type Answers = BTreeMap<&'static str, Vec<Answer>>;
@@ -206,10 +191,12 @@ impl Questions {
         call(&Call { title, arguments }).map_err(|message| CompareError::Failed { name: name.to_owned(), message })?;
         let answers = read(&samples)?;
         for task in tasks {
-            let lines = answers.iter().filter(|answer| answer.task == *task);
+            // What a comparison needs of them.
+            let short = |answer: &Answer| Answer { loglikelihoods: Vec::new(), ..answer.clone() };
+            let lines = answers.iter().filter(|answer| answer.task == *task).map(short);
             let lines: String =
-                lines.filter_map(|answer| serde_json::to_string(answer).ok()).map(|line| line + "\n").collect();
-            write(&folder.join(self.file(task)), &lines)?;
+                lines.filter_map(|answer| serde_json::to_string(&answer).ok()).map(|line| line + "\n").collect();
+            grades_fs::write(&folder.join(self.file(task)), lines)?;
         }
         fs::remove_file(&samples).map_err(CompareError::io(&samples))
     }

@@ -16,9 +16,9 @@ use super::plan::{BASELINE, Runs, adapter_name};
 use super::questions::{Metric, Questions, Scored};
 use super::{CompareError, Finished, page, write_all};
 use crate::config::{Config, SaveSteps, Variants};
-use crate::report::table::{Cell as TableCell, Table};
-use crate::report::{Figure, svg};
 use crate::train::common_steps;
+use grades_report::table::{Cell as TableCell, Table};
+use grades_report::{Figure, svg};
 
 /// What is swept.
 #[derive(Clone, Debug)]
@@ -198,7 +198,7 @@ impl Grid {
         }
         let trunk = self.comparison.rows.first().and_then(|row| row.mean(&value));
         let note = trunk.map_or(String::new(), |value| {
-            format!("Mean over the seeds; without early stopping {}.", crate::report::number::fixed(value, decimals))
+            format!("Mean over the seeds; without early stopping {}.", grades_report::number::fixed(value, decimals))
         });
         Figure { name: name.into(), title: title.into(), note, svg: svg::map(title, &taus, &alphas, &values), table }
     }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::outcome::{AVERAGE, Comparison, LEVEL, Row, average, flops};
 use super::{CompareError, Finished, page, write_all};
-use crate::report::number;
-use crate::report::table::{Cell, Mean, Table};
+use grades_report::number;
+use grades_report::table::{Cell, Mean, Table};
 
 /// What the first row is called.
 const BEFORE: &str = "before training";
@@ -104,7 +104,7 @@ impl Comparison {
                 Cell::text(&row.adapter),
                 Cell::text(&row.method),
                 Cell::mean(&row.values(|run| Some(run.summary.seconds)), 1),
-                Cell::number(mean(&|run| run.summary.validation_seconds), 1),
+                Cell::number(row.mean(|run| run.summary.validation_seconds), 1),
                 Cell::number(mean(&|run| run.summary.monitor_seconds), 1),
             ];
             let [speedup, ratio] = ratios(self.reference(row));
@@ -258,7 +258,7 @@ impl Comparison {
             "average": mean_json(&row.values(|run| average(self.metric, &run.answers))),
             "val_loss": mean_json(&row.values(|run| run.summary.val_loss)),
             "seconds": mean_json(&row.values(|run| Some(run.summary.seconds))),
-            "validation_seconds": mean(&|run| run.summary.validation_seconds),
+            "validation_seconds": row.mean(|run| run.summary.validation_seconds),
             "monitor_seconds": mean(&|run| run.summary.monitor_seconds),
             "steps": mean(&|run| run.summary.steps as f64),
             "frozen_units": mean(&|run| run.summary.frozen_units as f64),

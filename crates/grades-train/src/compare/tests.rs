@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Config;
+use grades_report::record::Answer;
 
 /// A run of so many seconds, with a validation loss and answers to `qa` and `qb`.
 fn finished(name: &str, seconds: f64, loss: f64, qa: &[u8], qb: &[u8]) -> Finished {
@@ -15,6 +16,7 @@ fn finished(name: &str, seconds: f64, loss: f64, qa: &[u8], qb: &[u8]) -> Finish
         let answer = |(index, acc): (usize, &u8)| Answer {
             task: task.to_owned(),
             index,
+            loglikelihoods: Vec::new(),
             target: 0,
             acc: *acc,
             acc_norm: 1 - acc,

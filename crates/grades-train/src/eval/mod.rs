@@ -7,5 +7,5 @@ pub mod task;
 mod tasks;
 
 pub use request::{Batch, Choice};
-pub use score::{LogLikelihood, QuestionScore, ScoreError, ScoreOptions, TaskScore, score};
+pub use score::{LogLikelihood, ScoreError, ScoreOptions, TaskScore, score};
 pub use task::{Question, Task};

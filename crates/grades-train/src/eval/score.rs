@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use grades_report::record::Answer;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -48,23 +49,6 @@ pub struct TaskScore {
     pub tokens: usize,
 }
 
-/// How one question was answered.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct QuestionScore {
-    /// The task's name.
-    pub task: &'static str,
-    /// The question's row, counted from 0.
-    pub index: usize,
-    /// The log-likelihood of each choice, summed over its tokens.
-    pub loglikelihoods: Vec<f64>,
-    /// The index of the right choice.
-    pub target: usize,
-    /// 1 if the likeliest choice is the right one, else 0.
-    pub acc: u8,
-    /// 1 if the likeliest choice by character is the right one, else 0.
-    pub acc_norm: u8,
-}
-
 /// Scores every choice of `questions`, and calls `progress` with the number of requests done after each batch.
 ///
 /// # Errors
@@ -76,7 +60,7 @@ pub fn score(
     model: &mut dyn LogLikelihood,
     options: ScoreOptions,
     progress: &mut dyn FnMut(usize),
-) -> Result<(TaskScore, Vec<QuestionScore>), ScoreError> {
+) -> Result<(TaskScore, Vec<Answer>), ScoreError> {
     let failed = |index: usize, message: String| ScoreError::Question { task: task.name, index, message };
     let encode = |(index, question)| Request::new(question, encoder, options.max_length).map_err(|m| failed(index, m));
     let requests: Vec<Result<Request, _>> = questions.par_iter().enumerate().map(encode).collect();
@@ -100,7 +84,7 @@ pub fn score(
         done += batch.choices.len();
         progress(done);
     }
-    let scores: Vec<QuestionScore> = questions
+    let scores: Vec<Answer> = questions
         .iter()
         .zip(likelihoods)
         .enumerate()
@@ -109,15 +93,15 @@ pub fn score(
     Ok((summary(&scores, tokens), scores))
 }
 
-fn judge(task: &Task, index: usize, question: &Question, loglikelihoods: Vec<f64>) -> QuestionScore {
+fn judge(task: &Task, index: usize, question: &Question, loglikelihoods: Vec<f64>) -> Answer {
     let by_character: Vec<f64> = loglikelihoods
         .iter()
         .zip(&question.choices)
         .map(|(likelihood, choice)| likelihood / choice.chars().count() as f64)
         .collect();
     let right = |values: &[f64]| u8::from(argmax(values) == Some(question.target));
-    QuestionScore {
-        task: task.name,
+    Answer {
+        task: task.name.to_owned(),
         index,
         target: question.target,
         acc: right(&loglikelihoods),
@@ -138,7 +122,7 @@ fn argmax(values: &[f64]) -> Option<usize> {
         .map(|(index, _)| index)
 }
 
-fn summary(scores: &[QuestionScore], tokens: usize) -> TaskScore {
+fn summary(scores: &[Answer], tokens: usize) -> TaskScore {
     let (acc, acc_stderr) = mean(scores.iter().map(|score| score.acc));
     let (acc_norm, acc_norm_stderr) = mean(scores.iter().map(|score| score.acc_norm));
     TaskScore { acc, acc_norm, acc_stderr, acc_norm_stderr, n: scores.len(), tokens }

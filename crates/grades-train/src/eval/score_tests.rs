@@ -99,7 +99,7 @@ fn questions() -> Vec<Question> {
         .collect()
 }
 
-fn run(questions: &[Question], options: ScoreOptions) -> (TaskScore, Vec<QuestionScore>, Vec<usize>) {
+fn run(questions: &[Question], options: ScoreOptions) -> (TaskScore, Vec<Answer>, Vec<usize>) {
     let mut model = Hashing::default();
     let mut done = Vec::new();
     let task = Task::named("piqa").unwrap();
@@ -269,7 +269,7 @@ fn accuracies_follow_from_likelihoods() {
     assert_eq!(argmax(&[-1.0, -0.5, -0.5]), Some(1));
     assert_eq!(argmax(&[]), None);
 
-    let scores: Vec<QuestionScore> = [1, 1, 0, 1].map(|target| QuestionScore { acc: target, ..judged(1) }).to_vec();
+    let scores: Vec<Answer> = [1, 1, 0, 1].map(|target| Answer { acc: target, ..judged(1) }).to_vec();
     let score = summary(&scores, 7);
     assert_eq!((score.acc, score.acc_norm, score.n, score.tokens), (0.75, 1.0, 4, 7));
     // Deviation 0.5 of the sample [1, 1, 0, 1], over √4.

@@ -9,9 +9,9 @@ mod tokenizer;
 mod world;
 
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use grades_fs::Error;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -32,14 +32,6 @@ const TEST_QUESTIONS: usize = 1000;
 /// Share of the training answers that are wrong.
 const WRONG: f64 = 0.2;
 
-/// A file that cannot be written.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: the file cannot be written ({source})", path.display())]
-pub struct WriteError {
-    path: PathBuf,
-    source: io::Error,
-}
-
 /// What [`write`] leaves in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
@@ -55,7 +47,7 @@ pub struct Files {
 ///
 /// # Errors
 /// A file cannot be written, or one of that name is there.
-pub fn write(folder: &Path) -> Result<Files, WriteError> {
+pub fn write(folder: &Path) -> Result<Files, Error> {
     let mut world = World::new(THINGS, SEED);
     let files = Files { config: folder.join("config.yaml"), data: folder.join("data"), runs: folder.join("runs") };
     write_description(&folder.join("model"), &world)?;
@@ -78,7 +70,7 @@ pub fn write(folder: &Path) -> Result<Files, WriteError> {
 ///
 /// # Errors
 /// A file cannot be written, or one of that name is there.
-pub fn write_corpus(folder: &Path) -> Result<(), WriteError> {
+pub fn write_corpus(folder: &Path) -> Result<(), Error> {
     let mut world = World::new(THINGS, SEED);
     write_description(&folder.join("model"), &world)?;
     let sentences = world.sentences(SENTENCES).into_iter().map(|text| json!({ "text": text }));
@@ -86,7 +78,7 @@ pub fn write_corpus(folder: &Path) -> Result<(), WriteError> {
 }
 
 /// Writes `config.json` and the tokenizer.
-fn write_description(folder: &Path, world: &World) -> Result<(), WriteError> {
+fn write_description(folder: &Path, world: &World) -> Result<(), Error> {
     let tokenizer = tokenizer::of_words(&world.words());
     let vocabulary = tokenizer["model"]["vocab"].as_object().map_or(0, serde_json::Map::len);
     let config = json!({
@@ -104,20 +96,16 @@ fn write_description(folder: &Path, world: &World) -> Result<(), WriteError> {
     Ok(())
 }
 
-fn write_rows<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), WriteError> {
+fn write_rows<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), Error> {
     let lines: Result<String, _> = rows.iter().map(|row| Ok(serde_json::to_string(row)? + "\n")).collect();
-    let lines = lines.map_err(|error: serde_json::Error| WriteError { path: path.into(), source: error.into() })?;
+    let lines = lines.map_err(|error: serde_json::Error| Error { path: path.into(), source: error.into() })?;
     write_file(path, lines.as_bytes())
 }
 
-fn write_file(path: &Path, contents: &[u8]) -> Result<(), WriteError> {
-    let written = || {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        fs::File::create_new(path)?.write_all(contents)
-    };
-    written().map_err(|source| WriteError { path: path.into(), source })
+fn write_file(path: &Path, contents: &[u8]) -> Result<(), Error> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    fs::create_dir_all(folder).map_err(|source| Error { path: folder.to_owned(), source })?;
+    grades_fs::create(path, contents)
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use burn::tensor::{Tensor, TensorData};
-use grades::PolicyState;
+use grades::{Flops, PolicyState};
+use grades_fs::Staging;
 use grades_models::nn::Untied;
-use grades_models::ops::Flops;
 use grades_models::parameters::Place;
 use grades_models::weights::Checkpoint;
 use grades_models::{Decoder, host};
@@ -154,44 +154,37 @@ fn load(folder: &Path, file: &Checkpoint, name: &str, len: usize) -> Result<Vec<
 
 /// Writes a checkpoint into `run` and returns its folder.
 pub(super) fn save(run: &Path, mut progress: Progress, parts: &Parts<'_>) -> Result<PathBuf, TrainError> {
-    let checkpoints = run.join("checkpoints");
-    let folder = checkpoints.join(format!("step-{:06}", progress.step));
-    let partial = checkpoints.join(format!(".step-{:06}.partial", progress.step));
-    let failed = |source| TrainError::io(&partial, source);
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(failed)?;
-    }
-    fs::create_dir_all(&partial).map_err(failed)?;
+    let folder = run.join("checkpoints").join(format!("step-{:06}", progress.step));
+    grades_fs::remove_leftovers(&folder)?;
+    let staging = Staging::beside(&folder)?;
+    let partial = staging.path();
 
     let parameters = parts.model.parameters();
     // What lies under adapters is the base's, and stays there.
     let own = parameters.iter().filter(|p| p.place != Place::Base);
-    write(&partial, "weights", own.map(|p| (p.name.clone(), Flat::device(&p.value))))?;
+    write(partial, "weights", own.map(|p| (p.name.clone(), Flat::device(&p.value))))?;
     let states =
         parts.optimizer.states().iter().enumerate().filter_map(|(index, state)| Some((index, state.as_ref()?)));
     progress.optimizer_steps = states.clone().map(|(index, state)| (index, state.steps)).collect();
     let buffers = states.flat_map(|(index, state)| {
         state.buffers.iter().enumerate().map(move |(k, buffer)| (format!("{index}.{k}"), Flat::host(buffer)))
     });
-    write(&partial, "optimizer", buffers)?;
+    write(partial, "optimizer", buffers)?;
     let freezing = &parts.freezing;
     let gradients = freezing.previous.iter().map(|(i, kept)| (format!("gradient.{i}"), Flat::device(&kept.gradient)));
     let weights = freezing.weights.iter().map(|(i, weights)| (format!("weight.{i}"), Flat::host(weights)));
-    write(&partial, "kept", gradients.chain(weights))?;
+    write(partial, "kept", gradients.chain(weights))?;
     progress.kept_norm_bits = freezing.previous.iter().map(|(i, kept)| (*i, kept.norm.map(f64::to_bits))).collect();
     progress.untied = parts.model.is_untied();
     progress.trainable = parameters.iter().enumerate().filter(|(_, p)| p.is_trainable()).map(|(i, _)| i).collect();
     let arrays = std::mem::take(&mut progress.policy.buffers);
-    write(&partial, "policy", arrays.iter().map(|(name, values)| (name.clone(), Flat::host(values))))?;
+    write(partial, "policy", arrays.iter().map(|(name, values)| (name.clone(), Flat::host(values))))?;
     let best = parts.best.iter().flatten().enumerate().filter(|(_, values)| !values.is_empty());
-    write(&partial, "best", best.map(|(index, values)| (index.to_string(), Flat::host(values))))?;
+    write(partial, "best", best.map(|(index, values)| (index.to_string(), Flat::host(values))))?;
 
     let state = serde_json::to_vec_pretty(&progress).map_err(|e| TrainError::Other(e.to_string()))?;
-    fs::write(partial.join("state.json"), state).map_err(failed)?;
-    if folder.exists() {
-        fs::remove_dir_all(&folder).map_err(failed)?;
-    }
-    fs::rename(&partial, &folder).map_err(failed)?;
+    grades_fs::write(&partial.join("state.json"), state)?;
+    staging.replace()?;
     Ok(folder)
 }
 

@@ -20,6 +20,7 @@ pub fn peak() -> Option<u64> {
 }
 
 /// Lets [`peak_since_reset`] begin anew; whether the system allows that. [`peak`] knows of what was before.
+#[expect(clippy::disallowed_methods, reason = "a switch of the kernel, no file")]
 pub fn reset_peak() -> bool {
     HIGHEST.fetch_max(peak_since_reset().unwrap_or(0), Relaxed);
     std::fs::write("/proc/self/clear_refs", "5").is_ok()

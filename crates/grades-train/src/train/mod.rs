@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use material::common_steps;
-pub use run::{Summary, run};
+pub use run::run;
 pub use run_dir::RunDir;
 pub use start::Start;
 pub use trainer::{Outcome, Trainer};
@@ -41,6 +41,9 @@ pub enum TrainError {
         /// The system's message.
         source: io::Error,
     },
+    /// A file or folder could not be written whole.
+    #[error(transparent)]
+    File(#[from] grades_fs::Error),
     /// The loss is NaN or infinite.
     #[error(
         "the loss of step {step} is {loss}, so training cannot go on; lower learning_rate, or set max_grad_norm, and check \
@@ -74,7 +77,7 @@ pub enum TrainError {
     Restore(#[from] grades::RestoreError),
     /// The report of a run whose model and summary are saved.
     #[error("the run is complete, but its report cannot be written: {0}")]
-    Report(#[from] crate::report::ReportError),
+    Report(#[from] grades_report::ReportError),
     /// Anything else, as one sentence.
     #[error("{0}")]
     Other(String),

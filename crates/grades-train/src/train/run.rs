@@ -1,17 +1,15 @@
 //! A whole run: config → model → data → trainer → run directory.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use burn::tensor::Device;
-use grades::{Cost, EarlyStopping, Policy, StopReason, UnitId};
-use grades_models::ops::Flops;
+use grades::{EarlyStopping, Policy, UnitId};
 use grades_models::parameters::Place;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::{SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
 use grades_models::{Decoder, LoraConfig, host, peft};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use grades_report::record::{self, Environment, Summary, UnitThreshold, Units};
+use serde::Serialize;
 
 use super::freeze::units;
 use super::material::Material;
@@ -22,76 +20,6 @@ use super::start::Start;
 use super::trainer::{Options, Outcome, Trainer};
 use super::{TrainError, memory};
 use crate::config::{Config, Optimizer};
-use crate::report;
-
-/// What `grades train --json` prints, and `summary.json` of the run directory holds.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Summary {
-    /// The run's directory.
-    pub run_dir: PathBuf,
-    /// The trained model, in the Hugging Face layout; with `adapter: lora` the adapter, as PEFT stores it.
-    pub model_dir: PathBuf,
-    /// Steps made.
-    pub steps: usize,
-    /// Steps planned.
-    pub planned_steps: usize,
-    /// Why training ended before the planned steps; `null` if it did not.
-    pub stopped_by: Option<StopReason>,
-    /// Seconds of the training steps with validation.
-    pub seconds: f64,
-    /// Seconds of them spent on validation.
-    pub validation_seconds: f64,
-    /// Seconds of them spent on measuring for early stopping.
-    pub monitor_seconds: f64,
-    /// Tokens that went through the model in training.
-    pub tokens: u64,
-    /// Matrices that can freeze.
-    pub units: usize,
-    /// Matrices that are frozen at the end.
-    pub frozen_units: usize,
-    /// Mean training loss over all steps.
-    pub train_loss: f64,
-    /// Loss on the validation set at the end; `null` if there is none.
-    pub val_loss: Option<f64>,
-    /// Executed operations of training by kind.
-    pub flops: Flops,
-    /// Operations of validation before the end.
-    #[serde(default)]
-    pub validation_flops: u64,
-    /// Operations of measuring and of the method itself.
-    #[serde(default)]
-    pub monitor_flops: u64,
-    /// Most bytes that were kept from step to step for the method: gradients, weights, the best weights.
-    #[serde(default)]
-    pub monitor_bytes: u64,
-    /// How often the method measured and validated, by its own count.
-    #[serde(default)]
-    pub checks: Cost,
-    /// Most memory that the process held; `null` where the system does not say.
-    pub peak_memory_bytes: Option<u64>,
-}
-
-/// What of the machine and the program may matter for a figure.
-#[derive(Debug, Serialize)]
-struct Environment {
-    version: &'static str,
-    commit: Option<&'static str>,
-    operating_system: &'static str,
-    architecture: &'static str,
-    processor: Option<String>,
-    threads: usize,
-    precision: &'static str,
-    samples: usize,
-    validation_samples: usize,
-    dropped_samples: usize,
-    truncated_samples: usize,
-    parameters: usize,
-    trainable_parameters: usize,
-    /// Memory of the weights.
-    model_bytes: u64,
-    units: usize,
-    planned_steps: usize,
-}
 
 /// Runs a config to the end and leaves everything in its directory.
 ///
@@ -141,28 +69,29 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     }
     dir.report_to(config.report_to.trackers(), resumed.map(|_| start.step()))?;
     let environment = Environment {
-        version: env!("CARGO_PKG_VERSION"),
-        commit: option_env!("GRADES_COMMIT"),
-        operating_system: std::env::consts::OS,
-        architecture: std::env::consts::ARCH,
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        commit: option_env!("GRADES_COMMIT").map(str::to_owned),
+        operating_system: Some(std::env::consts::OS.to_owned()),
+        architecture: Some(std::env::consts::ARCH.to_owned()),
         processor: memory::processor(),
-        threads: grades_kernels::threads(),
-        precision: config.precision.resolve().name(),
-        samples: loader.samples().len(),
-        validation_samples,
-        dropped_samples,
-        truncated_samples,
-        parameters,
-        trainable_parameters,
-        model_bytes,
-        units: unit_count,
-        planned_steps,
+        threads: Some(grades_kernels::threads()),
+        precision: Some(config.precision.resolve().name().to_owned()),
+        samples: Some(loader.samples().len()),
+        validation_samples: Some(validation_samples),
+        dropped_samples: Some(dropped_samples),
+        truncated_samples: Some(truncated_samples),
+        parameters: Some(parameters),
+        trainable_parameters: Some(trainable_parameters),
+        model_bytes: Some(model_bytes),
+        units: Some(unit_count),
+        planned_steps: Some(planned_steps),
+        ..Environment::default()
     };
     // A run that goes on in its own directory keeps what it began with.
-    if !dir.path().join("config.yaml").exists() {
-        dir.write("config.yaml", config.to_yaml().map_err(|e| TrainError::Other(e.to_string()))?.as_bytes())?;
-        dir.write("environment.json", &pretty(&environment)?)?;
-        dir.write("units.json", &pretty(&thresholds)?)?;
+    if !dir.path().join(record::CONFIG).exists() {
+        dir.write(record::CONFIG, config.to_yaml().map_err(|e| TrainError::Other(e.to_string()))?.as_bytes())?;
+        dir.write(record::ENVIRONMENT, &pretty(&environment)?)?;
+        dir.write(record::UNITS, &pretty(&thresholds)?)?;
     }
 
     let trainer = Trainer::new(start, loader, &validation, options, &mut dir);
@@ -173,24 +102,24 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         None => save(&model, &origin, &tokenizer, &dir)?,
     }
     let summary = summary(&dir, &model, &outcome, planned_steps);
-    dir.write("summary.json", &pretty(&summary)?)?;
-    report::write_into(dir.path())?;
+    dir.write(record::SUMMARY, &pretty(&summary)?)?;
+    grades_report::write_into(dir.path())?;
     Ok(summary)
 }
 
 /// What `units.json` holds: every matrix that can freeze with what its signal is compared with.
-fn thresholds(method: &EarlyStopping, policy: &dyn Policy, units: &[UnitId]) -> Value {
+fn thresholds(method: &EarlyStopping, policy: &dyn Policy, units: &[UnitId]) -> Units {
     let (signal, norm, freezes) = match method {
         EarlyStopping::Grades(config) => {
             let signal = config.signal();
             let freezes = if signal.passes(1.0, 0.0) { "above" } else { "below" };
-            (Some(signal), Some(config.norm()), Some(freezes))
+            (Some(signal.name().to_owned()), Some(config.norm().name().to_owned()), Some(freezes.to_owned()))
         }
         _ => (None, None, None),
     };
-    let units = units.iter().map(|unit| json!({ "unit": unit, "threshold": policy.threshold(*unit) }));
-    json!({ "method": method.name(), "signal": signal, "norm": norm, "freezes": freezes,
-            "units": units.collect::<Vec<_>>() })
+    let threshold = |unit: &UnitId| UnitThreshold { unit: *unit, threshold: policy.threshold(*unit) };
+    let units = units.iter().map(threshold).collect();
+    Units { method: Some(method.name().to_owned()), signal, norm, freezes, units }
 }
 
 fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Options {
@@ -244,9 +173,9 @@ fn summary(dir: &RunDir, model: &Decoder, outcome: &Outcome, planned_steps: usiz
         model_dir: if model.adapter().is_some() { dir.adapter() } else { dir.model() },
         steps: outcome.steps,
         planned_steps,
-        stopped_by: outcome.stopped,
+        stopped_by: outcome.stopped.map(|reason| reason.name().to_owned()),
         seconds: outcome.seconds,
-        validation_seconds: outcome.validation_seconds,
+        validation_seconds: Some(outcome.validation_seconds),
         monitor_seconds: outcome.monitor_seconds,
         tokens: outcome.tokens,
         frozen_units: units.iter().filter(|unit| frozen(unit)).count(),

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use grades_report::record::{self, Event, Signals, Step};
 use serde::Serialize;
 
 use super::TrainError;
@@ -78,12 +79,12 @@ impl RunDir {
         if own.is_none() || own != path.canonicalize().ok() {
             return Self::create(path);
         }
-        if path.join("summary.json").exists() || path.join("model").exists() {
+        if path.join(record::SUMMARY).exists() || path.join("model").exists() {
             return Err(TrainError::RunExists { path: path.into() });
         }
         let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
         let step = name.strip_prefix("step-").and_then(|step| step.parse().ok()).unwrap_or(usize::MAX);
-        for log in ["metrics.jsonl", "signals.jsonl", "events.jsonl"] {
+        for log in [record::METRICS, record::SIGNALS, record::EVENTS] {
             let path = path.join(log);
             let text = fs::read_to_string(&path).map_err(|source| TrainError::io(&path, source))?;
             let before = |line: &&str| {
@@ -91,16 +92,14 @@ impl RunDir {
                 line.and_then(|line| line.get("step")?.as_u64()).is_some_and(|of| of as usize <= step)
             };
             let kept: String = text.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
-            let partial = path.with_extension("partial");
-            let written = fs::write(&partial, kept).and_then(|()| fs::rename(&partial, &path));
-            written.map_err(|source| TrainError::io(&path, source))?;
+            grades_fs::write(&path, kept)?;
         }
         Self::open(path, true)
     }
 
     fn open(path: &Path, append: bool) -> Result<Self, TrainError> {
         let lines = |name: &str| Lines::create(path.join(name), append);
-        let (metrics, signals, events) = (lines("metrics.jsonl")?, lines("signals.jsonl")?, lines("events.jsonl")?);
+        let (metrics, signals, events) = (lines(record::METRICS)?, lines(record::SIGNALS)?, lines(record::EVENTS)?);
         Ok(Self { path: path.into(), metrics, signals, events, trackers: Trackers::default() })
     }
 
@@ -136,7 +135,7 @@ impl RunDir {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn metric(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
+    pub fn metric(&mut self, line: &Step) -> Result<(), TrainError> {
         self.metrics.write(line)?;
         self.trackers.metrics(line)
     }
@@ -153,7 +152,7 @@ impl RunDir {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn signal(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
+    pub fn signal(&mut self, line: &Signals) -> Result<(), TrainError> {
         self.signals.write(line)?;
         self.trackers.signals(line);
         Ok(())
@@ -163,7 +162,7 @@ impl RunDir {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn event(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
+    pub fn event(&mut self, line: &Event) -> Result<(), TrainError> {
         self.events.write(line)
     }
 
@@ -172,8 +171,6 @@ impl RunDir {
     /// # Errors
     /// If it cannot be written.
     pub fn write(&self, name: &str, contents: &[u8]) -> Result<(), TrainError> {
-        let (path, partial) = (self.path.join(name), self.path.join(format!(".{name}.partial")));
-        let written = fs::write(&partial, contents).and_then(|()| fs::rename(&partial, &path));
-        written.map_err(|source| TrainError::io(&path, source))
+        Ok(grades_fs::write(&self.path.join(name), contents)?)
     }
 }

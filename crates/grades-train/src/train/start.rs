@@ -3,9 +3,8 @@
 
 use std::path::Path;
 
-use grades::{Cost, Decision, Policy, PolicyMemory};
+use grades::{Cost, Decision, Flops, Policy, PolicyMemory};
 use grades_models::Decoder;
-use grades_models::ops::Flops;
 
 use super::TrainError;
 use super::checkpoint::{self, Parts};

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use grades::Flops;
 use grades_kernels::optimizer::axpy;
 use grades_models::nn::{Draw, PassOptions, Prefix};
-use grades_models::ops::Flops;
+use grades_models::ops::executed_flops;
 use grades_models::{Decoder, Error, host};
 
 use super::TrainError;
@@ -40,7 +41,7 @@ pub(crate) fn pass(
     checkpointing: bool,
     prefix: &mut dyn FnMut(&Batch) -> Result<Option<Prefix>, Error>,
 ) -> Result<Pass, TrainError> {
-    let (started, executed) = (Instant::now(), Flops::executed());
+    let (started, executed) = (Instant::now(), executed_flops());
     let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
     let mut gradients: Gradients = model.parameters().iter().map(|_| None).collect();
     let (mut total, mut forward_seconds) = (0.0, 0.0);
@@ -70,7 +71,7 @@ pub(crate) fn pass(
     Ok(Pass {
         loss: total,
         gradients,
-        flops: Flops::executed().since(&executed),
+        flops: executed_flops().since(&executed),
         forward_seconds,
         backward_seconds: started.elapsed().as_secs_f64() - forward_seconds,
     })

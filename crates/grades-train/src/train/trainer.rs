@@ -3,13 +3,13 @@
 use std::io::Write;
 use std::time::Instant;
 
-use grades::{Cost, Decision, Observation, Policy, StopReason, Wants};
+use grades::{Cost, Decision, Flops, Observation, Policy, StopReason, Wants};
 use grades_models::nn::Untied;
-use grades_models::ops::{Flops, labels_of};
+use grades_models::ops::{executed_flops, labels_of};
 use grades_models::parameters::Place;
 use grades_models::{Decoder, host};
+use grades_report::record::{Event, RunEvent, Signals, Step, StepFlops};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 
 use super::checkpoint::{self, Progress};
 use super::freeze::{Freezing, Gradients, Measured};
@@ -81,39 +81,6 @@ pub struct Outcome {
     pub monitor_bytes: u64,
     /// What the policy says that its checks cost.
     pub checks: Cost,
-}
-
-/// One line of `metrics.jsonl`.
-#[derive(Debug, Serialize)]
-struct StepMetrics {
-    step: usize,
-    loss: f64,
-    learning_rate: f64,
-    gradient_norm: f64,
-    tokens: u64,
-    seconds: f64,
-    step_seconds: f64,
-    monitor_seconds: f64,
-    frozen_units: usize,
-    flops: StepFlops,
-    optimizer_bytes: u64,
-    kept_bytes: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prefix_cache_bytes: Option<u64>,
-    resident_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peak_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    val_loss: Option<f64>,
-}
-
-/// The operations of a step: those executed by kind, and those that frozen matrices and kept outputs saved.
-#[derive(Debug, Serialize)]
-struct StepFlops {
-    #[serde(flatten)]
-    executed: Flops,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    skipped: Option<u64>,
 }
 
 /// A run in progress.
@@ -196,7 +163,7 @@ impl<'a> Trainer<'a> {
         progress.seconds = [self.outcome.seconds, self.outcome.validation_seconds, self.outcome.monitor_seconds];
         let run = self.dir.path().to_owned();
         let folder = checkpoint::save(&run, progress, &self.parts())?;
-        self.dir.event(&serde_json::json!({ "event": "checkpoint", "step": step, "path": folder }))
+        self.dir.event(&Event::Run(RunEvent::Checkpoint { step, path: folder }))
     }
 
     /// Trains to the end: the planned steps, or the policy's stop. Returns the trained model.
@@ -285,11 +252,11 @@ impl<'a> Trainer<'a> {
         self.outcome.tokens += batches.iter().map(|batch| batch.ids.len() as u64).sum::<u64>();
         self.loss_sum += loss;
         let step_seconds = seconds - (self.outcome.validation_seconds - validated);
-        let metrics = StepMetrics {
+        let metrics = Step {
             step,
-            loss,
+            loss: Some(loss),
             learning_rate,
-            gradient_norm: measured.gradient_norm,
+            gradient_norm: Some(measured.gradient_norm).filter(|norm| norm.is_finite()),
             tokens: self.outcome.tokens,
             seconds: self.outcome.seconds,
             step_seconds,
@@ -322,7 +289,7 @@ impl<'a> Trainer<'a> {
         let drawn = (self.options.seed, step);
         let pass = step::pass(model, drawn, batches, checkpointing, &mut prefix)?;
         if let Some(failure) = self.cache.take_failure() {
-            self.note("prefix_cache_off", step, &failure.to_string())?;
+            self.note(RunEvent::PrefixCacheOff { step, reason: failure.to_string() })?;
         }
         Ok(pass)
     }
@@ -350,18 +317,18 @@ impl<'a> Trainer<'a> {
         }
         let reason = "the embedding is frozen as input and trains on as head, so that the outputs of the frozen layers \
                       can be kept: the model is saved with both";
-        self.note("embedding_untied", step, reason)
+        self.note(RunEvent::EmbeddingUntied { step, reason: reason.to_owned() })
     }
 
     /// Records something about the run itself, and tells whoever watches it.
-    fn note(&mut self, event: &str, step: usize, reason: &str) -> Result<(), TrainError> {
-        let line = format!("step {step} · {event}: {reason}");
+    fn note(&mut self, event: RunEvent) -> Result<(), TrainError> {
+        let line = event.to_string();
         if self.log_lines {
             let _ = writeln!(std::io::stderr(), "{line}");
         } else {
             self.progress.println(line);
         }
-        self.dir.event(&serde_json::json!({ "event": event, "step": step, "reason": reason }))
+        self.dir.event(&Event::Run(event))
     }
 
     /// Tells the policy what it wants to know before the update, and carries its decision out.
@@ -428,11 +395,9 @@ impl<'a> Trainer<'a> {
             }
         }
         if !decision.signals.is_empty() {
-            let signals: serde_json::Map<_, _> =
-                decision.signals.iter().map(|(unit, value)| (unit.to_string(), (*value).into())).collect();
-            self.dir.signal(&serde_json::json!({ "step": decision.step, "signals": signals }))?;
+            self.dir.signal(&Signals::new(decision.step, &decision.signals))?;
         }
-        decision.events().iter().try_for_each(|event| self.dir.event(event))
+        decision.events().into_iter().try_for_each(|event| self.dir.event(&Event::Decision(event)))
     }
 
     /// What is kept for the policy until the next step: gradients, weights, its own arrays, the best weights.
@@ -443,7 +408,7 @@ impl<'a> Trainer<'a> {
 
     /// The mean loss per predicted token over the validation set; `None` where there is none.
     fn validate(&mut self) -> Result<Option<f64>, TrainError> {
-        let (started, executed) = (Instant::now(), Flops::executed());
+        let (started, executed) = (Instant::now(), executed_flops());
         let (mut sum, mut labels) = (0.0, 0);
         let layers = self.cached_layers();
         let keep = self.outcome.steps < self.options.schedule.total_steps;
@@ -457,18 +422,20 @@ impl<'a> Trainer<'a> {
             labels += batch.label_count;
         }
         self.outcome.validation_seconds += started.elapsed().as_secs_f64();
-        self.outcome.validation_flops += Flops::executed().since(&executed).total();
+        self.outcome.validation_flops += executed_flops().since(&executed).total();
         Ok((labels > 0).then(|| sum / labels as f64))
     }
 
-    fn log(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
+    fn log(&mut self, metrics: &Step) -> Result<(), TrainError> {
         self.dir.metric(metrics)?;
         let rate = metrics.tokens as f64 / metrics.seconds.max(1e-9);
         self.progress.set_position(metrics.step as u64);
         let validation = metrics.val_loss.map_or(String::new(), |loss| format!(" · validation {loss:.4}"));
         let line = format!(
             "loss {:.4}{validation} · {rate:.0} tokens/s · {}/{} frozen",
-            metrics.loss, metrics.frozen_units, self.units
+            metrics.loss.unwrap_or(f64::NAN),
+            metrics.frozen_units,
+            self.units
         );
         let due = metrics.step.is_multiple_of(self.options.logging_steps.max(1)) || metrics.val_loss.is_some();
         if due && self.log_lines {

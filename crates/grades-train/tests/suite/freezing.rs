@@ -90,7 +90,7 @@ fn training_stops_when_all_matrices_are_frozen() {
     let workspace = Workspace::new();
     let run = workspace.train("all", &["early_stopping={method: grades, alpha: 0.25, tau: 1.0e9}"]);
     assert_eq!((run.summary.steps, run.summary.planned_steps), (3, 8));
-    assert_eq!((run.summary.stopped_by, run.summary.frozen_units), (Some(StopReason::AllFrozen), 14));
+    assert_eq!((run.summary.stopped_by.as_deref(), run.summary.frozen_units), (Some(StopReason::AllFrozen.name()), 14));
     assert_eq!(run.metrics().len(), 3);
     let two = workspace.train("two", &["max_steps=2"]);
     assert_eq!(only(run.weights(), is_unit), only(two.weights(), is_unit));
@@ -99,14 +99,14 @@ fn training_stops_when_all_matrices_are_frozen() {
                 max_frozen_share: 0.5}";
     let run = workspace.train("half", &[half]);
     assert_eq!((run.summary.steps, run.summary.frozen_units), (3, 8));
-    assert_eq!(run.summary.stopped_by, Some(StopReason::MaxFrozenShare));
+    assert_eq!(run.summary.stopped_by.as_deref(), Some(StopReason::MaxFrozenShare.name()));
 }
 
 #[test]
 fn a_freeze_in_the_last_step_leaves_the_weights_of_the_step_before() {
     let workspace = Workspace::new();
     let last = workspace.train("last", &["early_stopping={method: grades, alpha: 0.875, tau: 1.0e9}"]);
-    assert_eq!((last.summary.steps, last.summary.stopped_by), (8, Some(StopReason::AllFrozen)));
+    assert_eq!((last.summary.steps, last.summary.stopped_by.as_deref()), (8, Some(StopReason::AllFrozen.name())));
     let (seven, eight) = (workspace.train("seven", &["max_steps=7"]), workspace.train("eight", &[]));
     assert_eq!(only(last.weights(), is_unit), only(seven.weights(), is_unit));
     // What is no matrix has its last update.

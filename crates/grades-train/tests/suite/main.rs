@@ -1,5 +1,7 @@
 //! The trainer from outside: whole runs of a tiny model, and what they leave behind.
 
+#![expect(clippy::disallowed_methods, reason = "tests make the files that they need")]
+
 #[cfg(test)]
 mod adapters;
 #[cfg(test)]

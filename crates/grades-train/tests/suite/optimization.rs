@@ -89,7 +89,7 @@ fn early_stopping_by_validation_loss_restores_the_best_weights() {
     let losses = run.metric("/val_loss");
     let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
     let best_step = losses.iter().position(|loss| *loss == best).unwrap() + 1;
-    assert_eq!(run.summary.stopped_by, Some(StopReason::ValidationLoss));
+    assert_eq!(run.summary.stopped_by.as_deref(), Some(StopReason::ValidationLoss.name()));
     assert!(run.summary.steps < 40 && losses.len() == run.summary.steps);
     assert_eq!(run.json("summary.json")["val_loss"], best, "of {losses:?}");
     assert_eq!(losses.iter().rposition(|loss| *loss == best), Some(best_step - 1), "{losses:?}");

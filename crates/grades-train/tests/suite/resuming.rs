@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use grades_train::train::{Summary, common_steps};
+use grades_report::record::Summary;
+use grades_train::train::common_steps;
 use serde_json::Value;
 
 use crate::runs::{Run, Workspace};

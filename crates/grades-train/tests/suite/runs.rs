@@ -7,8 +7,9 @@ use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, save_checkpoint};
+use grades_report::record::Summary;
 use grades_train::config::Config;
-use grades_train::train::{Summary, TrainError, run};
+use grades_train::train::{TrainError, run};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 
 use super::{exclusive, packed, relative_error, values};
 use crate::nn::{DecoderConfig, RopeScaling};
-use crate::ops::{Activation, Flops, IGNORE};
+use crate::ops::{Activation, Flops, IGNORE, executed_flops};
 use crate::parameters::{Place, Source};
 use crate::{Decoder, Error, Tokens, host};
 
@@ -81,9 +81,9 @@ type Gradients = Vec<(String, Option<Vec<f32>>)>;
 /// The gradients of the batch, and the executed products.
 fn backward(model: &Decoder) -> (Gradients, Flops) {
     let (tokens, targets) = batch();
-    let before = Flops::executed();
+    let before = executed_flops();
     let mut found = model.loss(&tokens, targets, 0.2).backward();
-    let executed = Flops::executed().since(&before);
+    let executed = executed_flops().since(&before);
     let gradients = model.parameters().iter().map(|parameter| {
         let gradient = parameter.is_trainable().then(|| parameter.value.grad_remove(&mut found)).flatten();
         let read = |gradient| host::read(&parameter.name, &gradient, <[f32]>::to_vec).unwrap();

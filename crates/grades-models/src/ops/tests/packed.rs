@@ -8,7 +8,7 @@ use grades_kernels::quant::{GgufType, Nf4, PackedMatrix};
 
 use super::{exclusive, random, read, relative_error, values};
 use crate::host;
-use crate::ops::{self, Flops, Ops, PackedOps, PackedWeights, Precision, Tensors};
+use crate::ops::{self, Ops, PackedOps, PackedWeights, Precision, Tensors, executed_flops};
 
 /// One NF4 matrix and, where rows are whole blocks, one in Q8_0 and one in Q4_1.
 fn weights(outs: &[usize], width: usize) -> PackedWeights {
@@ -74,7 +74,7 @@ fn gradients_and_arithmetic_are_those_of_the_decoded_weights() {
     for (tokens, width, outs) in SIZES {
         let (packed, total) = (weights(outs, width), outs.iter().sum());
         let run = |packed: Option<&PackedWeights>| {
-            let before = Flops::executed();
+            let before = executed_flops();
             let x = leaf(1, [tokens, width]);
             let biases: Vec<_> = outs.iter().enumerate().map(|(i, &out)| leaf(20 + i as u64, [1, out])).collect();
             let residual = leaf(30, [tokens, total]);
@@ -97,7 +97,7 @@ fn gradients_and_arithmetic_are_those_of_the_decoded_weights() {
                 let gradient = parent.grad_remove(&mut found).unwrap();
                 numbers.extend(host::read("gradient", &gradient, <[f32]>::to_vec).unwrap());
             }
-            (numbers, Flops::executed().since(&before))
+            (numbers, executed_flops().since(&before))
         };
         let (found, expected) = (run(Some(&packed)), run(None));
         assert!(relative_error(&found.0, &expected.0) < 1e-6, "{outs:?}");

@@ -3,7 +3,7 @@
 use super::backward::{LAYER, LAYERS, attention, batch, freeze, matrix, model};
 use super::exclusive;
 use crate::nn::{PassOptions, Prefix};
-use crate::ops::Flops;
+use crate::ops::{Flops, executed_flops};
 use crate::{Decoder, host};
 
 /// The loss, the gradients by parameter, and what was executed.
@@ -11,7 +11,7 @@ type Outcome = (f32, Vec<Option<Vec<f32>>>, Flops);
 
 fn run(model: &Decoder, options: PassOptions) -> Outcome {
     let (tokens, targets) = batch();
-    let before = Flops::executed();
+    let before = executed_flops();
     let pass = model.pass(&tokens, targets, 0.2, options);
     let loss = host::read("loss", pass.loss(), |loss| loss[0]).unwrap();
     let mut gradients = vec![None; model.parameters().len()];
@@ -21,7 +21,7 @@ fn run(model: &Decoder, options: PassOptions) -> Outcome {
         Ok::<_, crate::Error>(())
     })
     .unwrap();
-    (loss, gradients, Flops::executed().since(&before))
+    (loss, gradients, executed_flops().since(&before))
 }
 
 /// One layer's products of the forward pass.

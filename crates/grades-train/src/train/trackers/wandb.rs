@@ -29,8 +29,7 @@ impl History {
                 line.and_then(|line| line.get("_step")?.as_u64()).is_some_and(|step| step as usize <= resumed)
             };
             let kept: String = text.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
-            let partial = path.with_extension("partial");
-            fs::write(&partial, kept).and_then(|()| fs::rename(&partial, &path)).map_err(io)?;
+            grades_fs::write(&path, kept)?;
         }
         let file = File::options().append(true).create(true).open(&path).map_err(io)?;
         Ok(Self { path, file })

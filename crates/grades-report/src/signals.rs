@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use grades::{Role, Tower, UnitId};
 
-use super::figures::{chart, distinct, over_steps};
-use super::run::{Signals, Unit};
-use super::svg::{self, Series};
-use super::{Cell, Figure, Run, Table, number};
+use crate::figure::Figure;
+use crate::figures::{chart, distinct, over_steps};
+use crate::number;
+use crate::record::{Signals, UnitThreshold};
+use crate::run::Run;
+use crate::svg::{self, Series};
+use crate::table::{Cell, Table};
 
 /// What the signals are and what they are compared with.
 pub(super) fn note(run: &Run) -> String {
@@ -26,11 +29,11 @@ pub(super) fn layers(run: &Run, prefix: &str) -> Vec<(String, Figure)> {
         return Vec::new();
     }
     let towers = distinct(run.units.units.iter().map(|unit| unit.unit.tower)).len();
-    let mut layers: BTreeMap<(Tower, usize), Vec<Unit>> = BTreeMap::new();
+    let mut layers: BTreeMap<(Tower, usize), Vec<UnitThreshold>> = BTreeMap::new();
     for unit in &run.units.units {
         layers.entry((unit.unit.tower, unit.unit.layer)).or_default().push(*unit);
     }
-    let figure = |((tower, layer), units): ((Tower, usize), Vec<Unit>)| {
+    let figure = |((tower, layer), units): ((Tower, usize), Vec<UnitThreshold>)| {
         let label = if towers > 1 { format!("{} {layer}", tower.name()) } else { layer.to_string() };
         let points = |unit: UnitId| {
             let at = |line: &Signals| Some((line.step as f64, *line.signals.get(&unit)?));
@@ -46,9 +49,9 @@ pub(super) fn layers(run: &Run, prefix: &str) -> Vec<(String, Figure)> {
 }
 
 /// The thresholds of a layer, each once, with the roles that it is of where there are several.
-fn guides(units: &[Unit]) -> Vec<(f64, String)> {
+fn guides(units: &[UnitThreshold]) -> Vec<(f64, String)> {
     let mut guides: Vec<(f64, Vec<&str>)> = Vec::new();
-    for Unit { unit, threshold } in units {
+    for UnitThreshold { unit, threshold } in units {
         let Some(threshold) = threshold else { continue };
         match guides.iter_mut().find(|(value, _)| value == threshold) {
             Some((_, roles)) => roles.push(unit.role.name()),

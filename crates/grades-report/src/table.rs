@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::number;
-use super::page::escape;
+use crate::number;
+use crate::page::escape;
 
 /// A mean over several runs with its deviation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -253,7 +253,7 @@ impl Table {
             }
             lines.push(line);
         }
-        super::csv::text(lines)
+        crate::csv::text(lines)
     }
 
     /// As a list of objects with numbers in full.

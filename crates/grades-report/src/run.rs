@@ -5,79 +5,11 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use grades::{Kind, UnitId};
-use grades_models::ops::Flops;
-use serde::Deserialize;
+use grades::{Flops, Kind, UnitId};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use super::ReportError;
-
-/// One line of `metrics.jsonl`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Step {
-    /// The step, from 1.
-    pub step: usize,
-    /// The training loss.
-    pub loss: Option<f64>,
-    /// The loss on the validation set, where it was asked for.
-    pub val_loss: Option<f64>,
-    /// The learning rate.
-    pub learning_rate: f64,
-    /// Tokens so far.
-    pub tokens: u64,
-    /// Seconds so far, with validation.
-    pub seconds: f64,
-    /// Seconds of this step, without validation.
-    pub step_seconds: f64,
-    /// Seconds of them spent on measuring.
-    pub monitor_seconds: f64,
-    /// Matrices that are frozen after it.
-    pub frozen_units: usize,
-    /// Operations of this step.
-    pub flops: Flops,
-    /// Bytes of the optimizer's states.
-    pub optimizer_bytes: u64,
-    /// Bytes of gradients and weights kept for measuring.
-    pub kept_bytes: u64,
-    /// Memory of the process, where the system says it.
-    pub resident_bytes: Option<u64>,
-}
-
-/// One line of `signals.jsonl`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Signals {
-    /// The step.
-    pub step: usize,
-    /// The signal of every unit that was measured; `None` where it was not finite.
-    pub signals: BTreeMap<UnitId, Option<f64>>,
-}
-
-/// `units.json`: what can freeze, and when.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Units {
-    /// The method of early stopping.
-    pub method: Option<String>,
-    /// What is measured.
-    pub signal: Option<String>,
-    /// The norm that measures it.
-    pub norm: Option<String>,
-    /// Whether a signal `above` or `below` its threshold freezes.
-    pub freezes: Option<String>,
-    /// Every matrix that can freeze.
-    pub units: Vec<Unit>,
-}
-
-/// A matrix that can freeze.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub struct Unit {
-    /// Its name.
-    pub unit: UnitId,
-    /// What its signal is compared with.
-    pub threshold: Option<f64>,
-}
+use crate::error::ReportError;
+use crate::record::{self, Environment, Event, Signals, Step, Summary, UnitThreshold, Units};
 
 /// A run, finished or not.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -91,15 +23,15 @@ pub struct Run {
     /// What was measured.
     pub signals: Vec<Signals>,
     /// What happened.
-    pub events: Vec<Value>,
+    pub events: Vec<Event>,
     /// What can freeze.
     pub units: Units,
     /// The resolved config as it is written; empty if there is none.
     pub config: String,
     /// Machine, program and sizes.
-    pub environment: Value,
+    pub environment: Environment,
     /// What the run came to; `None` while it goes on.
-    pub summary: Option<Value>,
+    pub summary: Option<Summary>,
 }
 
 impl Run {
@@ -109,23 +41,24 @@ impl Run {
     /// # Errors
     /// If there is no run, or a line or file is damaged; the message names it.
     pub fn read(path: &Path) -> Result<Self, ReportError> {
-        let Some(metrics) = text(&path.join("metrics.jsonl"))? else {
+        let file = |name: &str| path.join(name);
+        let Some(metrics) = text(&file(record::METRICS))? else {
             return Err(ReportError::NoRun { path: path.into() });
         };
         let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
         let mut run = Self {
             name: name.unwrap_or_else(|| path.display().to_string()),
             path: path.into(),
-            steps: parse_lines(&path.join("metrics.jsonl"), &metrics)?,
-            signals: lines(&path.join("signals.jsonl"))?,
-            events: lines(&path.join("events.jsonl"))?,
-            units: object(&path.join("units.json"))?.unwrap_or_default(),
-            config: text(&path.join("config.yaml"))?.unwrap_or_default(),
-            environment: object(&path.join("environment.json"))?.unwrap_or_default(),
-            summary: object(&path.join("summary.json"))?,
+            steps: parse_lines(&file(record::METRICS), &metrics)?,
+            signals: lines(&file(record::SIGNALS))?,
+            events: lines(&file(record::EVENTS))?,
+            units: object(&file(record::UNITS))?.unwrap_or_default(),
+            config: text(&file(record::CONFIG))?.unwrap_or_default(),
+            environment: object(&file(record::ENVIRONMENT))?.unwrap_or_default(),
+            summary: object(&file(record::SUMMARY))?,
         };
         if run.units.units.is_empty() {
-            run.units.units = run.seen().into_iter().map(|unit| Unit { unit, threshold: None }).collect();
+            run.units.units = run.seen().into_iter().map(|unit| UnitThreshold { unit, threshold: None }).collect();
         }
         Ok(run)
     }
@@ -138,14 +71,7 @@ impl Run {
 
     /// Every freezing (`true`) and thawing of a unit, with its step.
     fn freezes(&self) -> impl Iterator<Item = (usize, UnitId, bool)> + '_ {
-        self.events.iter().filter_map(|event| {
-            let freezes = match event["event"].as_str()? {
-                "freeze" => true,
-                "unfreeze" => false,
-                _ => return None,
-            };
-            Some((event["step"].as_u64()? as usize, event["unit"].as_str()?.parse().ok()?, freezes))
-        })
+        self.events.iter().filter_map(Event::freezes)
     }
 
     /// The step at which each frozen unit froze.
@@ -165,8 +91,7 @@ impl Run {
     /// How many units can freeze.
     #[must_use]
     pub fn unit_count(&self) -> usize {
-        let said = self.environment["units"].as_u64().unwrap_or(0) as usize;
-        said.max(self.units.units.len())
+        self.environment.units.unwrap_or(0).max(self.units.units.len())
     }
 
     /// After every step, the share of all units that is frozen.
@@ -208,7 +133,8 @@ impl Run {
     pub fn validation_losses(&self) -> Vec<(f64, Option<f64>)> {
         let at = |step: &Step| Some((step.step as f64, Some(step.val_loss?)));
         let mut losses: Vec<_> = self.steps.iter().filter_map(at).collect();
-        if let (Some(last), Some(loss)) = (self.steps.last(), self.summarised("val_loss"))
+        if let (Some(last), Some(loss)) =
+            (self.steps.last(), self.summary.as_ref().and_then(|summary| summary.val_loss))
             && last.val_loss.is_none()
         {
             losses.push((last.step as f64, Some(loss)));
@@ -233,7 +159,7 @@ impl Run {
         let (mut whole, mut whole_tokens) = ([0.0; 3], 0);
         let (mut before, mut frozen) = (0, false);
         for step in &self.steps {
-            let Flops { forward, input_gradient, weight_gradient } = step.flops;
+            let Flops { forward, input_gradient, weight_gradient } = step.flops.executed;
             let flops = [forward, input_gradient, weight_gradient].map(|flops| flops as f64);
             let add = |sum: &mut [f64; 3]| sum.iter_mut().zip(flops).for_each(|(sum, flops)| *sum += flops);
             add(&mut executed);
@@ -249,7 +175,7 @@ impl Run {
             (true, 1..) => whole.map(|flops| flops / whole_tokens as f64 * tokens),
             _ => executed,
         };
-        let planned = self.planned_steps().unwrap_or(0).saturating_sub(self.steps.len());
+        let planned = self.environment.planned_steps.unwrap_or(0).saturating_sub(self.steps.len());
         let stopped = self.stopped_by().is_some();
         let not_made = if stopped && !self.steps.is_empty() {
             unfrozen.iter().sum::<f64>() / self.steps.len() as f64 * planned as f64
@@ -259,23 +185,26 @@ impl Run {
         Arithmetic { executed, unfrozen, not_made }
     }
 
-    /// The steps that the run was to make.
-    #[must_use]
-    pub fn planned_steps(&self) -> Option<usize> {
-        self.environment["planned_steps"].as_u64().map(|steps| steps as usize)
-    }
-
     /// Why the run ended before the planned steps.
     #[must_use]
     pub fn stopped_by(&self) -> Option<&str> {
-        self.summary.as_ref()?["stopped_by"].as_str()
+        self.summary.as_ref()?.stopped_by.as_deref()
     }
+}
 
-    /// A number of `summary.json`.
-    #[must_use]
-    pub fn summarised(&self, key: &str) -> Option<f64> {
-        self.summary.as_ref()?[key].as_f64()
+/// Reads runs; those of one name are told apart by their paths.
+///
+/// # Errors
+/// As [`Run::read`].
+pub fn read<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<Run>, ReportError> {
+    let mut runs = paths.iter().map(|path| Run::read(path.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
+    for (index, run) in runs.iter_mut().enumerate() {
+        if names.iter().filter(|name| **name == names[index]).count() > 1 {
+            run.name = run.path.display().to_string();
+        }
     }
+    Ok(runs)
 }
 
 /// Operations of a run: forward pass, gradients of inputs, gradients of weights.
@@ -327,8 +256,7 @@ fn parse_lines<T: DeserializeOwned>(path: &Path, text: &str) -> Result<Vec<T>, R
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const METRICS: &str = "metrics.jsonl";
+    use crate::record::{METRICS, StepFlops};
 
     /// A run of two matrices of attention and one of the MLP: `q` freezes at step 2, `up` at step 3.
     fn run() -> Run {
@@ -337,10 +265,16 @@ mod tests {
             tokens,
             frozen_units,
             step_seconds: step as f64,
-            flops: Flops { forward: flops[0], input_gradient: flops[1], weight_gradient: flops[2] },
+            flops: StepFlops {
+                executed: Flops { forward: flops[0], input_gradient: flops[1], weight_gradient: flops[2] },
+                skipped: None,
+            },
             ..Step::default()
         };
-        let unit = |name: &str| Unit { unit: name.parse().unwrap(), threshold: None };
+        let unit = |name: &str| UnitThreshold { unit: name.parse().unwrap(), threshold: None };
+        let freeze = |step, unit: &str| {
+            Event::Decision(grades::Event::Freeze { step, unit: unit.parse().unwrap(), signal: None })
+        };
         let signals = |step, values: &[(&str, Option<f64>)]| Signals {
             step,
             signals: values.iter().map(|(name, value)| (name.parse().unwrap(), *value)).collect(),
@@ -356,15 +290,12 @@ mod tests {
                 signals(2, &[("language.0.q", Some(1.0)), ("language.0.k", Some(4.0)), ("language.0.up", None)]),
                 signals(3, &[("language.0.k", Some(2.0)), ("language.0.up", Some(0.5))]),
             ],
-            events: vec![
-                serde_json::json!({ "event": "freeze", "step": 2, "unit": "language.0.q" }),
-                serde_json::json!({ "event": "freeze", "step": 3, "unit": "language.0.up" }),
-            ],
+            events: vec![freeze(2, "language.0.q"), freeze(3, "language.0.up")],
             units: Units {
                 units: ["language.0.q", "language.0.k", "language.0.up"].map(unit).into(),
                 ..Units::default()
             },
-            environment: serde_json::json!({ "units": 3, "planned_steps": 10 }),
+            environment: Environment { units: Some(3), planned_steps: Some(10), ..Environment::default() },
             ..Run::default()
         }
     }
@@ -393,7 +324,7 @@ mod tests {
         let mut run = run();
         run.steps[1].val_loss = Some(3.0);
         assert_eq!(run.validation_losses(), [(2.0, Some(3.0))]);
-        run.summary = Some(serde_json::json!({ "val_loss": 2.5 }));
+        run.summary = Some(Summary { val_loss: Some(2.5), ..Summary::default() });
         assert_eq!(run.validation_losses(), [(2.0, Some(3.0)), (4.0, Some(2.5))]);
         run.steps[3].val_loss = Some(2.5);
         assert_eq!(run.validation_losses(), [(2.0, Some(3.0)), (4.0, Some(2.5))]);
@@ -408,7 +339,7 @@ mod tests {
         assert_eq!(arithmetic.unfrozen, [120.0; 3]);
         assert_eq!(arithmetic.not_made, 0.0);
         // Six of ten planned steps were not made, each of 360 / 4 operations.
-        run.summary = Some(serde_json::json!({ "stopped_by": "all_frozen" }));
+        run.summary = Some(Summary { stopped_by: Some("all_frozen".into()), ..Summary::default() });
         assert_eq!(run.arithmetic().not_made, 540.0);
         for step in &mut run.steps {
             step.frozen_units = 0;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::ReportError;
+use crate::error::ReportError;
 
 /// What marks a file as a report, which a later one may replace.
 const MARK: &str = "<meta name=\"generator\" content=\"grades report\">";
@@ -100,10 +100,7 @@ pub fn check_free(path: &Path) -> Result<(), ReportError> {
 /// If something else is there, or the file cannot be written.
 pub fn save(path: &Path, html: &str) -> Result<(), ReportError> {
     check_free(path)?;
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let written = fs::write(&partial, html).and_then(|()| fs::rename(&partial, path));
-    written.map_err(|source| ReportError::Io { path: path.into(), source })
+    Ok(grades_fs::write(path, html)?)
 }
 
 #[cfg(test)]

@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use grades::Kind;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::run::Step;
-use super::svg::{self, Bar, Chart, Series};
-use super::{Cell, Figure, Run, Table, number};
+use crate::figure::Figure;
+use crate::number;
+use crate::record::{Event, Step};
+use crate::run::Run;
+use crate::svg::{self, Bar, Chart, Series};
+use crate::table::{Cell, Table};
 
 type Points = Vec<(f64, Option<f64>)>;
 
@@ -201,7 +204,7 @@ pub(super) fn summary(runs: &[Run]) -> Table {
     row("Method", &|run| run.units.method.clone());
     row("Steps", &|run| {
         let made = last(run).map_or(0, |step| step.step);
-        Some(run.planned_steps().map_or_else(|| made.to_string(), |planned| format!("{made} of {planned}")))
+        Some(run.environment.planned_steps.map_or_else(|| made.to_string(), |planned| format!("{made} of {planned}")))
     });
     row("Stopped by", &|run| run.stopped_by().map(|reason| reason.replace('_', " ")));
     row("Frozen matrices", &|run| Some(format!("{} of {}", last(run)?.frozen_units, run.unit_count())));
@@ -209,20 +212,20 @@ pub(super) fn summary(runs: &[Run]) -> Table {
         let losses: Vec<f64> = run.steps.iter().filter_map(|step| step.loss).collect();
         (!losses.is_empty()).then(|| number::fixed(losses.iter().sum::<f64>() / losses.len() as f64, 4))
     });
-    row("Validation loss, at the end", &|run| Some(number::fixed(run.summarised("val_loss")?, 4)));
+    row("Validation loss, at the end", &|run| Some(number::fixed(run.summary.as_ref()?.val_loss?, 4)));
     row("Validation loss, best seen", &|run| {
         let losses = run.validation_losses().into_iter().filter_map(|(_, loss)| loss);
         losses.min_by(f64::total_cmp).map(|loss| number::fixed(loss, 4))
     });
     row("Time", &|run| Some(number::seconds(last(run)?.seconds)));
-    row("… of it validation", &|run| Some(number::seconds(run.summarised("validation_seconds")?)));
+    row("… of it validation", &|run| Some(number::seconds(run.summary.as_ref()?.validation_seconds?)));
     row("… of it measuring", &|run| Some(number::seconds(run.steps.iter().map(|step| step.monitor_seconds).sum())));
     row("Tokens", &|run| Some(last(run)?.tokens.to_string()));
     row("Arithmetic", &|run| Some(number::with_unit(run.arithmetic().executed.iter().sum(), "FLOP")));
-    row("Peak memory", &|run| Some(bytes(run.summarised("peak_memory_bytes")?)));
+    row("Peak memory", &|run| Some(bytes(run.summary.as_ref()?.peak_memory_bytes? as f64)));
     row("Processor", &|run| {
-        let threads = &run.environment["threads"];
-        Some(format!("{}, {threads} threads", run.environment["processor"].as_str()?))
+        let processor = run.environment.processor.clone()?;
+        Some(run.environment.threads.map_or(processor.clone(), |threads| format!("{processor}, {threads} threads")))
     });
     table
 }
@@ -232,22 +235,25 @@ pub(super) fn events(run: &Run) -> Table {
     const TOLD: [&str; 3] = ["event", "step", "signal"];
     let columns = [("step", "Step"), ("event", "Event"), ("what", "What"), ("signal", "Signal")];
     let mut table = Table::new("Events", columns);
-    for event in &run.events {
-        let what: Vec<String> = event
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(key, _)| !TOLD.contains(&key.as_str()))
-            .map(told)
-            .collect();
+    for event in run.events.iter().map(fields) {
+        let what: Vec<String> = event.iter().filter(|(key, _)| !TOLD.contains(&key.as_str())).map(told).collect();
+        let number = |key: &str| event.get(key).and_then(Value::as_f64);
         table.row([
-            Cell::number(event["step"].as_f64(), 0),
-            Cell::text(event["event"].as_str().unwrap_or_default().replace('_', " ")),
+            Cell::number(number("step"), 0),
+            Cell::text(event.get("event").and_then(Value::as_str).unwrap_or_default().replace('_', " ")),
             Cell::text(what.join(", ")),
-            Cell::short(event["signal"].as_f64()),
+            Cell::short(number("signal")),
         ]);
     }
     table
+}
+
+/// An event with the names of its parts, as its line has them.
+fn fields(event: &Event) -> Map<String, Value> {
+    match serde_json::to_value(event) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    }
 }
 
 fn told((key, value): (&String, &Value)) -> String {

@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 
-use super::number;
-use super::page::{self, escape};
+use crate::number;
+use crate::page::{self, escape};
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 270.0;

@@ -1,0 +1,17 @@
+//! Files and folders that are there whole or not at all.
+//!
+//! What is written goes under a hidden name beside its place, is synced to the disk, and only then gets its name; the folder
+//! around it is synced after that. So neither a crash nor a full disk leaves half a file under a name that means something.
+//! Invariant: nothing else in the workspace renames, or writes a whole file; `clippy.toml` forbids it. Logs, which grow line
+//! by line, are their writers' own.
+
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests make the files that they need"))]
+
+mod disk;
+mod error;
+mod file;
+mod staging;
+
+pub use error::Error;
+pub use file::{create, write, write_from};
+pub use staging::{Staging, remove_leftovers};

@@ -1,0 +1,26 @@
+//! What happened in one run or several: the records that a run leaves in its directory ([`record`]), and what they show, as
+//! one HTML file, as drawings and as tables. Reads run directories only, and needs no tensors, so that whatever leaves such
+//! files can be shown.
+
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests make the files that they need"))]
+
+pub mod csv;
+mod error;
+mod figure;
+mod figures;
+pub mod number;
+pub mod page;
+pub mod record;
+mod report;
+mod run;
+mod signals;
+pub mod svg;
+pub mod table;
+
+pub use error::ReportError;
+pub use figure::{Figure, check_folder, write_csv, write_svg};
+pub use report::{figures, html, overlay, write_into};
+pub use run::{Arithmetic, Run, read};
+
+#[cfg(test)]
+mod tests;

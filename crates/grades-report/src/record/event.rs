@@ -1,0 +1,67 @@
+use std::fmt;
+use std::path::PathBuf;
+
+use grades::UnitId;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What happened: a line of `events.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Event {
+    /// What the method decided.
+    Decision(grades::Event),
+    /// What the run itself did.
+    Run(RunEvent),
+    /// What another program tells; the report shows it as it is.
+    Other(Map<String, Value>),
+}
+
+/// What a run does beside what its method decides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum RunEvent {
+    /// It wrote a checkpoint.
+    Checkpoint {
+        /// The step after which it goes on.
+        step: usize,
+        /// The checkpoint's folder.
+        path: PathBuf,
+    },
+    /// Outputs of frozen layers are not kept any more.
+    PrefixCacheOff {
+        /// The step.
+        step: usize,
+        /// Why.
+        reason: String,
+    },
+    /// Embedding and head, which were one matrix, are two.
+    EmbeddingUntied {
+        /// The step.
+        step: usize,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Event {
+    /// The unit that froze (`true`) or trains again, with the step; `None` of any other event.
+    #[must_use]
+    pub fn freezes(&self) -> Option<(usize, UnitId, bool)> {
+        match self {
+            Self::Decision(grades::Event::Freeze { step, unit, .. }) => Some((*step, *unit, true)),
+            Self::Decision(grades::Event::Unfreeze { step, unit }) => Some((*step, *unit, false)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for RunEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Checkpoint { step, path } => write!(f, "step {step} · checkpoint: {}", path.display()),
+            Self::PrefixCacheOff { step, reason } => write!(f, "step {step} · prefix_cache_off: {reason}"),
+            Self::EmbeddingUntied { step, reason } => write!(f, "step {step} · embedding_untied: {reason}"),
+        }
+    }
+}

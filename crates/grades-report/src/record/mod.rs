@@ -1,0 +1,23 @@
+//! What the files of a run's directory hold. Who writes them and who reads them has one type for each, so that they cannot
+//! part. Every field that another program may not know is optional, or 0 where it is left out.
+
+mod answer;
+mod environment;
+mod event;
+mod names;
+mod signals;
+mod step;
+mod summary;
+mod units;
+
+pub use answer::Answer;
+pub use environment::Environment;
+pub use event::{Event, RunEvent};
+pub use names::{CONFIG, ENVIRONMENT, EVENTS, METRICS, SIGNALS, SUMMARY, UNITS};
+pub use signals::Signals;
+pub use step::{Step, StepFlops};
+pub use summary::Summary;
+pub use units::{UnitThreshold, Units};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,16 @@
+//! The names of a run's files.
+
+/// Every option with its value.
+pub const CONFIG: &str = "config.yaml";
+/// [`Environment`](super::Environment).
+pub const ENVIRONMENT: &str = "environment.json";
+/// [`Units`](super::Units).
+pub const UNITS: &str = "units.json";
+/// A [`Step`](super::Step) a line.
+pub const METRICS: &str = "metrics.jsonl";
+/// [`Signals`](super::Signals) a line.
+pub const SIGNALS: &str = "signals.jsonl";
+/// An [`Event`](super::Event) a line.
+pub const EVENTS: &str = "events.jsonl";
+/// [`Summary`](super::Summary); there when the run has ended.
+pub const SUMMARY: &str = "summary.json";

@@ -1,0 +1,54 @@
+use grades::Flops;
+use serde::{Deserialize, Serialize};
+
+/// One step of the optimizer: a line of `metrics.jsonl`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Step {
+    /// The step, from 1.
+    pub step: usize,
+    /// The training loss per predicted token.
+    pub loss: Option<f64>,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// The Frobenius norm of all gradients together, before clipping.
+    pub gradient_norm: Option<f64>,
+    /// Tokens so far.
+    pub tokens: u64,
+    /// Seconds so far, with validation.
+    pub seconds: f64,
+    /// Seconds of this step, without validation.
+    pub step_seconds: f64,
+    /// Seconds of them spent on measuring.
+    pub monitor_seconds: f64,
+    /// Matrices that are frozen after it.
+    pub frozen_units: usize,
+    /// Operations of this step.
+    pub flops: StepFlops,
+    /// Bytes of the optimizer's states.
+    pub optimizer_bytes: u64,
+    /// Bytes of gradients and weights kept for measuring.
+    pub kept_bytes: u64,
+    /// Bytes of the outputs of frozen layers that are kept, where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix_cache_bytes: Option<u64>,
+    /// Memory of the process, where the system says it.
+    pub resident_bytes: Option<u64>,
+    /// Most memory of the process during this step, where the system says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
+    /// The loss on the validation set, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f64>,
+}
+
+/// The operations of a step: those executed by kind, and those that frozen matrices and kept outputs saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepFlops {
+    /// What was executed.
+    #[serde(flatten)]
+    pub executed: Flops,
+    /// What was saved, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<u64>,
+}
