@@ -1,20 +1,23 @@
-//! Calls of this program by itself: each run of a comparison is a process of its own.
+//! Calls of this program by itself: each job of a comparison is a process of its own.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use grades_train::compare::Call;
+use grades_train::compare::{Job, ScoredModel};
+use grades_train::config::Precision;
+use serde_json::Value;
 
 use crate::output;
 
-/// What makes calls: it logs what they log, and tells the error that they end with.
-pub(crate) fn caller(threads: Option<NonZeroUsize>) -> impl FnMut(&Call) -> Result<(), String> {
-    move |call| {
-        output::log(&format!("  {}", call.title));
+/// What does jobs: it logs what their processes log, and tells the error that they end with.
+pub(crate) fn worker(threads: Option<NonZeroUsize>) -> impl FnMut(&Job) -> Result<(), String> {
+    move |job| {
+        output::log(&format!("  {job}"));
         let mut command = Command::new(program()?);
-        command.args(&call.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(arguments(job)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(threads) = threads {
             command.args(["--threads", &threads.to_string()]);
         }
@@ -46,4 +49,98 @@ fn program() -> Result<PathBuf, String> {
         return Ok(itself.to_owned());
     }
     std::env::current_exe().map_err(|error| format!("this program cannot be found ({error})"))
+}
+
+/// The arguments after `grades` that do a job.
+fn arguments(job: &Job) -> Vec<OsString> {
+    match job {
+        Job::Train { config, output_dir, resume_from, .. } => {
+            // Paths of options are quoted as YAML.
+            let option = |key: &str, path: &Path| format!("{key}={}", Value::from(path.to_string_lossy())).into();
+            let mut arguments = vec!["train".into(), config.into(), option("output_dir", output_dir)];
+            arguments.extend(resume_from.iter().map(|checkpoint| option("resume_from_checkpoint", checkpoint)));
+            arguments
+        }
+        Job::Eval { model, tasks, data_dir, limit, samples, .. } => {
+            let ScoredModel { model, adapter, load_in_4bit, precision } = model;
+            let precision = match precision {
+                Precision::Auto => "auto",
+                Precision::F32 => "f32",
+                Precision::Bf16 => "bf16",
+            };
+            let mut arguments: Vec<OsString> = vec!["eval".into()];
+            let mut option = |key: &str, value: OsString| arguments.extend([key.into(), value]);
+            option("--model", model.into());
+            if let Some(adapter) = adapter {
+                option("--adapter", adapter.into());
+            }
+            option("--tasks", tasks.join(",").into());
+            if let Some(data_dir) = data_dir {
+                option("--data-dir", data_dir.into());
+            }
+            option("--precision", precision.into());
+            option("--samples", samples.into());
+            if let Some(limit) = limit {
+                option("--limit", limit.to_string().into());
+            }
+            if *load_in_4bit {
+                arguments.push("--load-in-4bit".into());
+            }
+            arguments
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    /// The arguments of a job, which the program takes.
+    fn taken(job: &Job) -> Vec<String> {
+        let arguments = arguments(job);
+        let all = [OsString::from("grades")].into_iter().chain(arguments.iter().cloned());
+        assert!(crate::Cli::try_parse_from(all).is_ok(), "{arguments:?}");
+        arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_run_is_trained_in_its_own_directory() {
+        let job = |resume_from| Job::Train {
+            name: "a".into(),
+            config: "out/configs/a.yaml".into(),
+            output_dir: "out/a: \"b\"".into(),
+            resume_from,
+        };
+        let start = ["train", "out/configs/a.yaml", r#"output_dir="out/a: \"b\"""#];
+        assert_eq!(taken(&job(None)), start);
+        let checkpoint = r#"resume_from_checkpoint="t/checkpoints/step-000010""#;
+        assert_eq!(taken(&job(Some("t/checkpoints/step-000010".into()))), [&start[..], &[checkpoint]].concat());
+    }
+
+    #[test]
+    fn a_model_is_scored_as_it_was_trained() {
+        let model = ScoredModel { model: "m".into(), adapter: None, load_in_4bit: false, precision: Precision::Auto };
+        let plain = Job::Eval {
+            name: "a".into(),
+            model: model.clone(),
+            tasks: vec!["piqa"],
+            data_dir: None,
+            limit: None,
+            samples: "s".into(),
+        };
+        assert_eq!(taken(&plain), ["eval", "--model", "m", "--tasks", "piqa", "--precision", "auto", "--samples", "s"]);
+        let adapted = Job::Eval {
+            name: "a".into(),
+            model: ScoredModel { adapter: Some("ad".into()), load_in_4bit: true, precision: Precision::F32, ..model },
+            tasks: vec!["piqa", "boolq"],
+            data_dir: Some("d".into()),
+            limit: Some(3),
+            samples: "s".into(),
+        };
+        let expected = "eval --model m --adapter ad --tasks piqa,boolq --data-dir d --precision f32 --samples s --limit 3 \
+                        --load-in-4bit";
+        assert_eq!(taken(&adapted).join(" "), expected);
+    }
 }

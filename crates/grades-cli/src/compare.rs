@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use grades_train::compare::{Options, Plan};
+use grades_train::compare::{CompareOptions, Plan};
 use grades_train::config::Variants;
 
 use crate::runs::{self, Runs};
@@ -45,8 +45,8 @@ impl Args {
     pub(crate) fn run(self, json: bool, threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
         let variants = Variants::load(&self.config, &self.overrides)?;
         let runs = self.runs.with_seeds(self.seeds);
-        let plan = Plan::new(&variants, &Options { methods: self.methods, adapters: self.adapters, runs })?;
-        let comparison = plan.run(&mut child::caller(threads), &mut output::log)?;
+        let plan = Plan::new(&variants, &CompareOptions { methods: self.methods, adapters: self.adapters, runs })?;
+        let comparison = plan.run(&mut child::worker(threads), &mut output::log)?;
         let place = ("compare", plan.folder().path());
         runs::tell(json, place, comparison.json(), &comparison.markdown(), &comparison)
     }

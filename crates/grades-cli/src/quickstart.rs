@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use grades_report::{self as report, page};
-use grades_train::compare::{Comparison, Metric, Options, Plan, Runs};
+use grades_train::compare::{CompareOptions, Comparison, Metric, Plan, Row, RunOptions};
 use grades_train::config::Variants;
 use grades_train::quickstart::{self, TASK};
 use serde_json::json;
@@ -54,10 +54,10 @@ impl Args {
         report::check_folder(&folder)?;
         let files = quickstart::write(&folder)?;
         output::log(&format!("{}: a small model, and questions for it", folder.display()));
-        let options = Options {
+        let options = CompareOptions {
             methods: METHODS.map(str::to_owned).to_vec(),
             adapters: Vec::new(),
-            runs: Runs {
+            runs: RunOptions {
                 seeds: self.seeds,
                 tasks: vec![TASK.to_owned()],
                 data_dir: Some(files.data),
@@ -67,7 +67,7 @@ impl Args {
             },
         };
         let plan = Plan::new(&Variants::load(&files.config, &[])?, &options)?;
-        let comparison = plan.run(&mut child::caller(threads), &mut output::log)?;
+        let comparison = plan.run(&mut child::worker(threads), &mut output::log)?;
         let report = write_report(&comparison, &folder)?;
         let compared = plan.folder().path().join("compare.html");
         let seconds = started.elapsed().as_secs_f64();
@@ -100,7 +100,7 @@ fn free_folder() -> PathBuf {
 
 /// The first run of each method over one another.
 fn write_report(comparison: &Comparison, folder: &Path) -> anyhow::Result<PathBuf> {
-    let first = |row: &grades_train::compare::Row| row.runs.first().map(|(_, run)| run.run.clone());
+    let first = |row: &Row| row.runs.first().map(|(_, run)| run.run.clone());
     let runs: Vec<PathBuf> = comparison.rows.iter().filter_map(first).collect();
     let path = folder.join("report.html");
     if !runs.is_empty() {

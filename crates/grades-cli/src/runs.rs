@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use grades_train::compare::{self, Comparison, Metric};
+use grades_train::compare::{Comparison, Metric, RunOptions};
 use serde_json::{Value, json};
 
 use crate::output;
@@ -32,9 +32,9 @@ pub(crate) struct Runs {
 
 impl Runs {
     /// The same, with so many seeds of each.
-    pub(crate) fn with_seeds(self, seeds: NonZeroUsize) -> compare::Runs {
+    pub(crate) fn with_seeds(self, seeds: NonZeroUsize) -> RunOptions {
         let Self { tasks, data_dir, limit, metric, out } = self;
-        compare::Runs { seeds, tasks, data_dir, limit, metric, out }
+        RunOptions { seeds, tasks, data_dir, limit, metric, out }
     }
 }
 

@@ -3,8 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use grades_train::compare::Sweep;
-use grades_train::compare::sweep::Options;
+use grades_train::compare::{Sweep, SweepOptions};
 use grades_train::config::Variants;
 
 use crate::runs::{self, Runs};
@@ -42,8 +41,8 @@ impl Args {
     pub(crate) fn run(self, json: bool, threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
         let variants = Variants::load(&self.config, &self.overrides)?;
         let runs = self.runs.with_seeds(self.seeds);
-        let sweep = Sweep::new(&variants, &Options { taus: self.tau, alphas: self.alpha, runs })?;
-        let grid = sweep.run(&mut child::caller(threads), &mut output::log)?;
+        let sweep = Sweep::new(&variants, &SweepOptions { taus: self.tau, alphas: self.alpha, runs })?;
+        let grid = sweep.run(&mut child::worker(threads), &mut output::log)?;
         runs::tell(json, ("sweep", sweep.folder().path()), grid.json(), &grid.markdown(), &grid.comparison)
     }
 }

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::Finished;
-use super::cell::{Caller, Cell, Folder};
+use super::finished::Finished;
+use super::folder::Folder;
+use super::job::{ScoredModel, Worker};
 use super::outcome::{Comparison, Failure};
-use super::questions::{Questions, Scored};
+use super::planned_run::PlannedRun;
+use super::questions::Questions;
 use crate::config::{Config, Init};
 
 /// The directory of what the model answers before any training.
@@ -15,17 +17,17 @@ const BASE: &str = "base";
 pub(super) struct Maker<'a, 'b> {
     pub(super) folder: &'a Folder,
     pub(super) questions: &'a Questions,
-    pub(super) call: &'a mut Caller<'b>,
+    pub(super) work: &'a mut Worker<'b>,
     /// Gets a line about each run.
     pub(super) log: &'a mut dyn FnMut(&str),
 }
 
 impl Maker<'_, '_> {
     /// Scores the model before training.
-    pub(super) fn base(&mut self, comparison: &mut Comparison, base: Option<&Scored>) {
+    pub(super) fn base(&mut self, comparison: &mut Comparison, base: Option<&ScoredModel>) {
         let Some(base) = base else { return };
         let folder = self.folder.path().join(BASE);
-        match self.questions.answers("the model before training", base, &folder, self.call) {
+        match self.questions.answers("the model before training", base, &folder, self.work) {
             Ok(answers) => comparison.base = Some(answers),
             Err(error) => comparison.failures.push(Failure::new(BASE, &error)),
         }
@@ -38,11 +40,11 @@ impl Maker<'_, '_> {
         row: usize,
         seed: u64,
         place: &str,
-        cell: &Cell,
+        planned: &PlannedRun,
     ) -> Option<PathBuf> {
-        let there = if self.folder.finished(cell).is_some() { ", there already" } else { "" };
-        (self.log)(&format!("{place} {}{there}", cell.name));
-        match self.folder.finish(cell, self.questions, self.call) {
+        let there = if self.folder.finished(planned).is_some() { ", there already" } else { "" };
+        (self.log)(&format!("{place} {}{there}", planned.name));
+        match self.folder.finish(planned, self.questions, self.work) {
             Ok(finished) => {
                 (self.log)(&line(&finished));
                 let run = finished.run.clone();
@@ -51,7 +53,7 @@ impl Maker<'_, '_> {
             }
             Err(error) => {
                 (self.log)(&format!("  failed: {error}"));
-                comparison.failures.push(Failure::new(&cell.name, &error));
+                comparison.failures.push(Failure::new(&planned.name, &error));
                 None
             }
         }
@@ -59,10 +61,15 @@ impl Maker<'_, '_> {
 }
 
 /// The model before training, where there is one and something to ask it.
-pub(super) fn base(common: &Config, questions: &Questions) -> Option<Scored> {
+pub(super) fn base(common: &Config, questions: &Questions) -> Option<ScoredModel> {
     let pretrained = common.model.checkpoint().filter(|_| common.init == Init::Pretrained);
     let asked = pretrained.filter(|_| !questions.names().is_empty());
-    asked.map(|model| Scored { model: model.into(), adapter: None, load_in_4bit: false, precision: common.precision })
+    asked.map(|model| ScoredModel {
+        model: model.into(),
+        adapter: None,
+        load_in_4bit: false,
+        precision: common.precision,
+    })
 }
 
 fn line(Finished { summary, .. }: &Finished) -> String {

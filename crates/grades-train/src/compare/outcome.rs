@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::{BASELINE, FULL};
+use super::adapter::FULL;
+use super::error::CompareError;
+use super::finished::Finished;
 use super::questions::{Answers, Metric, Questions};
 use super::significance::{holm, sign_flip};
-use super::{CompareError, Finished};
 use grades_report::record::Answer;
 use grades_report::table::Mean;
 
+/// The method that the others are compared with.
+pub(super) const BASELINE: &str = "none";
 /// Differences whose corrected p is at least this are called noise.
 pub(super) const LEVEL: f64 = 0.05;
 /// The test of the mean over all tasks.

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::outcome::Comparison;
+use super::finished::Finished;
+use super::outcome::{Comparison, Row};
 use grades_report::page::{escape, page};
 use grades_report::svg::{self, Bar};
 use grades_report::{self as report, Figure, Run, number};
@@ -51,8 +52,8 @@ pub(super) fn html(title: &str, comparison: &Comparison, folder: &Path, maps: &[
 /// Seconds of each row.
 fn time(comparison: &Comparison) -> Figure {
     let title = "Time";
-    let bar = |row: &super::Row| {
-        let mean = |value: &dyn Fn(&super::Finished) -> f64| row.mean(|run| Some(value(run))).unwrap_or(0.0);
+    let bar = |row: &Row| {
+        let mean = |value: &dyn Fn(&Finished) -> f64| row.mean(|run| Some(value(run))).unwrap_or(0.0);
         let outlined = mean(&|run| run.summary.validation_seconds.unwrap_or(0.0) + run.summary.monitor_seconds);
         let all = mean(&|run| run.summary.seconds);
         let text = format!("{}, {} of it validation and monitoring", number::seconds(all), number::seconds(outlined));

@@ -1,64 +1,25 @@
 //! Which runs a comparison is made of, and making them.
 
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-
-use super::CompareError;
-use super::cell::{Caller, Cell, Folder};
+use super::adapter::{FULL, adapter_name, adapter_options};
+use super::error::CompareError;
+use super::folder::Folder;
+use super::job::{ScoredModel, Worker};
 use super::make::{Maker, base};
-use super::outcome::{Comparison, Row};
-use super::questions::{Metric, Questions, Scored};
-use crate::config::{Config, Variants};
-use crate::data::DataError;
-
-/// The name of training the model itself.
-pub(super) const FULL: &str = "full";
-/// The method that the others are compared with.
-pub(super) const BASELINE: &str = "none";
+use super::options::RunOptions;
+use super::outcome::{BASELINE, Comparison, Row};
+use super::planned_run::PlannedRun;
+use super::questions::{Metric, Questions};
+use crate::config::{Adapter, Config, ConfigError, Variants};
 
 /// What is compared.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct CompareOptions {
     /// Methods of early stopping.
     pub methods: Vec<String>,
     /// `full`, or what `adapter` of a config may be; none: what the config has.
     pub adapters: Vec<String>,
     /// How many of each, how they are scored, and where they go.
-    pub runs: Runs,
-}
-
-/// How many runs there are of each kind, how they are scored, and where they go.
-#[derive(Clone, Debug)]
-pub struct Runs {
-    /// Runs of each: with the config's `seed` and those after it.
-    pub seeds: NonZeroUsize,
-    /// Benchmarks; none: losses and costs alone.
-    pub tasks: Vec<String>,
-    /// The folder that holds a folder for each benchmark; left out, as [`crate::eval::Task::load`] looks for them.
-    pub data_dir: Option<PathBuf>,
-    /// Only the first so many questions of each.
-    pub limit: Option<usize>,
-    /// What counts as right.
-    pub metric: Metric,
-    /// Where everything goes; left out: `output_dir` of the config.
-    pub out: Option<PathBuf>,
-}
-
-impl Runs {
-    /// The seeds, from the config's on.
-    pub(super) fn seeds(&self, first: u64) -> impl Iterator<Item = u64> + use<> {
-        (0..self.seeds.get() as u64).map(move |index| first.wrapping_add(index))
-    }
-
-    /// The questions that every run is scored on.
-    pub(super) fn questions(&self) -> Result<Questions, DataError> {
-        Questions::load(&self.tasks, self.data_dir.as_deref(), self.limit)
-    }
-
-    /// The folder that everything goes into.
-    pub(super) fn folder<'a>(&'a self, common: &'a Config) -> &'a Path {
-        self.out.as_deref().unwrap_or(common.output_dir.as_path())
-    }
+    pub runs: RunOptions,
 }
 
 /// A comparison that can be made.
@@ -67,18 +28,18 @@ pub struct Plan {
     folder: Folder,
     questions: Questions,
     metric: Metric,
-    base: Option<Scored>,
+    base: Option<ScoredModel>,
     rows: Vec<(String, String)>,
     /// Seeds outermost, so that an interrupted comparison has whole rows of the first seeds.
-    cells: Vec<Planned>,
+    runs: Vec<Entry>,
 }
 
-/// A run and its place in the table.
+/// A run and where it stands in the table.
 #[derive(Clone, Debug)]
-struct Planned {
+struct Entry {
     row: usize,
     seed: u64,
-    cell: Cell,
+    run: PlannedRun,
 }
 
 impl Plan {
@@ -90,7 +51,7 @@ impl Plan {
     /// # Errors
     /// If an option, a name or the data of a benchmark is wrong, or the folder holds something else. Nothing has been
     /// trained then.
-    pub fn new(variants: &Variants, options: &Options) -> Result<Self, CompareError> {
+    pub fn new(variants: &Variants, options: &CompareOptions) -> Result<Self, CompareError> {
         let questions = options.runs.questions()?;
         let (mut adapters, methods) = (unique(&options.adapters), unique(&options.methods));
         check_names(variants, &adapters, &methods)?;
@@ -102,20 +63,20 @@ impl Plan {
         }
         let out = options.runs.folder(&common);
         let rows: Vec<_> = adapters.iter().flat_map(|a| methods.iter().map(move |m| (a.clone(), m.clone()))).collect();
-        let mut cells = Vec::new();
+        let mut runs = Vec::new();
         for seed in options.runs.seeds(common.seed) {
             for (row, (adapter, method)) in rows.iter().enumerate() {
                 let name = format!("{adapter}-{method}-seed{seed}");
                 let config = config(variants, adapter, method, seed)
                     .map_err(|source| CompareError::Config { name: name.clone(), source })?;
                 let config = Config { output_dir: out.join(&name), ..config };
-                cells.push(Planned { row, seed, cell: Cell { name, config, from: None } });
+                runs.push(Entry { row, seed, run: PlannedRun { name, config, from: None } });
             }
         }
         let folder = Folder::open(out)?;
-        cells.iter().try_for_each(|planned| folder.check(&planned.cell))?;
+        runs.iter().try_for_each(|entry| folder.check(&entry.run))?;
         let base = base(&common, &questions);
-        Ok(Self { folder, questions, metric: options.runs.metric, base, rows, cells })
+        Ok(Self { folder, questions, metric: options.runs.metric, base, rows, runs })
     }
 
     /// The folder that everything goes into.
@@ -129,14 +90,14 @@ impl Plan {
     ///
     /// # Errors
     /// If the results cannot be written. They are written after each run, so that they can be looked at meanwhile.
-    pub fn run(&self, call: &mut Caller<'_>, log: &mut dyn FnMut(&str)) -> Result<Comparison, CompareError> {
+    pub fn run(&self, work: &mut Worker<'_>, log: &mut dyn FnMut(&str)) -> Result<Comparison, CompareError> {
         let rows = self.rows.iter().map(|(adapter, method)| Row::new(adapter, method)).collect();
-        let mut comparison = Comparison::new(self.metric, &self.questions, rows, self.cells.len());
-        let mut maker = Maker { folder: &self.folder, questions: &self.questions, call, log };
+        let mut comparison = Comparison::new(self.metric, &self.questions, rows, self.runs.len());
+        let mut maker = Maker { folder: &self.folder, questions: &self.questions, work, log };
         maker.base(&mut comparison, self.base.as_ref());
-        for (index, Planned { row, seed, cell }) in self.cells.iter().enumerate() {
-            let place = format!("[{}/{}]", index + 1, self.cells.len());
-            maker.run(&mut comparison, *row, *seed, &place, cell);
+        for (index, Entry { row, seed, run }) in self.runs.iter().enumerate() {
+            let place = format!("[{}/{}]", index + 1, self.runs.len());
+            maker.run(&mut comparison, *row, *seed, &place, run);
             comparison.test();
             comparison.write(self.folder.path())?;
         }
@@ -144,39 +105,12 @@ impl Plan {
     }
 }
 
-/// What a config trains.
-pub(super) fn adapter_name(config: &Config) -> String {
-    let name = config.adapter.and_then(|adapter| serde_json::to_value(adapter).ok());
-    name.and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_else(|| FULL.to_owned())
-}
-
 /// The config of one run.
-fn config(variants: &Variants, adapter: &str, method: &str, seed: u64) -> Result<Config, crate::config::ConfigError> {
+fn config(variants: &Variants, adapter: &str, method: &str, seed: u64) -> Result<Config, ConfigError> {
     let mut options = adapter_options(adapter);
     options.extend([format!("early_stopping.method={method}"), format!("seed={seed}"), "eval_steps=0".to_owned()]);
     let both = format!("{adapter}+{method}");
     variants.config(&options, &[adapter, method, &both])
-}
-
-/// What makes a config train this adapter. `full` lets go of options that only an adapter has.
-pub(crate) fn adapter_options(adapter: &str) -> Vec<String> {
-    if adapter != FULL {
-        return vec![format!("adapter={adapter}")];
-    }
-    let keys = [
-        "adapter",
-        "lora_r",
-        "lora_alpha",
-        "lora_dropout",
-        "lora_target_modules",
-        "lora_target_linear",
-        "peft_use_rslora",
-        "peft_use_dora",
-        "loraplus_lr_ratio",
-        "fold_frozen",
-        "load_in_4bit",
-    ];
-    keys.iter().map(|key| format!("{key}=null")).collect()
 }
 
 fn unique(names: &[String]) -> Vec<String> {
@@ -198,8 +132,7 @@ fn check_names(variants: &Variants, adapters: &[String], methods: &[String]) -> 
     if let Some(method) = methods.iter().find(|method| !METHODS.contains(&method.as_str())) {
         return Err(CompareError::Unknown(format!("there is no method `{method}`; known are {}", METHODS.join(", "))));
     }
-    let known_adapter =
-        |name: &str| name == FULL || serde_json::from_value::<crate::config::Adapter>(name.into()).is_ok();
+    let known_adapter = |name: &str| name == FULL || serde_json::from_value::<Adapter>(name.into()).is_ok();
     if let Some(adapter) = adapters.iter().find(|adapter| !known_adapter(adapter)) {
         return Err(CompareError::Unknown(format!(
             "there is no adapter `{adapter}`; give full, or what `adapter` of a config may be, such as lora"

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use grades_report::record::Answer;
 
-use super::CompareError;
-use super::cell::{Call, Caller};
-use crate::config::Precision;
+use super::error::CompareError;
+use super::job::{Job, ScoredModel, Worker};
 use crate::data::DataError;
 use crate::eval::Task;
 
@@ -64,19 +63,6 @@ impl std::str::FromStr for Metric {
     }
 }
 
-/// A model that is scored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scored {
-    /// A folder or a GGUF file.
-    pub model: PathBuf,
-    /// An adapter for it.
-    pub adapter: Option<PathBuf>,
-    /// Whether its matrices are held in 4 bits, beside which the adapter was trained.
-    pub load_in_4bit: bool,
-    /// Numbers of the matrix products.
-    pub precision: Precision,
-}
-
 /// The questions of some benchmarks.
 #[derive(Clone, Debug)]
 pub struct Questions {
@@ -123,18 +109,18 @@ impl Questions {
     /// How a model answers, from `folder` or by asking it; what it answers is kept there, a file a task.
     ///
     /// # Errors
-    /// If the call fails, or stored answers are damaged or those of other questions.
+    /// If asking fails, or stored answers are damaged or those of other questions.
     pub fn answers(
         &self,
         name: &str,
-        scored: &Scored,
+        scored: &ScoredModel,
         folder: &Path,
-        call: &mut Caller<'_>,
+        work: &mut Worker<'_>,
     ) -> Result<Answers, CompareError> {
-        let missing: Vec<&str> =
+        let missing: Vec<&'static str> =
             self.names().into_iter().filter(|task| !folder.join(self.file(task)).is_file()).collect();
         if !missing.is_empty() {
-            self.ask(name, scored, &missing, folder, call)?;
+            self.ask(name, scored, &missing, folder, work)?;
         }
         let mut answers = Answers::new();
         for (task, targets) in &self.tasks {
@@ -155,10 +141,10 @@ impl Questions {
     fn ask(
         &self,
         name: &str,
-        scored: &Scored,
-        tasks: &[&str],
+        scored: &ScoredModel,
+        tasks: &[&'static str],
         folder: &Path,
-        call: &mut Caller<'_>,
+        work: &mut Worker<'_>,
     ) -> Result<(), CompareError> {
         fs::create_dir_all(folder).map_err(CompareError::io(folder))?;
         // What an interrupted evaluation left.
@@ -166,29 +152,15 @@ impl Questions {
         if samples.exists() {
             fs::remove_file(&samples).map_err(CompareError::io(&samples))?;
         }
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        let precision = match scored.precision {
-            Precision::Auto => "auto",
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
+        let job = Job::Eval {
+            name: name.to_owned(),
+            model: scored.clone(),
+            tasks: tasks.to_vec(),
+            data_dir: self.data_dir.clone(),
+            limit: self.limit,
+            samples: samples.clone(),
         };
-        let mut arguments: Vec<String> = vec!["eval".into(), "--model".into(), text(&scored.model)];
-        if let Some(adapter) = &scored.adapter {
-            arguments.extend(["--adapter".into(), text(adapter)]);
-        }
-        if scored.load_in_4bit {
-            arguments.push("--load-in-4bit".into());
-        }
-        arguments.extend(["--tasks".into(), tasks.join(",")]);
-        if let Some(data_dir) = &self.data_dir {
-            arguments.extend(["--data-dir".into(), text(data_dir)]);
-        }
-        arguments.extend(["--precision".into(), precision.into(), "--samples".into(), text(&samples)]);
-        if let Some(limit) = self.limit {
-            arguments.extend(["--limit".into(), limit.to_string()]);
-        }
-        let title = format!("{name}: scoring {}", tasks.join(", "));
-        call(&Call { title, arguments }).map_err(|message| CompareError::Failed { name: name.to_owned(), message })?;
+        work(&job).map_err(|message| CompareError::Failed { name: name.to_owned(), message })?;
         let answers = read(&samples)?;
         for task in tasks {
             // What a comparison needs of them.
@@ -207,32 +179,4 @@ fn read(path: &Path) -> Result<Vec<Answer>, CompareError> {
     let damaged =
         |error: serde_json::Error| CompareError::Damaged { path: path.to_owned(), problem: error.to_string() };
     text.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(damaged)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Questions, Scored};
-    use crate::config::Precision;
-
-    #[test]
-    fn an_adapter_is_scored_beside_the_base_that_it_was_trained_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().join("data/piqa");
-        std::fs::create_dir_all(&data).unwrap();
-        let question = r#"{"goal": "a", "sol1": "b", "sol2": "c", "label": 0}"#;
-        std::fs::write(data.join("validation.jsonl"), question).unwrap();
-        let questions = Questions::load(&["piqa"], Some(&folder.path().join("data")), None).unwrap();
-        for load_in_4bit in [false, true] {
-            let (model, adapter) = ("model".into(), Some("adapter".into()));
-            let scored = Scored { model, adapter, load_in_4bit, precision: Precision::F32 };
-            let mut arguments = Vec::new();
-            let mut call = |call: &super::Call| {
-                arguments.clone_from(&call.arguments);
-                Err("no program is called here".to_owned())
-            };
-            assert!(questions.answers("run", &scored, &folder.path().join("eval"), &mut call).is_err());
-            assert_eq!(arguments[..5], ["eval", "--model", "model", "--adapter", "adapter"]);
-            assert_eq!(arguments.contains(&"--load-in-4bit".to_owned()), load_in_4bit);
-        }
-    }
 }

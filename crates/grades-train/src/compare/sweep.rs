@@ -9,26 +9,32 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::cell::{Caller, Cell, Folder, newest_checkpoint};
+use super::adapter::adapter_name;
+use super::error::CompareError;
+use super::finished::Finished;
+use super::folder::{Folder, newest_checkpoint};
+use super::job::{ScoredModel, Worker};
 use super::make::{Maker, base};
-use super::outcome::{Comparison, Row, average};
-use super::plan::{BASELINE, Runs, adapter_name};
-use super::questions::{Metric, Questions, Scored};
-use super::{CompareError, Finished, page, write_all};
-use crate::config::{Config, SaveSteps, Variants};
+use super::options::RunOptions;
+use super::outcome::{BASELINE, Comparison, Row, average};
+use super::page;
+use super::planned_run::PlannedRun;
+use super::questions::{Metric, Questions};
+use super::results::write_all;
+use crate::config::{Config, ConfigError, SaveSteps, Variants};
 use crate::train::common_steps;
-use grades_report::table::{Cell as TableCell, Table};
-use grades_report::{Figure, svg};
+use grades_report::table::{Cell, Table};
+use grades_report::{Figure, number, svg};
 
 /// What is swept.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct SweepOptions {
     /// Thresholds.
     pub taus: Vec<f64>,
     /// Shares of the steps in which nothing freezes.
     pub alphas: Vec<f64>,
     /// How many of each, how they are scored, and where they go.
-    pub runs: Runs,
+    pub runs: RunOptions,
 }
 
 /// A sweep that can be made.
@@ -37,20 +43,20 @@ pub struct Sweep {
     folder: Folder,
     questions: Questions,
     metric: Metric,
-    base: Option<Scored>,
+    base: Option<ScoredModel>,
     adapter: String,
     taus: Vec<f64>,
     alphas: Vec<f64>,
-    seeds: Vec<Planned>,
+    seeds: Vec<SeedRuns>,
 }
 
 /// The runs of one seed.
 #[derive(Clone, Debug)]
-struct Planned {
+struct SeedRuns {
     seed: u64,
-    trunk: Cell,
+    trunk: PlannedRun,
     /// Each with the last step that it shares with the trunk.
-    cells: Vec<(usize, Cell)>,
+    runs: Vec<(usize, PlannedRun)>,
 }
 
 /// What a sweep found: a row for the trunk, then one for each τ and α, α fastest.
@@ -69,7 +75,7 @@ impl Sweep {
     ///
     /// # Errors
     /// If an option or the data is wrong, or the folder holds something else. Nothing has been trained then.
-    pub fn new(variants: &Variants, options: &Options) -> Result<Self, CompareError> {
+    pub fn new(variants: &Variants, options: &SweepOptions) -> Result<Self, CompareError> {
         let (taus, alphas) = (unique(&options.taus), unique(&options.alphas));
         if taus.is_empty() || alphas.is_empty() {
             return Err(CompareError::Unknown("a sweep needs at least one --tau and one --alpha".to_owned()));
@@ -79,35 +85,35 @@ impl Sweep {
         let (adapter, out) = (adapter_name(&common), options.runs.folder(&common));
         let mut seeds = Vec::new();
         for seed in options.runs.seeds(common.seed) {
-            let mut cells = Vec::new();
+            let mut runs = Vec::new();
             for tau in &taus {
                 for alpha in &alphas {
                     let name = format!("tau{tau}-alpha{alpha}-seed{seed}");
                     let config = config(variants, &adapter, *tau, *alpha, seed)
                         .map_err(|source| CompareError::Config { name: name.clone(), source })?;
                     let config = Config { output_dir: out.join(&name), ..config };
-                    cells.push((0, Cell { name, config, from: None }));
+                    runs.push((0, PlannedRun { name, config, from: None }));
                 }
             }
             // Where runs part depends on α alone.
             for column in 0..alphas.len() {
-                let common = common_steps(&cells[column].1.config)?;
-                cells.iter_mut().skip(column).step_by(alphas.len()).for_each(|(shared, _)| *shared = common);
+                let common = common_steps(&runs[column].1.config)?;
+                runs.iter_mut().skip(column).step_by(alphas.len()).for_each(|(shared, _)| *shared = common);
             }
-            let forks: BTreeSet<usize> = cells.iter().map(|(shared, _)| *shared).filter(|step| *step > 0).collect();
+            let forks: BTreeSet<usize> = runs.iter().map(|(shared, _)| *shared).filter(|step| *step > 0).collect();
             let name = format!("trunk-seed{seed}");
             let config = Config {
                 output_dir: out.join(&name),
                 early_stopping: grades::EarlyStopping::None(grades::NoneConfig::default()),
                 save_steps: Some(SaveSteps::At(forks.into_iter().collect())),
-                ..cells[0].1.config.clone()
+                ..runs[0].1.config.clone()
             };
-            seeds.push(Planned { seed, trunk: Cell { name, config, from: None }, cells });
+            seeds.push(SeedRuns { seed, trunk: PlannedRun { name, config, from: None }, runs });
         }
         let folder = Folder::open(out)?;
-        for planned in &seeds {
-            folder.check(&planned.trunk)?;
-            planned.cells.iter().try_for_each(|(_, cell)| folder.check(cell))?;
+        for of_seed in &seeds {
+            folder.check(&of_seed.trunk)?;
+            of_seed.runs.iter().try_for_each(|(_, run)| folder.check(run))?;
         }
         let base = base(&common, &questions);
         Ok(Self { folder, questions, metric: options.runs.metric, base, adapter, taus, alphas, seeds })
@@ -119,28 +125,28 @@ impl Sweep {
         &self.folder
     }
 
-    /// Makes every run that is not there yet, as [`Plan::run`](super::Plan::run). Where there is no trunk to fork from, a run
+    /// Makes every run that is not there yet, as [`Plan::run`](super::plan::Plan::run). Where there is no trunk to fork from, a run
     /// begins at the beginning.
     ///
     /// # Errors
     /// If the results cannot be written. They are written after each run.
-    pub fn run(&self, call: &mut Caller<'_>, log: &mut dyn FnMut(&str)) -> Result<Grid, CompareError> {
+    pub fn run(&self, work: &mut Worker<'_>, log: &mut dyn FnMut(&str)) -> Result<Grid, CompareError> {
         let names = self.taus.iter().flat_map(|tau| self.alphas.iter().map(move |alpha| format!("τ {tau}, α {alpha}")));
         let rows: Vec<Row> =
             [BASELINE.to_owned()].into_iter().chain(names).map(|name| Row::new(&self.adapter, &name)).collect();
         let all = rows.len() * self.seeds.len();
         let comparison = Comparison::new(self.metric, &self.questions, rows, all);
         let mut grid = Grid { comparison, taus: self.taus.clone(), alphas: self.alphas.clone() };
-        let mut maker = Maker { folder: &self.folder, questions: &self.questions, call, log };
+        let mut maker = Maker { folder: &self.folder, questions: &self.questions, work, log };
         maker.base(&mut grid.comparison, self.base.as_ref());
         let mut places = (1..).map(|index| format!("[{index}/{all}]"));
         let mut place = || places.next().unwrap_or_default();
-        for Planned { seed, trunk, cells } in &self.seeds {
+        for SeedRuns { seed, trunk, runs } in &self.seeds {
             let trunk = maker.run(&mut grid.comparison, 0, *seed, &place(), trunk);
-            for (index, (shared, cell)) in cells.iter().enumerate() {
+            for (index, (shared, run)) in runs.iter().enumerate() {
                 let from = trunk.as_deref().and_then(|trunk| newest_checkpoint(trunk, *shared));
-                let cell = Cell { from, ..cell.clone() };
-                maker.run(&mut grid.comparison, index + 1, *seed, &place(), &cell);
+                let run = PlannedRun { from, ..run.clone() };
+                maker.run(&mut grid.comparison, index + 1, *seed, &place(), &run);
                 grid.comparison.test();
                 grid.write(self.folder.path())?;
             }
@@ -149,13 +155,7 @@ impl Sweep {
     }
 }
 
-fn config(
-    variants: &Variants,
-    adapter: &str,
-    tau: f64,
-    alpha: f64,
-    seed: u64,
-) -> Result<Config, crate::config::ConfigError> {
+fn config(variants: &Variants, adapter: &str, tau: f64, alpha: f64, seed: u64) -> Result<Config, ConfigError> {
     let options = ["early_stopping.method=grades".to_owned(), format!("seed={seed}"), "eval_steps=0".to_owned()];
     let mut config = variants.config(&options, &[adapter, "grades", &format!("{adapter}+grades")])?;
     if let grades::EarlyStopping::Grades(grades) = &mut config.early_stopping {
@@ -193,12 +193,12 @@ impl Grid {
         let columns = self.alphas.iter().map(|alpha| (format!("alpha{alpha}"), alpha.to_string()));
         let mut table = Table::new(title, first.chain(columns));
         for (tau, row) in self.taus.iter().zip(&values) {
-            let cells = row.iter().map(|value| TableCell::number(*value, decimals));
-            table.row([TableCell::text(tau.to_string())].into_iter().chain(cells));
+            let cells = row.iter().map(|value| Cell::number(*value, decimals));
+            table.row([Cell::text(tau.to_string())].into_iter().chain(cells));
         }
         let trunk = self.comparison.rows.first().and_then(|row| row.mean(&value));
         let note = trunk.map_or(String::new(), |value| {
-            format!("Mean over the seeds; without early stopping {}.", grades_report::number::fixed(value, decimals))
+            format!("Mean over the seeds; without early stopping {}.", number::fixed(value, decimals))
         });
         Figure { name: name.into(), title: title.into(), note, svg: svg::map(title, &taus, &alphas, &values), table }
     }

@@ -1,11 +1,9 @@
 //! The paper's Table 1 (accuracy) and Table 4 (cost) of a comparison, the tests, and what they say in words.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
-use super::outcome::{AVERAGE, Comparison, LEVEL, Row, average, flops};
-use super::{CompareError, Finished, page, write_all};
+use super::finished::Finished;
+use super::outcome::{AVERAGE, BASELINE, Comparison, LEVEL, Row, average, flops};
 use grades_report::number;
 use grades_report::table::{Cell, Mean, Table};
 
@@ -127,7 +125,7 @@ impl Comparison {
 
     /// The row of `none` with the same adapter.
     fn own(&self, row: &Row) -> Option<&Row> {
-        self.rows.iter().find(|of| of.adapter == row.adapter && of.method == super::plan::BASELINE)
+        self.rows.iter().find(|of| of.adapter == row.adapter && of.method == BASELINE)
     }
 
     fn reference_name(&self) -> Option<String> {
@@ -225,7 +223,7 @@ impl Comparison {
         });
         let rows: Vec<Value> = base.into_iter().chain(self.rows.iter().map(|row| self.row_json(row))).collect();
         let tests = self.tests.iter().map(|test| {
-            json!({ "adapter": test.adapter, "method": test.method, "against": super::plan::BASELINE, "task": test.task,
+            json!({ "adapter": test.adapter, "method": test.method, "against": BASELINE, "task": test.task,
                     "difference": test.difference, "seeds": test.seeds, "p": test.p, "p_corrected": test.p_corrected,
                     "noise": test.is_noise() })
         });
@@ -305,16 +303,6 @@ impl Comparison {
     #[must_use]
     pub fn csv(&self) -> String {
         self.accuracy().beside(&self.cost(), 2).csv()
-    }
-
-    /// Writes `compare.md`, `compare.csv`, `compare.json` and `compare.html` into a comparison's folder, in place of older
-    /// ones.
-    ///
-    /// # Errors
-    /// If they cannot be written.
-    pub fn write(&self, folder: &Path) -> Result<(), CompareError> {
-        let (json, html) = (format!("{:#}\n", self.json()), page::html("Comparison", self, folder, &[]));
-        write_all(folder, "compare", [&self.markdown(), &self.csv(), &json, &html])
     }
 }
 

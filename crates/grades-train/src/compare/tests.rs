@@ -1,5 +1,8 @@
 //! Tables and tests of made-up runs, by hand.
 
+use std::path::Path;
+
+use super::adapter::adapter_options;
 use super::*;
 use crate::config::Config;
 use grades_report::record::Answer;
@@ -170,10 +173,33 @@ fn full_lets_go_of_every_option_that_only_adapters_have() {
     ];
     for option in options {
         let yaml = format!("{data}adapter: lora\n{option}\n");
-        let with = |adapter| Config::parse(&yaml, &plan::adapter_options(adapter));
+        let with = |adapter| Config::parse(&yaml, &adapter_options(adapter));
         assert!(with("lora").unwrap().lora().is_some(), "{option}");
         assert_eq!(with("full").unwrap().lora(), None, "{option}");
         let alone = format!("{data}{option}\n");
         assert!(Config::parse(&alone, &[]).is_err() || option.contains("linear"), "{option}");
+    }
+}
+
+#[test]
+fn an_adapter_is_scored_beside_the_base_that_it_was_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data/piqa");
+    std::fs::create_dir_all(&data).unwrap();
+    let question = r#"{"goal": "a", "sol1": "b", "sol2": "c", "label": 0}"#;
+    std::fs::write(data.join("validation.jsonl"), question).unwrap();
+    let questions = Questions::load(&["piqa"], Some(&folder.path().join("data")), None).unwrap();
+    for load_in_4bit in [false, true] {
+        let precision = crate::config::Precision::F32;
+        let scored = ScoredModel { model: "model".into(), adapter: Some("adapter".into()), load_in_4bit, precision };
+        let mut jobs = Vec::new();
+        let mut work = |job: &Job| {
+            jobs.push(job.clone());
+            Err("nothing is done here".to_owned())
+        };
+        assert!(questions.answers("run", &scored, &folder.path().join("eval"), &mut work).is_err());
+        assert_eq!(jobs[0].to_string(), "run: scoring piqa");
+        let [Job::Eval { model, tasks, .. }] = jobs.as_slice() else { panic!("{jobs:?}") };
+        assert_eq!((model, tasks.as_slice()), (&scored, &["piqa"][..]));
     }
 }
