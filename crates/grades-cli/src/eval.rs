@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
-use burn::tensor::Device;
-use grades_models::parameters::Storage;
+use grades_models::source::LoadOptions;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::Checkpoint;
 use grades_models::{peft, registry};
+use grades_tensor::device;
 use grades_train::config::Precision;
 use grades_train::encoder::Encoder;
 use grades_train::eval::score::{ScoreOptions, TaskScore, score};
@@ -83,17 +83,16 @@ impl Args {
         }
         let model = Hub::from_env().model(&self.model)?;
         let checkpoint = Checkpoint::open(&model)?;
+        let load = LoadOptions::new(device("auto")?).in_4bit(self.load_in_4bit);
         // A large vocabulary takes about as long to read as a small model.
-        let (model, tokenizer) = rayon::join(
-            || registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit)),
-            || Tokenizer::from_checkpoint(&model),
-        );
+        let (model, tokenizer) =
+            rayon::join(|| registry::open(&checkpoint, load), || Tokenizer::from_checkpoint(&model));
         let (mut model, tokenizer) = (model?, tokenizer?);
         if let Some(adapter) = &self.adapter {
             model = peft::attach(model, adapter)?;
         }
-        tokenizer.check_fits(model.config().vocab_size)?;
-        model.set_precision(self.precision.resolve());
+        tokenizer.check_fits(model.sizes().vocab_size)?;
+        model.set_dtype(self.precision.resolve());
         // Only now, so that a mistake in the data or the model leaves no empty file behind.
         let mut samples = match &self.samples {
             Some(path) => {
@@ -103,7 +102,7 @@ impl Args {
             }
             None => None,
         };
-        let options = ScoreOptions { max_length: model.config().max_position_embeddings, batch_tokens: BATCH_TOKENS };
+        let options = ScoreOptions { max_length: model.sizes().max_position_embeddings, batch_tokens: BATCH_TOKENS };
         let mut results = BTreeMap::new();
         for (name, task, questions) in questions {
             let started = Instant::now();

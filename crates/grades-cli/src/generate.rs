@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use burn::tensor::Device;
 use grades_models::generate::{Limits, generate};
-use grades_models::parameters::Storage;
 use grades_models::sampling::{Sampler, SamplingOptions};
+use grades_models::source::LoadOptions;
 use grades_models::template::{ChatTemplate, Message};
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::Checkpoint;
 use grades_models::{peft, registry};
+use grades_tensor::device;
 use grades_train::hub::Hub;
 use serde_json::json;
 
@@ -59,13 +59,13 @@ impl Args {
         let model = Hub::from_env().model(&self.model)?;
         let checkpoint = Checkpoint::open(&model)?;
         let tokenizer = Tokenizer::from_checkpoint(&model)?;
-        let mut model = registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit))?;
+        let mut model = registry::open(&checkpoint, LoadOptions::new(device("auto")?).in_4bit(self.load_in_4bit))?;
         if let Some(adapter) = &self.adapter {
             model = peft::attach(model, adapter)?;
             // Nothing trains here, so on dense weights the adapters need no products of their own.
-            model.fold_frozen()?;
+            model.fold_frozen();
         }
-        tokenizer.check_fits(model.config().vocab_size)?;
+        tokenizer.check_fits(model.sizes().vocab_size)?;
         let prompt = if self.chat {
             let template =
                 ChatTemplate::of(&tokenizer).context("the model has no chat template; leave --chat out")??;

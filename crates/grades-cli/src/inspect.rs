@@ -43,7 +43,7 @@ impl Args {
         let path = Hub::from_env().model(&self.path)?;
         let checkpoint = Checkpoint::open(&path)?;
         let hf = HfConfig::new(checkpoint.config()?.clone())?;
-        let config = registry::decoder_config(&hf)?;
+        let config = registry::sizes(&hf)?;
         let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
         let (mut parameters, mut bytes, mut packed, mut tensors) = (0, 0, 0, Vec::new());
         for name in checkpoint.names() {

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use burn::tensor::Device;
-use grades_models::parameters::Storage;
+use grades_models::source::LoadOptions;
 use grades_models::tokenizer::Tokenizer;
-use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
-use grades_models::{host, peft, registry};
+use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, save_checkpoint};
+use grades_models::{peft, registry};
+use grades_tensor::device;
 use grades_train::hub::Hub;
 use serde_json::json;
 
@@ -43,13 +43,10 @@ impl Args {
         let model = Hub::from_env().model(&self.model)?;
         let checkpoint = Checkpoint::open(&model)?;
         let tokenizer = Tokenizer::from_checkpoint(&model)?;
-        let base = registry::open_as(&checkpoint, &Device::default(), Storage::in_4bit(self.load_in_4bit))?;
-        let model = peft::attach(base, &self.adapter)?.merged()?;
-        let failed = |error: grades_models::Error| WeightsError::Values(error.to_string());
+        let base = registry::open(&checkpoint, LoadOptions::new(device("auto")?).in_4bit(self.load_in_4bit))?;
+        let model = peft::attach(base, &self.adapter)?.merged();
         let tensors = model.parameters().iter().map(|parameter| {
-            TensorToSave::deferred(&parameter.name, &parameter.shape, move || {
-                host::read(&parameter.name, &parameter.value, |values| values.to_vec().into()).map_err(failed)
-            })
+            TensorToSave::deferred(&parameter.name, &parameter.shape, move || Ok(parameter.to_host()))
         });
         let dtype = match self.dtype.as_str() {
             "f32" => SaveDtype::F32,

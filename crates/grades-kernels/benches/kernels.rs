@@ -7,15 +7,17 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use grades_kernels::Element;
-use grades_kernels::activations::{Activation, gated, gated_backward, gated_joined, gated_joined_backward};
-use grades_kernels::attention::{Attention, AttentionGradients, Saved, Segment, attention, attention_backward};
+use grades_kernels::activations::{Activation, gated_joined_backward_new, gated_joined_new};
+use grades_kernels::attention::{Attention, Saved, Segment, attention_backward_new, attention_new};
 use grades_kernels::cross_entropy::{Head, HeadElement, HeadGradients, linear_cross_entropy};
+use grades_kernels::elementwise::add_in_place;
 use grades_kernels::gemm::bf16::{self as short, Rows};
 use grades_kernels::gemm::{Matrix, MatrixMut, nn, nt, tn};
-use grades_kernels::norms::{rms_norm, rms_norm_backward};
+use grades_kernels::heads::JoinedHeads;
+use grades_kernels::norms::{rms_norm_backward_new, rms_norm_new};
 use grades_kernels::optimizer::{AdamW, AdamWState, Measure, Update, adamw, measure};
 use grades_kernels::quant::{Nf4, PackedMatrix};
-use grades_kernels::rope::{RotaryTable, Rotation, rope};
+use grades_kernels::rope::RotaryTable;
 use half::bf16;
 
 /// The unit of a figure, and how much of it one run does.
@@ -55,7 +57,7 @@ fn values(count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 7919 % 1013) as f32 - 506.0) / 300.0).collect()
 }
 
-/// The same, as numbers of one kind.
+/// The same in one dtype.
 fn numbers<E: Element>(count: usize) -> Vec<E> {
     values(count).into_iter().map(E::narrow).collect()
 }
@@ -70,8 +72,8 @@ fn main() {
     short_products(&bench);
     attentions::<f32>(&bench, "");
     attentions::<bf16>(&bench, " bf16");
-    rows(&bench);
-    short_rows(&bench);
+    rows::<f32>(&bench, "");
+    rows::<bf16>(&bench, " bf16");
     head::<f32>(&bench, "");
     head::<bf16>(&bench, " bf16");
     optimizers(&bench);
@@ -97,7 +99,7 @@ fn products(bench: &Bench) {
     }
 }
 
-/// Products of bf16 numbers with dense weights and with such in NF4.
+/// Products of bf16 activations with dense weights and with such in NF4.
 fn short_products(bench: &Bench) {
     for (rows, inputs, outputs) in [(1024, 576, 1536), (1024, 1536, 576), (1024, 576, 576), (320, 576, 1536)] {
         let flops = || Work::Flops(2.0 * (rows * inputs * outputs) as f64);
@@ -131,78 +133,64 @@ fn attentions<E: Element>(bench: &Bench, kind: &str) {
         let segments: Vec<Segment> = (0..tokens / length).map(|i| (i * length, (i + 1) * length).into()).collect();
         let (q, dout) = (numbers::<E>(tokens * 576), numbers::<E>(tokens * 576));
         let (k, v) = (numbers::<E>(tokens * 192), numbers::<E>(tokens * 192));
-        let (mut out, mut log_sum_exp) = (vec![E::ZERO; q.len()], vec![0.0; tokens * 9]);
         // Of the products that causal attention needs: two forward, five backward.
         let product = 2.0 * (tokens * (length + 1) / 2 * 576) as f64;
         bench.run(&format!("attention{kind} forward {tokens} in {length}s"), Work::Flops(2.0 * product), || {
-            attention(&form, &segments, &q, &k, &v, &mut out, &mut log_sum_exp);
+            black_box(attention_new(&form, &segments, &q, &k, &v));
         });
-        let (mut dq, mut dk, mut dv) = (vec![E::ZERO; q.len()], vec![E::ZERO; k.len()], vec![E::ZERO; k.len()]);
+        let (out, log_sum_exp) = attention_new(&form, &segments, &q, &k, &v);
         bench.run(&format!("attention{kind} backward {tokens} in {length}s"), Work::Flops(5.0 * product), || {
             let saved = Saved { q: &q, k: &k, v: &v, out: &out, log_sum_exp: &log_sum_exp };
-            let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-            attention_backward(&form, &segments, saved, &dout, gradients);
+            black_box(attention_backward_new(&form, &segments, saved, &dout));
         });
     }
     let cached = 1000;
     let (q, k, v) = (numbers::<E>(576), numbers::<E>(cached * 192), numbers::<E>(cached * 192));
-    let (mut out, mut log_sum_exp) = (vec![E::ZERO; 576], vec![0.0; 9]);
     let segment = [Segment { queries: 0..1, keys: 0..cached }];
     bench.run(
         &format!("attention{kind} of 1 token over 1000"),
         Work::Bytes((2 * size_of::<E>() * cached * 192) as f64),
         || {
-            attention(&form, &segment, &q, &k, &v, &mut out, &mut log_sum_exp);
+            black_box(attention_new(&form, &segment, &q, &k, &v));
         },
     );
 }
 
-fn rows(bench: &Bench) {
+/// Kernels that go row by row: norms and gated activations.
+fn rows<E: Element>(bench: &Bench, kind: &str) {
     let (rows, width) = (1024, 576);
-    let bytes = |streams: usize, width: usize| Work::Bytes((4 * streams * rows * width) as f64);
-    let (x, dout, scale) = (values(rows * width), values(rows * width), values(width));
-    let (mut out, mut inverse, mut dscale) = (vec![0.0; rows * width], vec![0.0; rows], vec![0.0; width]);
-    bench.run("rms norm forward", bytes(2, width), || rms_norm(&x, &scale, 1e-5, &mut out, &mut inverse));
-    bench.run("rms norm backward", bytes(3, width), || {
-        rms_norm_backward(&x, &scale, &inverse, &dout, &mut out, Some(&mut dscale));
+    let bytes = |of_f32: usize, of_e: usize, width: usize| {
+        Work::Bytes(((4 * of_f32 + size_of::<E>() * of_e) * rows * width) as f64)
+    };
+    let (x, dout, scale) = (values(rows * width), numbers::<E>(rows * width), values(width));
+    let (_, inverse) = rms_norm_new::<E>(&x, &scale, 1e-5);
+    bench.run(&format!("rms norm{kind} forward"), bytes(1, 1, width), || {
+        black_box(rms_norm_new::<E>(&x, &scale, 1e-5));
     });
+    let mut dscale = vec![0.0; width];
+    bench.run(&format!("rms norm{kind} backward"), bytes(2, 1, width), || {
+        black_box(rms_norm_backward_new(&x, &scale, &inverse, &dout, None));
+    });
+    bench.run(&format!("rms norm{kind} backward with its scale"), bytes(2, 1, width), || {
+        black_box(rms_norm_backward_new(&x, &scale, &inverse, &dout, Some(&mut dscale)));
+    });
+    let width = 1536;
+    let (joined, dout) = (numbers::<E>(rows * 2 * width), numbers::<E>(rows * width));
+    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+        bench.run(&format!("gated {activation:?}{kind} forward"), bytes(0, 3, width), || {
+            black_box(gated_joined_new(activation, &joined, width));
+        });
+        bench.run(&format!("gated {activation:?}{kind} backward"), bytes(0, 5, width), || {
+            black_box(gated_joined_backward_new(activation, &joined, &dout, width));
+        });
+    }
     let (cos, sin) = (values(rows * 32), values(rows * 32));
     let table = RotaryTable { cos: &cos, sin: &sin, rotary_dim: 64 };
     let positions: Vec<u32> = (0..rows as u32).collect();
-    bench.run("rope", bytes(2, width), || {
-        black_box(rope(&mut out, 9, 64, table, &positions, Rotation::Forward).is_ok());
-    });
-    let (width, len) = (1536, rows * 1536);
-    let (gate, up, dout) = (values(len), values(len), values(len));
-    let (mut dgate, mut dup) = (vec![0.0; len], vec![0.0; len]);
-    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
-        bench
-            .run(&format!("gated {activation:?} forward"), bytes(3, width), || gated(activation, &gate, &up, &mut dup));
-        bench.run(&format!("gated {activation:?} backward"), bytes(5, width), || {
-            gated_backward(activation, &gate, &up, &dout, &mut dgate, &mut dup);
-        });
-    }
-}
-
-fn short_rows(bench: &Bench) {
-    let (rows, width) = (1024, 576);
-    let bytes = |streams: usize, width: usize| Work::Bytes((2 * streams * rows * width) as f64);
-    let (x, scale) = (values(rows * width), values(width));
-    let (mut y, mut inverse) = (numbers::<bf16>(rows * width), vec![0.0; rows]);
-    // x is f32: two streams of bf16.
-    bench.run("rms norm bf16 forward", bytes(3, width), || rms_norm(&x, &scale, 1e-5, &mut y, &mut inverse));
-    let mut dx = vec![0.0; x.len()];
-    bench.run("rms norm bf16 backward", bytes(5, width), || {
-        rms_norm_backward(&x, &scale, &inverse, &y, &mut dx, None);
-    });
-    let width = 1536;
-    let (joined, dout) = (numbers::<bf16>(rows * 2 * width), numbers::<bf16>(rows * width));
-    let (mut out, mut gradient) = (dout.clone(), joined.clone());
-    bench.run("gated Silu bf16 forward", bytes(3, width), || {
-        gated_joined(Activation::Silu, &joined, width, &mut out);
-    });
-    bench.run("gated Silu bf16 backward", bytes(5, width), || {
-        gated_joined_backward(Activation::Silu, &joined, &dout, width, &mut gradient);
+    let form = JoinedHeads { heads: 9, kv_heads: 3, head_dim: 64, rotary: Some((table, &positions)) };
+    let joined = numbers::<E>(rows * 15 * 64);
+    bench.run(&format!("heads{kind} split and rotated"), bytes(0, 2, 15 * 64), || {
+        black_box(form.split_new(&joined).is_ok());
     });
 }
 
@@ -224,18 +212,16 @@ fn head<E: HeadElement>(bench: &Bench, kind: &str) {
 
 fn optimizers(bench: &Bench) {
     let len = 16 << 20;
-    let (mut parameter, gradient, mut previous) = (values(len), values(len), values(len));
+    let (mut parameter, gradient, previous) = (values(len), values(len), values(len));
     let (mut first, mut second) = (vec![0.0; len], vec![0.0; len]);
     let options = AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, step: 2 };
-    let mut step = |measure: Measure| {
-        let update = Update { parameter: &mut parameter, gradient: &gradient, gradient_scale: 0.5, measure };
-        black_box(adamw(&options, update, AdamWState { first_moment: &mut first, second_moment: &mut second }));
-    };
     let bytes = |streams: usize| Work::Bytes((4 * streams * len) as f64);
-    bench.run("AdamW", bytes(7), || step(Measure::Off));
-    bench.run("AdamW measuring against", bytes(8), || step(Measure::Against(&previous)));
-    bench.run("AdamW measuring and replacing", bytes(9), || step(Measure::Replace(&mut previous)));
-    bench.run("measure alone", bytes(2), || {
+    bench.run("AdamW", bytes(7), || {
+        let update = Update { parameter: &mut parameter, gradient: &gradient, gradient_scale: 0.5 };
+        adamw(&options, update, AdamWState { first_moment: &mut first, second_moment: &mut second });
+    });
+    bench.run("measure", bytes(2), || {
         black_box(measure(&gradient, Measure::Against(&previous)));
     });
+    bench.run("add in place", bytes(3), || add_in_place(&mut parameter, &gradient));
 }

@@ -1,12 +1,13 @@
 //! Activation functions, plain and gated (`activation(gate) · up`, Shazeer 2020, arXiv 2002.05202), with gradients.
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
+use std::mem::MaybeUninit;
 
 use crate::Element;
 use crate::dispatch::multiversion;
 use crate::math::{erf, exp, mul_add, sigmoid, tanh};
-use crate::memory::written;
 use crate::threads::each;
+use crate::unwritten::written;
 
 /// An activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,70 +51,38 @@ pub fn activate_backward(activation: Activation, x: &[f32], dout: &[f32], dx: &m
     });
 }
 
-/// `out = activation(gate) · up`, all of one length.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn gated(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    assert_eq!(up.len(), gate.len());
-    assert_eq!(out.len(), gate.len());
-    let blocks = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(out.chunks_mut(BLOCK));
-    each(blocks, |((gate, up), out)| match activation {
-        Activation::Silu => gated_silu(gate, up, out),
-        Activation::Gelu => gated_gelu(gate, up, out),
-        Activation::GeluTanh => gated_gelu_tanh(gate, up, out),
-    });
-}
-
-/// `dgate = dout · up · activation′(gate)` and `dup = dout · activation(gate)`, all of one length.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn gated_backward(
-    activation: Activation,
-    gate: &[f32],
-    up: &[f32],
-    dout: &[f32],
-    dgate: &mut [f32],
-    dup: &mut [f32],
-) {
-    assert_eq!(up.len(), gate.len());
-    assert_eq!(dout.len(), gate.len());
-    assert_eq!(dgate.len(), gate.len());
-    assert_eq!(dup.len(), gate.len());
-    let inputs = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(dout.chunks(BLOCK));
-    let gradients = dgate.chunks_mut(BLOCK).zip(dup.chunks_mut(BLOCK));
-    each(inputs.zip(gradients), |(((gate, up), dout), (dgate, dup))| match activation {
-        Activation::Silu => gated_silu_backward(gate, up, dout, dgate, dup),
-        Activation::Gelu => gated_gelu_backward(gate, up, dout, dgate, dup),
-        Activation::GeluTanh => gated_gelu_tanh_backward(gate, up, dout, dgate, dup),
-    });
-}
-
 /// Rows of a block of joined rows.
 const BLOCK_ROWS: usize = 8;
 
-/// As [`gated`] for gates and ups that one product left side by side: `gate_up [rows, 2 · width]`, `out [rows, width]`.
+/// `activation(gate) · up`, `[rows, width]`, of gates and ups that one product left side by side: `gate_up [rows, 2 · width]`.
 ///
 /// # Panics
-/// If a length does not fit.
-pub fn gated_joined<E: Element>(activation: Activation, gate_up: &[E], width: usize, out: &mut [E]) {
-    assert_eq!(gate_up.len(), 2 * out.len());
-    if out.is_empty() {
-        return;
+/// If the length is no whole number of rows.
+#[must_use]
+pub fn gated_joined_new<E: Element>(activation: Activation, gate_up: &[E], width: usize) -> Vec<E> {
+    if gate_up.is_empty() {
+        return Vec::new();
     }
-    assert_eq!(out.len() % width, 0);
-    let blocks = gate_up.chunks(BLOCK_ROWS * 2 * width).zip(out.chunks_mut(BLOCK_ROWS * width));
-    each(blocks, |(gate_up, out)| {
-        for (joined, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
-            let (gate, up) = joined.split_at(width);
-            gate_row(activation, gate, up, out);
-        }
-    });
+    assert_eq!(gate_up.len() % (2 * width), 0, "gates and ups are no whole number of rows");
+    let gate = |out: &mut [MaybeUninit<E>]| {
+        let blocks = gate_up.chunks(BLOCK_ROWS * 2 * width).zip(out.chunks_mut(BLOCK_ROWS * width));
+        each(blocks, |(gate_up, out)| {
+            for (joined, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
+                let (gate, up) = joined.split_at(width);
+                gate_row(activation, gate, up, out);
+            }
+        });
+    };
+    // SAFETY: there are as many rows in both, and each is written.
+    unsafe { written(gate_up.len() / 2, gate) }
 }
 
-/// `out = activation(gate) · up` of one row, on this thread.
-pub(crate) fn gate_row<E: Element>(activation: Activation, gate: &[E], up: &[E], out: &mut [E]) {
+/// `out = activation(gate) · up` of one row, on this thread; all of `out` is written.
+///
+/// # Panics
+/// If the lengths differ.
+pub(crate) fn gate_row<E: Element>(activation: Activation, gate: &[E], up: &[E], out: &mut [MaybeUninit<E>]) {
+    assert!(gate.len() == out.len() && up.len() == out.len());
     match activation {
         Activation::Silu => gated_silu(gate, up, out),
         Activation::Gelu => gated_gelu(gate, up, out),
@@ -121,52 +90,11 @@ pub(crate) fn gate_row<E: Element>(activation: Activation, gate: &[E], up: &[E],
     }
 }
 
-/// The gradient of [`gated_joined`], `[rows, 2 · width]`, from `dout [rows, width]`.
+/// The gradient of [`gated_joined_new`] from `dout [rows, width]`, of the gates and ups side by side, `[rows, 2 · width]`:
+/// `dgate = dout · up · activation′(gate)` and `dup = dout · activation(gate)`.
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn gated_joined_backward<E: Element>(
-    activation: Activation,
-    gate_up: &[E],
-    dout: &[E],
-    width: usize,
-    gradient: &mut [E],
-) {
-    assert_eq!(gate_up.len(), 2 * dout.len());
-    assert_eq!(gradient.len(), gate_up.len());
-    if dout.is_empty() {
-        return;
-    }
-    assert_eq!(dout.len() % width, 0);
-    let block = BLOCK_ROWS * 2 * width;
-    let blocks = gate_up.chunks(block).zip(dout.chunks(BLOCK_ROWS * width)).zip(gradient.chunks_mut(block));
-    each(blocks, |((gate_up, dout), gradient)| {
-        let rows = gate_up.chunks_exact(2 * width).zip(dout.chunks_exact(width));
-        for ((joined, dout), gradient) in rows.zip(gradient.chunks_exact_mut(2 * width)) {
-            let ((gate, up), (dgate, dup)) = (joined.split_at(width), gradient.split_at_mut(width));
-            match activation {
-                Activation::Silu => gated_silu_backward(gate, up, dout, dgate, dup),
-                Activation::Gelu => gated_gelu_backward(gate, up, dout, dgate, dup),
-                Activation::GeluTanh => gated_gelu_tanh_backward(gate, up, dout, dgate, dup),
-            }
-        }
-    });
-}
-
-/// [`gated_joined`] into new memory.
-///
-/// # Panics
-/// If the length is no whole number of rows.
-#[must_use]
-pub fn gated_joined_new<E: Element>(activation: Activation, gate_up: &[E], width: usize) -> Vec<E> {
-    // SAFETY: the kernel writes each element of each row, from its inputs alone, or panics.
-    unsafe { written(gate_up.len() / 2, |out| gated_joined(activation, gate_up, width, out)) }
-}
-
-/// [`gated_joined_backward`] into new memory.
-///
-/// # Panics
-/// If the lengths do not fit.
 #[must_use]
 pub fn gated_joined_backward_new<E: Element>(
     activation: Activation,
@@ -174,8 +102,28 @@ pub fn gated_joined_backward_new<E: Element>(
     dout: &[E],
     width: usize,
 ) -> Vec<E> {
-    // SAFETY: as above.
-    unsafe { written(gate_up.len(), |gradient| gated_joined_backward(activation, gate_up, dout, width, gradient)) }
+    assert_eq!(gate_up.len(), 2 * dout.len());
+    if dout.is_empty() {
+        return Vec::new();
+    }
+    assert_eq!(dout.len() % width, 0, "the gradient is no whole number of rows");
+    let block = BLOCK_ROWS * 2 * width;
+    let gradients = |gradient: &mut [MaybeUninit<E>]| {
+        let blocks = gate_up.chunks(block).zip(dout.chunks(BLOCK_ROWS * width)).zip(gradient.chunks_mut(block));
+        each(blocks, |((gate_up, dout), gradient)| {
+            let rows = gate_up.chunks_exact(2 * width).zip(dout.chunks_exact(width));
+            for ((joined, dout), gradient) in rows.zip(gradient.chunks_exact_mut(2 * width)) {
+                let ((gate, up), (dgate, dup)) = (joined.split_at(width), gradient.split_at_mut(width));
+                match activation {
+                    Activation::Silu => gated_silu_backward(gate, up, dout, dgate, dup),
+                    Activation::Gelu => gated_gelu_backward(gate, up, dout, dgate, dup),
+                    Activation::GeluTanh => gated_gelu_tanh_backward(gate, up, dout, dgate, dup),
+                }
+            }
+        });
+    };
+    // SAFETY: there are as many rows in all three, and both halves of each are written, being as long as the row of `dout`.
+    unsafe { written(gate_up.len(), gradients) }
 }
 
 /// Value and derivative of SiLU.
@@ -220,18 +168,20 @@ macro_rules! loops {
                 }
             }
 
-            fn $gated<FMA; E: Element>(gate: &[E], up: &[E], out: &mut [E]) {
+            fn $gated<FMA; E: Element>(gate: &[E], up: &[E], out: &mut [MaybeUninit<E>]) {
                 for ((gate, up), out) in gate.iter().zip(up).zip(out) {
-                    *out = E::narrow($function::<FMA>(gate.widen()).0 * up.widen());
+                    out.write(E::narrow($function::<FMA>(gate.widen()).0 * up.widen()));
                 }
             }
 
-            fn $gated_backward<FMA; E: Element>(gate: &[E], up: &[E], dout: &[E], dgate: &mut [E], dup: &mut [E]) {
+            fn $gated_backward<FMA; E: Element>(
+                gate: &[E], up: &[E], dout: &[E], dgate: &mut [MaybeUninit<E>], dup: &mut [MaybeUninit<E>],
+            ) {
                 for (((gate, up), dout), (dgate, dup)) in gate.iter().zip(up).zip(dout).zip(dgate.iter_mut().zip(dup)) {
                     let (value, slope) = $function::<FMA>(gate.widen());
                     let dout = dout.widen();
-                    *dgate = E::narrow(dout * up.widen() * slope);
-                    *dup = E::narrow(dout * value);
+                    dgate.write(E::narrow(dout * up.widen() * slope));
+                    dup.write(E::narrow(dout * value));
                 }
             }
         }
@@ -244,8 +194,8 @@ loops!(gelu_tanh: plain_gelu_tanh plain_gelu_tanh_backward gated_gelu_tanh gated
 
 #[cfg(test)]
 mod tests {
-    use super::{Activation, activate, activate_backward, gated, gated_backward, gated_joined, gated_joined_backward};
-    use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
+    use super::{Activation, activate, activate_backward, gated_joined_backward_new, gated_joined_new};
+    use crate::testing::{assert_close, assert_gradient, in_f64, numbers, on_any_threads};
 
     const ALL: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh];
 
@@ -296,53 +246,35 @@ mod tests {
     #[test]
     fn gated_activations_equal_the_reference_and_its_differences() {
         for activation in ALL {
-            for len in [0, 1, 50, 8193] {
-                let (gate, up, dout) = (spread(1, len), numbers(2, len), numbers(3, len));
+            for (rows, width) in [(0, 3), (1, 1), (9, 5), (17, 64), (3, 0), (2, 1_001)] {
+                let (joined, dout) = (spread(1, rows * 2 * width), numbers(2, rows * width));
                 let results = on_any_threads(|| {
-                    let [mut out, mut dgate, mut dup] = std::array::from_fn(|_| vec![f32::NAN; len]);
-                    gated(activation, &gate, &up, &mut out);
-                    gated_backward(activation, &gate, &up, &dout, &mut dgate, &mut dup);
-                    vec![out, dgate, dup]
+                    let out = gated_joined_new(activation, &joined, width);
+                    vec![out, gated_joined_backward_new(activation, &joined, &dout, width)]
                 });
-                let product = |gate: &[f64], up: &[f64]| -> Vec<f64> {
-                    gate.iter().zip(up).map(|(&gate, up)| reference(activation, gate) * up).collect()
+                let product = |joined: &[f64]| -> Vec<f64> {
+                    let of_row = |joined: &[f64]| {
+                        let (gate, up) = joined.split_at(width);
+                        gate.iter().zip(up).map(|(&gate, up)| reference(activation, gate) * up).collect::<Vec<_>>()
+                    };
+                    joined.chunks(2 * width.max(1)).flat_map(of_row).collect()
                 };
-                let (gate64, up64) = (in_f64(&gate), in_f64(&up));
-                assert_close(&results[0], &product(&gate64, &up64), 1e-6, &format!("{activation:?}"));
-                if len <= 50 {
-                    let loss = |gate: &[f64]| inner(&product(gate, &up64), &dout);
-                    assert_gradient(loss, &gate, &results[1], &format!("{activation:?} dgate"));
-                    let loss = |up: &[f64]| inner(&product(&gate64, up), &dout);
-                    assert_gradient(loss, &up, &results[2], &format!("{activation:?} dup"));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn joined_rows_equal_separate_ones() {
-        for (rows, width) in [(0, 3), (1, 1), (9, 5), (17, 64), (3, 0)] {
-            let (joined, dout) = (spread(1, rows * 2 * width), numbers(2, rows * width));
-            let side = |from: usize| -> Vec<f32> {
-                (0..rows).flat_map(|row| &joined[(2 * row + from) * width..][..width]).copied().collect()
-            };
-            let (gate, up) = (side(0), side(1));
-            for activation in ALL {
-                let results = on_any_threads(|| {
-                    let (mut out, mut gradient) = (vec![f32::NAN; rows * width], vec![f32::NAN; rows * 2 * width]);
-                    gated_joined(activation, &joined, width, &mut out);
-                    gated_joined_backward(activation, &joined, &dout, width, &mut gradient);
-                    vec![out, gradient]
-                });
-                let [mut out, mut dgate, mut dup] = std::array::from_fn(|_| vec![f32::NAN; rows * width]);
-                gated(activation, &gate, &up, &mut out);
-                gated_backward(activation, &gate, &up, &dout, &mut dgate, &mut dup);
-                assert_close(&results[0], &in_f64(&out), 1e-7, "out");
-                for row in 0..rows {
-                    let gradient = &results[1][row * 2 * width..][..2 * width];
-                    assert_close(&gradient[..width], &in_f64(&dgate[row * width..][..width]), 1e-6, "dgate");
-                    assert_close(&gradient[width..], &in_f64(&dup[row * width..][..width]), 1e-6, "dup");
-                }
+                let what = format!("{activation:?}, {rows} × {width}");
+                assert_close(&results[0], &product(&in_f64(&joined)), 1e-6, &what);
+                // Each element moves one of the output, so that differences of that one are enough.
+                let step = 1e-5;
+                let difference = |i: usize| {
+                    let (row, column) = (i / (2 * width), i % (2 * width));
+                    let at = column % width;
+                    let [gate, up] = [0, width].map(|side| f64::from(joined[row * 2 * width + side + at]));
+                    let moved = |by: f64| match column < width {
+                        true => reference(activation, gate + by) * up,
+                        false => reference(activation, gate) * (up + by),
+                    };
+                    f64::from(dout[row * width + at]) * (moved(step) - moved(-step)) / (2.0 * step)
+                };
+                let expected: Vec<f64> = (0..joined.len()).map(difference).collect();
+                assert_close(&results[1], &expected, 2e-5, &what);
             }
         }
     }

@@ -1,9 +1,11 @@
 //! The language-model head and its cross-entropy in one: `loss = Σ −ln softmax(hidden · weightᵀ)[label]`.
 //!
 //! Logits exist only for rows that have a label, and only for one block of the vocabulary at a time, which stays in the
-//! cache. What gradients need of them is kept in the numbers of the hidden states: e^logit over a power of two that is as
+//! cache. What gradients need of them is kept in the dtype of the hidden states: e^logit over a power of two that is as
 //! large as the largest logit until then. When all of the row is known, another power of two makes these the gradient up to a
 //! factor between 1 and 2, so that nothing is rounded again; the factor goes into the products' other operand and result.
+
+use std::mem::MaybeUninit;
 
 use half::bf16;
 
@@ -11,8 +13,8 @@ use crate::dispatch::multiversion;
 use crate::gemm::bf16::{Output, Part};
 use crate::gemm::{self, Matrix, MatrixMut};
 use crate::math::{LANES, exp_over, max, sum};
-use crate::memory::{written, written_all};
 use crate::threads::each;
+use crate::unwritten::written;
 use crate::{Element, OutOfRange};
 
 /// The label of a row that has none, as in PyTorch.
@@ -38,6 +40,14 @@ pub struct Head<'a, E = f32> {
     pub hidden_size: usize,
 }
 
+impl<E> Head<'_, E> {
+    /// Rows of the weight.
+    fn vocab(&self) -> usize {
+        assert!(self.hidden_size > 0, "a head without hidden elements");
+        self.weight.len() / self.hidden_size
+    }
+}
+
 /// The loss of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CrossEntropy {
@@ -52,7 +62,7 @@ pub struct CrossEntropy {
 /// Where the gradients of `scale · Σ loss` go; what is `None` is not computed.
 #[derive(Debug)]
 pub struct HeadGradients<'a, E = f32> {
-    /// The factor on the sum, `1 / count` for the gradients of the mean.
+    /// The scaling factor of the sum, `1 / count` for the gradients of the mean.
     pub scale: f32,
     /// `[rows, hidden_size]`, overwritten; zero where there is no label.
     pub dhidden: Option<&'a mut [E]>,
@@ -94,68 +104,22 @@ pub struct LabelScore {
 /// If a length does not fit.
 pub fn linear_cross_entropy<E: HeadElement>(
     head: Head<E>,
-    mut gradients: HeadGradients<E>,
+    gradients: HeadGradients<E>,
 ) -> Result<CrossEntropy, OutOfRange> {
+    let HeadGradients { scale, dhidden, dweight } = gradients;
+    let (size, vocab) = (head.hidden_size, head.vocab());
     let labelled = labelled_rows(&head)?;
-    let (size, vocab) = (head.hidden_size, head.weight.len() / head.hidden_size);
-    if let Some(dhidden) = &mut gradients.dhidden {
-        assert_eq!(dhidden.len(), head.hidden.len());
-        dhidden.fill(E::ZERO);
+    let Some(dweight) = dweight else { return Ok(of_rows(head, &labelled, scale, dhidden, None)) };
+    assert_eq!(dweight.len(), head.weight.len());
+    if labelled.is_empty() {
+        dweight.fill(0.0);
     }
-    if let Some(dweight) = &mut gradients.dweight {
-        assert_eq!(dweight.len(), head.weight.len());
-        if labelled.is_empty() {
-            dweight.fill(0.0);
-        }
-    }
-    let weight = Matrix::new(head.weight, vocab, size);
-    let wanted = gradients.dhidden.is_some() || gradients.dweight.is_some();
-    let mut result = CrossEntropy { sum: 0.0, count: labelled.len(), rows: vec![0.0; head.labels.len()] };
-    for (index, rows) in labelled.chunks(chunk::<E>(labelled.len(), vocab)).enumerate() {
-        let mut hidden = gather(&head, rows);
-        let states = Matrix::new(&hidden, rows.len(), size);
-        let labels: Vec<_> = rows.iter().enumerate().map(|(index, &(_, label))| (index, label)).collect();
-        let (mut seen, mut own) = (Vec::new(), Vec::new());
-        let mut factors = vec![1.0; rows.len()];
-        let dlogits = if wanted {
-            // SAFETY: every block of every row is written, and read only then.
-            unsafe {
-                written(rows.len() * vocab, |kept| {
-                    (seen, own) = see(states, weight, &labels, Some(kept));
-                    let items = kept.chunks_exact_mut(vocab).zip(&seen).zip(own.iter().zip(rows)).zip(&mut factors);
-                    each(items, |(((kept, seen), (&own, &(_, label))), factor)| {
-                        *factor = seen.gradient(kept, (label, own), gradients.scale);
-                    });
-                })
-            }
-        } else {
-            (seen, own) = see(states, weight, &labels, None);
-            Vec::new()
-        };
-        for (&(row, _), (seen, &own)) in rows.iter().zip(seen.iter().zip(&own)) {
-            result.rows[row] = -seen.log_probability(own);
-            result.sum += f64::from(result.rows[row]);
-        }
-        if !wanted {
-            continue;
-        }
-        let dlogits = Matrix::new(&dlogits, rows.len(), vocab);
-        if let Some(dhidden) = &mut gradients.dhidden {
-            let mut sums = vec![0.0; hidden.len()];
-            E::hidden_gradient(dlogits, weight, MatrixMut::new(&mut sums, rows.len(), size));
-            for ((&(row, _), sums), &factor) in rows.iter().zip(sums.chunks_exact(size)).zip(&factors) {
-                times(sums, factor, &mut dhidden[row * size..][..size]);
-            }
-        }
-        if let Some(dweight) = &mut gradients.dweight {
-            for (state, &factor) in hidden.chunks_exact_mut(size).zip(&factors) {
-                scale(state, factor);
-            }
-            let states = Matrix::new(&hidden, rows.len(), size);
-            E::weight_gradient(dlogits, states, MatrixMut::new(dweight, vocab, size), index > 0);
-        }
-    }
-    Ok(result)
+    let mut accumulate = false;
+    let mut add = |dlogits: Matrix<E>, hidden: Matrix<E>| {
+        E::weight_gradient(dlogits, hidden, MatrixMut::new(dweight, vocab, size), accumulate);
+        accumulate = true;
+    };
+    Ok(of_rows(head, &labelled, scale, dhidden, Some(&mut add)))
 }
 
 /// The loss, and the gradients of `scale · Σ loss` in the hidden states and in the weight where they are wanted, in new
@@ -173,19 +137,82 @@ pub fn linear_cross_entropy_new<E: HeadElement>(
     want_hidden: bool,
     want_weight: bool,
 ) -> Result<(CrossEntropy, Option<Vec<E>>, Option<Vec<f32>>), OutOfRange> {
-    labelled_rows(&head)?;
+    let (size, vocab) = (head.hidden_size, head.vocab());
+    let labelled = labelled_rows(&head)?;
     let mut dhidden = want_hidden.then(|| vec![E::ZERO; head.hidden.len()]);
-    let mut result = Ok(CrossEntropy { sum: 0.0, count: 0, rows: Vec::new() });
-    let lens: Vec<usize> = want_weight.then_some(head.weight.len()).into_iter().collect();
-    // SAFETY: the labels have been checked, so that the kernel gives no error, and overwrites every element before it reads
-    // it, or panics.
-    let mut dweight = unsafe {
-        written_all(&lens, |new| {
-            let gradients = HeadGradients { scale, dhidden: dhidden.as_deref_mut(), dweight: new.into_iter().next() };
-            result = linear_cross_entropy(head, gradients);
-        })
+    let mut dweight = None;
+    let mut add = |dlogits: Matrix<E>, hidden: Matrix<E>| match &mut dweight {
+        None => dweight = Some(E::weight_gradient_new(dlogits, hidden)),
+        Some(sum) => E::weight_gradient(dlogits, hidden, MatrixMut::new(sum, vocab, size), true),
     };
-    result.map(|loss| (loss, dhidden, dweight.pop()))
+    let add: Option<WeightGradient<E>> = if want_weight { Some(&mut add) } else { None };
+    let loss = of_rows(head, &labelled, scale, dhidden.as_deref_mut(), add);
+    if want_weight && dweight.is_none() {
+        dweight = Some(vec![0.0; head.weight.len()]);
+    }
+    Ok((loss, dhidden, dweight))
+}
+
+/// What takes the gradients of some rows' logits `[rows, vocab]` and their hidden states `[rows, hidden_size]`, of which the
+/// products make up the weight's gradient.
+type WeightGradient<'a, E> = &'a mut dyn FnMut(Matrix<E>, Matrix<E>);
+
+/// The loss of the labelled rows, chunk by chunk; overwrites `dhidden` where it is wanted.
+fn of_rows<E: HeadElement>(
+    head: Head<E>,
+    labelled: &[(usize, usize)],
+    loss_scale: f32,
+    mut dhidden: Option<&mut [E]>,
+    mut weight_gradient: Option<WeightGradient<E>>,
+) -> CrossEntropy {
+    let (size, vocab) = (head.hidden_size, head.vocab());
+    if let Some(dhidden) = &mut dhidden {
+        assert_eq!(dhidden.len(), head.hidden.len());
+        dhidden.fill(E::ZERO);
+    }
+    let weight = Matrix::new(head.weight, vocab, size);
+    let wanted = dhidden.is_some() || weight_gradient.is_some();
+    let mut result = CrossEntropy { sum: 0.0, count: labelled.len(), rows: vec![0.0; head.labels.len()] };
+    for rows in labelled.chunks(chunk::<E>(labelled.len(), vocab)) {
+        let mut hidden = gather(&head, rows);
+        let states = Matrix::new(&hidden, rows.len(), size);
+        let labels: Vec<_> = rows.iter().enumerate().map(|(index, &(_, label))| (index, label)).collect();
+        let (mut seen, mut own, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        if wanted {
+            let keep = |kept: &mut [MaybeUninit<E>]| (seen, own) = see(states, weight, &labels, Some(kept));
+            // SAFETY: `see` keeps every logit's exponential.
+            kept = unsafe { written(rows.len() * vocab, keep) };
+        } else {
+            (seen, own) = see(states, weight, &labels, None);
+        }
+        for (&(row, _), (seen, &own)) in rows.iter().zip(seen.iter().zip(&own)) {
+            result.rows[row] = -seen.log_probability(own);
+            result.sum += f64::from(result.rows[row]);
+        }
+        if !wanted {
+            continue;
+        }
+        let mut factors = vec![1.0; rows.len()];
+        let items = kept.chunks_exact_mut(vocab).zip(&seen).zip(own.iter().zip(rows)).zip(&mut factors);
+        each(items, |(((kept, seen), (&own, &(_, label))), factor)| {
+            *factor = seen.gradient(kept, (label, own), loss_scale);
+        });
+        let dlogits = Matrix::new(&kept, rows.len(), vocab);
+        if let Some(dhidden) = &mut dhidden {
+            let mut sums = vec![0.0; hidden.len()];
+            E::hidden_gradient(dlogits, weight, MatrixMut::new(&mut sums, rows.len(), size));
+            for ((&(row, _), sums), &factor) in rows.iter().zip(sums.chunks_exact(size)).zip(&factors) {
+                times(sums, factor, &mut dhidden[row * size..][..size]);
+            }
+        }
+        if let Some(weight_gradient) = &mut weight_gradient {
+            for (state, &factor) in hidden.chunks_exact_mut(size).zip(&factors) {
+                scale(state, factor);
+            }
+            weight_gradient(dlogits, Matrix::new(&hidden, rows.len(), size));
+        }
+    }
+    result
 }
 
 /// The log-probability of every label, for evaluation, in their order: `hidden [rows, size]`, `weight [vocab, size]`. A row
@@ -248,8 +275,8 @@ impl Seen {
     const NOTHING: Self =
         Self { largest: f32::NEG_INFINITY, greedy: 0, exponent: f32::NEG_INFINITY, total: 0.0, exponents: Vec::new() };
 
-    /// The logits from number `first` on, whose exponentials are kept where there is room for them.
-    fn add<E: Element>(&mut self, first: usize, logits: &[f32], kept: Option<&mut [E]>) {
+    /// The logits from number `first` on, whose exponentials are all kept where there is room for as many.
+    fn add<E: Element>(&mut self, first: usize, logits: &[f32], kept: Option<&mut [MaybeUninit<E>]>) {
         let largest = max(logits);
         if largest > self.largest {
             self.greedy = first + logits.iter().position(|&logit| logit == largest).unwrap_or_default();
@@ -295,13 +322,13 @@ impl Seen {
 }
 
 /// Computes the logits of `hidden [rows, size]` and `weight [vocab, size]`, block by block. Where there is room in
-/// `kept [rows, vocab]`, it takes their exponentials. Gives what is known of each row, and the logit of each of `labels`
+/// `kept [rows, vocab]`, all of it is written: it takes their exponentials. Gives what is known of each row, and the logit of each of `labels`
 /// (its row, and the token).
 fn see<E: HeadElement>(
     hidden: Matrix<E>,
     weight: Matrix,
     labels: &[(usize, usize)],
-    mut kept: Option<&mut [E]>,
+    mut kept: Option<&mut [MaybeUninit<E>]>,
 ) -> (Vec<Seen>, Vec<f32>) {
     let (rows, vocab) = (hidden.rows(), weight.rows());
     let mut logits = vec![0.0; rows * vocab.min(BLOCK_COLUMNS)];
@@ -310,7 +337,7 @@ fn see<E: HeadElement>(
         let columns = BLOCK_COLUMNS.min(vocab - first);
         let logits = &mut logits[..rows * columns];
         E::logits(hidden, weight.rows_from(first, columns), MatrixMut::new(logits, rows, columns));
-        let kept: Vec<Option<&mut [E]>> = match &mut kept {
+        let kept: Vec<Option<&mut [MaybeUninit<E>]>> = match &mut kept {
             Some(kept) => kept.chunks_exact_mut(vocab).map(|row| Some(&mut row[first..][..columns])).collect(),
             None => (0..rows).map(|_| None).collect(),
         };
@@ -326,13 +353,16 @@ fn see<E: HeadElement>(
     (seen, own)
 }
 
-/// The products of the head for one kind of hidden states; logits and weight gradient are f32 for all.
+/// The products of the head for one dtype of hidden states; logits and weight gradient are f32 for all.
 pub trait HeadElement: Element {
     /// `logits [rows, vocab]` of `hidden [rows, size]` and `weight [vocab, size]`.
     fn logits(hidden: Matrix<Self>, weight: Matrix, logits: MatrixMut);
 
     /// `dweight [vocab, size] = dlogitsᵀ · hidden`, or that added to what is there.
     fn weight_gradient(dlogits: Matrix<Self>, hidden: Matrix<Self>, dweight: MatrixMut, accumulate: bool);
+
+    /// `dlogitsᵀ · hidden`, `[vocab, size]`, in new memory.
+    fn weight_gradient_new(dlogits: Matrix<Self>, hidden: Matrix<Self>) -> Vec<f32>;
 
     /// `dhidden [rows, size] = dlogits · weight`.
     fn hidden_gradient(dlogits: Matrix<Self>, weight: Matrix, dhidden: MatrixMut);
@@ -345,6 +375,10 @@ impl HeadElement for f32 {
 
     fn weight_gradient(dlogits: Matrix, hidden: Matrix, dweight: MatrixMut, accumulate: bool) {
         gemm::tn(dlogits, hidden, dweight, accumulate);
+    }
+
+    fn weight_gradient_new(dlogits: Matrix, hidden: Matrix) -> Vec<f32> {
+        gemm::tn_new(dlogits, hidden)
     }
 
     fn hidden_gradient(dlogits: Matrix, weight: Matrix, dhidden: MatrixMut) {
@@ -361,6 +395,10 @@ impl HeadElement for bf16 {
         gemm::bf16::tn(dlogits, hidden, vec![Part { first: 0, c: dweight, accumulate }]);
     }
 
+    fn weight_gradient_new(dlogits: Matrix<Self>, hidden: Matrix<Self>) -> Vec<f32> {
+        gemm::bf16::tn_new(dlogits, hidden, std::slice::from_ref(&(0..dlogits.columns()))).swap_remove(0)
+    }
+
     fn hidden_gradient(dlogits: Matrix<Self>, weight: Matrix, dhidden: MatrixMut) {
         gemm::bf16::nn(dlogits, &[&weight], Output::F32(dhidden));
     }
@@ -368,10 +406,9 @@ impl HeadElement for bf16 {
 
 /// Rows with a label, and the label.
 fn labelled_rows<E>(head: &Head<E>) -> Result<Vec<(usize, usize)>, OutOfRange> {
-    assert!(head.hidden_size > 0);
     assert_eq!(head.hidden.len(), head.labels.len() * head.hidden_size);
     assert_eq!(head.weight.len() % head.hidden_size, 0);
-    let limit = head.weight.len() / head.hidden_size;
+    let limit = head.vocab();
     let labelled = head.labels.iter().enumerate().filter(|&(_, &label)| label != NO_LABEL);
     labelled
         .map(|(row, &value)| match usize::try_from(value) {
@@ -403,12 +440,12 @@ multiversion! {
     }
 
     /// The same, and keeps each of them.
-    fn keep_exp<FMA; E: Element>(logits: &[f32], k: f32, kept: &mut [E]) -> f32 {
+    fn keep_exp<FMA; E: Element>(logits: &[f32], k: f32, kept: &mut [MaybeUninit<E>]) -> f32 {
         let mut sums = [0.0; LANES];
         for (logits, kept) in logits.chunks(LANES).zip(kept.chunks_mut(LANES)) {
             for ((sum, logit), kept) in sums.iter_mut().zip(logits).zip(kept) {
                 let exp = exp_over::<FMA>(*logit, k);
-                *kept = E::narrow(exp);
+                kept.write(E::narrow(exp));
                 *sum += exp;
             }
         }

@@ -1,26 +1,28 @@
-//! The numbers that activations and their gradients are stored in. Kernels compute in f32.
+//! The dtypes that activations and their gradients are stored in. Kernels compute in f32.
+
+use std::mem::MaybeUninit;
 
 use half::bf16;
 
-use crate::memory::written;
 use crate::threads::each;
+use crate::unwritten::{to_write, written};
 
-/// A number that kernels read and write: `f32`, or `bf16`.
+/// An element that kernels read and write; its type is the dtype: `f32`, or `bf16`.
 pub trait Element: Copy + Send + Sync + std::fmt::Debug + 'static {
     /// 0.
     const ZERO: Self;
 
-    /// The same number in f32.
+    /// The element in f32.
     fn widen(self) -> f32;
 
-    /// The nearest number, of two equally near ones the even.
+    /// The nearest element of this dtype, of two equally near ones the even.
     fn narrow(x: f32) -> Self;
 
-    /// The same numbers where they are bf16.
+    /// The same elements where they are bf16.
     fn as_bf16(values: &[Self]) -> Option<&[bf16]>;
 
-    /// The same numbers to write to where they are bf16.
-    fn as_bf16_mut(values: &mut [Self]) -> Option<&mut [bf16]>;
+    /// The same elements to write to where they are bf16.
+    fn as_bf16_mut(values: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<bf16>]>;
 }
 
 impl Element for f32 {
@@ -40,7 +42,7 @@ impl Element for f32 {
         None
     }
 
-    fn as_bf16_mut(_: &mut [Self]) -> Option<&mut [bf16]> {
+    fn as_bf16_mut(_: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<bf16>]> {
         None
     }
 }
@@ -66,7 +68,7 @@ impl Element for bf16 {
         Some(values)
     }
 
-    fn as_bf16_mut(values: &mut [Self]) -> Option<&mut [bf16]> {
+    fn as_bf16_mut(values: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<bf16>]> {
         Some(values)
     }
 }
@@ -84,20 +86,35 @@ pub fn widen(source: &[bf16]) -> Vec<f32> {
 }
 
 fn converted<S: Element, T: Element>(source: &[S]) -> Vec<T> {
-    let convert_all =
-        |target: &mut [T]| each(source.chunks(BLOCK).zip(target.chunks_mut(BLOCK)), |(from, to)| convert(from, to));
-    // SAFETY: each element is written, and none of them is read.
+    let convert_all = |target: &mut [MaybeUninit<T>]| {
+        each(source.chunks(BLOCK).zip(target.chunks_mut(BLOCK)), |(from, to)| convert_into(from, to));
+    };
+    // SAFETY: source and target are of one length, so that each block of the one is converted into a block of the other.
     unsafe { written(source.len(), convert_all) }
 }
 
 /// Elements of a block of work.
 const BLOCK: usize = 1 << 15;
 
+/// Converts the elements of one slice into the other.
+pub(crate) fn convert<S: Element, T: Element>(source: &[S], target: &mut [T]) {
+    // SAFETY: `convert_into` writes values only.
+    convert_into(source, unsafe { to_write(target) });
+}
+
+/// Converts the elements of one slice into the other, and writes all of that.
+///
+/// # Panics
+/// If the lengths differ.
+pub(crate) fn convert_into<S: Element, T: Element>(source: &[S], target: &mut [MaybeUninit<T>]) {
+    assert_eq!(source.len(), target.len());
+    convert_each(source, target);
+}
+
 crate::dispatch::multiversion! {
-    /// Converts the elements of one slice into the other.
-    pub(crate) fn convert<FMA; S: Element, T: Element>(source: &[S], target: &mut [T]) {
+    fn convert_each<FMA; S: Element, T: Element>(source: &[S], target: &mut [MaybeUninit<T>]) {
         for (target, source) in target.iter_mut().zip(source) {
-            *target = T::narrow(source.widen());
+            target.write(T::narrow(source.widen()));
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Looking up rows of an embedding, and adding their gradients back.
 
-use crate::memory::written;
+use std::mem::MaybeUninit;
+
 use crate::threads::each;
+use crate::unwritten::written;
 use crate::{Element, OutOfRange};
 
 /// Rows of a block of work.
@@ -16,14 +18,14 @@ const BLOCK_ROWS: usize = 64;
 /// If the width is zero.
 pub fn gather<E: Element>(weight: &[E], width: usize, ids: &[i64]) -> Result<Vec<E>, OutOfRange> {
     check(ids, weight.len(), width)?;
-    let copy = |rows: &mut [E]| {
+    let copy = |rows: &mut [MaybeUninit<E>]| {
         each(rows.chunks_mut(BLOCK_ROWS * width).zip(ids.chunks(BLOCK_ROWS)), |(rows, ids)| {
             for (row, &id) in rows.chunks_exact_mut(width).zip(ids) {
-                row.copy_from_slice(&weight[id as usize * width..][..width]);
+                row.write_copy_of_slice(&weight[id as usize * width..][..width]);
             }
         });
     };
-    // SAFETY: there is a row for each id, and all of it is copied, from the weight alone.
+    // SAFETY: there is a row for each id, and all of it is copied.
     Ok(unsafe { written(ids.len() * width, copy) })
 }
 

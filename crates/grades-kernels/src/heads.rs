@@ -1,10 +1,12 @@
 //! Between the joined rows of one product for queries, keys and values and the heads that attention takes, rotated on
 //! the way.
 
-use crate::element::convert;
-use crate::memory::{written, written_each};
+use std::mem::MaybeUninit;
+
+use crate::element::{convert, convert_into};
 use crate::rope::{RotaryTable, Rotation};
 use crate::threads::each;
+use crate::unwritten::{to_write, written, written_each};
 use crate::{Element, OutOfRange};
 
 /// How a row `[(heads + 2 · kv_heads) · head_dim]` holds queries, then keys, then values.
@@ -33,7 +35,60 @@ impl JoinedHeads<'_> {
     /// # Panics
     /// If a length does not fit.
     pub fn split<E: Element>(&self, joined: &[E], q: &mut [E], k: &mut [E], v: &mut [E]) -> Result<(), OutOfRange> {
-        let (query, key) = self.check(joined, q, k, v)?;
+        self.check(joined.len(), [q.len(), k.len(), v.len()])?;
+        // SAFETY: values are all that is written.
+        let heads = [q, k, v].map(|heads| unsafe { to_write(heads) });
+        self.split_into(joined, heads);
+        Ok(())
+    }
+
+    /// [`split`](Self::split) into new memory: q, k and v.
+    ///
+    /// # Errors
+    /// If a position lies outside the table.
+    ///
+    /// # Panics
+    /// If the length is no whole number of rows.
+    pub fn split_new<E: Element>(&self, joined: &[E]) -> Result<[Vec<E>; 3], OutOfRange> {
+        let (query, key) = self.widths();
+        let rows = joined.len() / (query + 2 * key);
+        let lens = [rows * query, rows * key, rows * key];
+        self.check(joined.len(), lens)?;
+        // SAFETY: `split_into` writes every row of all three.
+        Ok(unsafe { written_each(lens, |heads| self.split_into(joined, heads)) })
+    }
+
+    /// The gradient of [`JoinedHeads::split`]: rotates `dq` and `dk` back and joins them with `dv`, of the same shapes.
+    ///
+    /// # Errors
+    /// If a position lies outside the table; nothing is then written.
+    ///
+    /// # Panics
+    /// If a length does not fit.
+    pub fn join<E: Element>(&self, dq: &[E], dk: &[E], dv: &[E], joined: &mut [E]) -> Result<(), OutOfRange> {
+        self.check(joined.len(), [dq.len(), dk.len(), dv.len()])?;
+        // SAFETY: values are all that is written.
+        self.join_into([dq, dk, dv], unsafe { to_write(joined) });
+        Ok(())
+    }
+
+    /// [`join`](Self::join) into new memory.
+    ///
+    /// # Errors
+    /// If a position lies outside the table.
+    ///
+    /// # Panics
+    /// If a length does not fit.
+    pub fn join_new<E: Element>(&self, dq: &[E], dk: &[E], dv: &[E]) -> Result<Vec<E>, OutOfRange> {
+        let len = dq.len() + dk.len() + dv.len();
+        self.check(len, [dq.len(), dk.len(), dv.len()])?;
+        // SAFETY: `join_into` writes every row.
+        Ok(unsafe { written(len, |joined| self.join_into([dq, dk, dv], joined)) })
+    }
+
+    /// Writes all of `q`, `k` and `v`; lengths and positions have been checked.
+    fn split_into<E: Element>(&self, joined: &[E], [q, k, v]: [&mut [MaybeUninit<E>]; 3]) {
+        let (query, key) = self.widths();
         let blocks = joined
             .chunks(BLOCK_ROWS * (query + 2 * key))
             .zip(q.chunks_mut(BLOCK_ROWS * query))
@@ -45,23 +100,16 @@ impl JoinedHeads<'_> {
             for (row, (joined, ((q, k), v))) in joined.chunks_exact(query + 2 * key).zip(rows).enumerate() {
                 convert(&joined[..query + key], &mut scratch);
                 self.rotate(block * BLOCK_ROWS + row, &mut scratch, Rotation::Forward);
-                convert(&scratch[..query], q);
-                convert(&scratch[query..], k);
-                v.copy_from_slice(&joined[query + key..]);
+                convert_into(&scratch[..query], q);
+                convert_into(&scratch[query..], k);
+                v.write_copy_of_slice(&joined[query + key..]);
             }
         });
-        Ok(())
     }
 
-    /// The gradient of [`JoinedHeads::split`]: rotates `dq` and `dk` back and joins them with `dv`, of the same shapes.
-    ///
-    /// # Errors
-    /// If a position lies outside the table; nothing is then written.
-    ///
-    /// # Panics
-    /// If a length does not fit.
-    pub fn join<E: Element>(&self, dq: &[E], dk: &[E], dv: &[E], joined: &mut [E]) -> Result<(), OutOfRange> {
-        let (query, key) = self.check(joined, dq, dk, dv)?;
+    /// Writes all of `joined`; lengths and positions have been checked.
+    fn join_into<E: Element>(&self, [dq, dk, dv]: [&[E]; 3], joined: &mut [MaybeUninit<E>]) {
+        let (query, key) = self.widths();
         let blocks = joined
             .chunks_mut(BLOCK_ROWS * (query + 2 * key))
             .zip(dq.chunks(BLOCK_ROWS * query))
@@ -74,59 +122,30 @@ impl JoinedHeads<'_> {
                 convert(dq, &mut scratch[..query]);
                 convert(dk, &mut scratch[query..]);
                 self.rotate(block * BLOCK_ROWS + row, &mut scratch, Rotation::Inverse);
-                convert(&scratch, &mut joined[..query + key]);
-                joined[query + key..].copy_from_slice(dv);
+                convert_into(&scratch, &mut joined[..query + key]);
+                joined[query + key..].write_copy_of_slice(dv);
             }
         });
-        Ok(())
     }
 
-    /// [`split`](Self::split) into new memory: q, k and v.
-    ///
-    /// # Errors
-    /// If a position lies outside the table.
-    ///
-    /// # Panics
-    /// If the length is no whole number of rows.
-    pub fn split_new<E: Element>(&self, joined: &[E]) -> Result<[Vec<E>; 3], OutOfRange> {
-        let (query, key) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let rows = joined.len() / (query + 2 * key).max(1);
-        let mut result = Ok(());
-        // SAFETY: the kernel writes each element of each row, from its inputs alone, or panics, or gives an error, and then
-        // what it left is not used.
-        let heads = unsafe {
-            written_each([rows * query, rows * key, rows * key], |[q, k, v]| result = self.split(joined, q, k, v))
-        };
-        result.map(|()| heads)
-    }
-
-    /// [`join`](Self::join) into new memory.
-    ///
-    /// # Errors
-    /// If a position lies outside the table.
-    ///
-    /// # Panics
-    /// If a length does not fit.
-    pub fn join_new<E: Element>(&self, dq: &[E], dk: &[E], dv: &[E]) -> Result<Vec<E>, OutOfRange> {
-        let mut result = Ok(());
-        // SAFETY: as above.
-        let joined =
-            unsafe { written(dq.len() + dk.len() + dv.len(), |joined| result = self.join(dq, dk, dv, joined)) };
-        result.map(|()| joined)
-    }
-
-    /// Elements of a row's queries and of its keys.
-    fn check<E>(&self, joined: &[E], q: &[E], k: &[E], v: &[E]) -> Result<(usize, usize), OutOfRange> {
+    /// Elements of a row's queries, and of its keys.
+    fn widths(&self) -> (usize, usize) {
         let (query, key) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         assert!(query > 0 && key > 0, "attention without heads");
-        let rows = q.len() / query;
-        assert_eq!(joined.len(), rows * (query + 2 * key));
-        assert_eq!((q.len(), k.len(), v.len()), (rows * query, rows * key, rows * key));
+        (query, key)
+    }
+
+    /// Checks the lengths of joined rows and of q, k and v, and the positions.
+    fn check(&self, joined: usize, heads: [usize; 3]) -> Result<(), OutOfRange> {
+        let (query, key) = self.widths();
+        let rows = heads[0] / query;
+        assert_eq!(joined, rows * (query + 2 * key));
+        assert_eq!(heads, [rows * query, rows * key, rows * key]);
         if let Some((table, positions)) = self.rotary {
             assert_eq!(positions.len(), rows);
             table.check(self.head_dim, positions)?;
         }
-        Ok((query, key))
+        Ok(())
     }
 
     /// Rotates the heads of one row's queries and keys.
@@ -140,7 +159,8 @@ impl JoinedHeads<'_> {
 #[cfg(test)]
 mod tests {
     use super::JoinedHeads;
-    use crate::rope::{RotaryTable, Rotation, rope};
+    use crate::rope::tests::rotated;
+    use crate::rope::{RotaryTable, Rotation};
     use crate::testing::{numbers, on_any_threads};
 
     #[test]
@@ -157,25 +177,22 @@ mod tests {
                 let results = on_any_threads(|| {
                     let [mut q, mut k, mut v] = [query, key, key].map(|width| vec![f32::NAN; rows * width]);
                     form.split(&joined, &mut q, &mut k, &mut v).unwrap();
+                    assert_eq!(form.split_new(&joined).unwrap(), [q.clone(), k.clone(), v.clone()]);
                     let mut again = vec![f32::NAN; joined.len()];
                     form.join(&q, &k, &v, &mut again).unwrap();
+                    assert_eq!(form.join_new(&q, &k, &v).unwrap(), again);
                     vec![q, k, v, again]
                 });
                 let columns = |from: usize, count: usize| -> Vec<f32> {
                     joined.chunks(width).flat_map(|row| &row[from..from + count]).copied().collect()
                 };
                 let [mut q, mut k, v] = [columns(0, query), columns(query, key), columns(query + key, key)];
-                let mut back = [Vec::new(), Vec::new()];
-                if rotary.is_some() {
-                    rope(&mut q, heads, head_dim, table, &positions, Rotation::Forward).unwrap();
-                    rope(&mut k, kv_heads, head_dim, table, &positions, Rotation::Forward).unwrap();
-                }
-                back[0].clone_from(&q);
-                back[1].clone_from(&k);
-                if rotary.is_some() {
-                    rope(&mut back[0], heads, head_dim, table, &positions, Rotation::Inverse).unwrap();
-                    rope(&mut back[1], kv_heads, head_dim, table, &positions, Rotation::Inverse).unwrap();
-                }
+                let rotate = |x: &[f32], heads, rotation| match rotary {
+                    Some(_) => rotated(x, heads, head_dim, table, &positions, rotation),
+                    None => x.to_vec(),
+                };
+                (q, k) = (rotate(&q, heads, Rotation::Forward), rotate(&k, kv_heads, Rotation::Forward));
+                let back = [rotate(&q, heads, Rotation::Inverse), rotate(&k, kv_heads, Rotation::Inverse)];
                 assert_eq!(results[..3], [q, k, v.clone()]);
                 for row in 0..rows {
                     let parts =
@@ -193,5 +210,6 @@ mod tests {
         let (mut q, mut k, mut v) = ([0.0; 2], [0.0; 2], [0.0; 2]);
         assert!(form.split(&[0.0; 6], &mut q, &mut k, &mut v).is_err());
         assert!(form.join(&q, &k, &v, &mut [0.0; 6]).is_err());
+        assert!(form.split_new(&[0.0; 6]).is_err() && form.join_new(&q, &k, &v).is_err());
     }
 }

@@ -15,24 +15,29 @@
 //! | --- | --- |
 //! | [`gemm`] | matrix products for the forward pass, the input gradient and the weight gradient, in f32 and in bf16 |
 //! | [`norms`] | RMS norm and layer norm |
-//! | [`heads`] | splitting joined projections into heads |
-//! | [`rope`] | rotary position embedding |
+//! | [`heads`] | splitting joined projections into heads, and joining their gradients |
+//! | [`rope`] | the tables of rotary position embedding |
 //! | [`activations`] | SiLU and GeLU, plain and gated |
 //! | [`attention`] | blockwise attention over packed rows, with grouped heads and a sliding window |
 //! | [`cross_entropy`] | the language-model head and its loss, without holding all logits |
 //! | [`embedding`] | looking rows up, and adding their gradients back |
-//! | [`optimizer`] | AdamW and SGD, measuring the gradient's change in the same pass |
+//! | [`elementwise`] | adding, scaling and masking in place |
+//! | [`optimizer`] | AdamW and SGD, and measuring a gradient's change before them |
 //! | [`quant`] | decoding GGUF blocks; encoding and decoding NF4; matrices that stay packed |
 
 mod dispatch;
 mod element;
 mod math;
 mod memory;
+mod out_of_range;
+mod prefetch;
 mod threads;
+mod unwritten;
 
 pub mod activations;
 pub mod attention;
 pub mod cross_entropy;
+pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
 pub mod heads;
@@ -43,23 +48,8 @@ pub mod rope;
 
 pub use element::{Element, narrow, widen};
 pub use memory::{return_freed_memory, reuse_freed_memory};
+pub use out_of_range::OutOfRange;
 pub use threads::{on_worker, set_threads, threads};
 
 #[cfg(test)]
 mod testing;
-
-/// An index in the data that lies outside the table it points into.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "row {row} has {what} {value}, outside 0..{limit}: check that tokenizer, sequence length and model fit together"
-)]
-pub struct OutOfRange {
-    /// What the index is: `"token id"`, `"label"` or `"position"`.
-    pub what: &'static str,
-    /// The row that has it.
-    pub row: usize,
-    /// The index itself.
-    pub value: i64,
-    /// The size of the table.
-    pub limit: usize,
-}

@@ -4,7 +4,6 @@
 use crate::OutOfRange;
 use crate::dispatch::multiversion;
 use crate::math::mul_add;
-use crate::threads::each;
 
 /// Cosines and sines of every position's angles, `[positions, rotary_dim / 2]` each.
 #[derive(Clone, Copy, Debug)]
@@ -19,42 +18,11 @@ pub struct RotaryTable<'a> {
 
 /// The sense of a rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rotation {
+pub(crate) enum Rotation {
     /// By the angle: the forward pass.
     Forward,
     /// By minus the angle: the backward pass.
     Inverse,
-}
-
-/// Rows of a block of work.
-const BLOCK_ROWS: usize = 16;
-
-/// Rotates every head of `x [rows, heads, head_dim]` in place, row `r` by the angles of `positions[r]`.
-///
-/// # Errors
-/// If a position lies outside the table; `x` is then unchanged.
-///
-/// # Panics
-/// If a length does not fit.
-pub fn rope(
-    x: &mut [f32],
-    heads: usize,
-    head_dim: usize,
-    table: RotaryTable,
-    positions: &[u32],
-    rotation: Rotation,
-) -> Result<(), OutOfRange> {
-    assert_eq!(x.len(), positions.len() * heads * head_dim);
-    table.check(head_dim, positions)?;
-    if x.is_empty() {
-        return Ok(());
-    }
-    each(x.chunks_mut(BLOCK_ROWS * heads * head_dim).zip(positions.chunks(BLOCK_ROWS)), |(x, positions)| {
-        for (row, &position) in x.chunks_exact_mut(heads * head_dim).zip(positions) {
-            table.rotate(row, head_dim, position, rotation);
-        }
-    });
-    Ok(())
 }
 
 impl RotaryTable<'_> {
@@ -104,10 +72,10 @@ multiversion! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{RotaryTable, Rotation, rope};
+pub(crate) mod tests {
+    use super::{RotaryTable, Rotation};
     use crate::OutOfRange;
-    use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
+    use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers};
 
     /// Hugging Face's `x · cos + rotate_half(x) · sin` with cos and sin doubled to the whole rotary width.
     fn reference(x: &[f64], heads: usize, head_dim: usize, table: RotaryTable, positions: &[u32]) -> Vec<f64> {
@@ -124,6 +92,22 @@ mod tests {
         out
     }
 
+    /// Every head of `x [rows, heads, head_dim]` rotated, row `r` by the angles of `positions[r]`.
+    pub(crate) fn rotated(
+        x: &[f32],
+        heads: usize,
+        head_dim: usize,
+        table: RotaryTable,
+        positions: &[u32],
+        rotation: Rotation,
+    ) -> Vec<f32> {
+        let mut x = x.to_vec();
+        for (row, &position) in x.chunks_exact_mut(heads * head_dim).zip(positions) {
+            table.rotate(row, head_dim, position, rotation);
+        }
+        x
+    }
+
     #[test]
     fn rotations_equal_the_reference_and_undo_each_other() {
         for (heads, head_dim, rotary_dim, rows) in
@@ -135,27 +119,20 @@ mod tests {
             let positions: Vec<u32> = (0..rows).map(|row| row * 7 % 20).collect();
             let x = numbers(2, rows as usize * heads * head_dim);
             let dout = numbers(3, x.len());
-            let results = on_any_threads(|| {
-                let [mut y, mut back, mut dx] = [x.clone(), x.clone(), dout.clone()];
-                rope(&mut y, heads, head_dim, table, &positions, Rotation::Forward).unwrap();
-                rope(&mut back, heads, head_dim, table, &positions, Rotation::Forward).unwrap();
-                rope(&mut back, heads, head_dim, table, &positions, Rotation::Inverse).unwrap();
-                rope(&mut dx, heads, head_dim, table, &positions, Rotation::Inverse).unwrap();
-                vec![y, back, dx]
-            });
-            assert_close(&results[0], &reference(&in_f64(&x), heads, head_dim, table, &positions), 1e-6, "forward");
-            assert_close(&results[1], &in_f64(&x), 1e-6, "there and back");
+            let rotate = |x: &[f32], rotation| rotated(x, heads, head_dim, table, &positions, rotation);
+            let y = rotate(&x, Rotation::Forward);
+            assert_close(&y, &reference(&in_f64(&x), heads, head_dim, table, &positions), 1e-6, "forward");
+            assert_close(&rotate(&y, Rotation::Inverse), &in_f64(&x), 1e-6, "there and back");
             let loss = |x: &[f64]| inner(&reference(x, heads, head_dim, table, &positions), &dout);
-            assert_gradient(loss, &x, &results[2], "gradient");
+            assert_gradient(loss, &x, &rotate(&dout, Rotation::Inverse), "gradient");
         }
     }
 
     #[test]
-    fn a_position_outside_the_table_is_an_error_and_changes_nothing() {
+    fn a_position_outside_the_table_is_an_error() {
         let table = RotaryTable { cos: &[0.0; 4], sin: &[1.0; 4], rotary_dim: 2 };
-        let mut x = [1.0; 6];
-        let error = rope(&mut x, 1, 2, table, &[0, 3, 4], Rotation::Forward).unwrap_err();
+        let error = table.check(2, &[0, 3, 4]).unwrap_err();
         assert_eq!(error, OutOfRange { what: "position", row: 2, value: 4, limit: 4 });
-        assert_eq!(x, [1.0; 6]);
+        assert_eq!(table.check(2, &[0, 3]), Ok(()));
     }
 }

@@ -1,9 +1,9 @@
 //! Text generation, token by token, with a KV cache.
 
-use crate::nn::{Decoder, KvCache};
+use crate::Error;
+use crate::model::{Decoder, KvCache};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, host};
 
 /// How far to write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,13 +38,17 @@ pub fn generate(
     mut show: impl FnMut(&str),
 ) -> Result<Generated, Error> {
     check_prompt(model, prompt)?;
-    let room = model.config().max_position_embeddings.saturating_sub(prompt.len());
+    let room = model.sizes().max_position_embeddings.saturating_sub(prompt.len());
     let (mut cache, mut stream) = (KvCache::default(), tokenizer.stream(true));
     let mut generated = Generated { text: String::new(), tokens: Vec::new(), finished: false };
     let mut unread = prompt.to_vec();
     while generated.tokens.len() < limits.max_new_tokens.min(room) {
+        if model.outgrows(&cache, unread.len()) {
+            cache = KvCache::default();
+            unread = [prompt, &generated.tokens].concat();
+        }
         let logits = model.next_logits(&unread, &mut cache);
-        let next = host::read("logits", &logits, |logits| sampler.sample(logits))??;
+        let next = sampler.sample(&logits.to_host())?;
         if limits.stop.contains(&next) {
             generated.finished = true;
             break;
@@ -62,7 +66,7 @@ pub fn generate(
 }
 
 fn check_prompt(model: &Decoder, prompt: &[u32]) -> Result<(), Error> {
-    let config = model.config();
+    let config = model.sizes();
     if prompt.is_empty() {
         return Err(Error::Input("the prompt is empty; give it at least one token".into()));
     }

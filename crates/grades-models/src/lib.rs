@@ -1,22 +1,23 @@
-//! Transformer models on Burn: operations, families, weights, tokenizers, generation.
+//! Transformer language models: blocks, families, weights, adapters, tokenizers, generation.
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests make the files that they need"))]
 
+pub mod adapter;
 pub mod config;
 mod error;
 mod families;
 pub mod generate;
-pub mod host;
+pub mod model;
 pub mod nn;
-pub mod ops;
 pub mod parameters;
-pub mod peft;
 pub mod random;
 pub mod registry;
 pub mod sampling;
+pub mod source;
 pub mod template;
 pub mod tokenizer;
 pub mod weights;
 
+pub use adapter::{LoraConfig, peft};
 pub use error::Error;
-pub use nn::{Decoder, KvCache, LoraConfig, Tokens};
+pub use model::{Decoder, Inputs, KvCache};

@@ -1,18 +1,17 @@
-//! The parameters of a model: one flat table, each entry with its checkpoint name and its place in the model.
+//! The parameters of a model: one flat table, each entry with its checkpoint name and what of it freezes with what.
 //!
-//! A model's layers hold [`ParameterId`]s into the table, so that training, saving and inspecting see every parameter
-//! in one loop and no family has to list its own again.
+//! A model's blocks hold [`ParameterId`]s into the table, so that training, saving and inspecting see every parameter in
+//! one loop and no family has to list its own again. A parameter consists of [`Piece`]s, ranges of its rows that train or
+//! freeze each on its own: most have one; a fused `qkv_proj` has one for q, k and v each. What training keeps (gradients,
+//! the optimizer's state) is kept by piece, in the slot that it has in the whole table.
 
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::ops::Range;
 
-use burn::tensor::{Device, Tensor, TensorData};
-use grades::{Companion, UnitId};
-use grades_kernels::quant::{Nf4, PackedMatrix};
+use grades::{Companion, Tower, UnitId};
+use grades_tensor::{Dtype, Leaf, Tensor};
 
-use crate::ops::PackedWeights;
-use crate::{Error, host};
-
-/// Where a parameter belongs, which decides when it is frozen.
+/// Where a piece belongs, which decides when it is frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A projection matrix or its bias: a unit of freezing.
@@ -27,21 +26,52 @@ pub enum Place {
     Base,
 }
 
-/// How a model holds its projection matrices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Storage {
-    /// In f32.
-    #[default]
-    Dense,
-    /// In the blocks of their checkpoint where it is quantised, else in NF4. They do not train.
-    Packed,
+impl Place {
+    /// The unit that it is of.
+    #[must_use]
+    pub fn unit(self) -> Option<UnitId> {
+        match self {
+            Self::Unit(unit) => Some(unit),
+            Self::Companion(_) | Self::Tied(_) | Self::Always | Self::Base => None,
+        }
+    }
+
+    /// Where it stands in its tower: 0 before the layers, `i + 1` in layer `i`; `None` above them or in no tower.
+    #[must_use]
+    pub fn height(self) -> Option<(Tower, usize)> {
+        match self {
+            Self::Unit(unit) => Some((unit.tower, unit.layer + 1)),
+            Self::Companion(Companion::Norms { tower, layer }) => Some((tower, layer + 1)),
+            Self::Companion(Companion::Embedding { tower }) | Self::Tied(Companion::Embedding { tower }) => {
+                Some((tower, 0))
+            }
+            Self::Tied(Companion::Norms { .. }) | Self::Always | Self::Base => None,
+        }
+    }
 }
 
-impl Storage {
-    /// As the option `load_in_4bit` means it.
+/// A range of a parameter's rows that trains or freezes on its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The rows; of a vector, the elements.
+    pub rows: Range<usize>,
+    /// Where it belongs.
+    pub place: Place,
+    trainable: bool,
+    slot: usize,
+}
+
+impl Piece {
+    /// Whether a backward pass computes its gradient.
     #[must_use]
-    pub fn in_4bit(load_in_4bit: bool) -> Self {
-        if load_in_4bit { Self::Packed } else { Self::Dense }
+    pub fn is_trainable(&self) -> bool {
+        self.trainable
+    }
+
+    /// Its number in the whole table: where its gradient and its state are.
+    #[must_use]
+    pub fn slot(&self) -> usize {
+        self.slot
     }
 }
 
@@ -52,18 +82,21 @@ pub struct Parameter {
     pub name: String,
     /// Its shape in a Hugging Face checkpoint.
     pub shape: Vec<usize>,
-    /// Its place in the model.
-    pub place: Place,
-    /// Its values as `[rows, columns]`; a vector has one row. Nothing of a packed matrix.
-    pub value: Tensor<2>,
-    /// The blocks of a packed matrix.
-    pub packed: Option<Arc<PackedMatrix>>,
+    /// Its values as `[rows, columns]`; a vector has one row.
+    pub value: Tensor,
+    pieces: Vec<Piece>,
 }
 
 impl Parameter {
-    /// One whose values are to come.
-    fn empty(name: &str, shape: &[usize], place: Place, device: &Device) -> Self {
-        Self { name: name.into(), shape: shape.into(), place, value: Tensor::empty([1, 1], device), packed: None }
+    /// One whose pieces have these places, in the order of their rows. Nothing of it trains yet.
+    #[must_use]
+    pub fn new(name: &str, shape: &[usize], value: Tensor, pieces: &[(usize, Place)]) -> Self {
+        let mut end = 0;
+        let piece = |&(rows, place): &(usize, Place)| {
+            end += rows;
+            Piece { rows: end - rows..end, place, trainable: false, slot: 0 }
+        };
+        Self { name: name.into(), shape: shape.into(), value, pieces: pieces.iter().map(piece).collect() }
     }
 
     /// Number of values.
@@ -84,56 +117,93 @@ impl Parameter {
         self.name.ends_with(".lora_B.weight")
     }
 
+    /// Whether it is a matrix in packed blocks, which do not train.
+    #[must_use]
+    pub fn is_packed(&self) -> bool {
+        self.value.dtype() == Dtype::Packed
+    }
+
     /// Its memory, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.packed.as_ref().map_or(self.len() * size_of::<f32>(), |packed| packed.bytes())
+        self.value.bytes()
     }
 
-    /// Calls `f` with its values, row-major; a packed matrix is decoded for it.
-    ///
-    /// # Errors
-    /// When the device fails to hand the values over.
-    pub fn read<T>(&self, f: impl FnOnce(&[f32]) -> T) -> Result<T, Error> {
-        match &self.packed {
-            Some(packed) => {
-                let mut values = vec![0.0; self.len()];
-                packed.decode(&mut values);
-                Ok(f(&values))
-            }
-            None => host::read(&self.name, &self.value, f),
+    /// Its values on the host, row-major; a packed matrix is decoded.
+    #[must_use]
+    pub fn to_host(&self) -> Cow<'_, [f32]> {
+        self.value.to_host()
+    }
+
+    /// Its first dimension: the rows of a matrix, the elements of a vector.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// Elements of one row of its checkpoint shape.
+    #[must_use]
+    pub fn row_len(&self) -> usize {
+        self.shape.iter().skip(1).product()
+    }
+
+    /// Its pieces, in the order of their rows.
+    #[must_use]
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// The element where a piece begins, and the shape of its gradient.
+    #[must_use]
+    pub fn extent(&self, piece: &Piece) -> (usize, [usize; 2]) {
+        let row = self.row_len();
+        let shape = if self.value.rows() == self.rows() && self.shape.len() > 1 {
+            [piece.rows.len(), row]
+        } else {
+            [1, piece.rows.len() * row]
+        };
+        (piece.rows.start * row, shape)
+    }
+
+    /// Whether all of it lies under adapters.
+    #[must_use]
+    pub fn is_base(&self) -> bool {
+        self.pieces.iter().all(|piece| piece.place == Place::Base)
+    }
+
+    /// Whether any of it trains.
+    #[must_use]
+    pub fn is_trainable(&self) -> bool {
+        self.pieces.iter().any(|piece| piece.trainable)
+    }
+
+    /// Lets all of it train or not. What lies under adapters and packed blocks never train.
+    pub fn set_trainable(&mut self, trainable: bool) {
+        let packed = self.is_packed();
+        for piece in &mut self.pieces {
+            piece.trainable = trainable && !packed && piece.place != Place::Base;
         }
     }
 
-    /// Its first dimension: the rows of a matrix.
-    pub(crate) fn rows(&self) -> usize {
-        self.shape.first().copied().unwrap_or(1)
+    /// Gives its pieces other places, which must be as many.
+    pub(crate) fn set_places(&mut self, places: impl IntoIterator<Item = Place>) {
+        for (piece, place) in self.pieces.iter_mut().zip(places) {
+            piece.place = place;
+        }
     }
 
     /// Decodes a packed matrix for good.
     pub(crate) fn unpack(&mut self) {
-        if let Some(packed) = self.packed.take() {
-            let mut values = vec![0.0; self.len()];
-            packed.decode(&mut values);
-            let values = TensorData::new(values, [packed.rows(), packed.columns()]);
-            self.value = Tensor::from_data(values, &self.value.device());
+        if self.is_packed() {
+            self.value = self.value.cast(Dtype::F32);
         }
     }
 
-    /// Whether a backward pass computes its gradient.
-    #[must_use]
-    pub fn is_trainable(&self) -> bool {
-        self.value.is_require_grad()
-    }
-
-    /// Tracks or untracks it: an untracked parameter costs nothing in the backward pass. A packed matrix is never tracked.
-    pub fn set_trainable(&mut self, trainable: bool) {
-        let trainable = trainable && self.packed.is_none();
-        if trainable != self.is_trainable() {
-            let device = self.value.device();
-            let value = std::mem::replace(&mut self.value, Tensor::empty([1, 1], &device));
-            self.value = if trainable { value.autodiff().require_grad() } else { value.inner() };
-        }
+    /// The parameter in a forward pass; nothing of it is tracked unless `track` is on.
+    fn leaf(&self, track: bool) -> Leaf {
+        let tracked = self.pieces.iter().filter(|piece| track && piece.trainable);
+        let tracked = tracked.map(|piece| (piece.rows.clone(), piece.slot)).collect();
+        Leaf { value: self.value.clone(), tracked }
     }
 }
 
@@ -151,66 +221,91 @@ impl ParameterId {
 
 /// All parameters of a model.
 #[derive(Debug, Default)]
-pub struct Parameters(Vec<Parameter>);
+pub struct Parameters {
+    table: Vec<Parameter>,
+    slots: usize,
+}
 
 impl Parameters {
     /// The table's entries, in the order of the model.
     pub fn iter(&self) -> std::slice::Iter<'_, Parameter> {
-        self.0.iter()
+        self.table.iter()
     }
 
     /// The table's entries, in the order of the model.
     pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Parameter> {
-        self.0.iter_mut()
+        self.table.iter_mut()
     }
 
-    /// Tracks every parameter, but for what lies under adapters.
-    pub fn train(&mut self) {
-        for parameter in &mut self.0 {
-            parameter.set_trainable(parameter.place != Place::Base);
-        }
+    /// Every piece with its parameter, in the order of the slots.
+    pub fn pieces(&self) -> impl Iterator<Item = (&Parameter, &Piece)> {
+        self.iter().flat_map(|parameter| parameter.pieces.iter().map(move |piece| (parameter, piece)))
+    }
+
+    /// Number of slots: of pieces.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots
     }
 
     /// Number of parameter tensors.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.table.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.table.is_empty()
     }
 
-    /// The value for a forward pass; outside autodiff where `track` is off.
-    pub(crate) fn value(&self, id: ParameterId, track: bool) -> Tensor<2> {
-        let value = self.0[id.0].value.clone();
-        if track || !value.is_autodiff() { value } else { value.inner() }
+    /// Lets everything train that does not lie under adapters.
+    pub fn train(&mut self) {
+        self.iter_mut().for_each(|parameter| parameter.set_trainable(true));
     }
 
-    /// The blocks of a projection's weights, if they are packed.
-    pub(crate) fn packed(&self, ids: &[ParameterId]) -> Option<PackedWeights> {
-        ids.iter().map(|&id| self.0[id.0].packed.clone()).collect::<Option<_>>().map(PackedWeights)
+    /// Lets every piece train or not as `of` says of it; `None` leaves it as it is.
+    pub fn set_trainable(&mut self, of: impl Fn(&Piece) -> Option<bool>) {
+        for parameter in &mut self.table {
+            let packed = parameter.is_packed();
+            for piece in &mut parameter.pieces {
+                if let Some(trainable) = of(piece) {
+                    piece.trainable = trainable && !packed && piece.place != Place::Base;
+                }
+            }
+        }
     }
 
-    pub(crate) fn get(&self, id: ParameterId) -> &Parameter {
-        &self.0[id.0]
+    /// The parameter of that id.
+    #[must_use]
+    pub fn get(&self, id: ParameterId) -> &Parameter {
+        &self.table[id.0]
     }
 
     pub(crate) fn get_mut(&mut self, id: ParameterId) -> &mut Parameter {
-        &mut self.0[id.0]
+        &mut self.table[id.0]
+    }
+
+    /// The parameter in a forward pass; nothing of it is tracked unless `track` is on.
+    pub(crate) fn leaf(&self, id: ParameterId, track: bool) -> Leaf {
+        self.get(id).leaf(track)
     }
 
     /// Adds one at the end.
-    pub(crate) fn push(&mut self, parameter: Parameter) -> ParameterId {
-        self.0.push(parameter);
-        ParameterId(self.0.len() - 1)
+    pub fn push(&mut self, mut parameter: Parameter) -> ParameterId {
+        for piece in &mut parameter.pieces {
+            piece.slot = self.slots;
+            self.slots += 1;
+        }
+        self.table.push(parameter);
+        ParameterId(self.table.len() - 1)
     }
 
     /// Lets go of all but the first `len`.
     pub(crate) fn truncate(&mut self, len: usize) {
-        self.0.truncate(len);
+        self.table.truncate(len);
+        self.slots = self.pieces().count();
     }
 }
 
@@ -218,91 +313,12 @@ impl std::ops::Index<usize> for Parameters {
     type Output = Parameter;
 
     fn index(&self, index: usize) -> &Parameter {
-        &self.0[index]
+        &self.table[index]
     }
 }
 
 impl std::ops::IndexMut<usize> for Parameters {
     fn index_mut(&mut self, index: usize) -> &mut Parameter {
-        &mut self.0[index]
-    }
-}
-
-/// Where the values of a new model come from.
-pub trait Source {
-    /// The shape of a tensor, if there is one of that name.
-    fn shape(&self, name: &str) -> Option<Vec<usize>>;
-
-    /// The values of tensor `name`, row-major, as f32; `shape` is what the model expects.
-    ///
-    /// # Errors
-    /// When the tensor is missing or cannot be read.
-    fn load(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error>;
-
-    /// The matrix `name` in the blocks that it is stored in, or in NF4 where it is stored dense.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load), and if a value is not finite.
-    fn load_packed(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<PackedMatrix, Error> {
-        let refused = |problem: String| Error::Input(format!("tensor {name}: {problem}"));
-        let values = Nf4::encode(&self.load(name, &[rows, columns])?).map_err(|e| refused(e.to_string()))?;
-        PackedMatrix::nf4(values, rows, columns).map_err(|e| refused(e.to_string()))
-    }
-}
-
-/// Fills a table from a [`Source`] while a model is put together.
-pub(crate) struct Builder<'a> {
-    source: &'a dyn Source,
-    device: &'a Device,
-    storage: Storage,
-    parameters: Parameters,
-}
-
-impl<'a> Builder<'a> {
-    pub(crate) fn new(source: &'a dyn Source, device: &'a Device, storage: Storage) -> Self {
-        Self { storage, ..Self::onto(Parameters::default(), source, device) }
-    }
-
-    /// Adds to a table.
-    pub(crate) fn onto(parameters: Parameters, source: &'a dyn Source, device: &'a Device) -> Self {
-        Self { source, device, storage: Storage::Dense, parameters }
-    }
-
-    pub(crate) fn parameters(&self) -> &Parameters {
-        &self.parameters
-    }
-
-    /// Loads one parameter of the given checkpoint shape (1 or 2 dimensions).
-    pub(crate) fn add(&mut self, name: &str, shape: &[usize], place: Place) -> Result<ParameterId, Error> {
-        self.add_or(name, shape, place, Vec::new())
-    }
-
-    /// The same; where the source gives no values, it begins with those of `start`.
-    pub(crate) fn add_or(
-        &mut self,
-        name: &str,
-        shape: &[usize],
-        place: Place,
-        start: Vec<f32>,
-    ) -> Result<ParameterId, Error> {
-        if let Some(found) = self.source.shape(name)
-            && found != shape
-        {
-            return Err(Error::Shape { name: name.into(), found, expected: shape.into() });
-        }
-        let (mut parameter, device) = (Parameter::empty(name, shape, place, self.device), self.device);
-        if let (&[rows, columns], Place::Unit(_), Storage::Packed) = (shape, place, self.storage) {
-            parameter.packed = Some(Arc::new(self.source.load_packed(name, [rows, columns])?));
-            return Ok(self.parameters.push(parameter));
-        }
-        let values = Some(self.source.load(name, shape)?).filter(|values| !values.is_empty()).unwrap_or(start);
-        let columns = shape.last().copied().unwrap_or(1);
-        let rows = shape.iter().product::<usize>() / columns.max(1);
-        parameter.value = Tensor::from_data(TensorData::new(values, [rows, columns]), device);
-        Ok(self.parameters.push(parameter))
-    }
-
-    pub(crate) fn finish(self) -> Parameters {
-        self.parameters
+        &mut self.table[index]
     }
 }

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::Error;
-use crate::parameters::Source;
+use crate::source::Source;
 
 /// Values that one stream of random numbers gives: a fixed size, so that threads do not matter.
 const CHUNK: usize = 1 << 16;

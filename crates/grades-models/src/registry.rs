@@ -1,67 +1,61 @@
 //! From a checkpoint's config to its model: one line a family.
 
-use burn::tensor::Device;
 use grades_kernels::quant::PackedMatrix;
 
 use crate::Error;
-use crate::config::HfConfig;
-use crate::families::{llama, mistral, qwen2};
-use crate::nn::{Decoder, DecoderConfig};
-use crate::parameters::{Source, Storage};
+use crate::config::{HfConfig, Sizes};
+use crate::families::{llama, mistral, phi3, qwen2};
+use crate::model::{Decoder, Wiring};
+use crate::source::{Builder, LoadOptions, Source};
 use crate::weights::Checkpoint;
 
-type Family = (&'static str, fn(&HfConfig) -> Result<DecoderConfig, Error>);
+/// Puts a model together from its config and the tensors of a source.
+type Build = fn(&HfConfig, &Sizes, &mut Builder<'_>) -> Result<Wiring, Error>;
 
 /// Every architecture by its `model_type`.
-const FAMILIES: &[Family] = &[("llama", llama::decoder), ("mistral", mistral::decoder), ("qwen2", qwen2::decoder)];
+const FAMILIES: &[(&str, Build)] =
+    &[("llama", llama::build), ("mistral", mistral::build), ("phi3", phi3::build), ("qwen2", qwen2::build)];
 
 /// The architectures that can be loaded, by their `model_type`.
 pub fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|(name, _)| *name)
 }
 
+fn family(config: &HfConfig) -> Result<Build, Error> {
+    let found = config.model_type()?;
+    match FAMILIES.iter().find(|(name, _)| *name == found) {
+        Some((_, build)) => Ok(*build),
+        None => Err(Error::Family { found, known: families().collect::<Vec<_>>().join(", ") }),
+    }
+}
+
 /// The sizes of the model that a config describes.
 ///
 /// # Errors
 /// When the architecture is unknown or the config is not sound.
-pub fn decoder_config(config: &HfConfig) -> Result<DecoderConfig, Error> {
-    let found = config.model_type()?;
-    match FAMILIES.iter().find(|(name, _)| *name == found) {
-        Some((_, decoder)) => decoder(config),
-        None => Err(Error::Family { found, known: families().collect::<Vec<_>>().join(", ") }),
-    }
+pub fn sizes(config: &HfConfig) -> Result<Sizes, Error> {
+    family(config)?;
+    config.sizes()
 }
 
 /// The model of a config with the values of a source.
 ///
 /// # Errors
-/// As [`decoder_config`] and [`Decoder::load`].
-pub fn load(config: &HfConfig, source: &dyn Source, device: &Device) -> Result<Decoder, Error> {
-    load_as(config, source, device, Storage::Dense)
-}
-
-/// As [`load`], with the projection matrices held as `storage` says.
-///
-/// # Errors
-/// As [`decoder_config`] and [`Decoder::load_as`].
-pub fn load_as(config: &HfConfig, source: &dyn Source, device: &Device, storage: Storage) -> Result<Decoder, Error> {
-    Decoder::load_as(decoder_config(config)?, source, device, storage)
+/// As [`sizes`], when a tensor is missing, cannot be read, or has another shape than the config says, and if a matrix to be
+/// packed holds what is no finite number.
+pub fn load(config: &HfConfig, source: &dyn Source, options: LoadOptions) -> Result<Decoder, Error> {
+    let (build, sizes) = (family(config)?, config.sizes()?);
+    let mut builder = Builder::new(source, options);
+    let wiring = build(config, &sizes, &mut builder)?;
+    Ok(Decoder::new(sizes, wiring, builder.finish()))
 }
 
 /// The model of a checkpoint on disk, read tensor by tensor.
 ///
 /// # Errors
 /// As [`load`], and if a file cannot be read.
-pub fn open(checkpoint: &Checkpoint, device: &Device) -> Result<Decoder, Error> {
-    open_as(checkpoint, device, Storage::Dense)
-}
-
-/// As [`open`], with the projection matrices held as `storage` says.
-///
-/// # Errors
-/// As [`load_as`], and if a file cannot be read.
-pub fn open_as(checkpoint: &Checkpoint, device: &Device, storage: Storage) -> Result<Decoder, Error> {
-    load_as(&HfConfig::new(checkpoint.config()?.clone())?, checkpoint, device, storage)
+pub fn open(checkpoint: &Checkpoint, options: LoadOptions) -> Result<Decoder, Error> {
+    load(&HfConfig::new(checkpoint.config()?.clone())?, checkpoint, options)
 }
 
 impl Source for Checkpoint {

@@ -104,8 +104,8 @@ impl Run {
     /// The same of one kind of matrix.
     #[must_use]
     pub fn frozen_share_of(&self, kind: Kind) -> Vec<(f64, f64)> {
-        let count = self.units.units.iter().filter(|unit| unit.unit.role.kind() == kind).count();
-        let mut changes = self.freezes().filter(|(_, unit, _)| unit.role.kind() == kind).peekable();
+        let count = self.units.units.iter().filter(|unit| unit.unit.role.kind() == Some(kind)).count();
+        let mut changes = self.freezes().filter(|(_, unit, _)| unit.role.kind() == Some(kind)).peekable();
         let mut frozen = BTreeSet::new();
         let mut share = |step: &Step| {
             while let Some((_, unit, freezes)) = changes.next_if(|(at, ..)| *at <= step.step) {
@@ -120,7 +120,7 @@ impl Run {
     #[must_use]
     pub fn mean_signal(&self, kind: Kind) -> Vec<(f64, Option<f64>)> {
         let mean = |line: &Signals| {
-            let of_kind = line.signals.iter().filter(|(unit, _)| unit.role.kind() == kind);
+            let of_kind = line.signals.iter().filter(|(unit, _)| unit.role.kind() == Some(kind));
             let values: Vec<f64> = of_kind.filter_map(|(_, value)| *value).collect();
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             (line.step as f64, (!values.is_empty()).then_some(mean))

@@ -69,9 +69,8 @@ fn guides(units: &[UnitThreshold]) -> Vec<(f64, String)> {
 /// The step at which each matrix froze, layers × roles.
 pub(super) fn map(run: &Run, prefix: &str) -> Figure {
     let units = || run.units.units.iter().map(|unit| unit.unit);
-    let position = |role: &Role| Role::ALL.iter().position(|of| of == role);
     let mut roles = distinct(units().map(|unit| unit.role));
-    roles.sort_by_key(position);
+    roles.sort();
     let rows = distinct(units().map(|unit| (unit.tower, unit.layer)));
     let towers = distinct(units().map(|unit| unit.tower)).len();
     let frozen = run.frozen_at();

@@ -4,9 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::auto::AutoTau;
+use crate::check::{ConfigError, check_run, require};
 use crate::companion::Companions;
 use crate::norm::Norm;
-use crate::policy::auto::AutoTau;
 use crate::signal::Signal;
 use crate::threshold::{Tau, TauKey};
 use crate::unit::UnitId;
@@ -39,8 +40,10 @@ pub struct Config {
     pub max_frozen_share: f64,
     /// Whether norms and embeddings freeze with the matrices around them. Default: `train`, as in the paper.
     pub companions: Companions,
-    /// Whether the roles inside a fused projection (`qkv`, `gate_up`) are units of their own, as row ranges of its
-    /// weight. The one who lists the units reads it; the monitor does not. Default: true.
+    /// Whether the roles inside a fused projection (`qkv`, `gate_up`) are units of their own, as ranges of its rows, or
+    /// the projection is one unit. The one who lists the units reads it
+    /// ([`EarlyStopping::split_fused`](crate::EarlyStopping::split_fused), [`Role::monitored`](crate::Role::monitored));
+    /// the monitor knows the units that it was given and nothing else. Default: true.
     pub split_fused: bool,
     /// Measures from the first step on, for reports. Changes no decision. Default: false.
     pub trace: bool,
@@ -64,72 +67,6 @@ impl Default for Config {
             auto: AutoTau::default(),
         }
     }
-}
-
-/// A config that cannot be used.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum ConfigError {
-    /// A number outside its range.
-    #[error("`{key}: {value}` is out of range: it must be {range}")]
-    OutOfRange {
-        /// The key.
-        key: String,
-        /// What it holds.
-        value: f64,
-        /// What it may hold.
-        range: &'static str,
-    },
-    /// A preset with a signal that it was not found with.
-    #[error(
-        "`tau: {preset}` was found with the signal `weight_change`, not `{}`: leave `signal` out or write a number for `tau`",
-        signal.name()
-    )]
-    PresetSignal {
-        /// The preset's name.
-        preset: &'static str,
-        /// The signal asked for.
-        signal: Signal,
-    },
-    /// `tau: auto` with another signal than its own.
-    #[error(
-        "`tau: auto` judges the signal `relative_gradient_change`, not `{}`: leave `signal` out or write a number for `tau`",
-        signal.name()
-    )]
-    AutoSignal {
-        /// The signal asked for.
-        signal: Signal,
-    },
-    /// `tau: auto` with a norm whose noise floor is not known.
-    #[error("`tau: auto` knows the noise floor of the norms `l1` and `frobenius` only: choose one of them as `norm`")]
-    AutoNorm,
-    /// A unit that no key of the `tau` map matches.
-    #[error("`tau` has no threshold for the matrix `{unit}`: add a `default` key or one that matches it")]
-    NoThreshold {
-        /// The unit.
-        unit: UnitId,
-    },
-    /// A pattern that matches no unit.
-    #[error(
-        "the key `{pattern}` of `tau` matches no matrix of this model, whose first is `{example}`: correct or remove it"
-    )]
-    PatternMatchesNothing {
-        /// The pattern.
-        pattern: String,
-        /// A unit of the model.
-        example: UnitId,
-    },
-    /// No units.
-    #[error("there is no matrix to monitor: check that the model has projections and that they train")]
-    NoUnits,
-    /// A unit listed twice.
-    #[error("the matrix `{unit}` is listed twice: list every matrix once")]
-    DuplicateUnit {
-        /// The unit.
-        unit: UnitId,
-    },
-    /// No steps.
-    #[error("no training steps are planned: `max_steps` or `num_epochs` must give at least one")]
-    NoSteps,
 }
 
 impl Config {
@@ -219,9 +156,10 @@ impl Config {
                 }
             }
         }
-        match units.iter().find(|unit| self.tau != Tau::Auto && self.tau.of(**unit).is_none()) {
-            Some(unit) => Err(ConfigError::NoThreshold { unit: *unit }),
-            None => Ok(()),
+        match (units.iter().find(|unit| self.tau.of(**unit).is_none()), &self.tau) {
+            (None, _) | (Some(_), Tau::Auto) => Ok(()),
+            (Some(unit), Tau::Preset(preset)) => Err(ConfigError::PresetTower { preset: preset.name(), unit: *unit }),
+            (Some(unit), _) => Err(ConfigError::NoThreshold { unit: *unit }),
         }
     }
 }
@@ -244,24 +182,6 @@ impl fmt::Display for Config {
             _ => Ok(()),
         }
     }
-}
-
-/// Fails unless there are units, each once, and steps.
-pub(crate) fn check_run(units: &[UnitId], planned_steps: usize) -> Result<(), ConfigError> {
-    if units.is_empty() {
-        return Err(ConfigError::NoUnits);
-    }
-    let mut sorted = units.to_vec();
-    sorted.sort_unstable();
-    if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(ConfigError::DuplicateUnit { unit: pair[0] });
-    }
-    if planned_steps == 0 { Err(ConfigError::NoSteps) } else { Ok(()) }
-}
-
-/// Fails unless `fits`.
-pub(crate) fn require(fits: bool, key: impl Into<String>, value: f64, range: &'static str) -> Result<(), ConfigError> {
-    if fits { Ok(()) } else { Err(ConfigError::OutOfRange { key: key.into(), value, range }) }
 }
 
 /// ⌈share · steps⌉, not thrown up by the rounding of the product: ⌈0.55 · 100⌉ is 55, though the product is

@@ -5,50 +5,63 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::companion::Companion;
-use crate::event::Event;
+use crate::event::{Event, StopReason};
 use crate::norm::Norm;
-use crate::signal::Signal;
 use crate::unit::UnitId;
 
-/// What a policy needs of one optimiser step. The default asks for nothing.
+/// What a policy needs of one optimizer step, in any combination. The default asks for nothing.
 ///
-/// Step 0 is the model before its first update; steps are counted from 1.
+/// The loop makes **one** [`Observation`](crate::Observation) of a step, which holds all that is asked for, and gets one
+/// [`Decision`]. In the order of a step:
+///
+/// 1. After the backward pass: what is asked of *gradients*. A gradient is always that of this step as the optimizer
+///    gets it: the mean over the accumulated micro-batches, after the all-reduce of distributed training, with the
+///    elements that a [`Mask`] leaves out at zero, before clipping.
+/// 2. Unless [`after_update`](Self::after_update): the observation and its decision, so that a unit that freezes skips
+///    this very update, as in Algorithm 1.
+/// 3. The update.
+/// 4. What is asked of *weights*, and the validation loss: always after the update.
+/// 5. If [`after_update`](Self::after_update): the observation and its decision. It holds the gradients of point 1
+///    beside what point 4 gave. A unit that freezes has got this update.
+/// 6. What is to be kept, of the tensors that train on after the decision.
+///
+/// Step 0 is the model before its first update, steps are counted from 1. At step 0 there are neither gradients nor a
+/// copy to compare weights with: what is asked of them stays empty, and points 4 to 6 do the rest. Where a policy asks
+/// for keeping alone, the loop may observe with nothing in it or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wants {
-    /// Measure the units that still train, and pass [`Observation::measurements`](crate::Observation::measurements).
-    pub measure: bool,
-    /// The signal that is measured: tells which fields of [`Measurement`](crate::Measurement) are needed.
-    pub signal: Signal,
-    /// The norm to measure with.
+    /// Measure the gradients: [`Measurement::gradient`](crate::Measurement::gradient), and where the gradient of the
+    /// step before was kept also `previous` and `change`.
+    pub measure_gradients: bool,
+    /// Measure how far the weights have moved: [`Measurement::weight_change`](crate::Measurement::weight_change),
+    /// against the copy kept last, where there is one.
+    pub measure_weights: bool,
+    /// The norm of both.
     pub norm: Norm,
-    /// Keep this step's gradients of the units that still train: the next step compares with them. A copy kept earlier
-    /// can be released where this is false.
+    /// Keep this step's gradients: the next step compares with them. Those of the step before are then no longer needed,
+    /// nor are they where this is false.
     pub keep_gradient: bool,
-    /// Keep a copy of the weights as they are after this step's update.
+    /// Keep a copy of the weights as they are after this step's update (at step 0 as they are). It stays until it is
+    /// replaced.
     pub keep_weight: bool,
-    /// Pass the elements of the gradients of the units that still train
-    /// ([`Observation::gradients`](crate::Observation::gradients)).
+    /// Pass the elements of the gradients ([`Observation::gradients`](crate::Observation::gradients)).
     pub gradients: bool,
-    /// Pass the elements of the weights as they are after this step's update
-    /// ([`Observation::weights`](crate::Observation::weights)).
+    /// Pass the elements of the weights ([`Observation::weights`](crate::Observation::weights)).
     pub weights: bool,
-    /// Compute the validation loss after this step's update and pass it.
+    /// Compute the validation loss and pass it.
     pub validation_loss: bool,
 }
 
 impl Wants {
     /// Whether the step needs nothing of the loop: nothing measured, kept, passed or validated.
     pub fn is_idle(&self) -> bool {
-        let Self { signal: _, norm: _, measure, keep_gradient, keep_weight, gradients, weights, validation_loss } =
-            *self;
-        !(measure || keep_gradient || keep_weight || gradients || weights || validation_loss)
+        *self == Self { norm: self.norm, ..Self::default() }
     }
 
-    /// Whether the observation can only be made after the optimiser's update of the step. Otherwise it is best made
-    /// before: then a unit that freezes skips this very update, as in Algorithm 1. A loop that measures in the same
-    /// pass as it updates may observe afterwards; its units freeze one update later.
+    /// Whether the observation can only be made after the optimizer's update of the step, since it holds weights or the
+    /// validation loss.
     pub fn after_update(&self) -> bool {
-        self.validation_loss || self.weights || (self.measure && self.signal == Signal::WeightChange)
+        self.measure_weights || self.weights || self.validation_loss
     }
 }
 
@@ -78,7 +91,7 @@ pub struct Mask {
 
 /// What the training loop does after an observation. Every list is in the order of [`UnitId`].
 ///
-/// A frozen unit gets no weight gradient, no update, no weight decay and no momentum; its optimiser state and kept
+/// A frozen unit gets no weight gradient, no update, no weight decay and no momentum; its optimizer state and kept
 /// gradient can be released, and gradients still flow through it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Decision {
@@ -88,7 +101,7 @@ pub struct Decision {
     pub freeze: Vec<UnitId>,
     /// Single tensors that freeze now while their unit goes on training.
     pub freeze_parts: Vec<PartId>,
-    /// Units that train again from now on, with fresh optimiser state.
+    /// Units that train again from now on, with fresh optimizer state.
     pub unfreeze: Vec<UnitId>,
     /// Companions that freeze now.
     pub freeze_companions: Vec<Companion>,
@@ -128,25 +141,29 @@ impl Decision {
     }
 }
 
-/// Why a policy ends training before the planned steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StopReason {
-    /// Every unit is frozen (Algorithm 1, line 20).
-    AllFrozen,
-    /// The share of `max_frozen_share` is frozen.
-    MaxFrozenShare,
-    /// The validation loss has not improved for `patience` checks.
-    ValidationLoss,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl StopReason {
-    /// The name used in logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::AllFrozen => "all_frozen",
-            Self::MaxFrozenShare => "max_frozen_share",
-            Self::ValidationLoss => "validation_loss",
+    #[test]
+    fn a_step_is_observed_after_its_update_as_soon_as_one_part_needs_that() {
+        let none = Wants { norm: Norm::Spectral, ..Wants::default() };
+        assert!(none.is_idle() && !none.after_update());
+        let before: [fn(&mut Wants); 4] = [
+            |w| w.measure_gradients = true,
+            |w| w.gradients = true,
+            |w| w.keep_gradient = true,
+            |w| w.keep_weight = true,
+        ];
+        let after: [fn(&mut Wants); 3] =
+            [|w| w.measure_weights = true, |w| w.weights = true, |w| w.validation_loss = true];
+        let asks: Vec<_> = before.iter().chain(&after).collect();
+        for combination in 1_usize..1 << asks.len() {
+            let mut wants = none;
+            let chosen = |bit: &usize| combination & (1 << bit) != 0;
+            (0..asks.len()).filter(chosen).for_each(|bit| asks[bit](&mut wants));
+            assert!(!wants.is_idle(), "{wants:?}");
+            assert_eq!(wants.after_update(), combination >> before.len() != 0, "{wants:?}");
         }
     }
 }

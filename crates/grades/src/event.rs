@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::companion::Companion;
-use crate::decision::StopReason;
 use crate::unit::UnitId;
 
 /// Something a policy decided at a step (counted from 1; 0 is before training).
@@ -70,6 +69,29 @@ pub enum Event {
         /// Why.
         reason: StopReason,
     },
+}
+
+/// Why a policy ends training before the planned steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// Every unit is frozen (Algorithm 1, line 20).
+    AllFrozen,
+    /// The share of `max_frozen_share` is frozen.
+    MaxFrozenShare,
+    /// The validation loss has not improved for `patience` checks.
+    ValidationLoss,
+}
+
+impl StopReason {
+    /// The name used in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AllFrozen => "all_frozen",
+            Self::MaxFrozenShare => "max_frozen_share",
+            Self::ValidationLoss => "validation_loss",
+        }
+    }
 }
 
 #[cfg(test)]

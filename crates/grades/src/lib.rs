@@ -23,7 +23,7 @@
 //!     let mut measured = Vec::new();
 //!     for (i, unit) in units.into_iter().enumerate().filter(|(_, unit)| !monitor.is_frozen(*unit)) {
 //!         let now = gradient(unit, step);
-//!         if wants.measure {
+//!         if wants.measure_gradients {
 //!             let before = previous[i].as_ref().map(|g| &g[..]);
 //!             measured.push((unit, vec![Measurement::of_gradient(wants.norm, [2, 2], &now, before)?]));
 //!         }
@@ -31,13 +31,13 @@
 //!     }
 //!     let decision = monitor.observe(step, &measured);
 //!     for unit in decision.freeze {
-//!         // … no gradient, no update, no optimiser state for `unit` from here on …
+//!         // … no gradient, no update, no optimizer state for `unit` from here on …
 //!         assert_eq!((step, unit), (4, units[0]));
 //!     }
 //!     if decision.stop.is_some() {
 //!         break;
 //!     }
-//!     // … the optimiser's update of the units that still train …
+//!     // … the optimizer's update of the units that still train …
 //! }
 //!
 //! // ‖∇W_t − ∇W_{t−1}‖ of the first matrix: 1/2 − 1/3 = 0.17 at step 3, 1/3 − 1/4 = 0.08 < 0.1 at step 4.
@@ -48,14 +48,18 @@
 //!
 //! A loop that offers several methods builds a [`Policy`] from [`EarlyStopping`] instead and treats them all alike.
 
+mod auto;
+mod check;
 mod companion;
 mod config;
 mod decision;
 mod event;
+mod exact;
 mod flops;
 mod monitor;
+mod name;
 mod norm;
-mod policy;
+pub mod policy;
 mod preset;
 mod replay;
 mod signal;
@@ -63,19 +67,17 @@ mod state;
 mod threshold;
 mod unit;
 
+pub use auto::{AutoTau, JudgedTensors};
+pub use check::ConfigError;
 pub use companion::{Companion, Companions};
-pub use config::{Config, ConfigError};
-pub use decision::{Decision, Mask, PartId, StopReason, Wants};
-pub use event::Event;
+pub use config::Config;
+pub use decision::{Decision, Mask, PartId, Wants};
+pub use event::{Event, StopReason};
 pub use flops::Flops;
 pub use monitor::Monitor;
+pub use name::NameError;
 pub use norm::{Norm, ShapeError};
-pub use policy::auto::{AutoTau, Parts};
-pub use policy::{
-    AfLora, AfLoraConfig, AfLoraState, AutoFreeze, AutoFreezeConfig, AutoFreezeState, Cost, EarlyStopping, Elements,
-    Loraf, LorafConfig, LorafState, NoPolicy, NoneConfig, Observation, Policy, PolicyMemory, PolicyState,
-    ValidationLoss, ValidationLossConfig, ValidationLossState,
-};
+pub use policy::{Cost, EarlyStopping, Elements, Method, Observation, Policy, PolicyMemory, PolicyState};
 pub use preset::Preset;
 pub use replay::{Replay, TraceStep, replay};
 pub use signal::{Measurement, Signal};

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::auto::Detector;
+use crate::check::ConfigError;
 use crate::companion::{Companion, Companions};
-use crate::config::{Config, ConfigError};
-use crate::decision::{Decision, StopReason, Wants};
-use crate::event::Event;
-use crate::policy::auto::Detector;
+use crate::config::Config;
+use crate::decision::{Decision, Wants};
+use crate::event::{Event, StopReason};
 use crate::signal::{Measurement, Signal};
 use crate::state::{MonitorState, RestoreError, UnitState, check_units};
 use crate::threshold::Tau;
@@ -33,7 +34,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// A monitor for a run of `planned_steps` optimiser steps over these units.
+    /// A monitor for a run of `planned_steps` optimizer steps over these units.
     ///
     /// # Errors
     /// If the config is invalid, or does not fit the units.
@@ -61,8 +62,8 @@ impl Monitor {
         let by_weight = signal == Signal::WeightChange;
         let first = self.first_measured_step();
         Wants {
-            measure: !self.stopped && self.measured(step),
-            signal,
+            measure_gradients: !self.stopped && !by_weight && self.measured(step),
+            measure_weights: !self.stopped && by_weight && self.measured(step),
             norm: self.config.norm(),
             // Step 0 has no gradient: `observe` applies ∇W_0 := 0.
             keep_gradient: !self.stopped && step > 0 && signal.needs_previous_gradient() && self.measured(step + 1),
@@ -92,7 +93,7 @@ impl Monitor {
         }
         let converged = match &mut self.detector {
             Some(detector) => {
-                let rule = self.config.auto.rule(&self.config, self.planned_steps);
+                let rule = self.config.auto.rule(self.config.norm(), self.config.interval, self.planned_steps);
                 detector.converged(&rule, step, training.iter().map(|(unit, parts)| (*unit, &parts[..])))
             }
             None => {

@@ -51,11 +51,12 @@ impl Preset {
         self.name
     }
 
-    /// The threshold of a tower's units.
-    pub fn tau(&self, tower: Tower) -> f64 {
+    /// The threshold of a tower's units; the paper has none for other towers than these two.
+    pub fn tau(&self, tower: Tower) -> Option<f64> {
         match tower {
-            Tower::Vision => self.vision,
-            Tower::Language => self.language,
+            Tower::Vision => Some(self.vision),
+            Tower::Language => Some(self.language),
+            _ => None,
         }
     }
 

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, ConfigError};
-use crate::decision::StopReason;
+use crate::check::ConfigError;
+use crate::config::Config;
+use crate::event::StopReason;
 use crate::monitor::Monitor;
 use crate::signal::{Measurement, Signal};
 use crate::unit::UnitId;
@@ -13,7 +14,7 @@ use crate::unit::UnitId;
 /// One step of a recording: one line of a signal log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TraceStep {
-    /// The optimiser step, from 1.
+    /// The optimizer step, from 1.
     pub step: usize,
     /// The measurements of each unit.
     pub measurements: Vec<(UnitId, Vec<Measurement>)>,

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::norm::{Norm, ShapeError};
 
-/// The norms of one tensor of one unit at one optimiser step: plain scalars, so that any framework can supply them.
+/// The norms of one tensor of one unit at one optimizer step: plain scalars, so that any framework can supply them.
 ///
-/// The gradient is the one that the optimiser gets: the mean over the accumulated micro-batches, before clipping, after
+/// The gradient is the one that the optimizer gets: the mean over the accumulated micro-batches, before clipping, after
 /// the all-reduce of distributed training. All values of a run use one [`Norm`]. What a signal does not need may stay
 /// `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ pub struct Measurement {
     /// [`Monitor`](crate::Monitor) applies the paper's ∇W_0 := 0 there, and nowhere else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change: Option<f64>,
-    /// ‖W_t − W_s‖ after the optimiser's update of step t, where s is the last step at which
+    /// ‖W_t − W_s‖ after the optimizer's update of step t, where s is the last step at which
     /// [`Wants::keep_weight`](crate::Wants::keep_weight) asked for a copy. The monitor divides by t − s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_change: Option<f64>,
@@ -85,7 +85,7 @@ pub enum Signal {
     GradientChange,
     /// ‖∇W_t‖ (§3.1, Eq. 3).
     Gradient,
-    /// ‖W_t − W_{t−1}‖ after the optimiser's update: what the authors' Python package measures, hence what the
+    /// ‖W_t − W_{t−1}‖ after the optimizer's update: what the authors' Python package measures, hence what the
     /// published thresholds belong to.
     WeightChange,
     /// ρ = ‖∇W_t − ∇W_{t−1}‖ / (‖∇W_t‖ + ‖∇W_{t−1}‖), in [0, 1]. It *rises* to about 1/√2 as consecutive gradients

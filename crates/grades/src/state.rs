@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::auto::Detector;
 use crate::event::Event;
-use crate::policy::auto::Detector;
 use crate::unit::UnitId;
 
 /// The memory of a [`Monitor`](crate::Monitor). The kept gradients and weights are the training loop's to save.
@@ -71,9 +71,20 @@ pub enum RestoreError {
     #[error("the saved state is of the method `{saved}` but this run uses `{current}`: resume with the saved method")]
     Policy {
         /// The method that saved it.
-        saved: &'static str,
+        saved: String,
         /// The method of this run.
         current: &'static str,
+    },
+    /// Not what the method writes.
+    #[error(
+        "the saved state of the method `{method}` cannot be read ({reason}): resume from a complete checkpoint, with the \
+         version that saved it"
+    )]
+    Damaged {
+        /// The method.
+        method: &'static str,
+        /// What is wrong with it.
+        reason: String,
     },
     /// An array that is missing or has changed its size.
     #[error("the saved state lacks the array `{name}` or holds it in another size: resume from a complete checkpoint")]
@@ -93,19 +104,5 @@ pub(crate) fn check_units<'a>(
     match saved.symmetric_difference(&current).next() {
         Some(unit) => Err(RestoreError::Units { unit: **unit }),
         None => Ok(()),
-    }
-}
-
-/// Numbers that come back from any text format bit by bit, also NaN and infinities, which JSON lacks.
-pub(crate) mod exact {
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(value)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }

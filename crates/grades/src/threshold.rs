@@ -27,6 +27,9 @@ pub enum Tau {
 /// The most specific key that matches a unit wins: pattern over role over kind over `default`. Ties: the kinds
 /// `attention` and `mlp` win over the towers `vision` and `language`; of two patterns the one with more literal
 /// characters wins, of two equally long ones the alphabetically first.
+///
+/// Towers and roles that this crate does not know belong to no kind, and a word alone does not name them: `default` and
+/// patterns such as `*.in_proj` or `audio.*` do.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TauKey {
     /// `default`: every unit.
@@ -47,7 +50,7 @@ impl TauKey {
         match self {
             Self::Default => true,
             Self::Tower(tower) => unit.tower == *tower,
-            Self::Kind(kind) => unit.role.kind() == *kind,
+            Self::Kind(kind) => unit.role.kind() == Some(*kind),
             Self::Role(role) => unit.role == *role,
             Self::Pattern(pattern) => wildcard(pattern.as_bytes(), unit.to_string().as_bytes()),
         }
@@ -66,9 +69,9 @@ impl TauKey {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let tower = Tower::ALL.into_iter().find(|t| t.name() == text).map(Self::Tower);
+        let tower = Tower::KNOWN.into_iter().find(|t| t.name() == text).map(Self::Tower);
         let kind = Kind::ALL.into_iter().find(|k| k.name() == text).map(Self::Kind);
-        let role = Role::ALL.into_iter().find(|r| r.name() == text).map(Self::Role);
+        let role = Role::KNOWN.into_iter().find(|r| r.name() == text).map(Self::Role);
         let default = (text == "default").then_some(Self::Default);
         let pattern = text.contains(['.', '*', '?']).then(|| Self::Pattern(text.to_owned()));
         default.or(tower).or(kind).or(role).or(pattern)
@@ -88,7 +91,8 @@ impl fmt::Display for TauKey {
 }
 
 impl Tau {
-    /// The threshold of `unit`; `None` where no key of a map matches it, and for `auto`.
+    /// The threshold of `unit`; `None` where no key of a map matches it, for a tower that a preset does not know, and
+    /// for `auto`.
     pub fn of(&self, unit: UnitId) -> Option<f64> {
         match self {
             Self::Number(tau) => Some(*tau),
@@ -98,7 +102,7 @@ impl Tau {
                 .filter(|(key, _)| key.matches(unit))
                 .max_by_key(|(key, _)| key.precedence())
                 .map(|(_, tau)| *tau),
-            Self::Preset(preset) => Some(preset.tau(unit.tower)),
+            Self::Preset(preset) => preset.tau(unit.tower),
         }
     }
 }
@@ -201,7 +205,7 @@ impl<'de> Deserialize<'de> for Tau {
                     let key = TauKey::parse(&text).ok_or_else(|| {
                         A::Error::custom(format!(
                             "`tau` has an unknown key `{text}`: use `default`, `attention`, `mlp`, `vision`, `language`, a \
-                             role such as `q`, or a pattern such as `language.*.down`"
+                             role such as `q`, or a pattern such as `language.*.down` or `*.{text}`"
                         ))
                     })?;
                     if map.insert(key, tau).is_some() {

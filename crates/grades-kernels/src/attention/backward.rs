@@ -1,56 +1,26 @@
 //! The backward pass.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::forward::copy_head;
+use super::form::{Attention, BLOCK_KEYS, BLOCK_QUERIES};
+use super::head::{HeadGradients, copy_head};
 #[cfg(target_arch = "x86_64")]
 use super::native;
 use super::pack::{Layout, Packed};
-use super::segment::Spans;
-use super::{Attention, BLOCK_KEYS, BLOCK_QUERIES, Segment, segment};
+use super::saved::Saved;
+use super::segment::{self, Segment, Spans};
+use super::softmax::{RowTerms, along, softmax_backward};
 use crate::Element;
 use crate::dispatch::multiversion;
 use crate::gemm::{Matrix, MatrixMut, banded};
-use crate::math::{dot, exp, mul_add};
-use crate::memory::written_each;
 use crate::threads::{each, each_with};
+use crate::unwritten::{filled, written_each};
 
-/// Where the gradients go; all are overwritten, with zeros for tokens outside all segments.
-#[derive(Debug)]
-pub struct AttentionGradients<'a, E = f32> {
-    /// `[query tokens, heads, head_dim]`.
-    pub dq: &'a mut [E],
-    /// `[key tokens, kv_heads, head_dim]`.
-    pub dk: &'a mut [E],
-    /// `[key tokens, kv_heads, head_dim]`.
-    pub dv: &'a mut [E],
-}
-
-impl AttentionGradients<'_> {
-    /// Zeros, to add to.
-    pub(super) fn clear(&mut self) {
-        self.dq.fill(0.0);
-        self.dk.fill(0.0);
-        self.dv.fill(0.0);
-    }
-}
-
-/// What the forward pass took and gave.
-#[derive(Clone, Copy, Debug)]
-pub struct Saved<'a, E = f32> {
-    /// `[query tokens, heads, head_dim]`.
-    pub q: &'a [E],
-    /// `[key tokens, kv_heads, head_dim]`.
-    pub k: &'a [E],
-    /// `[key tokens, kv_heads, head_dim]`.
-    pub v: &'a [E],
-    /// `[query tokens, heads, head_dim]`.
-    pub out: &'a [E],
-    /// `[query tokens, heads]`.
-    pub log_sum_exp: &'a [f32],
-}
-
-/// [`attention_backward`] into new memory: dq, dk and dv.
+/// Gradients of [`super::attention_new`] from `dout [query tokens, heads, head_dim]`: `dq [query tokens, heads, head_dim]`,
+/// `dk` and `dv [key tokens, kv_heads, head_dim]`, with zeros for tokens outside all segments.
+///
+/// The keys of the segments too must be in order and apart.
 ///
 /// # Panics
 /// If a length or a segment does not fit.
@@ -61,39 +31,14 @@ pub fn attention_backward_new<E: Element>(
     saved: Saved<E>,
     dout: &[E],
 ) -> [Vec<E>; 3] {
-    // SAFETY: the kernel overwrites every element of all three, and reads none of them, or panics.
-    unsafe {
-        written_each([saved.q.len(), saved.k.len(), saved.k.len()], |[dq, dk, dv]| {
-            attention_backward(attention, segments, saved, dout, AttentionGradients { dq, dk, dv });
-        })
-    }
-}
-
-/// Gradients of [`super::attention`] from `dout [query tokens, heads, head_dim]`.
-///
-/// The keys of the segments too must be in order and apart.
-///
-/// # Panics
-/// If a length or a segment does not fit.
-pub fn attention_backward<E: Element>(
-    attention: &Attention,
-    segments: &[Segment],
-    saved: Saved<E>,
-    dout: &[E],
-    gradients: AttentionGradients<E>,
-) {
     attention.check();
-    let AttentionGradients { dq, dk, dv } = gradients;
     let tokens = saved.log_sum_exp.len() / attention.heads;
     assert_eq!(saved.log_sum_exp.len(), tokens * attention.heads);
     assert_eq!(saved.q.len(), tokens * attention.query_width());
     assert_eq!(saved.out.len(), saved.q.len());
     assert_eq!(dout.len(), saved.q.len());
-    assert_eq!(dq.len(), saved.q.len());
     assert_eq!(saved.k.len() % attention.key_width(), 0);
     assert_eq!(saved.v.len(), saved.k.len());
-    assert_eq!(dk.len(), saved.k.len());
-    assert_eq!(dv.len(), saved.k.len());
     segment::check(segments, tokens, saved.k.len() / attention.key_width());
     assert!(segments.is_sorted_by(|a, b| a.keys.end <= b.keys.start), "the keys of segments overlap");
 
@@ -106,36 +51,40 @@ pub fn attention_backward<E: Element>(
     // SAFETY: each job clears its parts before it adds to them, and the parts of all jobs are the whole.
     let [dq_heads, dk_heads, dv_heads] = unsafe {
         written_each(lens, |[dq, dk, dv]| {
-            each_head(attention, segments, saved, dout, AttentionGradients { dq, dk, dv });
+            each_head(attention, segments, saved, dout, HeadGradients { dq, dk, dv });
         })
     };
 
     let query_spans: Vec<_> = segments.iter().map(|s| s.queries.clone()).collect();
     let key_spans: Vec<_> = segments.iter().map(|s| s.keys.clone()).collect();
-    // The scores' gradients are those of scores with scaled queries.
-    gather_heads(&query_spans, &dq_heads, (heads, 1), head_dim, attention.scale, dq);
     let groups = (heads, heads / attention.kv_heads);
-    gather_heads(&key_spans, &dk_heads, groups, head_dim, 1.0, dk);
-    gather_heads(&key_spans, &dv_heads, groups, head_dim, 1.0, dv);
+    let gather = |[dq, dk, dv]: [&mut [MaybeUninit<E>]; 3]| {
+        // The scores' gradients are those of scores with scaled queries.
+        gather_heads(&query_spans, &dq_heads, (heads, 1), head_dim, attention.scale, dq);
+        gather_heads(&key_spans, &dk_heads, groups, head_dim, 1.0, dk);
+        gather_heads(&key_spans, &dv_heads, groups, head_dim, 1.0, dv);
+    };
+    // SAFETY: `gather_heads` writes all that it is given.
+    unsafe { written_each([saved.q.len(), saved.k.len(), saved.k.len()], gather) }
 }
 
-/// The gradients of every head of queries by itself, into `[heads, tokens, head_dim]` for each segment.
+/// The gradients of every head of queries by itself, into `[heads, tokens, head_dim]` for each segment; writes all of them.
 fn each_head<E: Element>(
     attention: &Attention,
     segments: &[Segment],
     saved: Saved<E>,
     dout: &[E],
-    gradients: AttentionGradients,
+    gradients: HeadGradients<MaybeUninit<f32>>,
 ) {
     let (heads, head_dim) = (attention.heads, attention.head_dim);
-    let AttentionGradients { dq: mut dq_rest, dk: mut dk_rest, dv: mut dv_rest } = gradients;
+    let HeadGradients { dq: mut dq_rest, dk: mut dk_rest, dv: mut dv_rest } = gradients;
     let mut jobs = Vec::with_capacity(segments.len() * heads);
     for (index, segment) in segments.iter().enumerate() {
         for head in 0..heads {
             let dq = split_off(&mut dq_rest, segment.queries.len() * head_dim);
             let dk = split_off(&mut dk_rest, segment.keys.len() * head_dim);
             let dv = split_off(&mut dv_rest, segment.keys.len() * head_dim);
-            jobs.push((index, head, AttentionGradients { dq, dk, dv }));
+            jobs.push((index, head, HeadGradients { dq, dk, dv }));
         }
     }
     #[cfg(target_arch = "x86_64")]
@@ -157,27 +106,13 @@ fn each_head<E: Element>(
             || Scratch::new(attention),
             |scratch, (index, head, gradients)| {
                 let head = Head { index, segment: &segments[index], head, packed: &packed };
-                head.backward(attention, &saved, dout, gradients, scratch);
+                head.backward(attention, &saved, dout, gradients.cleared(), scratch);
             },
         );
     }
 }
 
-impl<'a, E: Element> Saved<'a, E> {
-    /// The same where it is bf16.
-    #[cfg(target_arch = "x86_64")]
-    fn as_bf16(&self) -> Option<Saved<'a, half::bf16>> {
-        Some(Saved {
-            q: E::as_bf16(self.q)?,
-            k: E::as_bf16(self.k)?,
-            v: E::as_bf16(self.v)?,
-            out: E::as_bf16(self.out)?,
-            log_sum_exp: self.log_sum_exp,
-        })
-    }
-}
-
-fn split_off<'a, E>(rest: &mut &'a mut [E], count: usize) -> &'a mut [E] {
+fn split_off<'a, T>(rest: &mut &'a mut [T], count: usize) -> &'a mut [T] {
     let (first, after) = std::mem::take(rest).split_at_mut(count);
     *rest = after;
     first
@@ -218,16 +153,15 @@ struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// Writes `gradients`, which are `[queries, head_dim]` (of the scaled queries) and twice `[keys, head_dim]`.
+    /// Adds to `gradients` (of the scaled queries), which are zero.
     fn backward<E: Element>(
         &self,
         attention: &Attention,
         saved: &Saved<E>,
         dout: &[E],
-        mut gradients: AttentionGradients,
+        gradients: HeadGradients,
         scratch: &mut Scratch,
     ) {
-        gradients.clear();
         let Attention { heads, kv_heads, head_dim, scale, .. } = *attention;
         let &Self { index, segment, head, packed } = self;
         let kv_head = head / (heads / kv_heads);
@@ -272,39 +206,6 @@ impl Head<'_> {
     }
 }
 
-/// What the softmax of one row needs.
-#[derive(Clone, Copy, Default)]
-pub(super) struct RowTerms {
-    pub(super) log_sum_exp: f32,
-    /// Σ out·dout of the head, which is Σ probability · its gradient.
-    pub(super) along: f32,
-}
-
-multiversion! {
-    /// Σ out·dout of one head.
-    pub(super) fn along<FMA; E: Element, D: Element>(out: &[E], dout: &[D]) -> f32 {
-        dot::<FMA>(out, dout)
-    }
-
-    /// Turns scores, `scale` times, into probabilities, and gradients of the probabilities into those of the scores; 0 where unseen.
-    pub(super) fn softmax_backward<FMA>(
-        scores: &mut [f32], scale: f32, dscores: &mut [f32], rows: &[RowTerms], spans: &[(usize, usize)],
-    ) {
-        let columns = scores.len() / rows.len();
-        let blocks = scores.chunks_exact_mut(columns).zip(dscores.chunks_exact_mut(columns));
-        for ((scores, dscores), (terms, &(start, end))) in blocks.zip(rows.iter().zip(spans)) {
-            scores[..start].fill(0.0);
-            dscores[..start].fill(0.0);
-            scores[end..].fill(0.0);
-            dscores[end..].fill(0.0);
-            for (score, dscore) in scores[start..end].iter_mut().zip(&mut dscores[start..end]) {
-                *score = exp::<FMA>(mul_add::<FMA>(*score, scale, -terms.log_sum_exp));
-                *dscore = *score * (*dscore - terms.along);
-            }
-        }
-    }
-}
-
 /// Tokens of which a task gathers the heads.
 const GATHERED_ROWS: usize = 32;
 /// Elements that are summed at a time: a common size of a head.
@@ -313,7 +214,9 @@ const MAX_CHUNK: usize = 64;
 multiversion! {
     /// The sum of `count` parts of `parts` as long as `total`, the first at the start and each `stride` after the one before,
     /// in their order, times `factor`.
-    fn sum_heads<FMA; E: Element>(parts: &[f32], count: usize, stride: usize, factor: f32, total: &mut [E]) {
+    fn sum_heads<FMA; E: Element>(
+        parts: &[f32], count: usize, stride: usize, factor: f32, total: &mut [MaybeUninit<E>],
+    ) {
         let mut sums = [0.0_f32; MAX_CHUNK];
         for (chunk, total) in total.chunks_mut(MAX_CHUNK).enumerate() {
             let sums = &mut sums[..total.len()];
@@ -325,27 +228,27 @@ multiversion! {
                 }
             }
             for (total, sum) in total.iter_mut().zip(sums) {
-                *total = E::narrow(*sum * factor);
+                total.write(E::narrow(*sum * factor));
             }
         }
     }
 }
 
 /// Writes per-head sums (for each span: `[heads, span, head_dim]`), times `factor`, as
-/// `total [tokens, heads / group, head_dim]`, adding up the heads of each group.
+/// `total [tokens, heads / group, head_dim]`, adding up the heads of each group; writes all of it.
 fn gather_heads<E: Element>(
     spans: &[Range<usize>],
     per_head: &[f32],
     (heads, group): (usize, usize),
     head_dim: usize,
     factor: f32,
-    total: &mut [E],
+    total: &mut [MaybeUninit<E>],
 ) {
     let width = heads / group * head_dim;
     let mut jobs = Vec::with_capacity(spans.len());
     let (mut rest, mut token, mut offset) = (total, 0, 0);
     for span in spans {
-        split_off(&mut rest, (span.start - token) * width).fill(E::ZERO);
+        filled(split_off(&mut rest, (span.start - token) * width), E::ZERO);
         let of_span = &per_head[offset..][..span.len() * heads * head_dim];
         for first in (0..span.len()).step_by(GATHERED_ROWS) {
             let rows = GATHERED_ROWS.min(span.len() - first);
@@ -354,7 +257,7 @@ fn gather_heads<E: Element>(
         offset += span.len() * heads * head_dim;
         token = span.end;
     }
-    rest.fill(E::ZERO);
+    filled(rest, E::ZERO);
     each(jobs, |(total, per_head, first, tokens)| {
         for (token, row) in (first..).zip(total.chunks_exact_mut(width)) {
             for (row, first_head) in row.chunks_exact_mut(head_dim).zip((0..heads).step_by(group)) {

@@ -1,18 +1,21 @@
-//! Attention of bf16 numbers on AVX512-BF16: the same blocks as elsewhere, their products on the processor's own
+//! Attention in bf16 on AVX512-BF16: the same blocks as elsewhere, their products on the processor's own
 //! instruction by the tiles of [`crate::gemm::bf16`].
 //!
 //! Scores, their softmax and all sums are f32. Probabilities and the gradients of scores are rounded to bf16 before they
 //! are multiplied again, as everywhere between two products. Keys and values are packed once for all heads of a group.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use half::bf16;
 
-use super::backward::{AttentionGradients, RowTerms, Saved, along, softmax_backward};
-use super::forward::{Block, Running, each_block, online_softmax};
-use super::segment::Spans;
-use super::{Attention, BLOCK_KEYS, BLOCK_QUERIES, Segment};
-use crate::element::convert;
+use super::block::{Block, each_block};
+use super::form::{Attention, BLOCK_KEYS, BLOCK_QUERIES};
+use super::head::HeadGradients;
+use super::saved::Saved;
+use super::segment::{Segment, Spans};
+use super::softmax::{RowTerms, Running, along, online_softmax, softmax_backward};
+use crate::element::{convert, convert_into};
 use crate::gemm::Matrix;
 use crate::gemm::bf16::is_native;
 use crate::gemm::bf16::pack::{self, Buffer};
@@ -27,12 +30,12 @@ pub(super) fn takes(attention: &Attention) -> bool {
     is_native() && attention.head_dim.is_multiple_of(2)
 }
 
-/// [`super::attention`], whose checks have been made.
+/// [`super::attention_new`], whose checks have been made; writes all of `out`.
 pub(super) fn attention(
     attention: &Attention,
     segments: &[Segment],
     (q, k, v): (&[bf16], &[bf16], &[bf16]),
-    out: &mut [bf16],
+    out: &mut [MaybeUninit<bf16>],
     log_sum_exp: &mut [f32],
 ) {
     let packed = [(k, Form::Columns), (v, Form::Rows)].map(|(x, form)| Packed::new(attention, segments, 2, x, form));
@@ -78,15 +81,15 @@ fn attend(
             let out = &mut block.out[(row * heads + head) * head_dim..][..head_dim];
             let sums = &mut sums[row * head_dim..][..head_dim];
             sums.iter_mut().for_each(|sum| *sum *= factor);
-            convert(sums, out);
+            convert_into(sums, out);
         }
     }
 }
 
 /// What a job of the backward pass gives: its segment, its head, and where the gradients of that head go.
-type Job<'a> = (usize, usize, AttentionGradients<'a>);
+type Job<'a> = (usize, usize, HeadGradients<'a, MaybeUninit<f32>>);
 
-/// [`super::attention_backward`] up to the sums of each head: dq (of the scaled queries), dk and dv.
+/// [`super::attention_backward_new`] up to the sums of each head: dq (of the scaled queries), dk and dv; writes all of them.
 pub(super) fn backward(
     attention: &Attention,
     segments: &[Segment],
@@ -101,11 +104,12 @@ pub(super) fn backward(
         || Scratch::new(attention),
         |scratch, (index, head, gradients)| {
             let segment = (index, &segments[index]);
-            backward_head(attention, segment, head, &saved, dout, &packed, gradients, scratch);
+            backward_head(attention, segment, head, &saved, dout, &packed, gradients.cleared(), scratch);
         },
     );
 }
 
+/// Adds to `gradients`, which are zero.
 #[expect(clippy::too_many_arguments, reason = "the parts of one job")]
 fn backward_head(
     attention: &Attention,
@@ -114,10 +118,9 @@ fn backward_head(
     saved: &Saved<bf16>,
     dout: &[bf16],
     [k_columns, k_rows, v_columns]: &[Packed; 3],
-    mut gradients: AttentionGradients,
+    gradients: HeadGradients,
     scratch: &mut Scratch,
 ) {
-    gradients.clear();
     let Attention { heads, kv_heads, head_dim, scale, .. } = *attention;
     let kv_head = head / (heads / kv_heads);
     for first_query in segment.queries.clone().step_by(BLOCK_QUERIES) {

@@ -1,21 +1,24 @@
 //! A single query over a cache, as in generation: bound by reading the keys and values, so each of them is read once
 //! for all heads of its group.
 
-use super::{Attention, Segment};
+use std::mem::MaybeUninit;
+
+use super::form::Attention;
+use super::segment::Segment;
 use crate::Element;
 use crate::dispatch::multiversion;
-use crate::element::convert;
+use crate::element::{convert, convert_into};
 use crate::math::{dot, exp, max, mul_add, sum};
 use crate::threads::each;
 
-/// Attention of the one query of `segment`: `q` and `out [heads, head_dim]`, `log_sum_exp [heads]`.
+/// Attention of the one query of `segment`: `q` and `out [heads, head_dim]`, `log_sum_exp [heads]`; writes all of them.
 pub(super) fn attend_one<E: Element>(
     attention: &Attention,
     segment: &Segment,
     q: &[E],
     k: &[E],
     v: &[E],
-    out: &mut [E],
+    out: &mut [MaybeUninit<E>],
     log_sum_exp: &mut [f32],
 ) {
     let (head_dim, key_width) = (attention.head_dim, attention.key_width());
@@ -36,7 +39,7 @@ pub(super) fn attend_one<E: Element>(
         softmax(&mut scores, attention.scale, log_sum_exp);
         let mut sums = vec![0.0; out.len()];
         weigh(&scores, &v[start.min(v.len())..], key_width, head_dim, &mut sums);
-        convert(&sums, out);
+        convert_into(&sums, out);
     });
 }
 

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::segment::VECTOR;
-use super::{Attention, BLOCK_KEYS, Segment};
+use super::form::{Attention, BLOCK_KEYS};
+use super::segment::{Segment, VECTOR};
 use crate::Element;
 use crate::element::convert;
 use crate::gemm::Matrix;

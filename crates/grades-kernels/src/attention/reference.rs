@@ -1,8 +1,9 @@
 //! Attention as plain loops in f64: what the blockwise one is compared with.
 
-use super::{Attention, Segment};
+use super::form::Attention;
+use super::segment::Segment;
 
-/// What [`super::attention`] gives as `out`, with all scores of a row at once.
+/// What [`super::attention_new`] gives as its output, with all scores of a row at once.
 pub(super) fn attention(attention: &Attention, segments: &[Segment], q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
     let Attention { heads, kv_heads, head_dim, .. } = *attention;
     let mut out = vec![0.0; q.len()];

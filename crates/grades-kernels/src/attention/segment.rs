@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Attention, BLOCK_KEYS, BLOCK_QUERIES};
+use super::form::{Attention, BLOCK_KEYS, BLOCK_QUERIES};
 use crate::gemm::Band;
 
 /// A sample within the packed batch: its queries see its keys and nothing else.

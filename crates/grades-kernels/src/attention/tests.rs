@@ -1,6 +1,6 @@
 use half::bf16;
 
-use super::{Attention, AttentionGradients, Saved, Segment, attention, attention_backward, reference};
+use super::{Attention, Saved, Segment, attention_backward_new, attention_new, reference};
 use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
 
 struct Case {
@@ -39,13 +39,9 @@ impl Case {
     /// As `run`, on any inputs.
     fn run_on(&self, [q, k, v, dout]: &[Vec<f32>; 4]) -> Vec<Vec<f32>> {
         on_any_threads(|| {
-            let mut out = vec![f32::NAN; q.len()];
-            let mut log_sum_exp = vec![f32::NAN; self.query_tokens * self.form.heads];
-            attention(&self.form, &self.segments, q, k, v, &mut out, &mut log_sum_exp);
-            let [mut dq, mut dk, mut dv] = [q.len(), k.len(), v.len()].map(|len| vec![f32::NAN; len]);
+            let (out, log_sum_exp) = attention_new(&self.form, &self.segments, q, k, v);
             let saved = Saved { q, k, v, out: &out, log_sum_exp: &log_sum_exp };
-            let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-            attention_backward(&self.form, &self.segments, saved, dout, gradients);
+            let [dq, dk, dv] = attention_backward_new(&self.form, &self.segments, saved, dout);
             vec![out, dq, dk, dv, log_sum_exp]
         })
     }
@@ -119,9 +115,7 @@ fn new_queries_over_a_cache_equal_the_end_of_the_whole() {
     for new in [1, 3, 80] {
         let segment = Segment { queries: 0..new, keys: 1..151 };
         let rows = (151 - new) * whole.form.query_width()..151 * whole.form.query_width();
-        let mut out = vec![0.0; rows.len()];
-        let mut log_sum_exp = vec![0.0; new * whole.form.heads];
-        attention(&whole.form, &[segment], &q[rows.clone()], &k, &v, &mut out, &mut log_sum_exp);
+        let (out, log_sum_exp) = attention_new(&whole.form, &[segment], &q[rows.clone()], &k, &v);
         assert_close(&out, &in_f64(&results[0][rows]), 2e-6, &format!("{new} new queries"));
         let sums = &results[4][(151 - new) * whole.form.heads..151 * whole.form.heads];
         assert_close(&log_sum_exp, &in_f64(sums), 2e-6, &format!("{new} new queries"));
@@ -161,8 +155,7 @@ fn no_tokens_and_empty_segments_are_fine() {
 #[test]
 fn large_scores_do_not_overflow() {
     let form = Attention { heads: 1, kv_heads: 1, head_dim: 1, scale: 100.0, causal: true, window: None };
-    let (mut out, mut log_sum_exp) = ([0.0; 2], [0.0; 2]);
-    attention(&form, &[Segment::from(0..2)], &[1.0, 10.0], &[3.0, 5.0], &[1.0, 2.0], &mut out, &mut log_sum_exp);
+    let (out, log_sum_exp) = attention_new(&form, &[Segment::from(0..2)], &[1.0, 10.0], &[3.0, 5.0], &[1.0, 2.0]);
     assert_eq!(out, [1.0, 2.0]);
     assert_eq!(log_sum_exp, [300.0, 5000.0]);
 }
@@ -191,13 +184,9 @@ fn bf16_equals_f32_within_rounding() {
         let short = case.inputs().map(|x| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>());
         let [q, k, v, dout] = &short;
         let found = on_any_threads(|| {
-            let mut out = vec![bf16::NAN; q.len()];
-            let mut log_sum_exp = vec![f32::NAN; case.query_tokens * case.form.heads];
-            attention(&case.form, &case.segments, q, k, v, &mut out, &mut log_sum_exp);
-            let [mut dq, mut dk, mut dv] = [q, k, v].map(|x| vec![bf16::NAN; x.len()]);
+            let (out, log_sum_exp) = attention_new(&case.form, &case.segments, q, k, v);
             let saved = Saved { q, k, v, out: &out, log_sum_exp: &log_sum_exp };
-            let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-            attention_backward(&case.form, &case.segments, saved, dout, gradients);
+            let [dq, dk, dv] = attention_backward_new(&case.form, &case.segments, saved, dout);
             let wide = |x: Vec<bf16>| x.iter().map(|x| x.to_f32()).collect();
             vec![wide(out), wide(dq), wide(dk), wide(dv), log_sum_exp]
         });

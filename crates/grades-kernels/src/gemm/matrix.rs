@@ -90,7 +90,7 @@ impl<'a, T: Copy> Matrix<'a, T> {
     #[inline(always)]
     pub(crate) fn expect(&self, row: usize, columns: Range<usize>) {
         if row < self.rows {
-            crate::memory::expect(&self.row(row)[columns]);
+            crate::prefetch::expect(&self.row(row)[columns]);
         }
     }
 
@@ -147,15 +147,6 @@ impl<'a, T: Copy> MatrixMut<'a, T> {
     /// The number of columns.
     pub fn columns(&self) -> usize {
         self.columns
-    }
-
-    /// The element at (`row`, `column`).
-    ///
-    /// # Panics
-    /// If there is none.
-    pub fn at_mut(&mut self, row: usize, column: usize) -> &mut T {
-        assert!(row < self.rows && column < self.columns);
-        &mut self.data[row * self.row_stride + column]
     }
 
     /// Row `row` as a slice.

@@ -1,26 +1,50 @@
 //! The product of the `gemm` crate: every processor, instruction set chosen at run time.
 
 use super::matrix::{MatrixMut, Strided};
+use crate::unwritten::written;
 
 /// `c = a · b`, plus `c` if `accumulate`, on rayon's threads.
 ///
 /// The `gemm` crate sums every element over the same chunks of the inner dimension whatever the number of threads,
 /// which a test checks: the result does not depend on it.
 pub(super) fn product(a: Strided, b: Strided, mut c: MatrixMut, accumulate: bool) {
+    assert_eq!((a.rows(), b.columns()), (c.rows(), c.columns()), "the result of a product has another shape");
+    // SAFETY: the constructor of the view has checked that every element which these sizes and strides reach lies within its
+    // slice; `c` is borrowed mutably, so it overlaps neither `a` nor `b`, and its rows do not overlap.
+    unsafe { run(a, b, c.as_mut_ptr(), c.row_stride(), accumulate) }
+}
+
+/// `a · b` in new memory, row-major.
+pub(super) fn product_new(a: Strided, b: Strided) -> Vec<f32> {
+    let (m, n) = (a.rows(), b.columns());
+    if m <= 1 || n <= 1 {
+        // The `gemm` crate makes slices of results that are vectors, so these must hold values before.
+        let mut c = vec![0.0; m * n];
+        product(a, b, MatrixMut::new(&mut c, m, n), false);
+        return c;
+    }
+    // SAFETY: the memory is this call's alone, `n` elements a row. A product that is not added writes them all through
+    // pointers, and reads none of them before.
+    unsafe { written(m * n, |c| run(a, b, c.as_mut_ptr().cast(), n as isize, false)) }
+}
+
+/// # Safety
+/// `c` takes rows as long as those of `b`, as many as `a` has, `row_stride` apart, which overlap neither each other nor
+/// anything that is read or written elsewhere. They hold values if `accumulate`; if not, they are written only.
+unsafe fn run(a: Strided, b: Strided, c: *mut f32, row_stride: isize, accumulate: bool) {
     let (m, n, k) = (a.rows(), b.columns(), a.columns());
     assert_eq!(k, b.rows(), "the inner dimensions of a product differ");
-    assert_eq!((m, n), (c.rows(), c.columns()), "the result of a product has another shape");
     crate::threads::rest();
-    // SAFETY: the constructors of the three views have checked that every element which these sizes and strides reach
-    // lies within its slice; `c` is borrowed mutably, so it overlaps neither `a` nor `b`, and its rows do not overlap.
+    // SAFETY: the constructors of `a` and `b` have checked that every element which these sizes and strides reach lies within
+    // its slice; the caller has promised so for `c`.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            c.as_mut_ptr(),
+            c,
             1,
-            c.row_stride(),
+            row_stride,
             accumulate,
             a.as_ptr(),
             a.column_stride(),

@@ -27,7 +27,7 @@ fn product(
     for i in 0..c.rows() {
         for j in 0..c.columns() {
             let sum: f64 = (0..k).map(|p| f64::from(a(i, p)) * f64::from(b(p, j))).sum();
-            let c = c.at_mut(i, j);
+            let c = &mut c.row_mut(i)[j];
             *c = if accumulate { *c + sum as f32 } else { sum as f32 };
         }
     }

@@ -1,4 +1,4 @@
-use super::{Matrix, MatrixMut, nn, nt, reference, tn};
+use super::{Matrix, MatrixMut, nn, nt, reference, tn, tn_new};
 use crate::testing::{assert_close, in_f64, numbers, on_any_threads};
 
 type Product = fn(Matrix, Matrix, MatrixMut, bool);
@@ -71,6 +71,17 @@ fn products_work_on_parts_of_wider_matrices() {
     for size in [(1, 1, 1), (33, 17, 65), (64, 130, 48)] {
         compare(size, 5, false);
         compare(size, 5, true);
+    }
+}
+
+#[test]
+fn a_product_into_new_memory_is_the_same() {
+    for (m, n, k) in SIZES {
+        let (a, b) = (numbers(1, k * m), numbers(2, k * n));
+        let (a, b) = (Matrix::new(&a, k, m), Matrix::new(&b, k, n));
+        let mut c = vec![f32::NAN; m * n];
+        tn(a, b, MatrixMut::new(&mut c, m, n), false);
+        assert_eq!(tn_new(a, b), c, "{m}×{n}×{k}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Layer norm: `y = (x − mean) / √(var + ε) · scale + bias` (Ba et al. 2016, arXiv 1607.06450).
 
-use super::{block_rows, sum_partials};
+use super::rows::{block_rows, sum_partials};
 use crate::dispatch::multiversion;
 use crate::math::{dot, mul_add, sum};
 use crate::threads::each;

@@ -1,7 +1,6 @@
 //! AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) as `torch.optim.AdamW` computes it.
 
-use super::block::apply;
-use super::{Sums, Update};
+use super::update::{Update, apply};
 use crate::dispatch::multiversion;
 use crate::math::mul_add;
 
@@ -44,11 +43,11 @@ struct Factors {
     step_size: f32,
 }
 
-/// One AdamW step; gives what `update.measure` asks for.
+/// One AdamW step.
 ///
 /// # Panics
 /// If the lengths differ or `step` is 0.
-pub fn adamw(options: &AdamW, update: Update, state: AdamWState) -> Sums {
+pub fn adamw(options: &AdamW, update: Update, state: AdamWState) {
     assert!(options.step > 0, "steps count from 1");
     let steps = options.step as f64;
     let factors = Factors {
@@ -64,7 +63,7 @@ pub fn adamw(options: &AdamW, update: Update, state: AdamWState) -> Sums {
     let AdamWState { first_moment, second_moment } = state;
     apply(update, [first_moment, second_moment], |parameter, gradient, [first, second]| {
         step_run(parameter, gradient, first, second, factors);
-    })
+    });
 }
 
 multiversion! {

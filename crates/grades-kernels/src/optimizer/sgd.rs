@@ -1,7 +1,6 @@
 //! Stochastic gradient descent with momentum, as `torch.optim.SGD` computes it.
 
-use super::block::apply;
-use super::{Sums, Update};
+use super::update::{Update, apply};
 use crate::dispatch::multiversion;
 use crate::math::mul_add;
 
@@ -30,12 +29,12 @@ struct Factors {
     learning_rate: f32,
 }
 
-/// One SGD step; gives what `update.measure` asks for. `velocity` is as long as the parameter, and not needed without
+/// One SGD step. `velocity` is as long as the parameter, and not needed without
 /// momentum.
 ///
 /// # Panics
 /// If the lengths differ, or there is momentum but no velocity.
-pub fn sgd(options: &Sgd, update: Update, velocity: Option<&mut [f32]>) -> Sums {
+pub fn sgd(options: &Sgd, update: Update, velocity: Option<&mut [f32]>) {
     let momentum = options.momentum as f32;
     let factors = Factors {
         gradient: update.gradient_scale,
@@ -54,7 +53,7 @@ pub fn sgd(options: &Sgd, update: Update, velocity: Option<&mut [f32]>) -> Sums 
             velocity.fill(0.0);
         }
         step_momentum(parameter, gradient, velocity, factors);
-    })
+    });
 }
 
 multiversion! {

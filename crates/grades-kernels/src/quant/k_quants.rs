@@ -3,7 +3,7 @@
 //! Each function decodes 32 values, part `j` of the eight of a super-block, so that a range of a row costs what it
 //! holds.
 
-use super::{PART, half_at};
+use super::part::{PART, half_at};
 
 pub(super) const BLOCK: usize = 256;
 

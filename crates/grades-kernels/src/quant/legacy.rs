@@ -2,7 +2,7 @@
 //!
 //! Byte `i` of the quants holds value `i` in its low and value `i + 16` in its high four bits.
 
-use super::{PART, half_at};
+use super::part::{PART, half_at};
 
 pub(super) const BLOCK: usize = PART;
 

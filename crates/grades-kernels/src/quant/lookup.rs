@@ -1,6 +1,6 @@
 //! Looking 4-bit codes up, sixteen at a time where the processor permutes a table in a register.
 
-use super::nf4::CODE;
+use super::codes::CODE;
 
 /// `out[i] = CODE[i-th code] · scale`: codes two a byte, the first in the high four bits.
 ///

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use super::{DecodeError, GgufType, Nf4, decode, range};
+use super::decode::{decode, range};
+use super::gguf::{DecodeError, GgufType};
+use super::nf4::Nf4;
 use crate::gemm::bf16::Rows;
 
 /// Blocks that do not make up a matrix of the size asked for.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::PackedMatrix;
+use super::packed::PackedMatrix;
 use crate::gemm::{self, Matrix, MatrixMut};
 
 /// Values that are decoded at once: 1 MiB.

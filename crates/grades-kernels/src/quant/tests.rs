@@ -1,6 +1,8 @@
 use half::f16;
 use safetensors::SafeTensors;
 
+use super::decode::{TASK_VALUES, range};
+use super::part::half;
 use super::{DecodeError, GgufType, decode};
 
 /// The blocks recorded with the reference implementation; `GRADES_FIXTURES` may name other fixtures.
@@ -39,7 +41,7 @@ fn tensors_longer_than_a_task_decode_as_their_blocks() {
         let bytes = tensors.tensor(&format!("{kind:?}.bytes").to_lowercase()).unwrap();
         let mut once = vec![0.0; bytes.data().len() / kind.block_bytes() * kind.block_size()];
         decode(kind, bytes.data(), &mut once).unwrap();
-        let times = 2 * super::TASK_VALUES / once.len() + 1;
+        let times = 2 * TASK_VALUES / once.len() + 1;
         let mut values = vec![0.0; times * once.len()];
         decode(kind, &bytes.data().repeat(times), &mut values).unwrap();
         assert_eq!(values, once.repeat(times), "{kind:?}");
@@ -81,7 +83,7 @@ fn ids_are_those_of_ggml() {
 #[test]
 fn halves_are_those_of_ieee() {
     for bits in 0..=u16::MAX {
-        let (found, expected) = (super::half(bits), f16::from_bits(bits).to_f32());
+        let (found, expected) = (half(bits), f16::from_bits(bits).to_f32());
         assert!(found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan()), "{bits:#x}");
     }
 }
@@ -97,7 +99,7 @@ fn any_range_decodes_as_the_whole() {
         decode(kind, &bytes, &mut whole).unwrap();
         for (first, len) in [(0, 0), (0, 1), (5, 3), (31, 2), (32, 96), (48, 48), (17, 300), (300, 211)] {
             let mut part = vec![f32::NAN; len];
-            super::range(kind, &bytes, first, &mut part);
+            range(kind, &bytes, first, &mut part);
             assert_eq!(part, whole[first..first + len], "{kind:?} from {first}");
         }
     }

@@ -1,10 +1,22 @@
-//! The parts that model families share; a family only says how they are wired.
+//! The blocks that model families are put together from. Each says which linear layers it has, and runs forward, recorded
+//! or not.
 
-mod decoder;
-mod lora;
+mod adapter;
+mod attention;
+mod layer;
+mod mlp;
+mod norm;
 mod projection;
 mod rope;
+mod run;
 
-pub use decoder::{Decoder, DecoderConfig, KvCache, Pass, PassOptions, Prefix, Tokens, Untied};
-pub use lora::{Draw, LoraConfig};
-pub use rope::{Rope, RopeScaling};
+pub(crate) use adapter::{Dora, Pair};
+pub use attention::KeysAndValues;
+pub(crate) use attention::{Attention, Heads};
+pub(crate) use layer::Layer;
+pub(crate) use mlp::Mlp;
+pub(crate) use norm::Norm;
+pub(crate) use projection::{Part, Projection};
+pub use rope::{Rope, RopeConfig, RopeScaling};
+pub use run::DropoutKey;
+pub(crate) use run::{Adapting, Run};

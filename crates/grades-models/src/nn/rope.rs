@@ -3,7 +3,18 @@
 use std::f64::consts::PI;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::ops::RopeTable;
+use grades_tensor::RopeTable;
+
+/// The rotary embedding that a config describes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeConfig {
+    /// How many elements at the start of each head rotate; even.
+    pub rotary_dim: usize,
+    /// The base of the frequencies.
+    pub theta: f64,
+    /// How they are stretched to longer texts.
+    pub scaling: RopeScaling,
+}
 
 /// How a checkpoint stretches its rotary embedding to longer texts.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,35 +38,88 @@ pub enum RopeScaling {
         /// The length that the model was first trained with.
         original_max_position_embeddings: f64,
     },
+    /// LongRoPE (Ding et al. 2024): a divisor for each frequency, one set for short texts and one for long ones
+    /// (transformers `rope_type: longrope`).
+    LongRope {
+        /// Divisors in texts up to the original length, `[rotary_dim / 2]`.
+        short_factor: Vec<f64>,
+        /// Divisors in longer ones, `[rotary_dim / 2]`.
+        long_factor: Vec<f64>,
+        /// The length that the model was first trained with.
+        original_max_position_embeddings: usize,
+        /// Factor of the cosines and sines.
+        attention_factor: f64,
+    },
 }
 
 /// The rotary embedding of one model: makes its tables, as long as the texts that come.
 #[derive(Debug)]
 pub struct Rope {
-    frequencies: Vec<f64>,
-    table: Mutex<(usize, Arc<RopeTable>)>,
+    usual: Angles,
+    /// The angles in texts of more tokens than this, where they are others.
+    long: Option<(usize, Angles)>,
 }
 
 impl Rope {
-    /// The embedding of heads of size `head_dim` with base `theta`.
+    /// The embedding that a config describes.
     #[must_use]
-    pub fn new(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Self {
-        let frequencies =
-            (0..head_dim / 2).map(|pair| scale(theta.powf(-2.0 * pair as f64 / head_dim as f64), scaling));
-        let empty = Arc::new(RopeTable { cos: Vec::new(), sin: Vec::new() });
-        Self { frequencies: frequencies.collect(), table: Mutex::new((0, empty)) }
+    pub fn new(config: &RopeConfig) -> Self {
+        let RopeConfig { rotary_dim, theta, scaling } = config;
+        let plain = (0..rotary_dim / 2).map(|pair| theta.powf(-2.0 * pair as f64 / *rotary_dim as f64));
+        match scaling {
+            RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings, attention_factor } => {
+                let divided = |factors: &[f64]| {
+                    let frequencies = plain.clone().zip(factors).map(|(frequency, factor)| frequency / factor);
+                    Angles::new(frequencies.collect(), *attention_factor)
+                };
+                let long = (*original_max_position_embeddings, divided(long_factor));
+                Self { usual: divided(short_factor), long: Some(long) }
+            }
+            scaling => {
+                let frequencies = plain.map(|frequency| scale(frequency, scaling)).collect();
+                Self { usual: Angles::new(frequencies, 1.0), long: None }
+            }
+        }
     }
 
-    /// Cosines and sines of at least `positions` positions, `[positions, head_dim / 2]`.
+    /// Cosines and sines of at least `positions` positions, for a batch whose longest text has so many tokens.
     #[must_use]
     pub fn table(&self, positions: usize) -> Arc<RopeTable> {
+        match &self.long {
+            Some((original, long)) if positions > *original => long.table(positions),
+            _ => self.usual.table(positions),
+        }
+    }
+
+    /// Whether a text that grows from `before` to `after` tokens changes its angles, those of its first tokens too.
+    #[must_use]
+    pub fn changes(&self, before: usize, after: usize) -> bool {
+        self.long.as_ref().is_some_and(|(original, _)| before <= *original && after > *original)
+    }
+}
+
+/// Angles that grow with the position, and the table of those that were asked for.
+#[derive(Debug)]
+struct Angles {
+    frequencies: Vec<f64>,
+    factor: f32,
+    table: Mutex<(usize, Arc<RopeTable>)>,
+}
+
+impl Angles {
+    fn new(frequencies: Vec<f64>, factor: f64) -> Self {
+        let empty = RopeTable { rotary_dim: 2 * frequencies.len(), cos: Vec::new(), sin: Vec::new() };
+        Self { frequencies, factor: factor as f32, table: Mutex::new((0, Arc::new(empty))) }
+    }
+
+    fn table(&self, positions: usize) -> Arc<RopeTable> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.0 < positions {
             let length = positions.next_power_of_two().max(64);
             let angles = (0..length).flat_map(|p| self.frequencies.iter().map(move |f| (p as f64 * f) as f32));
             // The reference takes the cosine of the f32 angle, and so do we.
-            let (cos, sin) = angles.map(|angle| (angle.cos(), angle.sin())).unzip();
-            *table = (length, Arc::new(RopeTable { cos, sin }));
+            let (cos, sin) = angles.map(|angle| (self.factor * angle.cos(), self.factor * angle.sin())).unzip();
+            *table = (length, Arc::new(RopeTable { rotary_dim: 2 * self.frequencies.len(), cos, sin }));
         }
         table.1.clone()
     }
@@ -63,12 +127,47 @@ impl Rope {
 
 fn scale(frequency: f64, scaling: &RopeScaling) -> f64 {
     match scaling {
-        RopeScaling::None => frequency,
+        RopeScaling::None | RopeScaling::LongRope { .. } => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
             let turns = original_max_position_embeddings * frequency / (2.0 * PI);
             let smooth = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
             (1.0 - smooth) * frequency / factor + smooth * frequency
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_have_angles_of_their_own() {
+        let scaling = RopeScaling::LongRope {
+            short_factor: vec![1.0, 2.0],
+            long_factor: vec![4.0, 5.0],
+            original_max_position_embeddings: 100,
+            attention_factor: 1.5,
+        };
+        let rope = Rope::new(&RopeConfig { rotary_dim: 4, theta: 100.0, scaling });
+        // The frequencies are 1 and 1/10.
+        for (positions, divisors) in [(1, [1.0, 20.0]), (100, [1.0, 20.0]), (101, [4.0, 50.0]), (900, [4.0, 50.0])] {
+            let table = rope.table(positions);
+            assert_eq!(table.rotary_dim, 4);
+            assert!(table.cos.len() >= 2 * positions && table.cos.len() == table.sin.len());
+            for position in [0, positions - 1] {
+                for (pair, divisor) in divisors.iter().enumerate() {
+                    let angle = position as f64 / divisor;
+                    let found = (table.cos[2 * position + pair], table.sin[2 * position + pair]);
+                    let expected = (1.5 * angle.cos() as f32, 1.5 * angle.sin() as f32);
+                    let close = |found: f32, expected: f32| (found - expected).abs() < 1e-4;
+                    assert!(close(found.0, expected.0) && close(found.1, expected.1), "{position} of {positions}");
+                }
+            }
+        }
+        assert!(rope.changes(100, 101) && rope.changes(0, 500));
+        assert!(!rope.changes(3, 100) && !rope.changes(101, 900));
+        let plain = Rope::new(&RopeConfig { rotary_dim: 4, theta: 100.0, scaling: RopeScaling::None });
+        assert!(!plain.changes(0, 900));
     }
 }

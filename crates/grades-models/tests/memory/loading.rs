@@ -7,11 +7,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use burn::tensor::Device;
-use grades_models::parameters::{Source, Storage};
 use grades_models::random::Random;
 use grades_models::registry;
+use grades_models::source::{LoadOptions, Source, Storage};
 use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
+use grades_tensor::device;
 use serde_json::json;
 
 /// Where the measured process finds the checkpoint, and how it holds it.
@@ -88,7 +88,8 @@ fn measure(folder: &Path, storage: Storage) {
     fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = status("VmRSS:");
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let model = registry::open_as(&checkpoint, &Device::default(), storage).unwrap();
+    let options = LoadOptions { storage, ..LoadOptions::new(device("cpu").unwrap()) };
+    let model = registry::open(&checkpoint, options).unwrap();
     let taken = status("VmHWM:") - before;
     let size = model.parameters().iter().map(|parameter| parameter.bytes() as u64).sum::<u64>();
     let largest = (4 * VOCABULARY * HIDDEN) as u64;

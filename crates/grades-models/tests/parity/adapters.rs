@@ -1,49 +1,53 @@
 //! Adapters in PEFT's files, against the ones that PEFT wrote.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use burn::tensor::Device;
-use grades_models::nn::{DecoderConfig, Draw, PassOptions};
-use grades_models::parameters::Place;
+use grades::{Role, UnitId};
+use grades_models::config::HfConfig;
+use grades_models::model::PassOptions;
+use grades_models::nn::DropoutKey;
+use grades_models::parameters::{Parameter, Place};
 use grades_models::random::Random;
+use grades_models::source::LoadOptions;
 use grades_models::weights::Checkpoint;
-use grades_models::{Decoder, LoraConfig, host, peft};
-use serde_json::Value;
+use grades_models::{Decoder, LoraConfig, peft, registry};
+use serde_json::{Value, json};
 
-use crate::families::{Batch, Values, assert_close, fixtures, load};
+use crate::fixture::{self, Batch, Values, assert_close, cpu, find, find_each, in_f64, relative_error};
 
 /// Adapters of PEFT: plain ones, and weight-decomposed ones beside biases.
 const KINDS: [&str; 2] = ["lora", "dora"];
 
-fn folder(kind: &str) -> PathBuf {
-    fixtures().join(kind)
+fn base(folder: &Path) -> Decoder {
+    fixture::base(folder, "config.json")
 }
 
-fn base(kind: &str) -> Decoder {
-    load(&folder(kind), "config.json", &Device::default())
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
-fn logits(model: &Decoder) -> Vec<f32> {
-    let batch = Batch::new(&Values::read(&folder("lora").join("expected.safetensors")));
-    host::read("logits", &model.logits(&batch.tokens), <[f32]>::to_vec).unwrap()
+fn batch(folder: &Path) -> Batch {
+    Batch::new(&Values::expected(folder))
 }
 
 fn config(target: &str) -> LoraConfig {
     LoraConfig { r: 2, lora_alpha: 4.0, target_modules: vec![target.to_owned()], ..LoraConfig::default() }
 }
 
+fn places(model: &Decoder) -> Vec<Vec<Place>> {
+    let of = |parameter: &Parameter| parameter.pieces().iter().map(|piece| piece.place).collect();
+    model.parameters().iter().map(of).collect()
+}
+
+fn parameter<'a>(model: &'a Decoder, end: &str) -> &'a Parameter {
+    model.parameters().iter().find(|parameter| parameter.name.ends_with(end)).unwrap()
+}
+
 #[test]
 fn an_adapter_is_written_as_peft_wrote_it() {
-    for kind in KINDS {
-        let (to, from) = (tempfile::tempdir().unwrap(), folder(kind));
+    for (_, from) in find_each(&KINDS) {
+        let to = tempfile::tempdir().unwrap();
         let to = to.path().join("adapter");
-        let model = peft::attach(base(kind), &from).unwrap();
+        let model = peft::attach(base(&from), &from).unwrap();
         peft::save(&to, &model, Some("a/base")).unwrap();
-        let (found, theirs) = (json(&to.join("adapter_config.json")), json(&from.join("adapter_config.json")));
+        let config = |folder: &Path| fixture::json(&folder.join("adapter_config.json"));
+        let (found, theirs) = (config(&to), config(&from));
         for (key, value) in found.as_object().unwrap() {
             let as_set = |value: &Value| {
                 let mut names: Vec<String> = value.as_array().unwrap().iter().map(ToString::to_string).collect();
@@ -70,142 +74,187 @@ fn an_adapter_is_written_as_peft_wrote_it() {
 
 #[test]
 fn a_part_of_the_layers_is_named_so_that_peft_finds_it() {
+    let Some(lora) = find("lora") else { return };
     let to = tempfile::tempdir().unwrap();
-    for (target, written) in [("*.1.*.q_proj", "model.layers.1.self_attn.q_proj"), ("mlp.up_proj", "up_proj")] {
-        let model = base("lora").with_adapter(config(target), &LoraConfig::initial(1)).unwrap();
+    let last = base(&lora).sizes().num_hidden_layers - 1;
+    let (one, written_one) = (format!("*.{last}.*.q_proj"), format!("model.layers.{last}.self_attn.q_proj"));
+    for (target, written) in [(one.as_str(), written_one.as_str()), ("mlp.up_proj", "up_proj")] {
+        let model = base(&lora).with_adapter(config(target), &LoraConfig::initial(1)).unwrap();
         let folder = to.path().join(written);
         peft::save(&folder, &model, None).unwrap();
-        assert_eq!(json(&folder.join("adapter_config.json"))["target_modules"], serde_json::json!([written]));
-        let again = peft::attach(base("lora"), &folder).unwrap();
+        assert_eq!(fixture::json(&folder.join("adapter_config.json"))["target_modules"], json!([written]));
+        let again = peft::attach(base(&lora), &folder).unwrap();
         assert_eq!(again.parameters().len(), model.parameters().len());
     }
 }
 
 #[test]
 fn a_merged_model_computes_what_the_adapter_did() {
-    for kind in KINDS {
-        let plain = base(kind);
-        let places: Vec<Place> = plain.parameters().iter().map(|parameter| parameter.place).collect();
-        let (without, mut model) = (logits(&plain), peft::attach(plain, &folder(kind)).unwrap());
-        let expected: Vec<f64> = logits(&model).into_iter().map(f64::from).collect();
+    for (_, folder) in find_each(&KINDS) {
+        let (plain, batch) = (base(&folder), batch(&folder));
+        let places_before = places(&plain);
+        let (without, mut model) = (batch.logits(&plain), peft::attach(plain, &folder).unwrap());
+        let expected = in_f64(&batch.logits(&model));
         // What does not train is frozen: folded, the adapters are still there, and merging adds nothing.
-        model.fold_frozen().unwrap();
-        assert_close("logits after folding", &logits(&model), &expected);
-        let folded = logits(&model);
-        assert!(folded == logits(&model.merged().unwrap()));
-        let merged = peft::attach(base(kind), &folder(kind)).unwrap().merged().unwrap();
+        model.fold_frozen();
+        let folded = batch.logits(&model);
+        assert_close("logits after folding", &folded, &expected);
+        assert!(folded == batch.logits(&model.merged()));
+        let merged = peft::attach(base(&folder), &folder).unwrap().merged();
         assert!(merged.adapter().is_none());
-        assert_eq!(merged.parameters().iter().map(|parameter| parameter.place).collect::<Vec<_>>(), places);
-        let found = logits(&merged);
+        assert_eq!(places(&merged), places_before);
+        let found = batch.logits(&merged);
         assert_close("logits after merging", &found, &expected);
-        assert!(found.iter().zip(&without).any(|(found, without)| (found - without).abs() > 0.1));
+        assert!(relative_error(&found, &in_f64(&without)) > 0.01);
         // It can be trained with another adapter.
         assert!(merged.with_adapter(config("q_proj"), &LoraConfig::initial(1)).is_ok());
     }
 }
 
 #[test]
-fn magnitudes_begin_as_the_norms_of_the_rows() {
-    let plain = base("dora");
-    let without: Vec<f64> = logits(&plain).into_iter().map(f64::from).collect();
-    let model = plain.with_adapter(LoraConfig { use_dora: true, ..config("v_proj") }, &LoraConfig::initial(1)).unwrap();
-    let of = |name: &str| {
-        let parameter = model.parameters().iter().find(|parameter| parameter.name.ends_with(name)).unwrap();
-        (host::read(name, &parameter.value, <[f32]>::to_vec).unwrap(), parameter.shape.clone())
-    };
-    let (weight, _) = of("layers.1.self_attn.v_proj.weight");
-    let (magnitudes, shape) = of("layers.1.self_attn.v_proj.lora_magnitude_vector");
-    assert_eq!(shape, [16]);
-    for (row, magnitude) in weight.chunks(32).zip(&magnitudes) {
-        let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
-        assert!((norm / magnitude - 1.0).abs() < 1e-6, "{norm}, {magnitude}");
+fn a_fused_projection_has_one_adapter() {
+    let Some(folder) = find("phi3") else { return };
+    let batch = batch(&folder);
+    let targets = ["qkv_proj".to_owned(), "gate_up_proj".to_owned()].to_vec();
+    let values = Random { seed: 1, std: 0.2 };
+    let config = LoraConfig { target_modules: targets, ..config("") };
+    let model = base(&folder).with_adapter(config, &values).unwrap();
+    for (module, role) in [("self_attn.qkv_proj", Role::Qkv), ("mlp.gate_up_proj", Role::GateUp)] {
+        for matrix in ["lora_A", "lora_B"] {
+            let pair = parameter(&model, &format!("layers.1.{module}.{matrix}.weight"));
+            let [piece] = pair.pieces() else { panic!("{}: {:?}", pair.name, pair.pieces()) };
+            assert_eq!(piece.place, Place::Unit(UnitId::language(1, role)));
+        }
     }
-    assert_close("logits", &logits(&model), &without);
+    let to = tempfile::tempdir().unwrap();
+    let to = to.path().join("adapter");
+    peft::save(&to, &model, None).unwrap();
+    let written = &fixture::json(&to.join("adapter_config.json"))["target_modules"];
+    assert_eq!(*written, json!(["gate_up_proj", "qkv_proj"]));
+    let expected = in_f64(&batch.logits(&model));
+    let again = peft::attach(base(&folder), &to).unwrap();
+    assert_close("logits after saving", &batch.logits(&again), &expected);
+    let merged = model.merged();
+    assert_close("logits after merging", &batch.logits(&merged), &expected);
+    assert_eq!(places(&merged), places(&base(&folder)));
+    assert!(relative_error(&batch.logits(&base(&folder)), &expected) > 0.01);
 }
 
 #[test]
-fn dropout_is_of_training_alone_and_that_of_its_draw() {
-    let (config, values) = peft::open(&folder("lora")).unwrap();
-    let exact = peft::attach(base("lora"), &folder("lora")).unwrap();
-    let model = base("lora").with_adapter(LoraConfig { lora_dropout: 0.25, ..config }, &values).unwrap();
-    assert!(logits(&model) == logits(&exact));
-    let expected = Values::read(&folder("lora").join("expected.safetensors"));
-    let batch = Batch::new(&expected);
-    let loss = |model: &Decoder, draw| {
-        let options = PassOptions { draw, ..PassOptions::default() };
-        let pass = model.pass(&batch.tokens, batch.targets.clone(), batch.scale(), options);
-        host::read("loss", pass.loss(), |loss| loss[0]).unwrap()
-    };
-    let draw = |seed, step, micro_batch| Some(Draw { seed, step, micro_batch });
+fn magnitudes_begin_as_the_norms_of_the_rows() {
+    let Some(folder) = find("dora") else { return };
+    let (plain, batch) = (base(&folder), batch(&folder));
+    let without = in_f64(&batch.logits(&plain));
+    let model = plain.with_adapter(LoraConfig { use_dora: true, ..config("v_proj") }, &LoraConfig::initial(1)).unwrap();
+    let weight = parameter(&model, "layers.1.self_attn.v_proj.weight");
+    let magnitudes = parameter(&model, "layers.1.self_attn.v_proj.lora_magnitude_vector");
+    assert_eq!(magnitudes.shape, [weight.rows()]);
+    for (row, magnitude) in weight.to_host().chunks(weight.row_len()).zip(magnitudes.to_host().iter()) {
+        let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+        assert!((norm / magnitude - 1.0).abs() < 1e-6, "{norm}, {magnitude}");
+    }
+    assert_close("logits", &batch.logits(&model), &without);
+}
+
+#[test]
+fn dropout_is_of_training_alone_and_that_of_its_key() {
+    let Some(folder) = find("lora") else { return };
+    let ((config, values), batch) = (peft::open(&folder).unwrap(), batch(&folder));
+    let exact = peft::attach(base(&folder), &folder).unwrap();
+    let model = base(&folder).with_adapter(LoraConfig { lora_dropout: 0.25, ..config }, &values).unwrap();
+    assert!(batch.logits(&model) == batch.logits(&exact));
+    let loss = |model: &Decoder, dropout| batch.pass(model, PassOptions { dropout, ..PassOptions::default() }).0;
+    let key = |seed, step, micro_batch| Some(DropoutKey { seed, step, micro_batch });
     let without = loss(&exact, None);
-    assert!(loss(&model, None) == without && loss(&exact, draw(1, 1, 0)) == without);
+    assert!(loss(&model, None) == without && loss(&exact, key(1, 1, 0)) == without);
     let mut losses = vec![without];
-    for draw in [draw(1, 1, 0), draw(2, 1, 0), draw(1, 2, 0), draw(1, 1, 1)] {
-        let found = loss(&model, draw);
-        assert!(found == loss(&model, draw) && !losses.contains(&found), "{draw:?}: {found} after {losses:?}");
+    for key in [key(1, 1, 0), key(2, 1, 0), key(1, 2, 0), key(1, 1, 1)] {
+        let found = loss(&model, key);
+        assert!(found == loss(&model, key) && !losses.contains(&found), "{key:?}: {found} after {losses:?}");
         losses.push(found);
     }
 }
 
 #[test]
-fn what_does_not_fit_is_told_in_a_sentence() {
+fn targets_and_ranks_that_do_not_fit_are_told_in_a_sentence() {
+    let Some(folder) = find("lora") else { return };
     let refused =
-        |config: LoraConfig| base("lora").with_adapter(config, &LoraConfig::initial(0)).unwrap_err().to_string();
+        |config: LoraConfig| base(&folder).with_adapter(config, &LoraConfig::initial(0)).unwrap_err().to_string();
     let unknown = refused(config("query"));
     assert!(
         unknown.contains("`query`") && unknown.contains("down_proj, gate_proj, k_proj, o_proj, q_proj"),
         "{unknown}"
     );
-    for r in [0, 17] {
+    let plain = base(&folder);
+    let most = parameter(&plain, "k_proj.weight").shape.iter().copied().min().unwrap();
+    for r in [0, most + 1] {
         let error = refused(LoraConfig { r, ..config("k_proj") });
-        assert!(error.contains(&format!("`lora_r: {r}`")) && error.contains("between 1 and 16"), "{error}");
+        let range = format!("between 1 and {most}");
+        assert!(error.contains(&format!("`lora_r: {r}`")) && error.contains(&range), "{error}");
     }
-    let twice =
-        peft::attach(peft::attach(base("lora"), &folder("lora")).unwrap(), &folder("lora")).unwrap_err().to_string();
+    let twice = peft::attach(peft::attach(plain, &folder).unwrap(), &folder).unwrap_err().to_string();
     assert!(twice.contains("has an adapter already"), "{twice}");
+}
 
-    let changed = |key: &str, value: Value| {
-        let to = tempfile::tempdir().unwrap();
-        let mut config = json(&folder("lora").join("adapter_config.json"));
-        config[key] = value;
-        std::fs::write(to.path().join("adapter_config.json"), config.to_string()).unwrap();
-        let tensors = "adapter_model.safetensors";
-        std::fs::copy(folder("lora").join(tensors), to.path().join(tensors)).unwrap();
-        peft::attach(base("lora"), to.path()).map(|_| ()).map_err(|error| error.to_string())
-    };
-    assert_eq!(changed("modules_to_save", Value::Array(Vec::new())), Ok(()));
+/// The error of attaching the adapter in `folder` with one key of its config changed.
+fn changed(folder: &Path, key: &str, value: Value) -> Result<(), String> {
+    let to = tempfile::tempdir().unwrap();
+    let mut config = fixture::json(&folder.join("adapter_config.json"));
+    config[key] = value;
+    std::fs::write(to.path().join("adapter_config.json"), config.to_string()).unwrap();
+    let tensors = "adapter_model.safetensors";
+    std::fs::copy(folder.join(tensors), to.path().join(tensors)).unwrap();
+    peft::attach(base(folder), to.path()).map(|_| ()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn files_that_cannot_be_used_are_told_in_a_sentence() {
+    let Some(folder) = find("lora") else { return };
+    let rank = fixture::json(&folder.join("adapter_config.json"))["r"].as_u64().unwrap();
+    assert_eq!(changed(&folder, "modules_to_save", json!([])), Ok(()));
     for (key, value, part) in [
         ("use_qalora", true.into(), "`use_qalora: true` is not supported"),
         ("use_dora", true.into(), "lora_magnitude_vector"),
         ("peft_type", "IA3".into(), "IA3"),
-        ("r", 8.into(), "lora_A.weight"),
+        ("r", (2 * rank).into(), "lora_A.weight"),
         ("r", 2.5.into(), "`r`"),
-        ("rank_pattern", serde_json::json!({ "q_proj": 8 }), "rank_pattern"),
+        ("rank_pattern", json!({ "q_proj": 8 }), "rank_pattern"),
         ("bias", "all".into(), "bias"),
     ] {
-        let error = changed(key, value).unwrap_err();
+        let error = changed(&folder, key, value).unwrap_err();
         assert!(error.contains(part), "{key}: {error}");
     }
-    // Magnitudes that nobody asked for, a base without the adapter's layers, and one of other sizes.
-    let to = tempfile::tempdir().unwrap();
-    for name in ["adapter_config.json", "adapter_model.safetensors"] {
-        std::fs::copy(folder("dora").join(name), to.path().join(name)).unwrap();
+    if let Some(folder) = find("dora") {
+        // Magnitudes that nobody asked for.
+        let error = changed(&folder, "use_dora", false.into()).unwrap_err();
+        assert!(error.contains("lora_magnitude_vector is not the A or B"), "{error}");
     }
-    let mut config = json(&to.path().join("adapter_config.json"));
-    config["use_dora"] = false.into();
-    std::fs::write(to.path().join("adapter_config.json"), config.to_string()).unwrap();
-    let error = peft::attach(base("dora"), to.path()).unwrap_err().to_string();
-    assert!(error.contains("lora_magnitude_vector is not the A or B"), "{error}");
-    let other = |change: fn(&mut DecoderConfig)| {
-        let mut config = base("lora").config().clone();
-        change(&mut config);
-        let model = Decoder::load(config, &Random::new(1), &Device::default()).unwrap();
-        peft::attach(model, &folder("lora")).unwrap_err().to_string()
+    if let Some(llama) = find("llama") {
+        let none = peft::attach(base(&folder), &llama).unwrap_err().to_string();
+        assert!(none.contains("there is no adapter here"), "{none}");
+    }
+}
+
+#[test]
+fn a_base_that_an_adapter_does_not_fit_is_told_in_a_sentence() {
+    let Some(folder) = find("lora") else { return };
+    let config = fixture::json(&folder.join("config.json"));
+    let number = |key: &str| config[key].as_u64().unwrap();
+    // A base without some of the adapter's layers, and one of other sizes.
+    let other = |key: &str, value: u64| {
+        let mut config = config.clone();
+        config[key] = value.into();
+        let config = HfConfig::new(config).unwrap();
+        let model = registry::load(&config, &Random::new(1), LoadOptions::new(cpu())).unwrap();
+        peft::attach(model, &folder).unwrap_err().to_string()
     };
-    let shallow = other(|config| config.num_hidden_layers = 1);
-    assert!(shallow.contains("does not fit: the model has no layer model.layers.1."), "{shallow}");
-    let wide = other(|config| config.intermediate_size = 56);
-    assert!(wide.contains("does not fit") && wide.contains("lora_B.weight") && wide.contains("[56, 4]"), "{wide}");
-    let none = peft::attach(base("lora"), &fixtures().join("llama")).unwrap_err().to_string();
-    assert!(none.contains("there is no adapter here"), "{none}");
+    let layers = number("num_hidden_layers") - 1;
+    let shallow = other("num_hidden_layers", layers);
+    let missing = format!("does not fit: the model has no layer model.layers.{layers}.");
+    assert!(shallow.contains(&missing), "{shallow}");
+    let (inner, rank) =
+        (number("intermediate_size") + 8, fixture::json(&folder.join("adapter_config.json"))["r"].clone());
+    let wide = other("intermediate_size", inner);
+    let shape = format!("[{inner}, {rank}]");
+    assert!(wide.contains("does not fit") && wide.contains("lora_B.weight") && wide.contains(&shape), "{wide}");
 }

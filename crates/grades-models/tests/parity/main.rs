@@ -5,6 +5,12 @@
 #[cfg(test)]
 mod adapters;
 #[cfg(test)]
+mod branches;
+#[cfg(test)]
+mod cache;
+#[cfg(test)]
 mod families;
+#[cfg(test)]
+mod fixture;
 #[cfg(test)]
 mod packed;

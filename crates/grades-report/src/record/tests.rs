@@ -124,12 +124,18 @@ fn every_event_reads_back_equal() {
     assert_eq!(events[0].1.freezes(), Some((7, unit, true)));
     // Another program's: kept as it is.
     for text in
-        [r#"{"event":"evaluated","at":"noon","step":3}"#, r#"{"event":"freeze","step":3,"unit":"blocks.0.qkv"}"#]
+        [r#"{"event":"evaluated","at":"noon","step":3}"#, r#"{"event":"freeze","step":3,"unit":"the last block"}"#]
     {
         let event: Event = serde_json::from_str(text).unwrap();
         assert!(matches!(event, Event::Other(_)) && event.freezes().is_none(), "{text}");
         same(text, &event);
     }
+    // Its matrices may have names of their own.
+    let own: Event = serde_json::from_str(r#"{"event":"freeze","step":3,"unit":"mamba.0.in_proj"}"#).unwrap();
+    assert_eq!(
+        own.freezes().map(|(step, unit, frozen)| (step, unit.to_string(), frozen)),
+        Some((3, "mamba.0.in_proj".into(), true))
+    );
 }
 
 #[test]

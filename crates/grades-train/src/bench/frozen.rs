@@ -74,7 +74,7 @@ impl FromStr for Frozen {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let share = |text: &str| text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-        let role = |name: &str| Role::ALL.into_iter().find(|role| role.name() == name);
+        let role = |name: &str| Role::KNOWN.into_iter().find(|role| role.name() == name);
         let pattern = match text.split_once(':') {
             None if text == "none" => Some(Self::None),
             None if text == "all-but-last" => Some(Self::AllButLast),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use grades_kernels::gemm::bf16::{self, Output, Part};
 use grades_kernels::gemm::{self, Matrix, MatrixMut};
-use grades_models::ops::Precision;
+use grades_tensor::Dtype;
 use serde::{Serialize, Serializer};
 
 use super::{BenchError, median};
@@ -98,17 +98,17 @@ pub struct GemmReport {
     /// Threads.
     pub threads: usize,
     /// Numbers of the products.
-    pub precision: Precision,
+    pub precision: Dtype,
     /// The products.
     pub sizes: Vec<Products>,
 }
 
 /// Measures the products of each size, and hands each to `on_size`.
-pub fn run(sizes: &[Size], precision: Precision, on_size: &mut dyn FnMut(&Products)) -> GemmReport {
+pub fn run(sizes: &[Size], precision: Dtype, on_size: &mut dyn FnMut(&Products)) -> GemmReport {
     let measured = sizes.iter().map(|size| {
         let products = match precision {
-            Precision::F32 => products(*size),
-            Precision::Bf16 => products_bf16(*size),
+            Dtype::Bf16 => products_bf16(*size),
+            Dtype::F32 | Dtype::Packed => products(*size),
         };
         on_size(&products);
         products
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn every_product_of_every_size_has_a_speed() {
         let sizes = ["5x7x3".parse().unwrap(), "1x16x8".parse().unwrap()];
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in [Dtype::F32, Dtype::Bf16] {
             let mut seen = Vec::new();
             let report = run(&sizes, precision, &mut |products| seen.push(products.size));
             assert_eq!(seen, sizes);

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use grades_models::nn::{DecoderConfig, RopeScaling};
-use grades_models::ops::Activation;
+use grades_models::config::HfConfig;
 use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 use super::BenchError;
 
@@ -37,68 +37,73 @@ impl Shape {
         }
     }
 
-    /// Its sizes, as the model's `config.json` has them.
+    /// Its `config.json`.
     #[must_use]
-    pub fn config(self) -> DecoderConfig {
-        let smollm2 = DecoderConfig {
-            vocab_size: 49_152,
-            hidden_size: 576,
-            intermediate_size: 1536,
-            num_hidden_layers: 30,
-            num_attention_heads: 9,
-            num_key_value_heads: 3,
-            head_dim: 64,
-            rms_norm_eps: 1e-5,
-            rope_theta: 100_000.0,
-            rope_scaling: RopeScaling::None,
-            max_position_embeddings: 8192,
-            tie_word_embeddings: true,
-            qkv_bias: false,
-            o_bias: false,
-            mlp_bias: false,
-            sliding_window: None,
-            activation: Activation::Silu,
-        };
-        match self {
-            Self::SmolLm2M135 => smollm2,
-            Self::SmolLm2M360 => DecoderConfig {
-                hidden_size: 960,
-                intermediate_size: 2560,
-                num_hidden_layers: 32,
-                num_attention_heads: 15,
-                num_key_value_heads: 5,
-                ..smollm2
-            },
-            Self::Llama1B => DecoderConfig {
-                vocab_size: 128_256,
-                hidden_size: 2048,
-                intermediate_size: 8192,
-                num_hidden_layers: 16,
-                num_attention_heads: 32,
-                num_key_value_heads: 8,
-                rope_theta: 500_000.0,
-                rope_scaling: RopeScaling::Llama3 {
-                    factor: 32.0,
-                    low_freq_factor: 1.0,
-                    high_freq_factor: 4.0,
-                    original_max_position_embeddings: 8192.0,
+    pub fn config(self) -> HfConfig {
+        let smollm2 = json!({
+            "model_type": "llama",
+            "vocab_size": 49_152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "head_dim": 64,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 100_000.0,
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": true,
+        });
+        let other = match self {
+            Self::SmolLm2M135 => json!({}),
+            Self::SmolLm2M360 => json!({
+                "hidden_size": 960,
+                "intermediate_size": 2560,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 15,
+                "num_key_value_heads": 5,
+            }),
+            Self::Llama1B => json!({
+                "vocab_size": 128_256,
+                "hidden_size": 2048,
+                "intermediate_size": 8192,
+                "num_hidden_layers": 16,
+                "num_attention_heads": 32,
+                "num_key_value_heads": 8,
+                "rope_theta": 500_000.0,
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 32.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 8192,
                 },
-                max_position_embeddings: 131_072,
-                ..smollm2
-            },
-            Self::Tiny => DecoderConfig {
-                vocab_size: 256,
-                hidden_size: 64,
-                intermediate_size: 160,
-                num_hidden_layers: 4,
-                num_attention_heads: 4,
-                num_key_value_heads: 2,
-                head_dim: 16,
-                max_position_embeddings: 512,
-                ..smollm2
-            },
-        }
+                "max_position_embeddings": 131_072,
+            }),
+            Self::Tiny => json!({
+                "vocab_size": 256,
+                "hidden_size": 64,
+                "intermediate_size": 160,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "max_position_embeddings": 512,
+            }),
+        };
+        HfConfig::from(with(smollm2, other))
     }
+
+    /// One of its sizes.
+    pub(super) fn size(self, key: &str) -> usize {
+        self.config().value().get(key).and_then(Value::as_u64).unwrap_or(0) as usize
+    }
+}
+
+/// The keys of both objects; where both have one, that of the second.
+fn with(first: Value, second: Value) -> serde_json::Map<String, Value> {
+    let object = |value| if let Value::Object(object) = value { object } else { serde_json::Map::new() };
+    object(first).into_iter().chain(object(second)).collect()
 }
 
 impl fmt::Display for Shape {

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use burn::tensor::Device;
-use grades::{Companions, Decision, Wants};
-use grades_models::ops::{Flops, Precision, executed_flops, labels_of};
-use grades_models::parameters::{Parameter, Place, Storage};
+use grades::{Companions, Decision, Flops, Wants};
+use grades_models::parameters::Parameter;
 use grades_models::random::Random;
-use grades_models::{Decoder, LoraConfig, host};
+use grades_models::source::{LoadOptions, Storage};
+use grades_models::{Decoder, LoraConfig, registry};
+use grades_tensor::{Dtype, device, executed, labels_of};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Serialize, Serializer};
@@ -71,8 +71,8 @@ pub struct StepOptions {
     pub lora_r: usize,
     /// Whether the matrices under the adapters are in NF4.
     pub load_in_4bit: bool,
-    /// Numbers of the products.
-    pub precision: Precision,
+    /// The dtype of the products.
+    pub precision: Dtype,
     /// Rows of the batch.
     pub rows: usize,
     /// Tokens of each row.
@@ -102,7 +102,7 @@ impl Default for StepOptions {
     fn default() -> Self {
         Self {
             shape: Shape::SmolLm2M135,
-            precision: Precision::F32,
+            precision: Dtype::F32,
             mode: Mode::Full,
             lora_r: 32,
             load_in_4bit: false,
@@ -255,7 +255,7 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
 
 fn check(options: &StepOptions) -> Result<(), BenchError> {
     let StepOptions { shape, mode, load_in_4bit, rows, tokens, completion_share, steps, fold_frozen, .. } = options;
-    let longest = shape.config().max_position_embeddings;
+    let longest = shape.size("max_position_embeddings");
     let wrong = if *rows == 0 || *steps == 0 {
         format!("{rows} rows and {steps} steps leave nothing to measure; both must be at least 1")
     } else if *tokens == 0 || *tokens > longest {
@@ -302,7 +302,8 @@ struct Base {
 
 impl Base {
     fn of(model: &Decoder) -> Self {
-        let matrix = |p: &&Parameter| matches!(p.place, Place::Unit(_)) && p.shape.len() == 2;
+        let unit = |p: &Parameter| p.pieces().iter().all(|piece| piece.place.unit().is_some());
+        let matrix = |p: &&Parameter| unit(p) && p.shape.len() == 2;
         let matrices = || model.parameters().iter().filter(matrix);
         Self {
             bytes: model.parameters().iter().map(|p| p.bytes() as u64).sum(),
@@ -317,29 +318,30 @@ impl Base {
 impl Bench {
     fn new(options: &StepOptions) -> Result<Self, BenchError> {
         let storage = Storage::in_4bit(options.load_in_4bit);
-        let (shape, device) = (options.shape.config(), Device::default().autodiff());
-        let mut model = Decoder::load_as(shape, &Random::new(SEED), &device, storage)?;
+        let device = device("cpu").map_err(|error| BenchError::Option(error.to_string()))?;
+        let load = LoadOptions { storage, ..LoadOptions::new(device) };
+        let mut model = registry::load(&options.shape.config(), &Random::new(SEED), load)?;
         let base = Base::of(&model);
         if options.mode == Mode::Lora {
             let (r, lora_alpha) = (options.lora_r, ALPHA * options.lora_r as f64);
             let adapter = LoraConfig { r, lora_alpha, ..LoraConfig::default() };
             model = model.with_adapter(adapter, &LoraConfig::initial(SEED))?;
         }
-        model.set_precision(options.precision);
+        model.set_dtype(options.precision);
         model.parameters_mut().train();
-        let trainable = model.parameters().iter().filter(|p| p.is_trainable()).map(|p| p.len()).sum();
+        let trainable = model.parameters().iter().filter(|p| p.is_trainable()).map(Parameter::len).sum();
         let monitor = options.monitor;
         let place = if options.prefix_cache { prefix_cache::Place::Memory } else { prefix_cache::Place::Off };
         let cache = prefix_cache::Options { place, size: u64::MAX, dtype: prefix_cache::Dtype::F32 };
         Ok(Self {
-            optimizer: Optimizer::new(RULE, WEIGHT_DECAY, model.parameters().len()),
+            optimizer: Optimizer::new(RULE, WEIGHT_DECAY, model.parameters().slots()),
             freezing: Freezing::new(&model).with_folding(options.fold_frozen),
             batch: batch(options),
             checkpointing: options.gradient_checkpointing,
             max_grad_norm: Some(options.max_grad_norm).filter(|&norm| norm > 0.0),
             forward_only: options.mode == Mode::Forward,
             cache: PrefixCache::new(cache, &std::env::temp_dir()),
-            wants: Wants { measure: monitor, keep_gradient: monitor, ..Wants::default() },
+            wants: Wants { measure_gradients: monitor, keep_gradient: monitor, ..Wants::default() },
             trainable,
             base,
             model,
@@ -359,24 +361,24 @@ impl Bench {
             step::pass(&self.model, (SEED, step), batches, self.checkpointing, &mut prefix)?;
 
         let watch = Instant::now();
-        let measured = match self.max_grad_norm.is_none() && !self.wants.measure {
+        let measured = match self.max_grad_norm.is_none() && !self.wants.measure_gradients {
             true => Measured::default(),
-            false => self.freezing.measure(&self.model, &gradients, &self.wants)?,
+            false => self.freezing.measure(&gradients, &self.wants),
         };
         let measuring = watch.elapsed().as_secs_f64();
 
         let watch = Instant::now();
         let scale = step::clip(self.max_grad_norm, measured.gradient_norm);
-        step::update(&mut self.model, &mut self.optimizer, &gradients, LEARNING_RATE, scale)?;
+        self.optimizer.update(self.model.parameters_mut(), &gradients, LEARNING_RATE, scale);
         let updating = watch.elapsed().as_secs_f64();
 
         let watch = Instant::now();
-        self.freezing.keep(&self.model, &mut gradients, &measured, &self.wants)?;
+        self.freezing.keep(&self.model, &mut gradients, &measured, &self.wants);
         drop(gradients);
         let keeping = watch.elapsed().as_secs_f64();
 
         let step_seconds = started.elapsed().as_secs_f64();
-        let (optimizer_seconds, monitor_seconds) = match self.wants.measure {
+        let (optimizer_seconds, monitor_seconds) = match self.wants.measure_gradients {
             true => (updating, measuring + keeping),
             false => (updating + measuring + keeping, 0.0),
         };
@@ -394,11 +396,11 @@ impl Bench {
 
     /// The likelihoods of the batch's labels, as an evaluation computes them.
     fn forward(&self) -> Result<(Figures, f64, Flops), BenchError> {
-        let (started, executed) = (Instant::now(), executed_flops());
-        let likelihoods = self.model.log_likelihoods(&self.batch.tokens(), &labels_of(&self.batch.targets));
-        let sum = |values: &[f32]| -> f64 { values.iter().map(|&value| f64::from(value)).sum() };
-        let loss = -host::read("log-likelihoods", &likelihoods, sum)? / self.batch.label_count.max(1) as f64;
-        let (step_seconds, flops) = (started.elapsed().as_secs_f64(), executed_flops().since(&executed));
+        let (started, before) = (Instant::now(), executed());
+        let likelihoods = self.model.log_likelihoods(&self.batch.inputs(), &labels_of(&self.batch.targets));
+        let sum: f64 = likelihoods.to_host().iter().map(|&value| f64::from(value)).sum();
+        let loss = -sum / self.batch.label_count.max(1) as f64;
+        let (step_seconds, flops) = (started.elapsed().as_secs_f64(), executed().since(&before));
         let figures = Figures {
             tokens_per_second: self.batch.ids.len() as f64 / step_seconds,
             step_seconds,
@@ -425,13 +427,13 @@ impl Bench {
     /// Counts the operations of a pass from the tokens on.
     fn whole(&self) -> Result<Flops, BenchError> {
         let batches = std::slice::from_ref(&self.batch);
-        Ok(step::pass(&self.model, (SEED, 0), batches, self.checkpointing, &mut |_| Ok(None))?.flops)
+        Ok(step::pass(&self.model, (SEED, 0), batches, self.checkpointing, &mut |_| None)?.flops)
     }
 }
 
 /// Rows of random tokens, labels on the last ones of each.
 fn batch(options: &StepOptions) -> Batch {
-    let vocabulary = options.shape.config().vocab_size as u32;
+    let vocabulary = options.shape.size("vocab_size") as u32;
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let labels = ((options.completion_share * options.tokens as f64).round() as usize).max(1);
     let mut batch = Batch::default();

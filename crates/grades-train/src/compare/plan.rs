@@ -6,7 +6,7 @@ use super::folder::Folder;
 use super::job::{ScoredModel, Worker};
 use super::make::{Maker, base};
 use super::options::RunOptions;
-use super::outcome::{BASELINE, Comparison, Row};
+use super::outcome::{Comparison, Row};
 use super::planned_run::PlannedRun;
 use super::questions::{Metric, Questions};
 use crate::config::{Adapter, Config, ConfigError, Variants};
@@ -125,12 +125,18 @@ fn unique(names: &[String]) -> Vec<String> {
 
 /// Whether options of variants are of something that may be compared; one that is not compared now is none of our business.
 fn check_names(variants: &Variants, adapters: &[String], methods: &[String]) -> Result<(), CompareError> {
-    const METHODS: [&str; 6] = [BASELINE, "validation_loss", "grades", "autofreeze", "aflora", "loraf"];
+    let all_methods: Vec<&str> = grades::EarlyStopping::all().iter().map(grades::EarlyStopping::name).collect();
     if methods.is_empty() {
-        return Err(CompareError::Unknown(format!("there is no method to compare; known are {}", METHODS.join(", "))));
+        return Err(CompareError::Unknown(format!(
+            "there is no method to compare; known are {}",
+            all_methods.join(", ")
+        )));
     }
-    if let Some(method) = methods.iter().find(|method| !METHODS.contains(&method.as_str())) {
-        return Err(CompareError::Unknown(format!("there is no method `{method}`; known are {}", METHODS.join(", "))));
+    if let Some(method) = methods.iter().find(|method| !all_methods.contains(&method.as_str())) {
+        return Err(CompareError::Unknown(format!(
+            "there is no method `{method}`; known are {}",
+            all_methods.join(", ")
+        )));
     }
     let known_adapter = |name: &str| name == FULL || serde_json::from_value::<Adapter>(name.into()).is_ok();
     if let Some(adapter) = adapters.iter().find(|adapter| !known_adapter(adapter)) {
@@ -139,14 +145,14 @@ fn check_names(variants: &Variants, adapters: &[String], methods: &[String]) -> 
         )));
     }
     let known = |name: &str| match name.split_once('+') {
-        Some((adapter, method)) => known_adapter(adapter) && METHODS.contains(&method),
-        None => known_adapter(name) || METHODS.contains(&name),
+        Some((adapter, method)) => known_adapter(adapter) && all_methods.contains(&method),
+        None => known_adapter(name) || all_methods.contains(&name),
     };
     match variants.names().find(|name| !known(name)) {
         Some(name) => Err(CompareError::Unknown(format!(
             "there are options for `{name}`, which is neither an adapter (full, lora, …) nor a method ({}) nor both with a + \
              between them",
-            METHODS.join(", ")
+            all_methods.join(", ")
         ))),
         None => Ok(()),
     }

@@ -104,7 +104,7 @@ impl Sweep {
             let name = format!("trunk-seed{seed}");
             let config = Config {
                 output_dir: out.join(&name),
-                early_stopping: grades::EarlyStopping::None(grades::NoneConfig::default()),
+                early_stopping: grades::EarlyStopping::None(Default::default()),
                 save_steps: Some(SaveSteps::At(forks.into_iter().collect())),
                 ..runs[0].1.config.clone()
             };

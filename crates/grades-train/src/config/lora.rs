@@ -1,7 +1,6 @@
 //! Training adapters in place of the model's own parameters.
 
 use grades_models::LoraConfig;
-use grades_models::parameters::Storage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -53,11 +52,6 @@ impl From<TargetModules> for Value {
 }
 
 impl Config {
-    /// How the model's matrices are held.
-    pub fn storage(&self) -> Storage {
-        Storage::in_4bit(self.load_in_4bit)
-    }
-
     /// The adapters that train, if any do.
     pub fn lora(&self) -> Option<LoraConfig> {
         self.adapter.map(|Adapter::Lora| LoraConfig {

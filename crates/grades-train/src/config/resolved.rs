@@ -88,7 +88,8 @@ pub struct Config {
     pub warmup_steps: Option<usize>,
     /// `adamw` (default; `adamw_torch` is the same) or `sgd`.
     pub optimizer: Optimizer,
-    /// Decoupled weight decay with AdamW, added to the gradient with SGD, on every weight. Default: 0.
+    /// Weight decay of matrices and embeddings: decoupled with AdamW, added to the gradient with SGD. Vectors (norms and
+    /// biases) do not decay, as in transformers. Default: 0.
     pub weight_decay: f64,
     /// AdamW: decay of the mean gradient. Default: 0.9.
     pub adam_beta1: f64,
@@ -103,7 +104,10 @@ pub struct Config {
 
     /// Seed of everything random: the validation set, the order of the samples. Default: 42.
     pub seed: u64,
-    /// Numbers of the matrix products and of the activations: `auto` (default: bf16 where the processor multiplies such
+    /// What computes: `auto` (default: `cpu`), `cpu`, or `reference`, plain loops that others are checked against, a thousand
+    /// times slower.
+    pub device: String,
+    /// The dtype of the matrix products and of the activations: `auto` (default: bf16 where the processor multiplies such
     /// numbers itself, else f32), `f32` or `bf16`. Weights, gradients, optimizer state and sums are f32 always.
     pub precision: Precision,
     /// Whether each layer is computed again in the backward pass instead of keeping its activations: less memory, more
@@ -117,7 +121,7 @@ pub struct Config {
     pub prefix_cache: prefix_cache::Place,
     /// Most bytes that they take, such as `512MiB`. Default: 2GB.
     pub prefix_cache_size: ByteSize,
-    /// Their numbers: `f32` (default), or `bf16` for twice as many of them, rounded.
+    /// Their dtype: `f32` (default), or `bf16` for twice as many of them, rounded.
     pub prefix_cache_dtype: prefix_cache::Dtype,
     /// Threads: a number, or `auto` (default) for one per core.
     pub threads: Threads,
@@ -178,6 +182,7 @@ impl Default for Config {
             momentum: 0.0,
             max_grad_norm: 1.0,
             seed: 42,
+            device: "auto".into(),
             precision: Precision::Auto,
             gradient_checkpointing: false,
             prefix_cache: prefix_cache::Place::Off,
@@ -205,7 +210,7 @@ pub enum Optimizer {
     Sgd,
 }
 
-/// The numbers of the matrix products. Weights and optimizer state are f32 always.
+/// The dtype of the matrix products. Weights and optimizer state are f32 always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -220,11 +225,11 @@ pub enum Precision {
 impl Precision {
     /// What this processor computes with.
     #[must_use]
-    pub fn resolve(self) -> grades_models::ops::Precision {
+    pub fn resolve(self) -> grades_tensor::Dtype {
         match self {
-            Self::Auto => grades_models::ops::Precision::fastest(),
-            Self::F32 => grades_models::ops::Precision::F32,
-            Self::Bf16 => grades_models::ops::Precision::Bf16,
+            Self::Auto => grades_tensor::Dtype::fastest(),
+            Self::F32 => grades_tensor::Dtype::F32,
+            Self::Bf16 => grades_tensor::Dtype::Bf16,
         }
     }
 }
@@ -303,6 +308,7 @@ impl Config {
                     .to_owned(),
             ));
         }
+        grades_tensor::device(&self.device).map_err(|error| ConfigError::Inconsistent(error.to_string()))?;
         self.validate_numbers()?;
         self.validate_adapter()?;
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
@@ -371,28 +377,22 @@ impl Config {
     }
 
     fn validate_early_stopping(&self) -> Result<(), ConfigError> {
-        use grades::EarlyStopping;
-        match &self.early_stopping {
-            // Its thresholds are checked against the units once the model is known.
-            EarlyStopping::Grades(config) => config.validate()?,
-            method if method.needs_lora() && self.adapter.is_none() => {
-                return Err(ConfigError::Inconsistent(format!(
-                    "`early_stopping.method: {}` freezes the A and B of adapters, and there are none; set adapter: lora, or \
-                     choose another method",
-                    method.name()
-                )));
-            }
-            EarlyStopping::ValidationLoss(_) if self.val_set_size.value() == 0.0 => {
-                return Err(ConfigError::Inconsistent(
-                    "`early_stopping.method: validation_loss` needs samples to validate on; set val_set_size"
-                        .to_owned(),
-                ));
-            }
-            method => {
-                let unit = grades::UnitId { tower: grades::Tower::Language, layer: 0, role: grades::Role::Q };
-                method.build(&[unit], 1)?;
-            }
+        let method = &self.early_stopping;
+        if method.needs_lora() && self.adapter.is_none() {
+            return Err(ConfigError::Inconsistent(format!(
+                "`early_stopping.method: {}` freezes the A and B of adapters, and there are none; set adapter: lora, or \
+                 choose another method",
+                method.name()
+            )));
         }
+        if method.needs_validation() && self.val_set_size.value() == 0.0 {
+            return Err(ConfigError::Inconsistent(format!(
+                "`early_stopping.method: {}` needs samples to validate on; set val_set_size",
+                method.name()
+            )));
+        }
+        // Its thresholds are checked against the units once the model is known.
+        method.validate()?;
         Ok(())
     }
 

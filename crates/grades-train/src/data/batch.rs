@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use grades_models::Tokens;
-use grades_models::ops::Layout;
+use grades_models::Inputs;
+use grades_tensor::Layout;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -30,20 +30,20 @@ pub struct Batch {
 
 impl Batch {
     /// The batch as a model takes it.
-    pub fn tokens(&self) -> Tokens {
+    pub fn inputs(&self) -> Inputs {
         let segments: Vec<_> = self.segments.iter().map(|&(start, end)| start..end).collect();
-        Tokens { ids: Arc::new(self.ids.clone()), layout: Arc::new(Layout::packed(&segments)) }
+        Inputs::tokens(Arc::new(self.ids.clone()), Arc::new(Layout::packed(&segments)))
     }
 
     /// These segments of the batch alone, in the given order, as a model takes them.
-    pub fn tokens_of(&self, segments: &[usize]) -> Tokens {
+    pub fn inputs_of(&self, segments: &[usize]) -> Inputs {
         let (mut ids, mut ranges) = (Vec::new(), Vec::new());
         for &segment in segments {
             let (start, end) = self.segments[segment];
             ranges.push(ids.len()..ids.len() + end - start);
             ids.extend_from_slice(&self.ids[start..end]);
         }
-        Tokens { ids: Arc::new(ids), layout: Arc::new(Layout::packed(&ranges)) }
+        Inputs::tokens(Arc::new(ids), Arc::new(Layout::packed(&ranges)))
     }
 
     /// Appends a sample. Its tokens from the last label on are left out: they are only ever targets, and no loss

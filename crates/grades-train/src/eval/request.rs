@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use grades_models::ops::{Label, Layout};
+use grades_tensor::{Label, Layout};
 
 use super::task::Question;
 use crate::data::Encode;

@@ -1,90 +1,28 @@
 //! Training: one loop ([`trainer`]), with what it needs around it.
 
 mod checkpoint;
+mod error;
 pub mod freeze;
-mod material;
+mod ledger;
 pub mod memory;
+mod model_source;
 pub mod optimizer;
-mod origin;
+mod options;
 pub mod prefix_cache;
+mod prepared;
 mod run;
 pub mod run_dir;
-pub mod start;
+mod state;
 pub(crate) mod step;
 mod trackers;
 pub mod trainer;
 
-use std::io;
-use std::path::{Path, PathBuf};
-
-pub use material::common_steps;
+pub use checkpoint::resume;
+pub use error::TrainError;
+pub use ledger::Ledger;
+pub use options::TrainOptions;
+pub use prepared::common_steps;
 pub use run::run;
 pub use run_dir::RunDir;
-pub use start::Start;
+pub use state::TrainState;
 pub use trainer::{Outcome, Trainer};
-
-/// What can go wrong in a training run; each message is one sentence that names the way out.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TrainError {
-    /// There is something in the run's directory.
-    #[error("{}: there is already a run in this directory; choose another output_dir, or set resume_from_checkpoint", path.display())]
-    RunExists {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's message.
-        source: io::Error,
-    },
-    /// A file or folder could not be written whole.
-    #[error(transparent)]
-    File(#[from] grades_fs::Error),
-    /// The loss is NaN or infinite.
-    #[error(
-        "the loss of step {step} is {loss}, so training cannot go on; lower learning_rate, or set max_grad_norm, and check \
-         the samples of this step: {samples}"
-    )]
-    Loss {
-        /// The step, from 1.
-        step: usize,
-        /// The loss.
-        loss: f64,
-        /// The indices of the step's samples.
-        samples: String,
-    },
-    /// The data.
-    #[error(transparent)]
-    Data(#[from] crate::data::DataError),
-    /// The model.
-    #[error(transparent)]
-    Model(#[from] grades_models::Error),
-    /// The checkpoint's files.
-    #[error(transparent)]
-    Weights(#[from] grades_models::weights::WeightsError),
-    /// The tokenizer.
-    #[error(transparent)]
-    Tokenizer(#[from] grades_models::tokenizer::TokenizerError),
-    /// The options of early stopping.
-    #[error("early_stopping: {0}")]
-    EarlyStopping(#[from] grades::ConfigError),
-    /// A checkpoint's decisions do not fit the run.
-    #[error(transparent)]
-    Restore(#[from] grades::RestoreError),
-    /// The report of a run whose model and summary are saved.
-    #[error("the run is complete, but its report cannot be written: {0}")]
-    Report(#[from] grades_report::ReportError),
-    /// Anything else, as one sentence.
-    #[error("{0}")]
-    Other(String),
-}
-
-impl TrainError {
-    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
-        Self::Io { path: path.into(), source }
-    }
-}

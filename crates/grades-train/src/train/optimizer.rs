@@ -1,12 +1,12 @@
-//! AdamW and SGD with a state of their own for each parameter, so that freezing a parameter gives its state back.
+//! AdamW and SGD with a state of their own for each piece of a parameter, so that freezing it gives its state back.
 
-use grades_kernels::optimizer::{self as kernel, AdamWState, Measure, Update};
-use grades_models::parameters::Parameter;
-use grades_models::{Error, host};
+use grades_models::parameters::Parameters;
+use grades_tensor::{AdamW, DeviceRef, Dtype, Gradients, Sgd, Tensor, Update};
 use serde::{Deserialize, Serialize};
 
 /// The rule of the update, with PyTorch's names.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "optimizer", rename_all = "lowercase")]
 pub enum Rule {
     /// Decoupled weight decay (Loshchilov and Hutter 2019), as `torch.optim.AdamW`.
     AdamW {
@@ -24,13 +24,102 @@ pub enum Rule {
     },
 }
 
-/// What the optimizer remembers of one parameter.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct State {
-    /// The number of updates that the parameter has had.
-    pub steps: u64,
-    /// AdamW's moments, or SGD's velocity; each as long as the parameter.
-    pub buffers: Vec<Vec<f32>>,
+impl std::fmt::Display for Rule {
+    /// As the config would say it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AdamW { beta1, beta2, epsilon } => {
+                write!(f, "optimizer: adamw (adam_beta1 {beta1}, adam_beta2 {beta2}, adam_epsilon {epsilon:e})")
+            }
+            Self::Sgd { momentum } => write!(f, "optimizer: sgd (momentum {momentum})"),
+        }
+    }
+}
+
+/// What the optimizer remembers of one piece.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// Of AdamW.
+    AdamW {
+        /// Decay of the first moment, of the second, and what is added to the root of the second.
+        constants: [f64; 3],
+        /// The number of updates that the piece has had.
+        steps: u64,
+        /// The first and the second moment, each of the gradient's shape.
+        moments: [Tensor; 2],
+    },
+    /// Of SGD.
+    Sgd {
+        /// Decay of the velocity.
+        momentum: f64,
+        /// The number of updates that the piece has had.
+        steps: u64,
+        /// Of the gradient's shape; none without momentum.
+        velocity: Option<Tensor>,
+    },
+}
+
+impl State {
+    /// Before the first update of a piece whose gradient has this shape.
+    #[must_use]
+    pub fn fresh(rule: Rule, device: DeviceRef, shape: [usize; 2]) -> Self {
+        let zeros = || device.zeros(shape, Dtype::F32);
+        match rule {
+            Rule::AdamW { beta1, beta2, epsilon } => {
+                Self::AdamW { constants: [beta1, beta2, epsilon], steps: 0, moments: [zeros(), zeros()] }
+            }
+            Rule::Sgd { momentum } => Self::Sgd { momentum, steps: 0, velocity: (momentum != 0.0).then(zeros) },
+        }
+    }
+
+    /// The number of updates that the piece has had.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        match self {
+            Self::AdamW { steps, .. } | Self::Sgd { steps, .. } => *steps,
+        }
+    }
+
+    /// Sets the number of updates: of a state that is put back.
+    pub fn set_steps(&mut self, count: u64) {
+        match self {
+            Self::AdamW { steps, .. } | Self::Sgd { steps, .. } => *steps = count,
+        }
+    }
+
+    /// Its tensors, in a fixed order.
+    pub fn buffers(&self) -> impl Iterator<Item = &Tensor> {
+        match self {
+            Self::AdamW { moments, .. } => moments.iter(),
+            Self::Sgd { velocity, .. } => velocity.as_slice().iter(),
+        }
+    }
+
+    /// Its tensors, in a fixed order, to be changed.
+    pub fn buffers_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        match self {
+            Self::AdamW { moments, .. } => moments.iter_mut(),
+            Self::Sgd { velocity, .. } => velocity.as_mut_slice().iter_mut(),
+        }
+    }
+
+    fn update(&mut self, update: Update<'_>, learning_rate: f64, weight_decay: f64) {
+        let device = update.gradient.device();
+        match self {
+            Self::AdamW { constants: [beta1, beta2, epsilon], steps, moments } => {
+                *steps += 1;
+                let (beta1, beta2, epsilon) = (*beta1, *beta2, *epsilon);
+                let options = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: *steps };
+                device.adamw(update, moments.each_mut(), &options);
+            }
+            Self::Sgd { momentum, steps, velocity } => {
+                *steps += 1;
+                let (momentum, first) = (*momentum, *steps == 1);
+                let options = Sgd { learning_rate, momentum, nesterov: false, weight_decay, first };
+                device.sgd(update, velocity.as_mut(), &options);
+            }
+        }
+    }
 }
 
 /// An optimizer over a model's parameter table.
@@ -44,10 +133,10 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// An optimizer for a table of `parameters` entries; states come into being with the first update.
+    /// An optimizer for a table of `slots` pieces; states come into being with the first update.
     #[must_use]
-    pub fn new(rule: Rule, weight_decay: f64, parameters: usize) -> Self {
-        Self { rule, weight_decay, loraplus_lr_ratio: 1.0, states: vec![None; parameters] }
+    pub fn new(rule: Rule, weight_decay: f64, slots: usize) -> Self {
+        Self { rule, weight_decay, loraplus_lr_ratio: 1.0, states: vec![None; slots] }
     }
 
     /// With the learning rate of every adapter's B multiplied by `ratio`.
@@ -56,104 +145,93 @@ impl Optimizer {
         Self { loraplus_lr_ratio: ratio, ..self }
     }
 
-    /// Updates parameter `index` of the table by `gradient · scale`. Vectors (norms and biases) do not decay, as in
+    /// The rule.
+    #[must_use]
+    pub fn rule(&self) -> Rule {
+        self.rule
+    }
+
+    /// Moves every piece that still trains along its gradient times `scale`. Vectors (norms and biases) do not decay, as in
     /// transformers' `Trainer`.
-    ///
-    /// # Errors
-    /// When the device fails to hand values over.
-    pub fn update(
-        &mut self,
-        index: usize,
-        parameter: &mut Parameter,
-        gradient: &[f32],
-        learning_rate: f64,
-        scale: f32,
-    ) -> Result<(), Error> {
-        let weight_decay = if parameter.shape.len() > 1 { self.weight_decay } else { 0.0 };
-        let learning_rate = learning_rate * if parameter.is_lora_b() { self.loraplus_lr_ratio } else { 1.0 };
-        let buffers = match self.rule {
-            Rule::AdamW { .. } => 2,
-            Rule::Sgd { momentum: 0.0 } => 0,
-            Rule::Sgd { .. } => 1,
-        };
-        let fresh = || State { steps: 0, buffers: vec![vec![0.0; gradient.len()]; buffers] };
-        let state = self.states[index].get_or_insert_with(fresh);
-        state.steps += 1;
-        let rule = self.rule;
-        let name = parameter.name.clone();
-        host::update(&name, &mut parameter.value, |values| {
-            let update = Update { parameter: values, gradient, gradient_scale: scale, measure: Measure::Off };
-            match (rule, state.buffers.as_mut_slice()) {
-                (Rule::AdamW { beta1, beta2, epsilon }, [first_moment, second_moment]) => {
-                    let options =
-                        kernel::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: state.steps };
-                    kernel::adamw(&options, update, AdamWState { first_moment, second_moment });
-                }
-                (Rule::Sgd { momentum }, velocity) => {
-                    let first = state.steps == 1;
-                    let options = kernel::Sgd { learning_rate, momentum, nesterov: false, weight_decay, first };
-                    kernel::sgd(&options, update, velocity.first_mut().map(Vec::as_mut_slice));
-                }
-                _ => {}
+    pub fn update(&mut self, parameters: &mut Parameters, gradients: &Gradients, learning_rate: f64, scale: f32) {
+        for parameter in parameters.iter_mut() {
+            let weight_decay = if parameter.shape.len() > 1 { self.weight_decay } else { 0.0 };
+            let learning_rate = learning_rate * if parameter.is_lora_b() { self.loraplus_lr_ratio } else { 1.0 };
+            let trainable = parameter.pieces().iter().filter(|piece| piece.is_trainable());
+            let pieces: Vec<_> = trainable.map(|piece| (piece.slot(), parameter.extent(piece).0)).collect();
+            for (slot, first) in pieces {
+                let Some(gradient) = gradients.get(slot) else { continue };
+                let (rule, device, shape) = (self.rule, gradient.device(), gradient.shape());
+                let state = self.states[slot].get_or_insert_with(|| State::fresh(rule, device, shape));
+                let update = Update { parameter: &mut parameter.value, first, gradient, gradient_scale: scale };
+                state.update(update, learning_rate, weight_decay);
             }
-        })
+        }
     }
 
-    /// Forgets parameter `index`: its memory is free, and if it trains again it starts afresh.
-    pub fn release(&mut self, index: usize) {
-        self.states[index] = None;
+    /// Forgets a piece: its memory is free, and if it trains again it starts afresh.
+    pub fn release(&mut self, slot: usize) {
+        self.states[slot] = None;
     }
 
-    /// Hands the state of parameter `from` to parameter `to`, which may be one more than there were.
+    /// Hands the state of piece `from` to piece `to`, which may be one more than there were.
     pub fn hand_over(&mut self, from: usize, to: usize) {
         let state = self.states[from].take();
         self.states.resize(self.states.len().max(to + 1), None);
         self.states[to] = state;
     }
 
-    /// Sets what parameter `index` remembers of the elements that are not kept to zero, so that nothing moves them.
-    pub fn mask(&mut self, index: usize, keep: &[bool]) {
-        for buffer in self.states[index].iter_mut().flat_map(|state| &mut state.buffers) {
-            buffer.iter_mut().zip(keep).filter(|(_, keep)| !**keep).for_each(|(value, _)| *value = 0.0);
+    /// Sets what a piece remembers of the elements that are not kept to zero, so that nothing moves them.
+    pub fn mask(&mut self, slot: usize, keep: &[bool]) {
+        for buffer in self.states[slot].iter_mut().flat_map(State::buffers_mut) {
+            buffer.device().mask(buffer, 0, keep);
         }
     }
 
-    /// The states, by the index of their parameter.
+    /// The states, by the slot of their piece.
     #[must_use]
     pub fn states(&self) -> &[Option<State>] {
         &self.states
     }
 
     /// Puts a saved state back.
-    pub fn restore(&mut self, index: usize, state: State) {
-        self.states[index] = Some(state);
+    pub fn restore(&mut self, slot: usize, state: State) {
+        self.states[slot] = Some(state);
     }
 
     /// Bytes of all states.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let values: usize = self.states.iter().flatten().flat_map(|state| &state.buffers).map(Vec::len).sum();
-        (values * size_of::<f32>()) as u64
+        self.states.iter().flatten().flat_map(State::buffers).map(|buffer| buffer.bytes() as u64).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Tensor};
-    use grades_models::parameters::Place;
+    use grades_models::parameters::{Parameter, Place};
+    use grades_tensor::device;
 
     use super::*;
 
-    fn parameter(name: &str) -> Parameter {
-        let value = Tensor::from_data([[1.0, -2.0]], &Device::default());
-        Parameter { name: name.into(), shape: vec![1, 2], place: Place::Always, value, packed: None }
+    fn parameters(name: &str) -> Parameters {
+        let value = device("cpu").unwrap().from_host(vec![1.0, -2.0], [1, 2]);
+        let mut parameters = Parameters::default();
+        parameters.push(Parameter::new(name, &[1, 2], value, &[(1, Place::Always)]));
+        parameters.train();
+        parameters
+    }
+
+    fn gradients() -> Gradients {
+        let mut gradients = Gradients::new(1);
+        gradients.add(0, device("cpu").unwrap().from_host(vec![0.5, 0.25], [1, 2]));
+        gradients
     }
 
     fn updated(rule: Rule, name: &str) -> Vec<f32> {
-        let mut parameter = parameter(name);
+        let mut parameters = parameters(name);
         let mut optimizer = Optimizer::new(rule, 0.5, 1).with_loraplus_lr_ratio(16.0);
-        optimizer.update(0, &mut parameter, &[0.5, 0.25], 0.01, 1.0).unwrap();
-        host::read(name, &parameter.value, <[f32]>::to_vec).unwrap()
+        optimizer.update(&mut parameters, &gradients(), 0.01, 1.0);
+        parameters[0].to_host().into_owned()
     }
 
     fn assert_close(found: &[f32], expected: [f32; 2]) {
@@ -175,11 +253,13 @@ mod tests {
     #[test]
     fn a_state_is_handed_over_and_masked() {
         let mut optimizer = Optimizer::new(Rule::Sgd { momentum: 0.9 }, 0.0, 2);
-        optimizer.update(0, &mut parameter("a"), &[0.5, 0.25], 0.01, 1.0).unwrap();
+        optimizer.update(&mut parameters("a"), &gradients(), 0.01, 1.0);
         optimizer.mask(0, &[false, true]);
         optimizer.mask(1, &[false, true]);
         optimizer.hand_over(0, 2);
-        let state = State { steps: 1, buffers: vec![vec![0.0, 0.25]] };
-        assert_eq!(optimizer.states(), [None, None, Some(state)]);
+        let [None, None, Some(State::Sgd { steps: 1, velocity: Some(velocity), .. })] = optimizer.states() else {
+            panic!("{:?}", optimizer.states())
+        };
+        assert_eq!(*velocity.to_host(), [0.0, 0.25]);
     }
 }

@@ -9,9 +9,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Tensor, TensorData};
-use grades_models::nn::Prefix;
-use grades_models::{Decoder, Error, host};
+use grades_models::Decoder;
+use grades_models::model::Prefix;
+use grades_tensor::Tensor;
 use half::bf16;
 use serde::{Deserialize, Serialize};
 
@@ -122,50 +122,31 @@ impl PrefixCache {
     /// The output of the model's first `layers` layers for a batch, computed only as far as it is not there; `None` where
     /// the cache is off or there is no such layer. With `keep` the outputs are kept for the next time.
     ///
-    /// # Errors
-    /// When the device fails to hand values over. A file that fails turns the cache off, and is no error.
-    pub fn prefix(
-        &mut self,
-        model: &Decoder,
-        layers: usize,
-        set: Set,
-        batch: &Batch,
-        keep: bool,
-    ) -> Result<Option<Prefix>, Error> {
+    /// A file that fails turns the cache off, and is no error.
+    pub fn prefix(&mut self, model: &Decoder, layers: usize, set: Set, batch: &Batch, keep: bool) -> Option<Prefix> {
         if layers < self.layers {
             self.clear();
         }
         self.layers = layers;
         if !self.is_on() || layers == 0 {
-            return Ok(None);
+            return None;
         }
-        let found = self.find(model, layers, set, batch, keep);
-        match found {
-            Ok(output) => output.map(|output| Some(Prefix { output, layers })),
+        match self.find(model, layers, set, batch, keep) {
+            Ok(output) => Some(Prefix { output, layers }),
             Err(failure) => {
                 self.clear();
                 self.options.place = Place::Off;
                 self.failure = Some(failure);
-                Ok(None)
+                None
             }
         }
     }
 
-    /// Inner errors are the device's, outer ones the file's.
-    fn find(
-        &mut self,
-        model: &Decoder,
-        layers: usize,
-        set: Set,
-        batch: &Batch,
-        keep: bool,
-    ) -> io::Result<Result<Tensor<2>, Error>> {
-        let width = model.config().hidden_size;
+    fn find(&mut self, model: &Decoder, layers: usize, set: Set, batch: &Batch, keep: bool) -> io::Result<Tensor> {
+        let (width, device) = (model.sizes().hidden_size, model.parameters()[0].value.device());
         let tensor = |values: Vec<f32>| {
             let rows = values.len() / width.max(1);
-            let tensor =
-                Tensor::from_data(TensorData::new(values, [rows, width]), &model.parameters()[0].value.device());
-            if tensor.is_autodiff() { tensor.inner() } else { tensor }
+            device.from_host(values, [rows, width])
         };
         // The segments by how far they are already computed.
         let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
@@ -184,11 +165,7 @@ impl PrefixCache {
             }
             if known < layers {
                 let from = (known > 0).then(|| Prefix { output: tensor(values), layers: known });
-                let computed = model.prefix(&batch.tokens_of(&segments), from, layers).output;
-                values = match host::read("prefix", &computed, <[f32]>::to_vec) {
-                    Ok(values) => values,
-                    Err(error) => return Ok(Err(error)),
-                };
+                values = model.prefix(&batch.inputs_of(&segments), from, layers).output.to_host().into_owned();
             }
             let mut rest = values.as_slice();
             for segment in segments {
@@ -201,7 +178,7 @@ impl PrefixCache {
                 }
             }
         }
-        Ok(Ok(tensor(output)))
+        Ok(tensor(output))
     }
 
     fn number_size(&self) -> usize {
@@ -269,15 +246,18 @@ impl PrefixCache {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
     use grades_models::random::Random;
+    use grades_models::registry;
+    use grades_models::source::LoadOptions;
+    use grades_tensor::device;
 
     use super::*;
     use crate::bench::Shape;
     use crate::data::Tokenized;
 
     fn model() -> Decoder {
-        Decoder::load(Shape::Tiny.config(), &Random { seed: 1, std: 0.3 }, &Device::default().autodiff()).unwrap()
+        let options = LoadOptions::new(device("cpu").unwrap());
+        registry::load(&Shape::Tiny.config(), &Random { seed: 1, std: 0.3 }, options).unwrap()
     }
 
     /// Samples of different lengths, each of more than the 8 rows from which on products add up in one order.
@@ -295,15 +275,15 @@ mod tests {
     }
 
     fn values(prefix: &Prefix) -> Vec<f32> {
-        host::read("prefix", &prefix.output, <[f32]>::to_vec).unwrap()
+        prefix.output.to_host().into_owned()
     }
 
     /// Asks the cache, and compares with the whole computation.
     fn check(cache: &mut PrefixCache, model: &Decoder, layers: usize, samples: &[usize]) {
         let batch = batch(samples);
-        let found = cache.prefix(model, layers, Set::Train, &batch, true).unwrap().unwrap();
+        let found = cache.prefix(model, layers, Set::Train, &batch, true).unwrap();
         assert_eq!(found.layers, layers);
-        assert!(values(&found) == values(&model.prefix(&batch.tokens(), None, layers)), "{layers} layers, {samples:?}");
+        assert!(values(&found) == values(&model.prefix(&batch.inputs(), None, layers)), "{layers} layers, {samples:?}");
     }
 
     #[test]
@@ -331,21 +311,22 @@ mod tests {
         let (mut first, folder) = (model(), tempfile::tempdir().unwrap());
         let (other, batch) = (model(), batch(&[0, 1]));
         let mut cache = PrefixCache::new(options(Place::Memory), folder.path());
-        let whole = cache.prefix(&first, 2, Set::Train, &batch, true).unwrap().unwrap();
+        let whole = cache.prefix(&first, 2, Set::Train, &batch, true).unwrap();
         // Another layer 0, which an entry of one layer and more knows nothing of.
         for parameter in first.parameters_mut().iter_mut().filter(|p| p.name.contains("layers.0.")) {
-            host::update("weight", &mut parameter.value, |values| values.fill(0.1)).unwrap();
+            let values = vec![0.1; parameter.len()];
+            parameter.value.device().write(&mut parameter.value, &values);
         }
-        let again = cache.prefix(&first, 2, Set::Train, &batch, true).unwrap().unwrap();
+        let again = cache.prefix(&first, 2, Set::Train, &batch, true).unwrap();
         assert!(values(&again) == values(&whole));
-        let grown = cache.prefix(&first, 3, Set::Train, &batch, true).unwrap().unwrap();
-        assert!(values(&grown) == values(&other.prefix(&batch.tokens(), None, 3)));
+        let grown = cache.prefix(&first, 3, Set::Train, &batch, true).unwrap();
+        assert!(values(&grown) == values(&other.prefix(&batch.inputs(), None, 3)));
         // The same indices of another set are other samples.
-        let validation = cache.prefix(&first, 3, Set::Validation, &batch, true).unwrap().unwrap();
-        assert!(values(&validation) == values(&first.prefix(&batch.tokens(), None, 3)));
+        let validation = cache.prefix(&first, 3, Set::Validation, &batch, true).unwrap();
+        assert!(values(&validation) == values(&first.prefix(&batch.inputs(), None, 3)));
         cache.clear();
-        let cleared = cache.prefix(&first, 3, Set::Train, &batch, false).unwrap().unwrap();
-        assert!(values(&cleared) == values(&first.prefix(&batch.tokens(), None, 3)));
+        let cleared = cache.prefix(&first, 3, Set::Train, &batch, false).unwrap();
+        assert!(values(&cleared) == values(&first.prefix(&batch.inputs(), None, 3)));
         assert_eq!(cache.bytes(), 0);
     }
 
@@ -356,9 +337,9 @@ mod tests {
             let options = Options { place: Place::Memory, size: 20 * 64 * 4, dtype };
             let mut cache = PrefixCache::new(options, folder.path());
             let batch = batch(&[0, 1]);
-            let whole = cache.prefix(&model, 2, Set::Train, &batch, true).unwrap().unwrap();
+            let whole = cache.prefix(&model, 2, Set::Train, &batch, true).unwrap();
             assert_eq!(cache.bytes(), kept);
-            let again = cache.prefix(&model, 2, Set::Train, &batch, true).unwrap().unwrap();
+            let again = cache.prefix(&model, 2, Set::Train, &batch, true).unwrap();
             let mut worst = 0.0_f32;
             for (found, expected) in values(&again).iter().zip(values(&whole)) {
                 worst = worst.max((found - expected).abs() / expected.abs());
@@ -373,9 +354,9 @@ mod tests {
     fn a_file_that_fails_turns_the_cache_off() {
         let model = model();
         let mut cache = PrefixCache::new(options(Place::Disk), Path::new("/nowhere"));
-        assert!(cache.prefix(&model, 1, Set::Train, &batch(&[0]), true).unwrap().is_none());
+        assert!(cache.prefix(&model, 1, Set::Train, &batch(&[0]), true).is_none());
         assert!(cache.take_failure().is_some() && cache.take_failure().is_none());
         assert!(!cache.is_on() && cache.bytes() == 0);
-        assert!(cache.prefix(&model, 1, Set::Train, &batch(&[0]), true).unwrap().is_none());
+        assert!(cache.prefix(&model, 1, Set::Train, &batch(&[0]), true).is_none());
     }
 }

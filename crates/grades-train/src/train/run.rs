@@ -2,23 +2,27 @@
 
 use std::io::Write;
 
-use burn::tensor::Device;
 use grades::{EarlyStopping, Policy, UnitId};
-use grades_models::parameters::Place;
+use grades_models::parameters::Parameter;
+use grades_models::source::LoadOptions;
 use grades_models::tokenizer::Tokenizer;
-use grades_models::weights::{SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
-use grades_models::{Decoder, LoraConfig, host, peft};
+use grades_models::weights::{SaveDtype, SaveOptions, TensorToSave, save_checkpoint};
+use grades_models::{Decoder, LoraConfig, peft};
 use grades_report::record::{self, Environment, Summary, UnitThreshold, Units};
+use grades_tensor::device;
 use serde::Serialize;
 
+use super::checkpoint::resume;
+use super::error::TrainError;
 use super::freeze::units;
-use super::material::Material;
+use super::memory;
+use super::model_source::ModelSource;
 use super::optimizer::Rule;
-use super::origin::Origin;
+use super::options::TrainOptions;
+use super::prepared::Prepared;
 use super::run_dir::RunDir;
-use super::start::Start;
-use super::trainer::{Options, Outcome, Trainer};
-use super::{TrainError, memory};
+use super::state::TrainState;
+use super::trainer::{Outcome, Trainer};
 use crate::config::{Config, Optimizer};
 
 /// Runs a config to the end and leaves everything in its directory.
@@ -39,54 +43,28 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         None => {}
     }
     // Data first: a mistake in a row shows before the model is loaded.
-    let material = Material::of(config)?;
-    let early_stopping = material.early_stopping();
-    let Material { config, origin, tokenizer, loader, validation, planned_steps, .. } = material;
-    let (config, validation_samples) = (&config, material.validation_samples);
-    let (dropped_samples, truncated_samples) = (material.dropped_samples, material.truncated_samples);
-
-    let mut model = origin.load(&Device::default().autodiff(), config.storage())?;
-    if let Some(lora) = config.lora() {
-        model = model.with_adapter(lora, &LoraConfig::initial(config.seed))?;
+    let prepared = Prepared::of(config)?;
+    let (config, planned_steps) = (&prepared.config, prepared.planned_steps);
+    let early_stopping = prepared.early_stopping();
+    let model = load(&prepared, &early_stopping)?;
+    let units = units(&model);
+    let policy = early_stopping.build(&units, planned_steps)?;
+    let options = options(config, planned_steps, prepared.loader.steps_per_epoch());
+    let thresholds = thresholds(&early_stopping, policy.as_ref(), &units);
+    let environment = environment(&prepared, &model, units.len());
+    let mut state = TrainState::new(model, policy, &options);
+    if let Some(checkpoint) = resumed {
+        state = resume(state, checkpoint, &options)?;
     }
-    model.set_precision(config.precision.resolve());
-    let policy = early_stopping.build(&units(&model), planned_steps)?;
-    let options = options(config, planned_steps, loader.steps_per_epoch());
-    let thresholds = thresholds(&early_stopping, policy.as_ref(), &units(&model));
-    let (parameters, unit_count) = (model.parameters().iter().map(|p| p.len()).sum(), units(&model).len());
-    let model_bytes = model.parameters().iter().map(|p| p.bytes() as u64).sum();
-    let trained = model.parameters().iter().filter(|p| p.place != Place::Base);
-    let trainable_parameters = trained.map(|p| p.len()).sum();
-    let start = Start::new(model, policy, &options);
-    let start = if let Some(checkpoint) = resumed { start.resume(checkpoint, &options)? } else { start };
     // Only now, so that a mistake in the config, the data, the model or the checkpoint leaves nothing behind.
     let mut dir = match resumed {
         Some(checkpoint) => RunDir::resume(&config.output_dir, checkpoint)?,
         None => RunDir::create(&config.output_dir)?,
     };
-    if let Some(line) = origin.decoded(config).filter(|_| progress) {
+    if let Some(line) = prepared.source.decoded(config).filter(|_| progress) {
         let _ = writeln!(std::io::stderr(), "{line}");
     }
-    dir.report_to(config.report_to.trackers(), resumed.map(|_| start.step()))?;
-    let environment = Environment {
-        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-        commit: option_env!("GRADES_COMMIT").map(str::to_owned),
-        operating_system: Some(std::env::consts::OS.to_owned()),
-        architecture: Some(std::env::consts::ARCH.to_owned()),
-        processor: memory::processor(),
-        threads: Some(grades_kernels::threads()),
-        precision: Some(config.precision.resolve().name().to_owned()),
-        samples: Some(loader.samples().len()),
-        validation_samples: Some(validation_samples),
-        dropped_samples: Some(dropped_samples),
-        truncated_samples: Some(truncated_samples),
-        parameters: Some(parameters),
-        trainable_parameters: Some(trainable_parameters),
-        model_bytes: Some(model_bytes),
-        units: Some(unit_count),
-        planned_steps: Some(planned_steps),
-        ..Environment::default()
-    };
+    dir.report_to(config.report_to.trackers(), resumed.map(|_| state.ledger.steps))?;
     // A run that goes on in its own directory keeps what it began with.
     if !dir.path().join(record::CONFIG).exists() {
         dir.write(record::CONFIG, config.to_yaml().map_err(|e| TrainError::Other(e.to_string()))?.as_bytes())?;
@@ -94,17 +72,54 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         dir.write(record::UNITS, &pretty(&thresholds)?)?;
     }
 
-    let trainer = Trainer::new(start, loader, &validation, options, &mut dir);
+    let trainer = Trainer::new(state, prepared.loader.clone(), &prepared.validation, options, &mut dir);
     let trainer = if progress { trainer.with_progress() } else { trainer };
     let (model, outcome) = trainer.train()?;
     match model.adapter() {
         Some(_) => peft::save(&dir.adapter(), &model, config.model.checkpoint())?,
-        None => save(&model, &origin, &tokenizer, &dir)?,
+        None => save(&model, &prepared.source, &prepared.tokenizer, &dir)?,
     }
-    let summary = summary(&dir, &model, &outcome, planned_steps);
+    let summary = summary(&dir, &model, &units, &outcome, planned_steps);
     dir.write(record::SUMMARY, &pretty(&summary)?)?;
     grades_report::write_into(dir.path())?;
     Ok(summary)
+}
+
+/// The model of a run, with adapters where it has any.
+fn load(prepared: &Prepared, early_stopping: &EarlyStopping) -> Result<Decoder, TrainError> {
+    let config = &prepared.config;
+    let device = device(&config.device).map_err(|error| TrainError::Other(error.to_string()))?;
+    let split_fused = early_stopping.split_fused();
+    let options = LoadOptions { split_fused, ..LoadOptions::new(device).in_4bit(config.load_in_4bit) };
+    let mut model = prepared.source.load(options)?;
+    if let Some(lora) = config.lora() {
+        model = model.with_adapter(lora, &LoraConfig::initial(config.seed))?;
+    }
+    model.set_dtype(config.precision.resolve());
+    Ok(model)
+}
+
+fn environment(prepared: &Prepared, model: &Decoder, units: usize) -> Environment {
+    let count = |parameters: &mut dyn Iterator<Item = &Parameter>| parameters.map(Parameter::len).sum();
+    Environment {
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        commit: option_env!("GRADES_COMMIT").map(str::to_owned),
+        operating_system: Some(std::env::consts::OS.to_owned()),
+        architecture: Some(std::env::consts::ARCH.to_owned()),
+        processor: memory::processor(),
+        threads: Some(grades_kernels::threads()),
+        precision: Some(model.dtype().name().to_owned()),
+        samples: Some(prepared.loader.samples().len()),
+        validation_samples: Some(prepared.validation_samples),
+        dropped_samples: Some(prepared.dropped_samples),
+        truncated_samples: Some(prepared.truncated_samples),
+        parameters: Some(count(&mut model.parameters().iter())),
+        trainable_parameters: Some(count(&mut model.parameters().iter().filter(|p| !p.is_base()))),
+        model_bytes: Some(model.parameters().iter().map(|p| p.bytes() as u64).sum()),
+        units: Some(units),
+        planned_steps: Some(prepared.planned_steps),
+        ..Environment::default()
+    }
 }
 
 /// What `units.json` holds: every matrix that can freeze with what its signal is compared with.
@@ -122,14 +137,14 @@ fn thresholds(method: &EarlyStopping, policy: &dyn Policy, units: &[UnitId]) -> 
     Units { method: Some(method.name().to_owned()), signal, norm, freezes, units }
 }
 
-fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Options {
+fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> TrainOptions {
     let rule = match config.optimizer {
         Optimizer::AdamW => {
             Rule::AdamW { beta1: config.adam_beta1, beta2: config.adam_beta2, epsilon: config.adam_epsilon }
         }
         Optimizer::Sgd => Rule::Sgd { momentum: config.momentum },
     };
-    Options {
+    TrainOptions {
         schedule: config.schedule(planned_steps),
         rule,
         weight_decay: config.weight_decay,
@@ -148,16 +163,14 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Opt
     }
 }
 
-fn save(model: &Decoder, origin: &Origin, tokenizer: &Tokenizer, dir: &RunDir) -> Result<(), TrainError> {
-    let failed = |error: grades_models::Error| WeightsError::Values(error.to_string());
-    let tensors = model.parameters().iter().map(|parameter| {
-        TensorToSave::deferred(&parameter.name, &parameter.shape, move || {
-            host::read(&parameter.name, &parameter.value, |values| values.to_vec().into()).map_err(failed)
-        })
-    });
+fn save(model: &Decoder, source: &ModelSource, tokenizer: &Tokenizer, dir: &RunDir) -> Result<(), TrainError> {
+    let tensors = model
+        .parameters()
+        .iter()
+        .map(|parameter| TensorToSave::deferred(&parameter.name, &parameter.shape, move || Ok(parameter.to_host())));
     let options =
-        SaveOptions { dtype: SaveDtype::F32, generation_config: origin.generation_config(), ..SaveOptions::default() };
-    let mut config = origin.config().clone();
+        SaveOptions { dtype: SaveDtype::F32, generation_config: source.generation_config(), ..SaveOptions::default() };
+    let mut config = source.config().clone();
     if model.is_untied() {
         config["tie_word_embeddings"] = false.into();
     }
@@ -165,27 +178,30 @@ fn save(model: &Decoder, origin: &Origin, tokenizer: &Tokenizer, dir: &RunDir) -
     Ok(tokenizer.save(&dir.model())?)
 }
 
-fn summary(dir: &RunDir, model: &Decoder, outcome: &Outcome, planned_steps: usize) -> Summary {
-    let frozen = |unit: &UnitId| model.parameters().iter().all(|p| p.place != Place::Unit(*unit) || !p.is_trainable());
-    let units = units(model);
+fn summary(dir: &RunDir, model: &Decoder, units: &[UnitId], outcome: &Outcome, planned_steps: usize) -> Summary {
+    let trains = |unit: &UnitId| {
+        let mut of = model.parameters().pieces().filter(|(_, piece)| piece.place.unit() == Some(*unit));
+        of.any(|(_, piece)| piece.is_trainable())
+    };
+    let ledger = &outcome.ledger;
     Summary {
         run_dir: dir.path().into(),
         model_dir: if model.adapter().is_some() { dir.adapter() } else { dir.model() },
-        steps: outcome.steps,
+        steps: ledger.steps,
         planned_steps,
         stopped_by: outcome.stopped.map(|reason| reason.name().to_owned()),
-        seconds: outcome.seconds,
-        validation_seconds: Some(outcome.validation_seconds),
-        monitor_seconds: outcome.monitor_seconds,
-        tokens: outcome.tokens,
-        frozen_units: units.iter().filter(|unit| frozen(unit)).count(),
+        seconds: ledger.seconds,
+        validation_seconds: Some(ledger.validation_seconds),
+        monitor_seconds: ledger.monitor_seconds,
+        tokens: ledger.tokens,
+        frozen_units: units.iter().filter(|unit| !trains(unit)).count(),
         units: units.len(),
-        train_loss: outcome.train_loss,
+        train_loss: ledger.mean_loss(),
         val_loss: outcome.val_loss,
-        flops: outcome.flops,
-        validation_flops: outcome.validation_flops,
-        monitor_flops: outcome.monitor_flops,
-        monitor_bytes: outcome.monitor_bytes,
+        flops: ledger.flops,
+        validation_flops: ledger.validation_flops,
+        monitor_flops: ledger.monitor_flops,
+        monitor_bytes: ledger.monitor_bytes,
         checks: outcome.checks,
         peak_memory_bytes: memory::peak(),
     }

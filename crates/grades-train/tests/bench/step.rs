@@ -3,8 +3,8 @@
 //! Operations are counted for the whole process, so everything is one test.
 
 use grades::Companions;
-use grades_models::ops::Flops;
-use grades_models::ops::Precision;
+use grades::Flops;
+use grades_tensor::Dtype;
 use grades_train::bench::step::{Mode, StepOptions, StepReport, run};
 use grades_train::bench::{BenchError, Shape};
 
@@ -22,7 +22,7 @@ const LABELS: u64 = 2;
 
 fn options(frozen: &str, companions: Companions) -> StepOptions {
     StepOptions {
-        precision: Precision::F32,
+        precision: Dtype::F32,
         shape: Shape::Tiny,
         mode: Mode::Full,
         lora_r: 32,

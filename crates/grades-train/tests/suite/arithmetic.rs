@@ -1,6 +1,6 @@
 //! Executed operations by kind against counts by hand: 2·m·n·k for a product, and only what was not frozen.
 
-use grades_models::ops::Flops;
+use grades::Flops;
 use serde_json::{Value, json};
 
 use crate::runs::{LAYER, Q, Run, Workspace};

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Device;
-use grades_models::ops::{Label, Layout, Precision};
+use grades_models::source::LoadOptions;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::Checkpoint;
-use grades_models::{Decoder, Tokens, host, registry};
+use grades_models::{Decoder, Inputs, registry};
+use grades_tensor::{Dtype, Label, Layout, device};
 use grades_train::encoder::Encoder;
 use grades_train::eval::{Question, ScoreOptions, Task, score};
 
@@ -50,8 +50,8 @@ fn alone(model: &Decoder, tokenizer: &Tokenizer, context: &str, choice: &str) ->
     let labels: Vec<Label> = (before.len()..ids.len()).map(|at| Label { row: at as u32 - 1, token: ids[at] }).collect();
     ids.pop();
     let layout = Layout::packed(std::slice::from_ref(&(0..ids.len())));
-    let scores = model.log_likelihoods(&Tokens { ids: Arc::new(ids), layout: Arc::new(layout) }, &labels);
-    host::read("alone", &scores, |scores| scores.iter().map(|&score| f64::from(score)).sum()).unwrap()
+    let scores = model.log_likelihoods(&Inputs::tokens(Arc::new(ids), Arc::new(layout)), &labels);
+    scores.to_host().iter().map(|&score| f64::from(score)).sum()
 }
 
 #[test]
@@ -60,10 +60,10 @@ fn sharing_changes_no_likelihood() {
     tiny_checkpoint::write(folder.path(), "llama");
     let tokenizer = Tokenizer::from_checkpoint(folder.path()).unwrap();
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
-    let mut model = registry::open(&checkpoint, &Device::default()).unwrap();
+    let mut model = registry::open(&checkpoint, LoadOptions::new(device("cpu").unwrap())).unwrap();
     let questions = questions();
-    for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 1e-2)] {
-        model.set_precision(precision);
+    for (precision, tolerance) in [(Dtype::F32, 1e-5), (Dtype::Bf16, 1e-2)] {
+        model.set_dtype(precision);
         let mut fewest = usize::MAX;
         for batch_tokens in [1, 150, 4096] {
             let options = ScoreOptions { max_length: 128, batch_tokens };

@@ -11,6 +11,8 @@ mod checkpointing;
 #[cfg(test)]
 mod checks;
 #[cfg(test)]
+mod devices;
+#[cfg(test)]
 mod dropout;
 #[cfg(test)]
 mod evaluation;
@@ -23,6 +25,8 @@ mod freezing;
 #[cfg(test)]
 mod from_scratch;
 #[cfg(test)]
+mod observations;
+#[cfg(test)]
 mod optimization;
 #[cfg(test)]
 mod packed_base;
@@ -31,6 +35,8 @@ mod packing;
 #[cfg(test)]
 mod prefix_cache;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod resuming;
 #[cfg(test)]
 mod run_directory;
@@ -38,5 +44,7 @@ mod run_directory;
 mod runs;
 #[cfg(test)]
 mod tiny_checkpoint;
+#[cfg(test)]
+mod tiny_run;
 #[cfg(test)]
 mod unfreezing;

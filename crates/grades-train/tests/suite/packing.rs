@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Device;
+use grades_models::model::PassOptions;
+use grades_models::source::LoadOptions;
 use grades_models::weights::Checkpoint;
-use grades_models::{Decoder, host, registry};
+use grades_models::{Decoder, registry};
+use grades_tensor::{Gradients, device};
 use grades_train::data::{Batch, NO_LOSS, Tokenized};
 
 use crate::runs::{exclusive, relative_error};
@@ -35,21 +37,22 @@ fn batch<'a>(samples: impl IntoIterator<Item = &'a Tokenized>) -> Batch {
 type LossAndGradients = (f32, Vec<(String, Vec<f32>)>);
 
 fn loss_and_gradients(model: &Decoder, batch: &Batch, targets: Vec<i64>) -> LossAndGradients {
-    let loss = model.loss(&batch.tokens(), Arc::new(targets), 1.0);
-    let value = host::read("loss", &loss, |loss| loss[0]).unwrap();
-    let mut found = loss.backward();
-    let gradients = model.parameters().iter().map(|parameter| {
-        let gradient = parameter.value.grad_remove(&mut found).unwrap();
-        (parameter.name.clone(), host::read(&parameter.name, &gradient, <[f32]>::to_vec).unwrap())
-    });
+    let pass = model.pass(&batch.inputs(), Arc::new(targets), 1.0, PassOptions::default());
+    let value = pass.loss().to_host()[0];
+    let mut found = Gradients::new(model.parameters().slots());
+    pass.backward(&mut found);
+    let gradients = model
+        .parameters()
+        .pieces()
+        .map(|(parameter, piece)| (parameter.name.clone(), found.get(piece.slot()).unwrap().to_host().into_owned()));
     (value, gradients.collect())
 }
 
 fn models() -> [Decoder; 2] {
     ["llama", "llama3"].map(|name| {
         let checkpoint = Checkpoint::open(fixture(name)).unwrap();
-        let mut model = registry::open(&checkpoint, &Device::default().autodiff()).unwrap();
-        model.parameters_mut().iter_mut().for_each(|parameter| parameter.set_trainable(true));
+        let mut model = registry::open(&checkpoint, LoadOptions::new(device("cpu").unwrap())).unwrap();
+        model.parameters_mut().train();
         model
     })
 }

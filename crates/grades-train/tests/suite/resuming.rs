@@ -141,6 +141,13 @@ fn a_checkpoint_that_does_not_fit_is_refused() {
     let checkpoint = whole.path.join("checkpoints/step-000004");
     let resume = format!("resume_from_checkpoint={}", checkpoint.display());
     let refused = |options: &[&str]| workspace.attempt("refused", options).unwrap_err().to_string();
+    for (option, told) in [
+        ("optimizer=sgd", "made with optimizer: adamw"),
+        ("adam_beta2=0.95", "this config says optimizer: adamw (adam_beta1 0.9, adam_beta2 0.95"),
+    ] {
+        let error = refused(&[&resume, option]);
+        assert!(error.contains(told) && error.contains("resume with the optimizer"), "{error}");
+    }
     assert!(refused(&[&resume, "max_steps=9"]).contains("run of 8 steps, but this config plans 9"));
     let nowhere = refused(&["resume_from_checkpoint=nowhere"]);
     assert!(nowhere.contains("`resume_from_checkpoint: nowhere` is not a checkpoint"), "{nowhere}");

@@ -1,21 +1,13 @@
 //! A policy that takes a freeze back.
 
-use burn::tensor::Device;
-use grades::{Cost, Decision, Observation, Policy, PolicyMemory, PolicyState, RestoreError, Role, UnitId, Wants};
-use grades_models::random::Random;
-use grades_models::{Decoder, LoraConfig, host};
-use grades_train::bench::Shape;
-use grades_train::data::{Loader, LoaderOptions, Tokenized};
-use grades_train::schedule::{LrScheduler, Schedule};
-use grades_train::train::optimizer::Rule;
-use grades_train::train::prefix_cache;
-use grades_train::train::trainer::Options;
-use grades_train::train::{RunDir, Start, TrainError, Trainer};
+use grades::policy::none::NoPolicy;
+use grades::{Cost, Decision, Observation, Policy, PolicyState, RestoreError, Role, UnitId, Wants};
+use grades_models::LoraConfig;
+use grades_train::train::TrainError;
 use serde_json::Value;
 
 use crate::runs::exclusive;
-
-const RATE: f64 = 1e-3;
+use crate::tiny_run::{self, RATE};
 
 fn unit() -> UnitId {
     UnitId::language(1, Role::Up)
@@ -33,7 +25,7 @@ impl Policy for Scripted {
     }
 
     fn wants(&self, _: usize) -> Wants {
-        Wants { measure: true, keep_gradient: true, ..Wants::default() }
+        Wants { measure_gradients: true, keep_gradient: true, ..Wants::default() }
     }
 
     fn observe(&mut self, step: usize, _: &Observation<'_>) -> Decision {
@@ -52,7 +44,7 @@ impl Policy for Scripted {
     }
 
     fn state(&self) -> PolicyState {
-        PolicyState { memory: PolicyMemory::None, cost: Cost::default(), buffers: Default::default() }
+        NoPolicy.state()
     }
 
     fn restore(&mut self, _: PolicyState) -> Result<(), RestoreError> {
@@ -67,40 +59,9 @@ fn train(steps: usize) -> (Vec<f32>, Vec<Value>) {
 
 /// With adapters in place of the matrices, if there are any; those are folded when they freeze.
 fn attempt(steps: usize, adapter: Option<LoraConfig>) -> Result<(Vec<f32>, Vec<Value>), TrainError> {
-    let folder = tempfile::tempdir().unwrap();
-    let fold_frozen = adapter.is_some();
-    let mut model = Decoder::load(Shape::Tiny.config(), &Random::new(1), &Device::default().autodiff()).unwrap();
-    if let Some(adapter) = adapter {
-        model = model.with_adapter(adapter, &LoraConfig::initial(1)).unwrap();
-    }
-    let sample = |row: u32| {
-        let ids: Vec<u32> = (0..9).map(|i| (i * i + 37 * row) % 256).collect();
-        Tokenized { labels: ids.iter().map(|&id| id.into()).collect(), ids }
-    };
-    let order = LoaderOptions { micro_batch_size: 2, gradient_accumulation_steps: 2, packing: None, seed: 1 };
-    let loader = Loader::new((0..8).map(sample).collect(), order);
-    let scheduler = LrScheduler::Constant;
-    let options = Options {
-        schedule: Schedule { scheduler, learning_rate: RATE, warmup_steps: 0, total_steps: steps },
-        rule: Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-12 },
-        weight_decay: 0.0,
-        loraplus_lr_ratio: 1.0,
-        seed: 0,
-        fold_frozen,
-        max_grad_norm: None,
-        gradient_checkpointing: false,
-        prefix_cache: prefix_cache::Options::default(),
-        eval_steps: None,
-        save_steps: None,
-        logging_steps: 1,
-    };
-    let start = Start::new(model, Box::new(Scripted::default()), &options);
-    let mut dir = RunDir::create(&folder.path().join("run")).unwrap();
-    let (model, _) = Trainer::new(start, loader, &[], options, &mut dir).train()?;
+    let (model, metrics) = tiny_run::train(Box::new(Scripted::default()), steps, adapter)?;
     let matrix = model.parameters().iter().find(|p| p.name == "model.layers.1.mlp.up_proj.weight").unwrap();
-    let values = host::read("matrix", &matrix.value, <[f32]>::to_vec).unwrap();
-    let metrics = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
-    Ok((values, metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect()))
+    Ok((matrix.to_host().into_owned(), metrics))
 }
 
 #[test]

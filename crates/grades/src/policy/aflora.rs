@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cost, Elements, Observation, Policy, PolicyMemory, PolicyState};
-use crate::config::{ConfigError, check_run, require};
-use crate::decision::{Decision, PartId, StopReason, Wants};
+use super::contract::{
+    Cost, Elements, Method, Observation, Policy, PolicyMemory, PolicyState, check_run_of, take_buffer,
+};
+use crate::check::{ConfigError, check_run, require};
+use crate::decision::{Decision, PartId, Wants};
+use crate::event::StopReason;
 use crate::state::{RestoreError, check_units};
 use crate::unit::UnitId;
 
-pub(super) const NAME: &str = "aflora";
+const NAME: &str = "aflora";
 
 /// The options of `method: aflora`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +38,40 @@ impl Default for AfLoraConfig {
     }
 }
 
+impl Method for AfLoraConfig {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn needs_lora(&self) -> bool {
+        true
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        require(self.window >= 1, "window", self.window as f64, "at least 1")?;
+        for (key, beta) in [("beta_importance", self.beta_importance), ("beta_uncertainty", self.beta_uncertainty)] {
+            require((0.0..1.0).contains(&beta), key, beta, "a number from 0 up to, but not including, 1")?;
+        }
+        require(
+            (0.0..=1.0).contains(&self.initial_share),
+            "initial_share",
+            self.initial_share,
+            "a number from 0 to 1",
+        )?;
+        let rest = 1.0 - self.initial_share;
+        require(
+            (0.0..=rest).contains(&self.final_share),
+            "final_share",
+            self.final_share,
+            "a number from 0 to what `initial_share` leaves of 1",
+        )
+    }
+
+    fn build(&self, units: &[UnitId], planned_steps: usize) -> Result<Box<dyn Policy>, ConfigError> {
+        Ok(Box::new(AfLora::new(self.clone(), units, planned_steps)?))
+    }
+}
+
 /// Freezes adapter tensors by score.
 ///
 /// At the end of each window, with I = mean |g| over its steps, element by element: Ī ← β₁Ī + (1 − β₁)I,
@@ -51,7 +88,7 @@ pub struct AfLora {
 /// The small part of the memory of [`AfLora`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AfLoraState {
+struct AfLoraState {
     config: AfLoraConfig,
     planned_steps: usize,
     last_step: usize,
@@ -96,29 +133,12 @@ impl Tracked {
 }
 
 impl AfLora {
-    /// The policy for a run of `planned_steps` optimiser steps over these adapter pairs.
+    /// The policy for a run of `planned_steps` optimizer steps over these adapter pairs.
     ///
     /// # Errors
     /// If an option is out of range, or there are no units or steps.
     pub fn new(config: AfLoraConfig, units: &[UnitId], planned_steps: usize) -> Result<Self, ConfigError> {
-        require(config.window >= 1, "window", config.window as f64, "at least 1")?;
-        for (key, beta) in [("beta_importance", config.beta_importance), ("beta_uncertainty", config.beta_uncertainty)]
-        {
-            require((0.0..1.0).contains(&beta), key, beta, "a number from 0 up to, but not including, 1")?;
-        }
-        require(
-            (0.0..=1.0).contains(&config.initial_share),
-            "initial_share",
-            config.initial_share,
-            "a number from 0 to 1",
-        )?;
-        let rest = 1.0 - config.initial_share;
-        require(
-            (0.0..=rest).contains(&config.final_share),
-            "final_share",
-            config.final_share,
-            "a number from 0 to what `initial_share` leaves of 1",
-        )?;
+        config.validate()?;
         check_run(units, planned_steps)?;
         let memory = AfLoraState {
             config,
@@ -256,22 +276,19 @@ impl Policy for AfLora {
         }
         let mut memory = self.memory.clone();
         memory.seen = self.tensors.iter().map(|(tensor, tracked)| (*tensor, tracked.seen)).collect();
-        PolicyState { memory: PolicyMemory::Aflora(memory), cost: self.cost(), buffers }
+        PolicyState { memory: PolicyMemory::new(NAME, &memory), cost: self.cost(), buffers }
     }
 
     fn restore(&mut self, mut state: PolicyState) -> Result<(), RestoreError> {
-        let saved = match state.memory {
-            PolicyMemory::Aflora(saved) => saved,
-            other => return Err(RestoreError::Policy { saved: other.name(), current: NAME }),
-        };
-        super::check_run_of((&saved.config, saved.planned_steps), (&self.memory.config, self.memory.planned_steps))?;
+        let saved: AfLoraState = state.memory.read(NAME)?;
+        check_run_of((&saved.config, saved.planned_steps), (&self.memory.config, self.memory.planned_steps))?;
         check_units(&saved.units, &self.memory.units)?;
         let mut tensors = BTreeMap::new();
         for (tensor, seen) in &saved.seen {
-            let sum = super::take_buffer(&mut state.buffers, format!("sum.{tensor}"), None)?;
+            let sum = take_buffer(&mut state.buffers, format!("sum.{tensor}"), None)?;
             let len = Some(sum.len());
-            let importance = super::take_buffer(&mut state.buffers, format!("importance.{tensor}"), len)?;
-            let uncertainty = super::take_buffer(&mut state.buffers, format!("uncertainty.{tensor}"), len)?;
+            let importance = take_buffer(&mut state.buffers, format!("importance.{tensor}"), len)?;
+            let uncertainty = take_buffer(&mut state.buffers, format!("uncertainty.{tensor}"), len)?;
             tensors.insert(*tensor, Tracked { sum, importance, uncertainty, seen: *seen });
         }
         (self.memory, self.tensors, self.cost) = (saved, tensors, state.cost);

@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cost, Elements, Observation, Policy, PolicyMemory, PolicyState};
+use super::contract::{
+    Cost, Elements, Method, Observation, Policy, PolicyMemory, PolicyState, check_run_of, take_buffer,
+};
+use crate::check::{ConfigError, check_run, require};
 use crate::companion::{Companion, Companions};
-use crate::config::{ConfigError, check_run, require};
-use crate::decision::{Decision, PartId, StopReason, Wants};
-use crate::state::{RestoreError, check_units, exact};
+use crate::decision::{Decision, PartId, Wants};
+use crate::event::StopReason;
+use crate::exact;
+use crate::state::{RestoreError, check_units};
 use crate::unit::{Tower, UnitId};
 
-pub(super) const NAME: &str = "autofreeze";
+const NAME: &str = "autofreeze";
 
 /// The options of `method: autofreeze`. The defaults are those of its paper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +31,21 @@ pub struct AutoFreezeConfig {
 impl Default for AutoFreezeConfig {
     fn default() -> Self {
         Self { num_intervals: 10, percentile: 50.0 }
+    }
+}
+
+impl Method for AutoFreezeConfig {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        require(self.num_intervals >= 1, "num_intervals", self.num_intervals as f64, "at least 1")?;
+        require((0.0..=100.0).contains(&self.percentile), "percentile", self.percentile, "a number from 0 to 100")
+    }
+
+    fn build(&self, units: &[UnitId], planned_steps: usize) -> Result<Box<dyn Policy>, ConfigError> {
+        Ok(Box::new(AutoFreeze::new(self.clone(), units, planned_steps)?))
     }
 }
 
@@ -49,7 +68,7 @@ pub struct AutoFreeze {
 /// The small part of the memory of [`AutoFreeze`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AutoFreezeState {
+struct AutoFreezeState {
     config: AutoFreezeConfig,
     planned_steps: usize,
     last_step: usize,
@@ -71,13 +90,12 @@ struct LayerGradient {
 }
 
 impl AutoFreeze {
-    /// The policy for a run of `planned_steps` optimiser steps over these units.
+    /// The policy for a run of `planned_steps` optimizer steps over these units.
     ///
     /// # Errors
     /// If an option is out of range, or there are no units or steps.
     pub fn new(config: AutoFreezeConfig, units: &[UnitId], planned_steps: usize) -> Result<Self, ConfigError> {
-        require(config.num_intervals >= 1, "num_intervals", config.num_intervals as f64, "at least 1")?;
-        require((0.0..=100.0).contains(&config.percentile), "percentile", config.percentile, "a number from 0 to 100")?;
+        config.validate()?;
         check_run(units, planned_steps)?;
         Ok(Self {
             memory: AutoFreezeState {
@@ -230,22 +248,19 @@ impl Policy for AutoFreeze {
 
     fn state(&self) -> PolicyState {
         PolicyState {
-            memory: PolicyMemory::Autofreeze(self.memory.clone()),
+            memory: PolicyMemory::new(NAME, &self.memory),
             cost: self.cost(),
             buffers: self.sums.iter().map(|(tensor, sum)| (format!("sum.{tensor}"), sum.clone())).collect(),
         }
     }
 
     fn restore(&mut self, mut state: PolicyState) -> Result<(), RestoreError> {
-        let saved = match state.memory {
-            PolicyMemory::Autofreeze(saved) => saved,
-            other => return Err(RestoreError::Policy { saved: other.name(), current: NAME }),
-        };
-        super::check_run_of((&saved.config, saved.planned_steps), (&self.memory.config, self.memory.planned_steps))?;
+        let saved: AutoFreezeState = state.memory.read(NAME)?;
+        check_run_of((&saved.config, saved.planned_steps), (&self.memory.config, self.memory.planned_steps))?;
         check_units(&saved.units, &self.memory.units)?;
         let mut sums = BTreeMap::new();
         for (tensor, _) in &saved.seen {
-            sums.insert(*tensor, super::take_buffer(&mut state.buffers, format!("sum.{tensor}"), None)?);
+            sums.insert(*tensor, take_buffer(&mut state.buffers, format!("sum.{tensor}"), None)?);
         }
         (self.memory, self.sums, self.cost) = (saved, sums, state.cost);
         // A damaged file must not reach beyond the layers there are.

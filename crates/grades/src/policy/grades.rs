@@ -1,12 +1,39 @@
 //! GradES as one policy among others.
 
-use super::{Cost, Observation, Policy, PolicyMemory, PolicyState};
+use super::contract::{Cost, Method, Observation, Policy, PolicyMemory, PolicyState};
+use crate::check::ConfigError;
+use crate::config::Config;
 use crate::decision::{Decision, Wants};
 use crate::monitor::Monitor;
+use crate::norm::Norm;
+use crate::signal::Signal;
 use crate::state::RestoreError;
 use crate::unit::UnitId;
 
-pub(super) const NAME: &str = "grades";
+const NAME: &str = "grades";
+
+impl Method for Config {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn split_fused(&self) -> bool {
+        self.split_fused
+    }
+
+    fn fill_in_schedule(&mut self, warmup_steps: usize, epoch_steps: usize) {
+        self.auto.warmup_steps.get_or_insert(warmup_steps);
+        self.auto.epoch_steps.get_or_insert(epoch_steps);
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        Self::validate(self)
+    }
+
+    fn build(&self, units: &[UnitId], planned_steps: usize) -> Result<Box<dyn Policy>, ConfigError> {
+        Ok(Box::new(Monitor::new(self.clone(), units, planned_steps)?))
+    }
+}
 
 impl Policy for Monitor {
     fn name(&self) -> &'static str {
@@ -30,6 +57,10 @@ impl Policy for Monitor {
         }
     }
 
+    fn signal(&self) -> Option<(Signal, Norm)> {
+        Some((self.config().signal(), self.config().norm()))
+    }
+
     fn threshold(&self, unit: UnitId) -> Option<f64> {
         Self::threshold(self, unit)
     }
@@ -39,13 +70,11 @@ impl Policy for Monitor {
     }
 
     fn state(&self) -> PolicyState {
-        PolicyState { memory: PolicyMemory::Grades(Self::state(self)), cost: self.cost(), buffers: Default::default() }
+        let memory = PolicyMemory::new(NAME, &Self::state(self));
+        PolicyState { memory, cost: self.cost(), buffers: Default::default() }
     }
 
     fn restore(&mut self, state: PolicyState) -> Result<(), RestoreError> {
-        match state.memory {
-            PolicyMemory::Grades(memory) => Self::restore(self, memory),
-            other => Err(RestoreError::Policy { saved: other.name(), current: NAME }),
-        }
+        Self::restore(self, state.memory.read(NAME)?)
     }
 }

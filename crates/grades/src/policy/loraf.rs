@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cost, Observation, Policy, PolicyMemory, PolicyState};
-use crate::config::{ConfigError, check_run, require, share_of_steps};
+use super::contract::{Cost, Method, Observation, Policy, PolicyMemory, PolicyState, check_run_of, take_buffer};
+use crate::check::{ConfigError, check_run, require};
+use crate::config::share_of_steps;
 use crate::decision::{Decision, Mask, PartId, Wants};
 use crate::state::{RestoreError, check_units};
 use crate::unit::UnitId;
 
-pub(super) const NAME: &str = "loraf";
+const NAME: &str = "loraf";
 
 /// The options of `method: loraf`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,26 @@ impl Default for LorafConfig {
     }
 }
 
+impl Method for LorafConfig {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn needs_lora(&self) -> bool {
+        true
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let (sparsity, dense) = (self.sparsity, self.dense_share);
+        require((0.0..1.0).contains(&sparsity), "sparsity", sparsity, "a number from 0 up to, but not including, 1")?;
+        require(dense > 0.0 && dense <= 1.0, "dense_share", dense, "above 0 and at most 1")
+    }
+
+    fn build(&self, units: &[UnitId], planned_steps: usize) -> Result<Box<dyn Policy>, ConfigError> {
+        Ok(Box::new(Loraf::new(self.clone(), units, planned_steps)?))
+    }
+}
+
 /// Freezes A of every adapter pair from the start and masks B once.
 ///
 /// After the dense steps the ⌈(1 − `sparsity`)·n⌉ elements of all n elements of B that are largest in magnitude are
@@ -42,7 +63,7 @@ pub struct Loraf {
 /// The small part of the memory of [`Loraf`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LorafState {
+struct LorafState {
     config: LorafConfig,
     planned_steps: usize,
     last_step: usize,
@@ -51,14 +72,12 @@ pub struct LorafState {
 }
 
 impl Loraf {
-    /// The policy for a run of `planned_steps` optimiser steps over these adapter pairs.
+    /// The policy for a run of `planned_steps` optimizer steps over these adapter pairs.
     ///
     /// # Errors
     /// If an option is out of range, or there are no units or steps.
     pub fn new(config: LorafConfig, units: &[UnitId], planned_steps: usize) -> Result<Self, ConfigError> {
-        let (sparsity, dense) = (config.sparsity, config.dense_share);
-        require((0.0..1.0).contains(&sparsity), "sparsity", sparsity, "a number from 0 up to, but not including, 1")?;
-        require(dense > 0.0 && dense <= 1.0, "dense_share", dense, "above 0 and at most 1")?;
+        config.validate()?;
         check_run(units, planned_steps)?;
         let units = units.iter().copied().collect();
         let memory = LorafState { config, planned_steps, last_step: 0, units, masked: Vec::new() };
@@ -131,22 +150,19 @@ impl Policy for Loraf {
     fn state(&self) -> PolicyState {
         let values = |keep: &Vec<bool>| keep.iter().map(|keep| f32::from(u8::from(*keep))).collect();
         PolicyState {
-            memory: PolicyMemory::Loraf(self.memory.clone()),
+            memory: PolicyMemory::new(NAME, &self.memory),
             cost: self.cost(),
             buffers: self.masks.iter().map(|(tensor, keep)| (format!("mask.{tensor}"), values(keep))).collect(),
         }
     }
 
     fn restore(&mut self, mut state: PolicyState) -> Result<(), RestoreError> {
-        let saved = match state.memory {
-            PolicyMemory::Loraf(saved) => saved,
-            other => return Err(RestoreError::Policy { saved: other.name(), current: NAME }),
-        };
-        super::check_run_of((&saved.config, saved.planned_steps), (&self.memory.config, self.memory.planned_steps))?;
+        let saved: LorafState = state.memory.read(NAME)?;
+        check_run_of((&saved.config, saved.planned_steps), (&self.memory.config, self.memory.planned_steps))?;
         check_units(&saved.units, &self.memory.units)?;
         let mut masks = BTreeMap::new();
         for tensor in &saved.masked {
-            let values = super::take_buffer(&mut state.buffers, format!("mask.{tensor}"), None)?;
+            let values = take_buffer(&mut state.buffers, format!("mask.{tensor}"), None)?;
             masks.insert(*tensor, values.into_iter().map(|value| value != 0.0).collect());
         }
         (self.memory, self.masks, self.cost) = (saved, masks, state.cost);
@@ -157,7 +173,7 @@ impl Policy for Loraf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Elements;
+    use crate::policy::contract::Elements;
     use crate::unit::Role;
 
     fn part(layer: usize, part: usize) -> PartId {

@@ -2,16 +2,37 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cost, Observation, Policy, PolicyMemory, PolicyState};
+use super::contract::{Cost, Method, Observation, Policy, PolicyMemory, PolicyState};
+use crate::check::ConfigError;
 use crate::decision::{Decision, Wants};
 use crate::state::RestoreError;
+use crate::unit::UnitId;
 
-pub(super) const NAME: &str = "none";
+const NAME: &str = "none";
 
 /// The options of `method: none`: there are none, and a key that belongs to another method is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoneConfig {}
+
+impl Method for NoneConfig {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        Ok(())
+    }
+
+    fn build(&self, _units: &[UnitId], _planned_steps: usize) -> Result<Box<dyn Policy>, ConfigError> {
+        Ok(Box::new(NoPolicy))
+    }
+}
+
+/// What [`NoPolicy`] must remember: nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoneState {}
 
 /// Asks for nothing and decides nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,13 +60,11 @@ impl Policy for NoPolicy {
     }
 
     fn state(&self) -> PolicyState {
-        PolicyState { memory: PolicyMemory::None, cost: Cost::default(), buffers: Default::default() }
+        let memory = PolicyMemory::new(NAME, &NoneState {});
+        PolicyState { memory, cost: Cost::default(), buffers: Default::default() }
     }
 
     fn restore(&mut self, state: PolicyState) -> Result<(), RestoreError> {
-        match state.memory {
-            PolicyMemory::None => Ok(()),
-            other => Err(RestoreError::Policy { saved: other.name(), current: NAME }),
-        }
+        state.memory.read::<NoneState>(NAME).map(|_| ())
     }
 }

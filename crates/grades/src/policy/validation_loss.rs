@@ -2,12 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cost, Observation, Policy, PolicyMemory, PolicyState};
-use crate::config::{ConfigError, require, share_of_steps};
-use crate::decision::{Decision, StopReason, Wants};
-use crate::state::{RestoreError, exact};
+use super::contract::{Cost, Method, Observation, Policy, PolicyMemory, PolicyState, check_run_of};
+use crate::check::{ConfigError, require};
+use crate::config::share_of_steps;
+use crate::decision::{Decision, Wants};
+use crate::event::StopReason;
+use crate::exact;
+use crate::state::RestoreError;
+use crate::unit::UnitId;
 
-pub(super) const NAME: &str = "validation_loss";
+const NAME: &str = "validation_loss";
 
 /// The options of `method: validation_loss`. The defaults are the paper's (Appendix C).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,10 +31,31 @@ impl Default for ValidationLossConfig {
     }
 }
 
-/// The memory of [`ValidationLoss`].
+impl Method for ValidationLossConfig {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn needs_validation(&self) -> bool {
+        true
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        require(self.every > 0.0 && self.every <= 1.0, "every", self.every, "above 0 and at most 1")?;
+        let delta = self.min_delta;
+        require(delta >= 0.0 && delta.is_finite(), "min_delta", delta, "a number that is not negative")?;
+        require(self.patience >= 1, "patience", self.patience as f64, "at least 1")
+    }
+
+    fn build(&self, _units: &[UnitId], planned_steps: usize) -> Result<Box<dyn Policy>, ConfigError> {
+        Ok(Box::new(ValidationLoss::new(self.clone(), planned_steps)?))
+    }
+}
+
+/// What [`ValidationLoss`] must remember.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ValidationLossState {
+struct ValidationLossState {
     planned_steps: usize,
     config: ValidationLossConfig,
     /// The lowest loss so far, whose weights are kept.
@@ -56,15 +81,12 @@ pub struct ValidationLoss {
 }
 
 impl ValidationLoss {
-    /// The policy for a run of `planned_steps` optimiser steps.
+    /// The policy for a run of `planned_steps` optimizer steps.
     ///
     /// # Errors
     /// If an option is out of range or no steps are planned.
     pub fn new(config: ValidationLossConfig, planned_steps: usize) -> Result<Self, ConfigError> {
-        require(config.every > 0.0 && config.every <= 1.0, "every", config.every, "above 0 and at most 1")?;
-        let delta = config.min_delta;
-        require(delta >= 0.0 && delta.is_finite(), "min_delta", delta, "a number that is not negative")?;
-        require(config.patience >= 1, "patience", config.patience as f64, "at least 1")?;
+        config.validate()?;
         if planned_steps == 0 {
             return Err(ConfigError::NoSteps);
         }
@@ -139,19 +161,13 @@ impl Policy for ValidationLoss {
     }
 
     fn state(&self) -> PolicyState {
-        PolicyState {
-            memory: PolicyMemory::ValidationLoss(self.state.clone()),
-            cost: self.cost(),
-            buffers: Default::default(),
-        }
+        let memory = PolicyMemory::new(NAME, &self.state);
+        PolicyState { memory, cost: self.cost(), buffers: Default::default() }
     }
 
     fn restore(&mut self, state: PolicyState) -> Result<(), RestoreError> {
-        let saved = match state.memory {
-            PolicyMemory::ValidationLoss(saved) => saved,
-            other => return Err(RestoreError::Policy { saved: other.name(), current: NAME }),
-        };
-        super::check_run_of((&saved.config, saved.planned_steps), (&self.state.config, self.state.planned_steps))?;
+        let saved: ValidationLossState = state.memory.read(NAME)?;
+        check_run_of((&saved.config, saved.planned_steps), (&self.state.config, self.state.planned_steps))?;
         self.state = saved;
         Ok(())
     }

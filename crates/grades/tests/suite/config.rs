@@ -70,6 +70,8 @@ fn methods_are_chosen_by_name() {
     ] {
         let method: EarlyStopping = serde_json::from_str(json).unwrap();
         assert_eq!((method.name(), method.build(&units, 100).unwrap().name()), (name, name));
+        assert_eq!(method.needs_lora(), ["aflora", "loraf"].contains(&name));
+        assert_eq!(method.needs_validation(), name == "validation_loss");
         let written = serde_json::to_string(&method).unwrap();
         assert_eq!(serde_json::from_str::<EarlyStopping>(&written).unwrap(), method);
     }
@@ -139,6 +141,67 @@ fn configs_are_checked_against_the_model() {
     assert_eq!(check("{}", &[], 10), Err(ConfigError::NoUnits));
     assert_eq!(check("{}", &[units[0], units[1], units[0]], 10), Err(ConfigError::DuplicateUnit { unit: units[0] }));
     assert_eq!(check("{}", &units, 0), Err(ConfigError::NoSteps));
+}
+
+#[test]
+fn towers_and_roles_that_are_not_known_have_thresholds_by_default_and_pattern() {
+    let units = ["audio.0.q", "language.0.in_proj", "language.0.experts.3.gate"].map(|name| name.parse().unwrap());
+    let check = |json: &str| config(json).validate_for(&units, 10);
+    let map = config(r#"{"tau": {"default": 1, "attention": 2, "mlp": 3, "q": 4, "*.in_proj": 5, "l*": 6}}"#);
+    assert_eq!(map.validate_for(&units, 10), Ok(()));
+    assert_eq!(units.map(|unit| map.tau.of(unit)), [Some(4.0), Some(5.0), Some(6.0)]);
+    // Neither kind matches a role that it does not know.
+    let kinds = r#"{"tau": {"attention": 2, "mlp": 3}}"#;
+    assert_eq!(check(kinds), Err(ConfigError::NoThreshold { unit: units[1] }));
+    assert_eq!(check(r#"{"tau": 1}"#), Ok(()));
+    assert_eq!(check("{}"), Ok(()));
+    let error = check(r#"{"tau": {"default": 1, "*.out_proj": 2}}"#).unwrap_err().to_string();
+    assert!(error.contains("`*.out_proj`") && error.contains("`audio.0.q`"), "{error}");
+    // A word alone may be a misspelt kind: it is refused before the model is read.
+    let error = serde_json::from_str::<Config>(r#"{"tau": {"in_proj": 1}}"#).unwrap_err().to_string();
+    assert!(error.contains("`in_proj`") && error.contains("`*.in_proj`"), "{error}");
+    let error = check(r#"{"tau": "paper-nanovlm-full"}"#).unwrap_err().to_string();
+    assert!(error.contains("`vision` and `language` only") && error.contains("`audio.0.q`"), "{error}");
+}
+
+#[test]
+fn options_are_checked_without_a_model() {
+    for (json, key) in [
+        (r#"{"method": "grades", "tau": 0}"#, "`tau: 0`"),
+        (r#"{"method": "validation_loss", "every": 0}"#, "`every: 0`"),
+        (r#"{"method": "validation_loss", "min_delta": -1}"#, "`min_delta: -1`"),
+        (r#"{"method": "validation_loss", "patience": 0}"#, "`patience: 0`"),
+        (r#"{"method": "autofreeze", "num_intervals": 0}"#, "`num_intervals: 0`"),
+        (r#"{"method": "autofreeze", "percentile": 101}"#, "`percentile: 101`"),
+        (r#"{"method": "aflora", "window": 0}"#, "`window: 0`"),
+        (r#"{"method": "aflora", "beta_uncertainty": 1}"#, "`beta_uncertainty: 1`"),
+        (r#"{"method": "aflora", "initial_share": 0.5, "final_share": 0.75}"#, "`final_share: 0.75`"),
+        (r#"{"method": "loraf", "sparsity": 1}"#, "`sparsity: 1`"),
+        (r#"{"method": "loraf", "dense_share": 0}"#, "`dense_share: 0`"),
+    ] {
+        let method: EarlyStopping = serde_json::from_str(json).unwrap();
+        let error = method.validate().unwrap_err();
+        assert!(error.to_string().contains(key), "{json}: {error}");
+        assert_eq!(method.build(&[UnitId::language(0, Role::Q)], 10).unwrap_err(), error);
+    }
+}
+
+#[test]
+fn fused_projections_are_split_unless_the_options_say_otherwise() {
+    for (json, split) in [
+        (r#"{"method": "grades"}"#, true),
+        (r#"{"method": "grades", "split_fused": false}"#, false),
+        (r#"{"method": "autofreeze"}"#, true),
+    ] {
+        let method: EarlyStopping = serde_json::from_str(json).unwrap();
+        assert_eq!(method.split_fused(), split, "{json}");
+        let roles: Vec<Role> =
+            [Role::Qkv, Role::O].into_iter().flat_map(|role| role.monitored(method.split_fused())).collect();
+        let expected = if split { vec![Role::Q, Role::K, Role::V, Role::O] } else { vec![Role::Qkv, Role::O] };
+        assert_eq!(roles, expected);
+        let units: Vec<_> = roles.into_iter().map(|role| UnitId::language(0, role)).collect();
+        assert_eq!(method.build(&units, 10).unwrap().frozen(), []);
+    }
 }
 
 #[test]

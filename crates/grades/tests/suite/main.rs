@@ -7,6 +7,8 @@ mod config;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
+mod formats;
+#[cfg(test)]
 mod monitor;
 #[cfg(test)]
 mod properties;

@@ -48,7 +48,7 @@ fn units_freeze_below_tau_after_the_grace_period_and_training_stops_with_the_las
             Event::Stop { step: 6, reason: StopReason::AllFrozen }
         ]
     );
-    assert!(!m.wants(7).measure && !m.wants(7).keep_gradient);
+    assert!(!m.wants(7).measure_gradients && !m.wants(7).keep_gradient);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn the_relative_signal_freezes_above_its_threshold() {
 #[test]
 fn without_grace_the_first_step_freezes_nothing_because_it_is_compared_with_zero() {
     let mut m = monitor(paper(0.0), &[Q], 10);
-    assert!(m.wants(1).measure);
+    assert!(m.wants(1).measure_gradients);
     let first = Measurement::of_gradient(Norm::L1, [1, 2], &[3.0, -4.0], None).unwrap();
     let decision = m.observe(1, &[(Q, vec![first])]);
     assert_eq!((decision.freeze, decision.signals), (vec![], vec![(Q, 7.0)]));
@@ -106,7 +106,7 @@ fn training_stops_at_the_largest_frozen_share() {
     let mut m = monitor(Config { max_frozen_share: 0.5, ..paper(0.0) }, &units, 10);
     assert_eq!(observe(&mut m, 1, &[(units[2], 0.5)]).stop, None);
     assert_eq!(observe(&mut m, 2, &[(units[0], 0.5)]).stop, Some(StopReason::MaxFrozenShare));
-    assert_eq!(m.wants(3), Wants { signal: Signal::GradientChange, ..Wants::default() });
+    assert_eq!(m.wants(3), Wants::default());
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn companions_are_told_to_follow() {
 fn wanted(config: Config, steps: usize) -> [Vec<usize>; 3] {
     let m = monitor(config, &[Q], steps);
     let at = |f: fn(Wants) -> bool| (0..=steps).filter(|step| f(m.wants(*step))).collect();
-    [at(|w| w.measure), at(|w| w.keep_gradient), at(|w| w.keep_weight)]
+    [at(|w| w.measure_gradients || w.measure_weights), at(|w| w.keep_gradient), at(|w| w.keep_weight)]
 }
 
 #[test]
@@ -143,6 +143,17 @@ fn nothing_is_measured_or_kept_before_the_first_decision_needs_it() {
     assert_eq!(wanted(traced, 12), [vec![1, 4, 7, 10], vec![3, 6, 9, 12], vec![]]);
     let auto = Config { auto: AutoTau { warmup_steps: Some(2), ..AutoTau::default() }, ..Config::default() };
     assert_eq!(wanted(auto, 6), [vec![3, 4, 5, 6], vec![2, 3, 4, 5, 6], vec![]]);
+}
+
+#[test]
+fn a_signal_of_weights_measures_weights_and_every_other_gradients() {
+    for signal in Signal::ALL {
+        let tau = Tau::Number(0.5);
+        let wants = monitor(Config { signal: Some(signal), tau, ..paper(0.0) }, &[Q], 9).wants(5);
+        let by_weight = signal == Signal::WeightChange;
+        assert_eq!((wants.measure_gradients, wants.measure_weights), (!by_weight, by_weight));
+        assert_eq!(wants.after_update(), by_weight);
+    }
 }
 
 #[test]

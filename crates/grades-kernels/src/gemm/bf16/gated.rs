@@ -5,21 +5,24 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{Matrix, Rows, nt_new};
+use super::products::nt_new;
+use super::rows::Rows;
 #[cfg(target_arch = "x86_64")]
 use super::{
     pack,
     product::{INNER, Packed, tasks},
+    products::is_native,
     rows::Stack,
     tile::{COLUMNS, Left, ROWS, Target, tile},
 };
 #[cfg(target_arch = "x86_64")]
 use crate::activations::gate_row;
 use crate::activations::{Activation, gated_joined_new};
-#[cfg(target_arch = "x86_64")]
-use crate::memory::written_each;
+use crate::gemm::Matrix;
 #[cfg(target_arch = "x86_64")]
 use crate::threads::{Shared, each_with};
+#[cfg(target_arch = "x86_64")]
+use crate::unwritten::written_each;
 
 /// `y [m, n] = activation(a · gateᵀ) · (a · upᵀ)` of weights `[n, k]`, both products rounded to bf16 before. Where they are
 /// kept, they come second, side by side: `[m, 2 n]`; else that is empty.
@@ -37,15 +40,15 @@ pub fn gated_new(
     assert_eq!((n, gate.columns()), (up.rows(), up.columns()), "gate and up have different shapes");
     assert_eq!(a.columns(), gate.columns(), "the inner dimensions of a product differ");
     #[cfg(target_arch = "x86_64")]
-    if super::is_native() && a.columns().is_multiple_of(2) && a.columns() <= INNER {
+    if is_native() && a.columns().is_multiple_of(2) && a.columns() <= INNER {
         let (gate, up) = ([gate], [up]);
         let product = Gated { a, gate: Stack::new(&gate), up: Stack::new(&up), activation };
         let joined_len = if keep { 2 * a.rows() * n } else { 0 };
-        // SAFETY: the tiles cover all of both results, which are written before they are read.
+        // SAFETY: the processor has AVX512-BF16, and the tiles cover all of both results, which are this call's alone.
         let [y, joined] = unsafe {
             written_each([a.rows() * n, joined_len], |[y, joined]| {
-                let kept = if keep { joined.as_mut_ptr() } else { std::ptr::null_mut() };
-                product.run(y.as_mut_ptr(), kept);
+                let kept = if keep { joined.as_mut_ptr().cast() } else { std::ptr::null_mut() };
+                product.run(y.as_mut_ptr().cast(), kept);
             })
         };
         return (y, joined);
@@ -90,7 +93,8 @@ impl Gated<'_> {
         let (columns, panel_pairs) = (COLUMNS.min(n - first), k / 2 * COLUMNS);
         let mut own = [bf16::ZERO; 2 * ROWS * COLUMNS];
         // SAFETY: the buffer has room for both panels, which are packed before they are read. Tiles, and the rows of slices
-        // that are made of them, lie within this task's rows and columns of the results or within `own`.
+        // that are made of them, lie within this task's rows and columns of the results or within `own`. The slices of the
+        // products are of what the tiles have just written; that of `y` need not be initialised, since it is written only.
         unsafe {
             let b = packed.panels(2 * panel_pairs, panel, |scratch, b| {
                 pack::transposed(&self.gate, panel, 0..k, scratch, b);
@@ -114,7 +118,7 @@ impl Gated<'_> {
                 for row in 0..count {
                     let [gate, up] =
                         [gate, up].map(|x| std::slice::from_raw_parts(x.add(row * stride).cast_const(), columns));
-                    let y = std::slice::from_raw_parts_mut(y.add((first_row + row) * n + first), columns);
+                    let y = std::slice::from_raw_parts_mut(y.add((first_row + row) * n + first).cast(), columns);
                     gate_row(self.activation, gate, up, y);
                 }
             }

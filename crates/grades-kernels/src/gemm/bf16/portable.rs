@@ -1,9 +1,11 @@
 //! The products on any processor: the rounded numbers multiplied in f32.
 
+use std::ops::Range;
+
 use half::bf16;
 
+use super::output::{Output, Part};
 use super::rows::Stack;
-use super::{Output, Part};
 use crate::gemm::{self, Matrix, MatrixMut};
 
 fn widened(a: Matrix<bf16>) -> Vec<f32> {
@@ -24,26 +26,19 @@ fn rounded(stack: &Stack) -> Vec<f32> {
     all
 }
 
-/// Writes `values [rows, columns]`, plus `bias` where there is one, to where they go.
-fn write(values: &[f32], bias: &[f32], c: Output) {
+/// Writes `values [rows, columns]` to where they go.
+fn write(values: &[f32], c: Output) {
     let columns = c.columns();
-    let row_of = |row: usize| {
-        let values = values[row * columns..][..columns].iter().enumerate();
-        values.map(|(column, value)| value + bias.get(column).unwrap_or(&0.0))
-    };
+    let row_of = |row: usize| values[row * columns..][..columns].iter();
     match c {
         Output::F32(mut c) => {
-            (0..c.rows()).for_each(|row| c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c = v));
+            (0..c.rows()).for_each(|row| c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c = *v));
         }
         Output::AddF32(mut c) => {
             (0..c.rows()).for_each(|row| c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c += v));
         }
-        Output::SumF32(mut c, other) => (0..c.rows()).for_each(|row| {
-            let sums = other.row(row).iter().zip(row_of(row));
-            c.row_mut(row).iter_mut().zip(sums).for_each(|(c, (other, v))| *c = other + v);
-        }),
         Output::Bf16(mut c) => (0..c.rows())
-            .for_each(|row| c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c = bf16::from_f32(v))),
+            .for_each(|row| c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c = bf16::from_f32(*v))),
         Output::AddBf16(mut c) => (0..c.rows()).for_each(|row| {
             c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c = bf16::from_f32(c.to_f32() + v));
         }),
@@ -51,6 +46,11 @@ fn write(values: &[f32], bias: &[f32], c: Output) {
 }
 
 pub(super) fn nt(a: Matrix<bf16>, stack: &Stack, bias: &[f32], c: Output) {
+    write(&nt_f32(a, stack, bias), c);
+}
+
+/// The product in f32, `[rows of a, rows of the stack]`.
+pub(super) fn nt_f32(a: Matrix<bf16>, stack: &Stack, bias: &[f32]) -> Vec<f32> {
     let (a_values, w) = (widened(a), rounded(stack));
     let mut y = vec![0.0; a.rows() * stack.rows()];
     gemm::nt(
@@ -59,10 +59,19 @@ pub(super) fn nt(a: Matrix<bf16>, stack: &Stack, bias: &[f32], c: Output) {
         MatrixMut::new(&mut y, a.rows(), stack.rows()),
         false,
     );
-    write(&y, bias, c);
+    if !bias.is_empty() {
+        let rows = y.chunks_exact_mut(bias.len());
+        rows.for_each(|row| row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias));
+    }
+    y
 }
 
 pub(super) fn nn(a: Matrix<bf16>, stack: &Stack, c: Output) {
+    write(&nn_f32(a, stack), c);
+}
+
+/// The product in f32, `[rows of a, columns of the stack]`.
+pub(super) fn nn_f32(a: Matrix<bf16>, stack: &Stack) -> Vec<f32> {
     let (a_values, w) = (widened(a), rounded(stack));
     let mut y = vec![0.0; a.rows() * stack.columns()];
     gemm::nn(
@@ -71,14 +80,25 @@ pub(super) fn nn(a: Matrix<bf16>, stack: &Stack, c: Output) {
         MatrixMut::new(&mut y, a.rows(), stack.columns()),
         false,
     );
-    write(&y, &[], c);
+    y
 }
 
 pub(super) fn tn(a: Matrix<bf16>, b: Matrix<bf16>, parts: Vec<Part>) {
     let (a_values, b_values) = (widened(a), widened(b));
     for Part { first, c, accumulate } in parts {
-        let columns = &a_values[first.min(a_values.len())..];
-        let a = Matrix::with_stride(columns, a.rows(), c.rows(), a.columns());
+        let a = columns(&a_values, a, first, c.rows());
         gemm::tn(a, Matrix::new(&b_values, b.rows(), b.columns()), c, accumulate);
     }
+}
+
+/// The products of ranges of the columns of `a`, `[columns, columns of b]` each.
+pub(super) fn tn_f32(a: Matrix<bf16>, b: Matrix<bf16>, ranges: &[Range<usize>]) -> Vec<Vec<f32>> {
+    let (a_values, b_values) = (widened(a), widened(b));
+    let b = Matrix::new(&b_values, b.rows(), b.columns());
+    ranges.iter().map(|range| gemm::tn_new(columns(&a_values, a, range.start, range.len()), b)).collect()
+}
+
+/// Columns `first .. first + count` of the values of `a`.
+fn columns<'v>(values: &'v [f32], a: Matrix<bf16>, first: usize, count: usize) -> Matrix<'v> {
+    Matrix::with_stride(&values[first.min(values.len())..], a.rows(), count, a.columns())
 }

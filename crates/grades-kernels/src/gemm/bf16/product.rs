@@ -1,14 +1,15 @@
 //! Products with a weight: it is packed panel by panel, the left operand is read where it lies.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use half::bf16;
 
-use super::Matrix;
 use super::pack::{self, Buffer};
 use super::rows::Stack;
 use super::tile::{COLUMNS, Left, ROWS, Target, tile};
-use crate::element::convert;
+use crate::element::convert_into;
+use crate::gemm::Matrix;
 use crate::threads::{Shared, each, each_with, ends_a_part, threads};
 
 /// The right operand `[k, n]`.
@@ -107,17 +108,19 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], target: 
         product.pass(start..k.min(start + INNER), target);
     }
     if let Target::Bf16 { c, row_stride, accumulate } = target {
-        // SAFETY: the first pass has written every element.
+        // SAFETY: there is room for `m · n` elements, and the first pass has written each of them.
         unsafe { sums.set_len(m * n) };
         let c = Shared(c);
         each(sums.chunks_exact_mut(n).enumerate(), |(i, sums)| {
-            // SAFETY: this row of the result is this item's alone. It holds numbers where the product accumulates; where it does
-            // not, it is written only, and any pattern is a number.
-            let c = unsafe { std::slice::from_raw_parts_mut(c.get().add(i * row_stride), n) };
+            // SAFETY: this row of the result is this item's alone, and need not be initialised where it is written only.
+            let c: &mut [MaybeUninit<bf16>] =
+                unsafe { std::slice::from_raw_parts_mut(c.get().add(i * row_stride).cast(), n) };
             if accumulate {
-                sums.iter_mut().zip(&*c).for_each(|(sum, c)| *sum += c.to_f32());
+                // SAFETY: what a product is added to holds values.
+                let before = unsafe { c.assume_init_ref() };
+                sums.iter_mut().zip(before).for_each(|(sum, c)| *sum += c.to_f32());
             }
-            convert(sums, c);
+            convert_into(sums, c);
         });
     }
 }

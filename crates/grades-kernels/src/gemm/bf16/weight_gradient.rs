@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::Matrix;
 use super::pack::{self, Buffer};
 use super::product::{LAST, Packed};
 use super::tile::{COLUMNS, Left, ROWS, Target, tile};
+use crate::gemm::Matrix;
 use crate::threads::{Shared, each, each_with, ends_a_part};
 
 /// Rows of the batch that are packed at once: a panel of them fills a tenth of a second-level cache.

@@ -1,0 +1,150 @@
+//! Adding, scaling and masking whole tensors in place, on all threads.
+//!
+//! Each element depends on those at its own place alone, so that results are the same bits on any number of threads.
+
+use crate::Element;
+use crate::dispatch::multiversion;
+use crate::math::mul_add;
+use crate::threads::each;
+
+/// Elements of a block of work.
+const BLOCK: usize = 16_384;
+
+/// `y += x`, each sum made in f32 and rounded once to the dtype.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add_in_place<E: Element>(y: &mut [E], x: &[E]) {
+    assert_eq!(x.len(), y.len());
+    each(y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)), |(y, x)| add_block(y, x));
+}
+
+/// `y += factor · x`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn axpy(factor: f32, x: &[f32], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len());
+    each(y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)), |(y, x)| axpy_block(factor, x, y));
+}
+
+/// `x *= factor`.
+pub fn scale(factor: f32, x: &mut [f32]) {
+    each(x.chunks_mut(BLOCK), |x| scale_block(factor, x));
+}
+
+/// Sets the elements that `keep` does not name to zero, whatever they are.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn zero_masked<E: Element>(x: &mut [E], keep: &[bool]) {
+    assert_eq!(keep.len(), x.len());
+    each(x.chunks_mut(BLOCK).zip(keep.chunks(BLOCK)), |(x, keep)| zero_block(x, keep));
+}
+
+multiversion! {
+    fn add_block<FMA; E: Element>(y: &mut [E], x: &[E]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = E::narrow(y.widen() + x.widen());
+        }
+    }
+
+    fn axpy_block<FMA>(factor: f32, x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = mul_add::<FMA>(factor, *x, *y);
+        }
+    }
+
+    fn scale_block<FMA>(factor: f32, x: &mut [f32]) {
+        for x in x {
+            *x *= factor;
+        }
+    }
+
+    fn zero_block<FMA; E: Element>(x: &mut [E], keep: &[bool]) {
+        for (x, keep) in x.iter_mut().zip(keep) {
+            *x = if *keep { *x } else { E::ZERO };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::{add_in_place, axpy, scale, zero_masked};
+    use crate::testing::{assert_close, numbers, on_any_threads};
+
+    /// None, one, less than a vector, and some blocks of work with a rest.
+    const LENGTHS: [usize; 6] = [0, 1, 7, 1000, 16_384, 40_001];
+
+    fn short(values: &[f32]) -> Vec<bf16> {
+        values.iter().map(|&x| bf16::from_f32(x)).collect()
+    }
+
+    fn wide(values: &[bf16]) -> Vec<f32> {
+        values.iter().map(|x| x.to_f32()).collect()
+    }
+
+    #[test]
+    fn sums_are_those_of_the_elements() {
+        for len in LENGTHS {
+            let (x, y) = (numbers(1, len), numbers(2, len));
+            let (short_x, short_y) = (short(&x), short(&y));
+            let found = on_any_threads(|| {
+                let (mut sum, mut short_sum) = (y.clone(), short_y.clone());
+                add_in_place(&mut sum, &x);
+                add_in_place(&mut short_sum, &short_x);
+                vec![sum, wide(&short_sum)]
+            });
+            assert_eq!(found[0], x.iter().zip(&y).map(|(x, y)| x + y).collect::<Vec<_>>());
+            // The exact sum of two such numbers fits f64, so that this rounds once.
+            let once = |(x, y): (&bf16, &bf16)| bf16::from_f64(x.to_f64() + y.to_f64()).to_f32();
+            assert_eq!(found[1], short_x.iter().zip(&short_y).map(once).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn multiples_are_added_and_scaled() {
+        for len in LENGTHS {
+            let (x, y) = (numbers(1, len), numbers(2, len));
+            let found = on_any_threads(|| {
+                let (mut sum, mut scaled) = (y.clone(), x.clone());
+                axpy(0.3, &x, &mut sum);
+                scale(-4.0, &mut scaled);
+                vec![sum, scaled]
+            });
+            let factor = f64::from(0.3_f32);
+            let expected: Vec<f64> = x.iter().zip(&y).map(|(&x, &y)| factor * f64::from(x) + f64::from(y)).collect();
+            assert_close(&found[0], &expected, 1e-7, &format!("{len} elements"));
+            assert!(found[1].iter().zip(&x).all(|(&scaled, &x)| scaled == -4.0 * x));
+        }
+    }
+
+    #[test]
+    fn what_is_masked_out_becomes_zero_even_if_it_is_no_number() {
+        for len in LENGTHS {
+            let keep: Vec<bool> = (0..len).map(|i| i * i % 7 < 3).collect();
+            let expected: Vec<f32> =
+                numbers(1, len).iter().zip(&keep).map(|(&x, &k)| if k { x } else { 0.0 }).collect();
+            // Masked elements that times zero would not be zero.
+            let mut x = numbers(1, len);
+            x.iter_mut().zip(&keep).filter(|(_, keep)| !**keep).for_each(|(x, _)| *x += f32::NAN);
+            let found = on_any_threads(|| {
+                let (mut long, mut halved) = (x.clone(), short(&x));
+                zero_masked(&mut long, &keep);
+                zero_masked(&mut halved, &keep);
+                vec![long, wide(&halved)]
+            });
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&found[0]), bits(&expected));
+            assert_eq!(bits(&found[1]), bits(&wide(&short(&expected))));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "left == right")]
+    fn a_mask_of_another_length_is_refused() {
+        zero_masked(&mut [1.0_f32; 3], &[true; 2]);
+    }
+}

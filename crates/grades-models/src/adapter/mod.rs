@@ -1,0 +1,9 @@
+//! Low-rank adapters (LoRA, Hu et al. 2021; DoRA, Liu et al. 2024): their options, how they come beside a model's linear
+//! layers, and their files.
+
+mod attach;
+mod config;
+mod names;
+pub mod peft;
+
+pub use config::LoraConfig;

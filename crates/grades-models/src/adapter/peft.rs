@@ -1,0 +1,150 @@
+//! Adapters in PEFT's files: `adapter_config.json` and `adapter_model.safetensors`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::config::LoraConfig;
+use super::names::{MAGNITUDE, PREFIX};
+use crate::Error;
+use crate::model::Decoder;
+use crate::weights::{Checkpoint, TensorToSave, save_adapter};
+
+const CONFIG: &str = "adapter_config.json";
+const TENSORS: &str = "adapter_model.safetensors";
+
+/// Options of PEFT that change what an adapter computes and are not supported, with the values that leave it as it is.
+const PLAIN: [(&str, &[&str]); 8] = [
+    ("use_qalora", &["false"]),
+    ("fan_in_fan_out", &["false"]),
+    ("lora_bias", &["false"]),
+    ("bias", &["\"none\""]),
+    ("rank_pattern", &["{}"]),
+    ("alpha_pattern", &["{}"]),
+    ("modules_to_save", &["[]"]),
+    ("layer_replication", &["[]"]),
+];
+
+fn refuse(path: &Path, problem: impl std::fmt::Display) -> Error {
+    Error::Input(format!("{}: {problem}", path.display()))
+}
+
+/// The module of an adapter's tensor, `model.layers.0.self_attn.q_proj`.
+fn module(tensor: &str) -> Option<&str> {
+    let name = tensor.strip_prefix(PREFIX)?;
+    [".lora_A.weight", ".lora_B.weight", MAGNITUDE].iter().find_map(|end| name.strip_suffix(end))
+}
+
+/// The adapter in the folder `dir`: its options, with the modules that it has tensors for as targets, and its values.
+///
+/// # Errors
+/// If a file is missing or damaged, or the adapter is of a kind that is not supported.
+pub fn open(dir: &Path) -> Result<(LoraConfig, Checkpoint), Error> {
+    let path = dir.join(CONFIG);
+    if !path.is_file() {
+        return Err(refuse(dir, format!("there is no adapter here; its folder holds {CONFIG} and {TENSORS}")));
+    }
+    let text = fs::read_to_string(&path).map_err(|source| refuse(&path, format!("it cannot be read ({source})")))?;
+    let config: Value =
+        serde_json::from_str(&text).map_err(|e| refuse(&path, format!("it is not valid JSON ({e})")))?;
+    let kind = config.get("peft_type").and_then(Value::as_str).unwrap_or("missing");
+    if kind != "LORA" {
+        return Err(refuse(&path, format!("`peft_type` is {kind}; only adapters of type LORA can be used")));
+    }
+    for (key, plain) in PLAIN {
+        let value = config.get(key).filter(|value| !value.is_null()).map(Value::to_string);
+        if let Some(value) = value.filter(|value| !plain.contains(&value.as_str())) {
+            return Err(refuse(&path, format!("`{key}: {value}` is not supported; only {} is", plain.join(" or "))));
+        }
+    }
+    let number = |key: &str| config.get(key).and_then(Value::as_f64).filter(|number| *number > 0.0);
+    let (Some(r), Some(lora_alpha)) = (number("r").filter(|r| r.fract() == 0.0), number("lora_alpha")) else {
+        return Err(refuse(&path, "`r` and `lora_alpha` must be numbers above 0, `r` a whole one"));
+    };
+    let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let (use_rslora, use_dora) = (flag("use_rslora"), flag("use_dora"));
+    let lora_dropout = number("lora_dropout").unwrap_or(0.0);
+    let values = Checkpoint::open(dir.join(TENSORS))?;
+    let mut modules = BTreeSet::new();
+    for name in values.names() {
+        let Some(module) = module(name).filter(|_| use_dora || !name.ends_with(MAGNITUDE)) else {
+            let path = dir.join(TENSORS);
+            return Err(refuse(&path, format!("the tensor {name} is not the A or B of a linear layer's adapter")));
+        };
+        modules.insert(module.to_owned());
+    }
+    let target_modules = modules.into_iter().collect();
+    let config = LoraConfig { r: r as usize, lora_alpha, use_rslora, target_modules, lora_dropout, use_dora };
+    Ok((config, values))
+}
+
+/// The model with the adapter in the folder `dir`.
+///
+/// # Errors
+/// As [`open`], and if the adapter does not fit the model.
+pub fn attach(model: Decoder, dir: &Path) -> Result<Decoder, Error> {
+    let (config, values) = open(dir)?;
+    let has = |module: &str| model.parameters().iter().any(|p| p.name.strip_suffix(".weight") == Some(module));
+    if let Some(module) = config.target_modules.iter().find(|module| !has(module)) {
+        let problem =
+            format!("the adapter does not fit: the model has no layer {module}; give the base that it was trained on");
+        return Err(refuse(dir, problem));
+    }
+    model.with_adapter(config, &values).map_err(|error| refuse(dir, format!("the adapter does not fit: {error}")))
+}
+
+/// Writes the model's adapter into the folder `dir`, which must not hold one. `base` is where its base is.
+///
+/// # Errors
+/// If the model has no adapter, something is in the way, or the disk refuses.
+pub fn save(dir: &Path, model: &Decoder, base: Option<&str>) -> Result<(), Error> {
+    let Some(adapter) = model.adapter() else {
+        return Err(refuse(dir, "the model has no adapter to save"));
+    };
+    let pairs = model.parameters().iter().filter(|parameter| !parameter.is_base());
+    let tensors = pairs
+        .map(|parameter| TensorToSave::deferred(&parameter.name, &parameter.shape, move || Ok(parameter.to_host())));
+    Ok(save_adapter(dir, (CONFIG, &config(model, adapter, base)), (TENSORS, tensors.collect()))?)
+}
+
+fn config(model: &Decoder, adapter: &LoraConfig, base: Option<&str>) -> Value {
+    let whole = adapter.lora_alpha.fract() == 0.0 && adapter.lora_alpha < 1e9;
+    let alpha = if whole { json!(adapter.lora_alpha as u64) } else { json!(adapter.lora_alpha) };
+    json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": adapter.r,
+        "lora_alpha": alpha,
+        "lora_dropout": adapter.lora_dropout,
+        "use_rslora": adapter.use_rslora,
+        "use_dora": adapter.use_dora,
+        "target_modules": targets(model),
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "init_lora_weights": true,
+        "inference_mode": true,
+        "modules_to_save": null,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+    })
+}
+
+/// The adapted modules as PEFT matches them: the last part of their names where it means no others, else all of it.
+fn targets(model: &Decoder) -> BTreeSet<&str> {
+    let names = || model.parameters().iter().map(|parameter| parameter.name.as_str());
+    let adapted: BTreeSet<&str> = names().filter_map(module).collect();
+    let last = |module: &&str| module.rsplit('.').next().map(str::to_owned);
+    let others: BTreeSet<String> = names()
+        .filter_map(|name| name.strip_suffix(".weight"))
+        .filter(|name| !name.starts_with(PREFIX) && !adapted.contains(name))
+        .filter_map(|name| last(&name))
+        .collect();
+    let shorten = |module: &'_ str| module.rsplit('.').next().is_some_and(|last| !others.contains(last));
+    adapted
+        .iter()
+        .map(|module| if shorten(module) { module.rsplit('.').next().unwrap_or(module) } else { module })
+        .collect()
+}

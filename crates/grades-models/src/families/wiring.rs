@@ -1,0 +1,55 @@
+//! What architectures share beside their layers: the embedding, the last norm, the head.
+
+use std::sync::Arc;
+
+use grades::{Companion, Tower};
+
+use crate::Error;
+use crate::config::{HfConfig, Sizes};
+use crate::model::{HEAD, Stack, Wiring};
+use crate::nn::{Heads, Layer, Norm, Rope};
+use crate::parameters::Place;
+use crate::source::Builder;
+
+/// Names of a decoder's parts in transformers' checkpoints.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const NORM: &str = "model.norm.weight";
+
+/// A decoder of layers that `layer` loads, each with its index and the prefix of its tensors.
+pub(super) fn decoder(
+    builder: &mut Builder<'_>,
+    sizes: &Sizes,
+    layer: impl Fn(&mut Builder<'_>, usize, &str) -> Result<Layer, Error>,
+) -> Result<Wiring, Error> {
+    let (hidden, vocabulary) = (sizes.hidden_size, sizes.vocab_size);
+    let input = Companion::Embedding { tower: Tower::Language };
+    let place = if sizes.tie_word_embeddings { Place::Tied(input) } else { Place::Companion(input) };
+    let embedding = builder.add(EMBEDDING, &[vocabulary, hidden], place)?;
+    let layers = (0..sizes.num_hidden_layers).map(|index| layer(builder, index, &format!("model.layers.{index}.")));
+    let layers = layers.collect::<Result<_, _>>()?;
+    let scale = builder.add(NORM, &[hidden], Place::Always)?;
+    let norm = Norm { scale, eps: sizes.rms_norm_eps as f32 };
+    let head = match sizes.tie_word_embeddings {
+        true => None,
+        false => Some(builder.add(HEAD, &[vocabulary, hidden], Place::Always)?),
+    };
+    Ok(Wiring { embedding, stack: Stack { tower: Tower::Language, layers, norm }, head })
+}
+
+/// The norm of a layer.
+pub(super) fn norm(builder: &mut Builder<'_>, sizes: &Sizes, index: usize, name: &str) -> Result<Norm, Error> {
+    let scale = builder.scale(name, sizes.hidden_size, Tower::Language, index)?;
+    Ok(Norm { scale, eps: sizes.rms_norm_eps as f32 })
+}
+
+/// Causal heads with rotary positions.
+pub(super) fn heads(config: &HfConfig, sizes: &Sizes) -> Result<Heads, Error> {
+    Ok(Heads {
+        heads: sizes.num_attention_heads,
+        kv_heads: sizes.num_key_value_heads,
+        head_dim: sizes.head_dim,
+        causal: true,
+        window: None,
+        rope: Some(Arc::new(Rope::new(&config.rope(sizes.head_dim)?))),
+    })
+}

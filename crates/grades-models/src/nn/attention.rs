@@ -1,0 +1,90 @@
+//! Self-attention with rotary positions.
+
+use std::sync::Arc;
+
+use grades_tensor::{AttentionSpec, Layout, Tensor, Var, ops};
+
+use super::projection::Projection;
+use super::rope::Rope;
+use super::run::Run;
+
+/// The heads of an attention.
+#[derive(Clone, Debug)]
+pub(crate) struct Heads {
+    /// Query heads.
+    pub(crate) heads: usize,
+    /// Key and value heads; each serves `heads / kv_heads` query heads.
+    pub(crate) kv_heads: usize,
+    /// Size of a head.
+    pub(crate) head_dim: usize,
+    /// Whether a token sees only itself and earlier ones.
+    pub(crate) causal: bool,
+    /// Sliding window: a token sees itself and the `window − 1` tokens before it.
+    pub(crate) window: Option<usize>,
+    /// Rotary embedding of queries and keys.
+    pub(crate) rope: Option<Arc<Rope>>,
+}
+
+/// Keys and values of the tokens that one layer has seen, each `[tokens, kv_heads · head_dim]`.
+pub type KeysAndValues = (Tensor, Tensor);
+
+/// Self-attention: each token sees others of its sample.
+#[derive(Debug)]
+pub(crate) struct Attention {
+    /// `[q | k | v]`.
+    pub(crate) qkv: Projection,
+    /// The output.
+    pub(crate) o: Projection,
+    /// How the heads are cut.
+    pub(crate) heads: Heads,
+}
+
+impl Attention {
+    /// The operation over the samples of a batch.
+    pub(crate) fn spec(&self, layout: &Arc<Layout>) -> AttentionSpec {
+        let Heads { heads, kv_heads, head_dim, causal, window, rope } = &self.heads;
+        let longest = layout.positions.iter().max().map_or(0, |&position| position as usize + 1);
+        AttentionSpec {
+            heads: *heads,
+            kv_heads: *kv_heads,
+            head_dim: *head_dim,
+            scale: (*head_dim as f32).powf(-0.5),
+            causal: *causal,
+            window: *window,
+            rope: rope.as_ref().map(|rope| rope.table(longest)),
+            layout: layout.clone(),
+        }
+    }
+
+    /// What each token of the normed input sees of the others, `[tokens, heads · head_dim]`. The keys and values join those
+    /// of a cache, where there is one, and all of them are seen.
+    pub(super) fn see(
+        &self,
+        run: Run<'_>,
+        x: &Var,
+        layout: &Arc<Layout>,
+        cache: Option<&mut Option<KeysAndValues>>,
+    ) -> Var {
+        let (qkv, spec) = (self.qkv.forward(run, x, None), self.spec(layout));
+        match (cache, layout.key_rows.as_deref()) {
+            (None, None) => ops::self_attention(run.tape, &qkv, spec),
+            (None, Some(rows)) => {
+                let [q, k, v] = ops::split_heads(&qkv, &spec);
+                let (k, v) = (k.device().gather_rows(&k, rows), v.device().gather_rows(&v, rows));
+                ops::attend(&q, &k, &v, &spec)
+            }
+            (Some(cache), _) => {
+                let [q, k, v] = ops::split_heads(&qkv, &spec);
+                let (keys, values) = match cache {
+                    empty @ None => empty.insert((k, v)),
+                    Some(seen) => {
+                        seen.0.device().append_rows(&mut seen.0, &k);
+                        seen.1.device().append_rows(&mut seen.1, &v);
+                        seen
+                    }
+                };
+                ops::attend(&q, keys, values, &spec)
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! A transformer layer: attention and an MLP, each behind a norm and beside a residual.
+
+use std::sync::Arc;
+
+use grades_tensor::{Layout, Var};
+
+use super::attention::{Attention, KeysAndValues};
+use super::mlp::Mlp;
+use super::norm::Norm;
+use super::projection::Projection;
+use super::run::Run;
+
+/// One layer of a stack.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) attention_norm: Norm,
+    pub(crate) attention: Attention,
+    pub(crate) mlp_norm: Norm,
+    pub(crate) mlp: Mlp,
+}
+
+impl Layer {
+    /// `[tokens, hidden]` to `[tokens, hidden]`, the residual stream in f32.
+    pub(crate) fn forward(
+        &self,
+        run: Run<'_>,
+        x: &Var,
+        layout: &Arc<Layout>,
+        cache: Option<&mut Option<KeysAndValues>>,
+    ) -> Var {
+        self.beyond_attention(run, &self.see(run, x, layout, cache), x)
+    }
+
+    /// What each token of the input sees of the others, `[tokens, heads · head_dim]`.
+    pub(crate) fn see(
+        &self,
+        run: Run<'_>,
+        x: &Var,
+        layout: &Arc<Layout>,
+        cache: Option<&mut Option<KeysAndValues>>,
+    ) -> Var {
+        self.attention.see(run, &self.attention_norm.forward(run, x), layout, cache)
+    }
+
+    /// The rest, which is row by row: what the rows saw is added to their input x, and the MLP follows.
+    pub(crate) fn beyond_attention(&self, run: Run<'_>, seen: &Var, x: &Var) -> Var {
+        let x = self.attention.o.forward(run, seen, Some(x));
+        self.mlp.forward(run, &self.mlp_norm.forward(run, &x), &x)
+    }
+
+    /// Its linear layers, in the order of the data.
+    pub(crate) fn projections_mut(&mut self) -> [&mut Projection; 4] {
+        [&mut self.attention.qkv, &mut self.attention.o, &mut self.mlp.gate_up, &mut self.mlp.down]
+    }
+}

@@ -1,0 +1,159 @@
+//! Where the values of a model come from, and the table that is filled with them.
+
+use grades::{Companion, Tower, UnitId};
+use grades_kernels::quant::{Nf4, PackedMatrix};
+use grades_tensor::DeviceRef;
+
+use crate::Error;
+use crate::parameters::{Parameter, ParameterId, Parameters, Place};
+
+/// Where the values of a new model come from.
+pub trait Source {
+    /// The shape of a tensor, if there is one of that name.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+
+    /// The values of tensor `name`, row-major, as f32; `shape` is what the model expects.
+    ///
+    /// # Errors
+    /// When the tensor is missing or cannot be read.
+    fn load(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error>;
+
+    /// The matrix `name` in the blocks that it is stored in, or in NF4 where it is stored dense.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and if a value is not finite.
+    fn load_packed(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<PackedMatrix, Error> {
+        let refused = |problem: String| Error::Input(format!("tensor {name}: {problem}"));
+        let values = Nf4::encode(&self.load(name, &[rows, columns])?).map_err(|e| refused(e.to_string()))?;
+        PackedMatrix::nf4(values, rows, columns).map_err(|e| refused(e.to_string()))
+    }
+}
+
+/// How a model holds its projection matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// In f32.
+    #[default]
+    Dense,
+    /// In the blocks of their checkpoint where it is quantised, else in NF4. They do not train.
+    Packed,
+}
+
+impl Storage {
+    /// As the option `load_in_4bit` means it.
+    #[must_use]
+    pub fn in_4bit(load_in_4bit: bool) -> Self {
+        if load_in_4bit { Self::Packed } else { Self::Dense }
+    }
+}
+
+/// How a model is put together.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Where its tensors are.
+    pub device: DeviceRef,
+    /// How it holds its projection matrices; embedding, head, norms and biases are dense.
+    pub storage: Storage,
+    /// Whether the roles inside a fused projection are units of their own.
+    pub split_fused: bool,
+}
+
+impl LoadOptions {
+    /// Dense, with the roles inside fused projections as units.
+    #[must_use]
+    pub fn new(device: DeviceRef) -> Self {
+        Self { device, storage: Storage::Dense, split_fused: true }
+    }
+
+    /// With the projection matrices held as the option `load_in_4bit` says.
+    #[must_use]
+    pub fn in_4bit(self, load_in_4bit: bool) -> Self {
+        Self { storage: Storage::in_4bit(load_in_4bit), ..self }
+    }
+}
+
+/// Fills a table from a [`Source`] while a model is put together.
+pub(crate) struct Builder<'a> {
+    source: &'a dyn Source,
+    pub(crate) options: LoadOptions,
+    parameters: Parameters,
+    sites: u64,
+}
+
+impl<'a> Builder<'a> {
+    pub(crate) fn new(source: &'a dyn Source, options: LoadOptions) -> Self {
+        Self { source, options, parameters: Parameters::default(), sites: 0 }
+    }
+
+    /// Adds to a table.
+    pub(crate) fn onto(parameters: Parameters, source: &'a dyn Source, device: DeviceRef) -> Self {
+        Self { source, options: LoadOptions::new(device), parameters, sites: 0 }
+    }
+
+    pub(crate) fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The next number of a linear layer in the model.
+    pub(crate) fn next_site(&mut self) -> u64 {
+        self.sites += 1;
+        self.sites - 1
+    }
+
+    /// Loads one parameter of the given checkpoint shape (1 or 2 dimensions).
+    pub(crate) fn add(&mut self, name: &str, shape: &[usize], place: Place) -> Result<ParameterId, Error> {
+        self.add_pieces(name, shape, &[(shape.first().copied().unwrap_or(1), place)], Vec::new())
+    }
+
+    /// The same with several pieces; where the source gives no values, it begins with those of `start`.
+    pub(crate) fn add_pieces(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        pieces: &[(usize, Place)],
+        start: Vec<f32>,
+    ) -> Result<ParameterId, Error> {
+        if let Some(found) = self.source.shape(name)
+            && found != shape
+        {
+            return Err(Error::Shape { name: name.into(), found, expected: shape.into() });
+        }
+        let device = self.options.device;
+        let unit = pieces.iter().all(|(_, place)| place.unit().is_some());
+        let value = match (shape, self.options.storage) {
+            (&[rows, columns], Storage::Packed) if unit => {
+                device.from_packed(self.source.load_packed(name, [rows, columns])?)
+            }
+            _ => {
+                let values = Some(self.source.load(name, shape)?).filter(|values| !values.is_empty()).unwrap_or(start);
+                let columns = shape.last().copied().unwrap_or(1);
+                device.from_host(values, [shape.iter().product::<usize>() / columns.max(1), columns])
+            }
+        };
+        Ok(self.parameters.push(Parameter::new(name, shape, value, pieces)))
+    }
+
+    /// The norm scale of a layer.
+    pub(crate) fn scale(&mut self, name: &str, width: usize, tower: Tower, layer: usize) -> Result<ParameterId, Error> {
+        self.add(name, &[width], Place::Companion(Companion::Norms { tower, layer }))
+    }
+
+    /// The matrix `[rows, columns]` of a linear layer with the units in it, and its bias if it has one.
+    pub(crate) fn linear(
+        &mut self,
+        name: &str,
+        columns: usize,
+        units: &[(UnitId, usize)],
+        bias: bool,
+    ) -> Result<(ParameterId, Option<ParameterId>), Error> {
+        let rows = units.iter().map(|(_, rows)| rows).sum();
+        let pieces: Vec<_> = units.iter().map(|&(unit, rows)| (rows, Place::Unit(unit))).collect();
+        let weight = self.add_pieces(&format!("{name}.weight"), &[rows, columns], &pieces, Vec::new())?;
+        let bias = bias.then(|| self.add_pieces(&format!("{name}.bias"), &[rows], &pieces, Vec::new()));
+        Ok((weight, bias.transpose()?))
+    }
+
+    pub(crate) fn finish(self) -> Parameters {
+        self.parameters
+    }
+}

@@ -1,0 +1,45 @@
+//! The head: one block of logits at a time.
+
+use grades_kernels::cross_entropy::{Head, linear_cross_entropy_new, log_likelihood};
+
+use super::memory::Cpu;
+use super::values::{matrix, slice, tensor, with_numbers};
+use crate::device::Losses;
+use crate::spec::{CrossEntropySpec, Label};
+use crate::tensor::Tensor;
+
+impl Losses for Cpu {
+    #[expect(clippy::expect_used, reason = "the targets of a batch are checked before it reaches a model")]
+    fn cross_entropy(
+        &self,
+        hidden: &Tensor,
+        weight: &Tensor,
+        spec: &CrossEntropySpec,
+        want_hidden: bool,
+        want_weight: bool,
+    ) -> (Tensor, Option<Tensor>, Option<Tensor>) {
+        with_numbers!(hidden, E => {
+            let head: Head<'_, E> = Head {
+                hidden: slice(hidden),
+                weight: slice(weight),
+                labels: &spec.targets,
+                hidden_size: hidden.columns(),
+            };
+            let (loss, dhidden, dweight) = linear_cross_entropy_new(head, spec.scale, want_hidden, want_weight)
+                .expect("targets within the vocabulary");
+            let total = (loss.sum * f64::from(spec.scale)) as f32;
+            let (dhidden, dweight) =
+                (dhidden.map(|d| tensor(d, hidden.shape())), dweight.map(|d| tensor(d, weight.shape())));
+            (tensor(vec![total], [1, 1]), dhidden, dweight)
+        })
+    }
+
+    #[expect(clippy::expect_used, reason = "the labels of a batch are checked before it reaches a model")]
+    fn log_likelihoods(&self, hidden: &Tensor, weight: &Tensor, labels: &[Label]) -> Tensor {
+        let scores = with_numbers!(hidden, E => log_likelihood(matrix::<E>(hidden), matrix(weight), labels));
+        let scores = scores.expect("labels within the vocabulary");
+        let scores: Vec<f32> = scores.iter().map(|score| score.log_probability).collect();
+        let shape = [1, scores.len()];
+        tensor(scores, shape)
+    }
+}

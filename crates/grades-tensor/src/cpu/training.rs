@@ -1,0 +1,76 @@
+//! What training does to parameters and gradients.
+
+use grades::Norm;
+use grades_kernels::elementwise;
+use grades_kernels::optimizer::{self as kernel, AdamWState};
+
+use super::memory::Cpu;
+use super::values::{slice, tensor, vector};
+use crate::device::{Measure, Training, Update};
+use crate::spec::{AdamW, Sgd, Sums};
+use crate::tensor::Tensor;
+
+fn kernel_update<'a>(update: Update<'a>) -> kernel::Update<'a> {
+    let Update { parameter, first, gradient, gradient_scale } = update;
+    let parameter = &mut vector::<f32>(parameter, None)[first..][..gradient.len()];
+    kernel::Update { parameter, gradient: slice(gradient), gradient_scale }
+}
+
+impl Training for Cpu {
+    fn adamw(&self, update: Update<'_>, [first, second]: [&mut Tensor; 2], options: &AdamW) {
+        let state = AdamWState { first_moment: vector(first, None), second_moment: vector(second, None) };
+        kernel::adamw(options, kernel_update(update), state);
+    }
+
+    fn sgd(&self, update: Update<'_>, velocity: Option<&mut Tensor>, options: &Sgd) {
+        let velocity = velocity.map(|velocity| vector::<f32>(velocity, None).as_mut_slice());
+        kernel::sgd(options, kernel_update(update), velocity);
+    }
+
+    fn measure(&self, gradients: &[Measure<'_>]) -> Vec<Sums> {
+        gradients.iter().map(measure).collect()
+    }
+
+    fn distances(&self, pairs: &[(&Tensor, &Tensor)], norm: Norm) -> Vec<Option<f64>> {
+        let distance = |(a, b): &(&Tensor, &Tensor)| norm.of_difference(slice(a), slice(b), a.shape()).ok();
+        pairs.iter().map(distance).collect()
+    }
+
+    fn mask(&self, tensor: &mut Tensor, first: usize, keep: &[bool]) {
+        elementwise::zero_masked(&mut vector::<f32>(tensor, None)[first..][..keep.len()], keep);
+    }
+
+    fn part(&self, of: &Tensor, first: usize, shape: [usize; 2]) -> Tensor {
+        tensor(slice::<f32>(of)[first..][..shape[0] * shape[1]].to_vec(), shape)
+    }
+}
+
+fn measure(&Measure { gradient, previous, norm, want_previous }: &Measure<'_>) -> Sums {
+    let (now, shape) = (slice::<f32>(gradient), gradient.shape());
+    let before = previous.map(slice::<f32>);
+    let Some(norm) = norm else {
+        return Sums { squares: kernel::sum_squares(now), ..Sums::default() };
+    };
+    let before_wanted = before.filter(|_| want_previous);
+    let elementwise = |norm_of: fn(&kernel::Sums) -> f64, change_of: fn(&kernel::Sums) -> f64| {
+        let sums = kernel::measure(now, before.map_or(kernel::Measure::First, kernel::Measure::Against));
+        let of_previous = |values| norm_of(&kernel::measure(values, kernel::Measure::First));
+        Sums {
+            squares: sums.sq,
+            norm: Some(norm_of(&sums)),
+            previous: before_wanted.map(of_previous),
+            change: before.map(|_| change_of(&sums)),
+        }
+    };
+    match norm {
+        Norm::L1 => elementwise(|s| s.l1, |s| s.l1_change),
+        Norm::Frobenius => elementwise(|s| s.sq.sqrt(), |s| s.sq_change.sqrt()),
+        // Not sums over elements.
+        Norm::Spectral | Norm::Inf | Norm::One => Sums {
+            squares: kernel::sum_squares(now),
+            norm: norm.of(now, shape).ok(),
+            previous: before_wanted.and_then(|before| norm.of(before, shape).ok()),
+            change: before.and_then(|before| norm.of_difference(now, before, shape).ok()),
+        },
+    }
+}

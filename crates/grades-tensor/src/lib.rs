@@ -1,0 +1,33 @@
+//! Tensors, the devices that compute with them, and the tape of a backward pass.
+//!
+//! A [`Tensor`] is a matrix in the memory of a [`Device`], which is chosen at run time ([`device`]). [`ops`] are the
+//! operations that models are made of, over values of a forward pass ([`Var`]): each computes through the device and
+//! records on a [`Tape`] how to go back, if something that trains lies below it. What training does to parameters
+//! ([`Training`]) is the device's too, so that the host sees a few numbers a step.
+
+pub mod attention;
+pub mod cpu;
+mod device;
+mod dropout;
+mod dtype;
+mod flops;
+pub mod ops;
+mod reference;
+mod spec;
+mod tape;
+mod tensor;
+#[cfg(test)]
+mod tests;
+
+pub use attention::{AttentionSpec, Layout, RopeTable, Segment};
+pub use device::{
+    Adapters, DEVICES, Device, DeviceRef, Gain, Layers, Losses, Measure, Memory, Projections, SavedAttention, Training,
+    UnknownDevice, Update, device,
+};
+pub use dropout::Dropout;
+pub use dtype::Dtype;
+pub use flops::executed;
+pub use reference::REFERENCE;
+pub use spec::{Activation, AdamW, CrossEntropySpec, IGNORE, Label, Sgd, Sums, labels_of};
+pub use tape::{Backward, Gradients, Leaf, Node, Tape, Var};
+pub use tensor::Tensor;

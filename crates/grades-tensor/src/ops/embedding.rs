@@ -1,0 +1,42 @@
+//! Rows of a table, by index.
+
+use std::sync::Arc;
+
+use crate::dtype::Dtype;
+use crate::tape::{Leaf, Tape, Var};
+use crate::tensor::Tensor;
+
+/// Rows `ids` of `weight` `[vocabulary, hidden]`: `[tokens, hidden]`. The gradient of each row is added where the weight's
+/// is: a tied head has left its own there already.
+#[must_use]
+pub fn embed(tape: &Tape, weight: &Leaf, ids: Arc<Vec<u32>>) -> Var {
+    let (device, shape, slot) = (weight.value.device(), weight.value.shape(), weight.slot());
+    let y = device.gather_rows(&weight.value, &ids);
+    tape.record(y, slot.is_some(), move |dy, backward| {
+        let Some(slot) = slot else { return };
+        let gradients = backward.parameters();
+        let mut sum = gradients.take(slot).unwrap_or_else(|| device.zeros(shape, Dtype::F32));
+        device.scatter_add_rows(&mut sum, &ids, &dy);
+        gradients.put(slot, sum);
+    })
+}
+
+/// Rows `rows` of x; without a record.
+#[must_use]
+pub fn gather_rows(x: &Var, rows: &[u32]) -> Var {
+    Var::constant(x.value.device().gather_rows(&x.value, rows))
+}
+
+/// x with the rows `rows` of it, each at most once, replaced by those of `by`, which has no gradient.
+#[must_use]
+pub fn replace_rows(tape: &Tape, x: Var, rows: Arc<Vec<u32>>, by: &Tensor) -> Var {
+    let (device, node, mut y) = (by.device(), x.node(), x.value);
+    device.put_rows(&mut y, &rows, by);
+    let nothing = node.is_tracked().then(|| device.zeros(by.shape(), by.dtype()));
+    tape.record(y, node.is_tracked(), move |mut dy, backward| {
+        if let Some(nothing) = nothing {
+            device.put_rows(&mut dy, &rows, &nothing);
+        }
+        backward.add(node, dy);
+    })
+}

@@ -1,0 +1,84 @@
+//! Norms, attention, gates and dropout.
+
+use crate::attention::AttentionSpec;
+use crate::device::SavedAttention;
+use crate::dropout::Dropout;
+use crate::dtype::Dtype;
+use crate::flops;
+use crate::spec::Activation;
+use crate::tape::{Leaf, Tape, Var};
+use crate::tensor::Tensor;
+
+/// `y = x / √(mean(x²) + eps) · scale` by row, in `dtype`: f32 x `[tokens, width]`, scale `[1, width]` (Zhang and Sennrich
+/// 2019). This is where a model chooses the dtype of what follows.
+#[must_use]
+pub fn rms_norm(tape: &Tape, x: &Var, scale: &Leaf, eps: f32, dtype: Dtype) -> Var {
+    let device = x.value.device();
+    let (y, inverse) = device.rms_norm(&x.value, &scale.value, eps, dtype);
+    let tracked = tape.is_recording() && (x.is_tracked() || scale.is_tracked());
+    let kept = tracked.then(|| (x.value.clone(), scale.value.clone(), inverse));
+    let (node, slot) = (x.node(), scale.slot());
+    tape.record(y, tracked, move |dy, backward| {
+        let Some((x, scale, inverse)) = kept else { return };
+        let (dx, dscale) = device.rms_norm_backward(&dy, &x, &scale, &inverse, slot.is_some());
+        if let (Some(slot), Some(dscale)) = (slot, dscale) {
+            backward.parameters().add(slot, dscale);
+        }
+        backward.add(node, dx);
+    })
+}
+
+/// Softmax attention over the samples of a batch: `[q | k | v]` `[tokens, (heads + 2 kv_heads) · head_dim]` to `[tokens,
+/// heads · head_dim]`. Queries and keys are rotated here when the spec holds a rope table.
+#[must_use]
+pub fn self_attention(tape: &Tape, qkv: &Var, spec: AttentionSpec) -> Var {
+    let device = qkv.value.device();
+    flops::forward(spec.operations());
+    let [q, k, v] = device.split_heads(&qkv.value, &spec);
+    let (out, log_sum_exp) = device.attend(&q, &k, &v, &spec);
+    let node = qkv.node();
+    if !node.is_tracked() {
+        return Var::constant(out);
+    }
+    let saved = SavedAttention { q, k, v, out: out.clone(), log_sum_exp };
+    tape.record(out, true, move |dout, backward| {
+        // The scores are computed again, and each of the two products has two gradients: five in place of two.
+        flops::input_gradient(spec.operations() / 2 * 5);
+        let [dq, dk, dv] = device.attend_backward(&dout, &saved, &spec);
+        drop((saved, dout));
+        backward.add(node, device.join_heads(&dq, &dk, &dv, &spec));
+    })
+}
+
+/// Splits `[q | k | v]` and rotates q and k; without a record, for passes that keep keys and values.
+#[must_use]
+pub fn split_heads(qkv: &Var, spec: &AttentionSpec) -> [Tensor; 3] {
+    qkv.value.device().split_heads(&qkv.value, spec)
+}
+
+/// Attention over split, rotated heads, `[tokens, heads · head_dim]`; without a record.
+#[must_use]
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Var {
+    flops::forward(spec.operations());
+    Var::constant(q.device().attend(q, k, v, spec).0)
+}
+
+/// `activation(gate) · up` of `[gate | up]` `[tokens, 2 · width]` (Shazeer 2020).
+#[must_use]
+pub fn gated_activation(tape: &Tape, gate_up: Var, activation: Activation) -> Var {
+    let device = gate_up.value.device();
+    let y = device.gated_activation(&gate_up.value, activation);
+    let node = gate_up.node();
+    tape.record(y, node.is_tracked(), move |dy, backward| {
+        backward.add(node, device.gated_activation_backward(&dy, &gate_up.value, activation));
+    })
+}
+
+/// x times the mask that is drawn from the dropout's key. The mask is kept nowhere: the backward pass draws it again.
+#[must_use]
+pub fn dropout(tape: &Tape, x: &Var, dropout: Dropout) -> Var {
+    let (device, node) = (x.value.device(), x.node());
+    tape.record(device.dropout(&x.value, dropout), node.is_tracked(), move |dy, backward| {
+        backward.add(node, device.dropout(&dy, dropout));
+    })
+}

@@ -1,0 +1,73 @@
+//! What a run has cost so far: steps, tokens, operations, seconds, bytes.
+//!
+//! A checkpoint holds the whole ledger, so that one more counter that goes on after a resume is one more field.
+
+use std::time::Instant;
+
+use grades::Flops;
+use serde::{Deserialize, Serialize};
+
+/// The counters of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Steps that were made.
+    pub steps: usize,
+    /// Tokens that went through the model in training.
+    pub tokens: u64,
+    /// Operations of the training steps.
+    pub flops: Flops,
+    /// The sum of the steps' losses.
+    pub loss_sum: Exact,
+    /// Seconds of all steps with validation.
+    pub seconds: f64,
+    /// Seconds of them spent on validation.
+    pub validation_seconds: f64,
+    /// Seconds of them spent on measuring for the policy.
+    pub monitor_seconds: f64,
+    /// Operations of validation.
+    pub validation_flops: u64,
+    /// Operations of measuring.
+    pub monitor_flops: u64,
+    /// Most bytes that were kept from step to step for the policy.
+    pub monitor_bytes: u64,
+}
+
+impl Ledger {
+    /// Counts a step that began at `clock`; its seconds.
+    pub(super) fn count_step(&mut self, clock: Instant, loss: f64, flops: Flops, tokens: u64) -> f64 {
+        let seconds = clock.elapsed().as_secs_f64();
+        self.seconds += seconds;
+        self.flops += flops;
+        self.tokens += tokens;
+        self.loss_sum.0 += loss;
+        seconds
+    }
+
+    /// Counts the seconds since `clock` as the monitor's, without those of validation since there were `validated`.
+    pub(super) fn monitored(&mut self, clock: Instant, validated: f64) {
+        self.monitor_seconds += clock.elapsed().as_secs_f64() - (self.validation_seconds - validated);
+    }
+
+    /// The mean loss of the steps, as transformers' `training_loss`.
+    #[must_use]
+    pub fn mean_loss(&self) -> f64 {
+        self.loss_sum.0 / self.steps.max(1) as f64
+    }
+}
+
+/// A number that is stored by its bits: as a decimal number it might come back as its neighbour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "u64", into = "u64")]
+pub struct Exact(pub f64);
+
+impl From<u64> for Exact {
+    fn from(bits: u64) -> Self {
+        Self(f64::from_bits(bits))
+    }
+}
+
+impl From<Exact> for u64 {
+    fn from(Exact(number): Exact) -> Self {
+        number.to_bits()
+    }
+}

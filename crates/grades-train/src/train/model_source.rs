@@ -1,0 +1,108 @@
+//! Where the model of a run comes from: a checkpoint, or a description and random values.
+
+use std::fs;
+use std::path::Path;
+
+use grades_models::config::{HfConfig, Sizes};
+use grades_models::random::Random;
+use grades_models::source::LoadOptions;
+use grades_models::weights::Checkpoint;
+use grades_models::{Decoder, registry};
+use serde_json::Value;
+
+use super::error::TrainError;
+use crate::config::{Config, Init, Model};
+
+/// transformers' default of `initializer_range`.
+const STANDARD_DEVIATION: f64 = 0.02;
+
+/// A model before it is loaded.
+#[derive(Debug)]
+pub(super) struct ModelSource {
+    config: HfConfig,
+    generation_config: Option<Value>,
+    values: Values,
+}
+
+#[derive(Debug)]
+enum Values {
+    Pretrained(Checkpoint),
+    Random(Random),
+}
+
+impl ModelSource {
+    /// Reads the description of `model`, the model of a run as it is on disk.
+    ///
+    /// # Errors
+    /// If there is none, or it is not sound.
+    pub(super) fn of(model: &Model, config: &Config) -> Result<Self, TrainError> {
+        let pretrained = match (model, config.init) {
+            (Model::Checkpoint(path), Init::Pretrained) => path,
+            (Model::Checkpoint(path), Init::Random) if path.is_file() && !path.ends_with("config.json") => {
+                // A GGUF file, whose description is made from its header.
+                return Self::random(Checkpoint::open(path)?.config()?.clone(), config.seed);
+            }
+            (Model::Checkpoint(path) | Model::New { config: path, .. }, _) => {
+                return Self::random(read(path)?, config.seed);
+            }
+        };
+        let checkpoint = Checkpoint::open(pretrained)?;
+        Ok(Self {
+            config: HfConfig::new(checkpoint.config()?.clone())?,
+            generation_config: checkpoint.generation_config().cloned(),
+            values: Values::Pretrained(checkpoint),
+        })
+    }
+
+    fn random(config: Value, seed: u64) -> Result<Self, TrainError> {
+        let std = config.get("initializer_range").and_then(Value::as_f64).unwrap_or(STANDARD_DEVIATION) as f32;
+        let values = Values::Random(Random { std, ..Random::new(seed) });
+        Ok(Self { config: HfConfig::new(config)?, generation_config: None, values })
+    }
+
+    /// The model's sizes.
+    pub(super) fn sizes(&self) -> Result<Sizes, TrainError> {
+        Ok(registry::sizes(&self.config)?)
+    }
+
+    /// Its `config.json`.
+    pub(super) fn config(&self) -> &Value {
+        self.config.value()
+    }
+
+    /// Its `generation_config.json`, if it has one.
+    pub(super) fn generation_config(&self) -> Option<&Value> {
+        self.generation_config.as_ref()
+    }
+
+    /// The model with its values.
+    pub(super) fn load(&self, options: LoadOptions) -> Result<Decoder, TrainError> {
+        Ok(match &self.values {
+            Values::Pretrained(checkpoint) => registry::load(&self.config, checkpoint, options)?,
+            Values::Random(random) => registry::load(&self.config, random, options)?,
+        })
+    }
+
+    /// What happens to quantised weights that do not stay as they are.
+    pub(super) fn decoded(&self, config: &Config) -> Option<String> {
+        let Values::Pretrained(checkpoint) = &self.values else { return None };
+        let types: Vec<String> = checkpoint.quantized_types().iter().map(ToString::to_string).collect();
+        if types.is_empty() || config.load_in_4bit {
+            return None;
+        }
+        let why = match config.adapter {
+            None => "in which alone they can train",
+            Some(_) => "and take less memory with load_in_4bit: true, which leaves them as they are",
+        };
+        Some(format!("the model's weights in {} are decoded to f32, {why}", types.join(" and ")))
+    }
+}
+
+/// A `config.json`, or that of a folder.
+fn read(path: &Path) -> Result<Value, TrainError> {
+    let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
+    let text = fs::read_to_string(&path).map_err(|source| TrainError::io(&path, source))?;
+    serde_json::from_str(&text).map_err(|error| {
+        TrainError::Other(format!("{}: the model's config is not valid JSON ({error})", path.display()))
+    })
+}

@@ -1,0 +1,35 @@
+//! The options of the training loop.
+
+use super::optimizer::Rule;
+use super::prefix_cache;
+use crate::config::SaveSteps;
+use crate::schedule::Schedule;
+
+/// The options of the loop itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainOptions {
+    /// The learning rate over the steps; its total is the number of planned steps.
+    pub schedule: Schedule,
+    /// The rule of the update.
+    pub rule: Rule,
+    /// Decay of the weights of matrices and embeddings; vectors (norms and biases) do not decay.
+    pub weight_decay: f64,
+    /// What the learning rate of an adapter's B is multiplied by.
+    pub loraplus_lr_ratio: f64,
+    /// Largest global norm of the gradients; larger ones are scaled down to it.
+    pub max_grad_norm: Option<f64>,
+    /// Seed of what is drawn at random in a pass: the adapters' dropout.
+    pub seed: u64,
+    /// Adds a frozen adapter to its weight, so that its products vanish.
+    pub fold_frozen: bool,
+    /// Runs layers again in the backward pass instead of keeping their activations.
+    pub gradient_checkpointing: bool,
+    /// Where outputs of a frozen prefix are kept.
+    pub prefix_cache: prefix_cache::Options,
+    /// Validates after every so many steps.
+    pub eval_steps: Option<usize>,
+    /// When checkpoints are written.
+    pub save_steps: Option<SaveSteps>,
+    /// Where there is no progress bar, a line is logged after every so many steps.
+    pub logging_steps: usize,
+}

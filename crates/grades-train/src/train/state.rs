@@ -1,0 +1,99 @@
+//! What a step of training changes and a checkpoint holds.
+
+use grades::{Decision, Policy, UnitId};
+use grades_models::Decoder;
+use grades_tensor::Tensor;
+
+use super::error::TrainError;
+use super::freeze::{Freezing, units};
+use super::ledger::Ledger;
+use super::optimizer::Optimizer;
+use super::options::TrainOptions;
+
+/// The model with everything that is remembered from step to step.
+pub struct TrainState {
+    /// The model.
+    pub model: Decoder,
+    /// What updates it.
+    pub optimizer: Optimizer,
+    /// What is kept for comparison, and how decisions reach the parameters.
+    pub freezing: Freezing,
+    /// What decides.
+    pub policy: Box<dyn Policy>,
+    /// What was counted.
+    pub ledger: Ledger,
+    /// The best values so far by parameter, where the policy keeps them; none of what lies under adapters.
+    pub best: Option<Vec<Option<Tensor>>>,
+    /// The matrices that can freeze, in their order.
+    pub units: Vec<UnitId>,
+}
+
+impl TrainState {
+    /// Before the first step: every parameter of the model trains, or of its adapters where it has any.
+    #[must_use]
+    pub fn new(mut model: Decoder, policy: Box<dyn Policy>, options: &TrainOptions) -> Self {
+        model.parameters_mut().train();
+        let slots = model.parameters().slots();
+        Self {
+            optimizer: Optimizer::new(options.rule, options.weight_decay, slots)
+                .with_loraplus_lr_ratio(options.loraplus_lr_ratio),
+            freezing: Freezing::new(&model).with_folding(options.fold_frozen),
+            units: units(&model),
+            model,
+            policy,
+            ledger: Ledger::default(),
+            best: None,
+        }
+    }
+
+    /// Carries out what a decision says of the model.
+    ///
+    /// # Errors
+    /// If a mask does not fit, or what is folded shall train again.
+    pub fn apply(&mut self, decision: &Decision) -> Result<(), TrainError> {
+        self.freezing.apply(decision, &mut self.model, &mut self.optimizer)?;
+        if decision.save_best {
+            // What lies under adapters never changes.
+            let own = |parameter: &grades_models::parameters::Parameter| {
+                (!parameter.is_base()).then(|| parameter.value.device().copy(&parameter.value))
+            };
+            self.best = Some(self.model.parameters().iter().map(own).collect());
+        }
+        if decision.restore_best
+            && let Some(best) = self.best.take()
+        {
+            for (parameter, best) in self.model.parameters_mut().iter_mut().zip(best) {
+                if let Some(best) = best {
+                    parameter.value = best;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a tied embedding as it is as input, and lets a copy train on as head; whether there was one.
+    pub fn untie(&mut self) -> bool {
+        let Some(untied) = self.model.untie() else { return false };
+        self.optimizer.hand_over(untied.input, untied.head);
+        let index = self.model.parameters().iter().position(|p| p.pieces().iter().any(|p| p.slot() == untied.input));
+        if let (Some(best), Some(index)) = (&mut self.best, index) {
+            let head = best[index].as_ref().map(|input| input.device().copy(input));
+            best.push(head);
+        }
+        true
+    }
+
+    /// Bytes that are kept for the policy until the next step: gradients, weights, its own arrays, the best weights.
+    #[must_use]
+    pub fn monitor_bytes(&self) -> u64 {
+        let best: usize = self.best.iter().flatten().flatten().map(Tensor::bytes).sum();
+        self.freezing.bytes() + self.policy.cost().bytes + best as u64
+    }
+}
+
+/// Whether a policy at its start asks for nothing up to and including step `step`, and has decided nothing.
+pub(super) fn idle_until(policy: &dyn Policy, step: usize) -> bool {
+    let in_force = policy.in_force();
+    let nothing = Decision { step: in_force.step, ..Decision::default() };
+    in_force == nothing && (0..=step).all(|step| policy.wants(step).is_idle())
+}
