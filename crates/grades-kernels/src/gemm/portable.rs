@@ -35,29 +35,33 @@ unsafe fn run(a: Strided, b: Strided, c: *mut f32, row_stride: isize, accumulate
     let (m, n, k) = (a.rows(), b.columns(), a.columns());
     assert_eq!(k, b.rows(), "the inner dimensions of a product differ");
     crate::threads::rest();
+    // The crate wants a result by columns: cᵀ = bᵀ · aᵀ. One column is one already.
+    let by_columns = row_stride <= 1;
+    let [left, right] = if by_columns { [a, b] } else { [b.transposed(), a.transposed()] };
+    let ([m, n], [column, row]) = if by_columns { ([m, n], [1, row_stride]) } else { ([n, m], [row_stride, 1]) };
     // SAFETY: the constructors of `a` and `b` have checked that every element which these sizes and strides reach lies within
     // its slice; the caller has promised so for `c`.
     unsafe {
-        gemm::gemm(
+        gemm_f32::gemm::f32::get_gemm_fn()(
             m,
             n,
             k,
             c,
-            1,
-            row_stride,
+            column,
+            row,
             accumulate,
-            a.as_ptr(),
-            a.column_stride(),
-            a.row_stride(),
-            b.as_ptr(),
-            b.column_stride(),
-            b.row_stride(),
+            left.as_ptr(),
+            left.column_stride(),
+            left.row_stride(),
+            right.as_ptr(),
+            right.column_stride(),
+            right.row_stride(),
             1.0,
             1.0,
             false,
             false,
             false,
-            gemm::Parallelism::Rayon(0),
+            gemm_common::Parallelism::Rayon(0),
         );
     }
 }
