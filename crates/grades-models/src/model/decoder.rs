@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use grades_tensor::{Dtype, Label, Layout, Leaf, Tape, Tensor, Var, ops};
 
-use super::inputs::Inputs;
-use super::prefix::Prefix;
+use super::inputs::{Inputs, Prefix};
 use super::stack::Stack;
 use crate::adapter::LoraConfig;
 use crate::config::Sizes;

@@ -31,3 +31,12 @@ pub struct Replaced {
     /// What stands there, f32 `[replaced, hidden]`.
     pub by: Tensor,
 }
+
+/// The output of a model's first layers for a batch.
+#[derive(Clone, Debug)]
+pub struct Prefix {
+    /// `[tokens, hidden]`.
+    pub output: Tensor,
+    /// How many layers it is the output of; 0 for the embedding's.
+    pub layers: usize,
+}

@@ -9,9 +9,8 @@ mod tied;
 
 pub(crate) use decoder::Wiring;
 pub use decoder::{Decoder, KvCache};
-pub use inputs::{Inputs, Replaced};
+pub use inputs::{Inputs, Prefix, Replaced};
 pub use pass::{Pass, PassOptions};
-pub use prefix::Prefix;
 pub(crate) use stack::Stack;
 pub(crate) use tied::HEAD;
 pub use tied::Untied;

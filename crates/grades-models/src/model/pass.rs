@@ -9,8 +9,7 @@ use grades::Flops;
 use grades_tensor::{CrossEntropySpec, Gradients, Tape, Tensor, Var, ops};
 
 use super::decoder::Decoder;
-use super::inputs::Inputs;
-use super::prefix::Prefix;
+use super::inputs::{Inputs, Prefix};
 use crate::nn::DropoutKey;
 
 /// How a training pass runs.

@@ -1,18 +1,9 @@
 //! The output of a model's first layers, which stays what it is while they are frozen.
 
-use grades_tensor::{Tape, Tensor, Var};
+use grades_tensor::{Tape, Var};
 
 use super::decoder::Decoder;
-use super::inputs::Inputs;
-
-/// The output of a model's first layers for a batch.
-#[derive(Clone, Debug)]
-pub struct Prefix {
-    /// `[tokens, hidden]`.
-    pub output: Tensor,
-    /// How many layers it is the output of; 0 for the embedding's.
-    pub layers: usize,
-}
+use super::inputs::{Inputs, Prefix};
 
 impl Decoder {
     /// How many layers from the input on hold nothing that trains, the embedding as input included.

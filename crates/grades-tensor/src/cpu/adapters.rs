@@ -7,7 +7,7 @@ use grades_kernels::gemm::bf16::{Output, Rows};
 use grades_kernels::gemm::{self, Matrix};
 use half::bf16;
 
-use super::memory::Cpu;
+use super::processor::Cpu;
 use super::projections::joined;
 use super::values::{Number, columns, columns_mut, matrix, slice, tensor, vector, with_numbers, zeros};
 use crate::device::{Adapters, Gain, Memory, Projections};

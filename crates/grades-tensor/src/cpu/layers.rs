@@ -6,7 +6,7 @@ use grades_kernels::rope::RotaryTable;
 use grades_kernels::{activations, norms};
 use half::bf16;
 
-use super::memory::Cpu;
+use super::processor::Cpu;
 use super::values::{Number, slice, tensor, vector, with_numbers, zeros};
 use crate::attention::AttentionSpec;
 use crate::device::{Layers, SavedAttention};

@@ -2,7 +2,7 @@
 
 use grades_kernels::cross_entropy::{Head, linear_cross_entropy_new, log_likelihood};
 
-use super::memory::Cpu;
+use super::processor::Cpu;
 use super::values::{matrix, slice, tensor, with_numbers};
 use crate::device::Losses;
 use crate::spec::{CrossEntropySpec, Label};

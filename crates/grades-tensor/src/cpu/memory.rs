@@ -6,17 +6,11 @@ use grades_kernels::quant::PackedMatrix;
 use grades_kernels::{elementwise, embedding};
 use half::bf16;
 
+use super::processor::{CPU, Cpu};
 use super::values::{Values, slice, tensor, vector, with_numbers, zeros};
 use crate::device::Memory;
 use crate::dtype::Dtype;
 use crate::tensor::Tensor;
-
-/// The processor.
-#[derive(Debug)]
-pub struct Cpu;
-
-/// The processor.
-pub static CPU: Cpu = Cpu;
 
 impl Memory for Cpu {
     fn name(&self) -> &'static str {

@@ -4,8 +4,9 @@ mod adapters;
 mod layers;
 mod losses;
 mod memory;
+mod processor;
 mod projections;
 mod training;
 mod values;
 
-pub use memory::{CPU, Cpu};
+pub use processor::{CPU, Cpu};

@@ -7,7 +7,7 @@ use grades_kernels::gemm::{self, Matrix, MatrixMut};
 use grades_kernels::quant::{self, PackedMatrix};
 use half::bf16;
 
-use super::memory::Cpu;
+use super::processor::Cpu;
 use super::values::{Values, columns, columns_mut, matrix, slice, tensor, vector, with_numbers, zeros};
 use crate::device::{Layers, Memory, Projections};
 use crate::dtype::Dtype;

@@ -4,7 +4,7 @@ use grades::Norm;
 use grades_kernels::elementwise;
 use grades_kernels::optimizer::{self as kernel, AdamWState};
 
-use super::memory::Cpu;
+use super::processor::Cpu;
 use super::values::{slice, tensor, vector};
 use crate::device::{Measure, Training, Update};
 use crate::spec::{AdamW, Sgd, Sums};

@@ -5,7 +5,7 @@ use grades_kernels::gemm::{Matrix, MatrixMut};
 use grades_kernels::quant::PackedMatrix;
 use half::bf16;
 
-use super::memory::CPU;
+use super::processor::CPU;
 use crate::dtype::Dtype;
 use crate::tensor::Tensor;
 

@@ -36,9 +36,9 @@ pub fn gated_project(tape: &Tape, x: &Var, weights: &[Leaf; 2], activation: Acti
     let (y, joined) = device.gated_project(&x.value, [&gate.value, &up.value], activation, tracked);
     tape.record(y, joined.is_some(), move |dy, backward| {
         let Some(joined) = joined else { return };
-        let dy = device.gated_activation_backward(&dy, &joined, activation);
-        drop(joined);
-        linear.backward(&dy, backward);
+        let of_products = device.gated_activation_backward(&dy, &joined, activation);
+        drop((joined, dy));
+        linear.backward(&of_products, backward);
     })
 }
 
