@@ -4,7 +4,7 @@ use grades_kernels::quant::PackedMatrix;
 
 use crate::Error;
 use crate::config::{HfConfig, Sizes};
-use crate::families::{llama, mistral, phi3, qwen2};
+use crate::families::{llama, mistral, phi3, qwen2, qwen3};
 use crate::model::{Decoder, Wiring};
 use crate::source::{Builder, LoadOptions, Source};
 use crate::weights::Checkpoint;
@@ -13,8 +13,13 @@ use crate::weights::Checkpoint;
 type Build = fn(&HfConfig, &Sizes, &mut Builder<'_>) -> Result<Wiring, Error>;
 
 /// Every architecture by its `model_type`.
-const FAMILIES: &[(&str, Build)] =
-    &[("llama", llama::build), ("mistral", mistral::build), ("phi3", phi3::build), ("qwen2", qwen2::build)];
+const FAMILIES: &[(&str, Build)] = &[
+    ("llama", llama::build),
+    ("mistral", mistral::build),
+    ("phi3", phi3::build),
+    ("qwen2", qwen2::build),
+    ("qwen3", qwen3::build),
+];
 
 /// The architectures that can be loaded, by their `model_type`.
 pub fn families() -> impl Iterator<Item = &'static str> {

@@ -164,6 +164,21 @@ pub trait Layers: Send + Sync {
         want_scale: bool,
     ) -> (Tensor, Option<Tensor>);
 
+    /// `[q | k | v]` with each head of q and k normed as by [`rms_norm`](Self::rms_norm), by the scale of all q's heads and that
+    /// of all k's, `[1, head_dim]` each; and the `1 / √(mean(x²) + eps)` of each, `[tokens, heads + kv_heads]` in f32.
+    fn norm_heads(&self, qkv: &Tensor, scales: [&Tensor; 2], eps: f32, spec: &AttentionSpec) -> (Tensor, Tensor);
+
+    /// The gradients of [`norm_heads`](Self::norm_heads): in `[q | k | v]`, and in the scales where they are wanted.
+    fn norm_heads_backward(
+        &self,
+        dy: &Tensor,
+        qkv: &Tensor,
+        scales: [&Tensor; 2],
+        inverse_rms: &Tensor,
+        want_scales: [bool; 2],
+        spec: &AttentionSpec,
+    ) -> (Tensor, [Option<Tensor>; 2]);
+
     /// Splits `[q | k | v]` and rotates q and k where the spec has a rope table: q `[tokens, heads · head_dim]`, k and v
     /// `[tokens, kv_heads · head_dim]`.
     fn split_heads(&self, qkv: &Tensor, spec: &AttentionSpec) -> [Tensor; 3];

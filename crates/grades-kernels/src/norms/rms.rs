@@ -80,7 +80,7 @@ pub fn rms_norm_backward_new<E: Element>(
 
 multiversion! {
     /// Writes all rows of `out`, which is as long as `x`, rows as long as `scale`.
-    fn forward_rows<FMA; E: Element>(
+    pub(super) fn forward_rows<FMA; E: Element>(
         x: &[f32], scale: &[f32], epsilon: f32, out: &mut [MaybeUninit<E>], inverse_rms: &mut [f32],
     ) {
         let width = scale.len();
@@ -93,7 +93,7 @@ multiversion! {
     }
 
     /// Writes all rows of `dx`, which is as long as `x` and `dout`, rows as long as `scale`.
-    fn backward_rows<FMA; E: Element>(
+    pub(super) fn backward_rows<FMA; E: Element>(
         x: &[f32], scale: &[f32], inverse_rms: &[f32], dout: &[E], dx: &mut [MaybeUninit<f32>],
         dscale: Option<&mut [f32]>,
     ) {

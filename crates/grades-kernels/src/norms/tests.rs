@@ -1,4 +1,4 @@
-use super::{LayerNormGradients, layer_norm, layer_norm_backward, rms_norm_backward_new, rms_norm_new};
+use super::{HeadNorms, LayerNormGradients, layer_norm, layer_norm_backward, rms_norm_backward_new, rms_norm_new};
 use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
 
 const EPSILON: f32 = 1e-3;
@@ -41,6 +41,41 @@ fn rms_norm_equals_the_reference_and_its_finite_differences() {
         assert_close(out, &reference_rms(&x64, &scale64), 2e-6, &what);
         assert_gradient(|x| inner(&reference_rms(x, &scale64), &dout), &x, dx, &what);
         assert_gradient(|scale| inner(&reference_rms(&x64, scale), &dout), &scale, dscale, &what);
+    }
+}
+
+fn reference_heads(x: &[f64], [heads, kv_heads]: [usize; 2], [q_scale, k_scale]: [&[f64]; 2]) -> Vec<f64> {
+    let (query, key) = (heads * q_scale.len(), kv_heads * k_scale.len());
+    let row = |row: &[f64]| {
+        let (q, rest) = row.split_at(query);
+        let (k, v) = rest.split_at(key);
+        [reference_rms(q, q_scale), reference_rms(k, k_scale), v.to_vec()].concat()
+    };
+    x.chunks(query + 2 * key).flat_map(row).collect()
+}
+
+#[test]
+fn head_norms_equal_the_reference_and_its_finite_differences() {
+    for (rows, heads, kv_heads, head_dim) in [(0, 1, 1, 2), (1, 1, 1, 1), (5, 4, 2, 6), (3, 3, 1, 33), (40, 2, 2, 5)] {
+        let width = (heads + 2 * kv_heads) * head_dim;
+        let (x, dout) = (numbers(1, rows * width), numbers(2, rows * width));
+        let (q_scale, k_scale) = (numbers(3, head_dim), numbers(4, head_dim));
+        let norms = HeadNorms { heads, kv_heads, scales: [&q_scale, &k_scale], epsilon: EPSILON };
+        let results = on_any_threads(|| {
+            let (out, inverse) = norms.norm_new(&x);
+            let [mut dq_scale, mut dk_scale, mut dk_alone] = std::array::from_fn(|_| vec![f32::NAN; head_dim]);
+            let dx = norms.backward_new(&x, &inverse, &dout, [Some(&mut dq_scale), Some(&mut dk_scale)]);
+            assert_eq!(norms.backward_new(&x, &inverse, &dout, [None, None]), dx);
+            assert_eq!(norms.backward_new(&x, &inverse, &dout, [None, Some(&mut dk_alone)]), dx);
+            assert_eq!(dk_alone, dk_scale);
+            vec![out, dx, dq_scale, dk_scale]
+        });
+        let (x64, q64, k64) = (in_f64(&x), in_f64(&q_scale), in_f64(&k_scale));
+        let (what, form) = (format!("{rows} rows of {heads} and {kv_heads}·{head_dim}"), [heads, kv_heads]);
+        assert_close(&results[0], &reference_heads(&x64, form, [&q64, &k64]), 2e-6, &what);
+        assert_gradient(|x| inner(&reference_heads(x, form, [&q64, &k64]), &dout), &x, &results[1], &what);
+        assert_gradient(|q| inner(&reference_heads(&x64, form, [q, &k64]), &dout), &q_scale, &results[2], &what);
+        assert_gradient(|k| inner(&reference_heads(&x64, form, [&q64, k]), &dout), &k_scale, &results[3], &what);
     }
 }
 

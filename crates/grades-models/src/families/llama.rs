@@ -23,7 +23,7 @@ pub(crate) fn build(config: &HfConfig, sizes: &Sizes, builder: &mut Builder<'_>)
     })
 }
 
-/// Attention of separate q, k, v and o; the first three may have biases, and the last.
+/// Attention of separate q, k, v and o, without norms; the first three may have biases, and the last.
 pub(super) fn attention(
     builder: &mut Builder<'_>,
     sizes: &Sizes,
@@ -42,6 +42,7 @@ pub(super) fn attention(
     Ok(Attention {
         qkv: Projection::load(builder, prefix, at, sizes.hidden_size, qkv_bias, &qkv)?,
         o: Projection::load(builder, prefix, at, query, o_bias, &o)?,
+        head_norms: None,
         heads,
     })
 }

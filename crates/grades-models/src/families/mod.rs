@@ -4,4 +4,5 @@ pub(crate) mod llama;
 pub(crate) mod mistral;
 pub(crate) mod phi3;
 pub(crate) mod qwen2;
+pub(crate) mod qwen3;
 mod wiring;

@@ -33,6 +33,7 @@ pub(crate) fn build(config: &HfConfig, sizes: &Sizes, builder: &mut Builder<'_>)
             attention: Attention {
                 qkv: load(builder, &qkv, hidden)?,
                 o: load(builder, &o, query)?,
+                head_norms: None,
                 heads: heads.clone(),
             },
             mlp_norm: norm(builder, sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,

@@ -38,7 +38,18 @@ pub(super) fn decoder(
 
 /// The norm of a layer.
 pub(super) fn norm(builder: &mut Builder<'_>, sizes: &Sizes, index: usize, name: &str) -> Result<Norm, Error> {
-    let scale = builder.scale(name, sizes.hidden_size, Tower::Language, index)?;
+    norm_of(builder, sizes, sizes.hidden_size, index, name)
+}
+
+/// A norm of a layer over `width` elements.
+pub(super) fn norm_of(
+    builder: &mut Builder<'_>,
+    sizes: &Sizes,
+    width: usize,
+    index: usize,
+    name: &str,
+) -> Result<Norm, Error> {
+    let scale = builder.scale(name, width, Tower::Language, index)?;
     Ok(Norm { scale, eps: sizes.rms_norm_eps as f32 })
 }
 

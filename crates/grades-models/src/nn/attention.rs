@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use grades_tensor::{AttentionSpec, Layout, Tensor, Var, ops};
 
+use super::norm::Norm;
 use super::projection::Projection;
 use super::rope::Rope;
 use super::run::Run;
@@ -33,6 +34,8 @@ pub type KeysAndValues = (Tensor, Tensor);
 pub(crate) struct Attention {
     /// `[q | k | v]`.
     pub(crate) qkv: Projection,
+    /// The norms of each head of q and of k, before they are rotated.
+    pub(crate) head_norms: Option<[Norm; 2]>,
     /// The output.
     pub(crate) o: Projection,
     /// How the heads are cut.
@@ -66,6 +69,10 @@ impl Attention {
         cache: Option<&mut Option<KeysAndValues>>,
     ) -> Var {
         let (qkv, spec) = (self.qkv.forward(run, x, None), self.spec(layout));
+        let qkv = match &self.head_norms {
+            None => qkv,
+            Some([q, k]) => ops::norm_heads(run.tape, qkv, [&run.leaf(q.scale), &run.leaf(k.scale)], q.eps, &spec),
+        };
         match (cache, layout.key_rows.as_deref()) {
             (None, None) => ops::self_attention(run.tape, &qkv, spec),
             (None, Some(rows)) => {

@@ -1,11 +1,13 @@
 //! Where the backward pass of a whole model goes: the products it executes, and the tied embedding.
 
-use grades::Flops;
+use grades::{Companion, Flops, Tower};
 use grades_models::model::PassOptions;
 use grades_models::parameters::Place;
+use serde_json::json;
 
 use crate::model::{
-    HIDDEN, INNER, KEY, LAYER, LAYERS, QUERY, attention, exclusive, freeze, head, matrix, model, relative_error, run,
+    HIDDEN, INNER, KEY, LAYER, LAYERS, QUERY, attention, exclusive, freeze, head, matrix, model, model_with, options,
+    relative_error, run,
 };
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -76,6 +78,25 @@ fn the_backward_pass_ends_above_the_lowest_tracked_parameter() {
     let input_gradient = matrix(LAYER - qkv - o) + matrix(LAYER) + attention(5) + head();
     let weight_gradient = matrix(LAYER - qkv) + matrix(LAYER) + head();
     assert_eq!(found.executed, Flops { forward: whole.forward, input_gradient, weight_gradient });
+}
+
+#[test]
+fn norms_of_heads_follow_their_layer_and_train_without_what_is_below() {
+    let _counters = exclusive();
+    let mut model = model_with(&json!({ "model_type": "qwen3" }), options());
+    let whole = run(&model, PassOptions::default());
+    for name in ["model.layers.1.self_attn.q_norm.weight", "model.layers.1.self_attn.k_norm.weight"] {
+        model.parameters_mut().train();
+        freeze(&mut model, |other| other != name);
+        let (_, piece) = model.parameters().pieces().find(|(parameter, _)| parameter.name == name).unwrap();
+        assert_eq!(piece.place, Place::Companion(Companion::Norms { tower: Tower::Language, layer: 1 }));
+        assert_eq!(model.frozen_layers(), 1);
+        for checkpointing in [false, true] {
+            let found = run(&model, PassOptions { checkpointing, ..PassOptions::default() });
+            assert_eq!(found.given(&model), [name]);
+            assert_eq!(found.of(&model, name), whole.of(&model, name));
+        }
+    }
 }
 
 #[test]

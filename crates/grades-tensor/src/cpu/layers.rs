@@ -2,6 +2,7 @@
 
 use grades_kernels::attention::{Attention, Saved, Segment, attention_backward_new, attention_new};
 use grades_kernels::heads::JoinedHeads;
+use grades_kernels::norms::HeadNorms;
 use grades_kernels::rope::RotaryTable;
 use grades_kernels::{activations, norms};
 use half::bf16;
@@ -45,6 +46,11 @@ fn rms_norm<E: Number>(x: &Tensor, scale: &Tensor, eps: f32) -> (Tensor, Tensor)
     (tensor(y, x.shape()), tensor(inverse, [x.rows(), 1]))
 }
 
+/// The norms of a spec's heads. Their backward pass does not need `eps`.
+fn head_norms<'a>(scales: [&'a Tensor; 2], epsilon: f32, spec: &AttentionSpec) -> HeadNorms<'a> {
+    HeadNorms { heads: spec.heads, kv_heads: spec.kv_heads, scales: scales.map(slice), epsilon }
+}
+
 impl Layers for Cpu {
     fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Tensor {
         let width = gate_up.columns() / 2;
@@ -82,6 +88,32 @@ impl Layers for Cpu {
             norms::rms_norm_backward_new(values, factors, inverse, slice::<E>(dy), dscale.as_deref_mut())
         });
         (tensor(dx, x.shape()), dscale.map(|dscale| tensor(dscale, scale.shape())))
+    }
+
+    fn norm_heads(&self, qkv: &Tensor, scales: [&Tensor; 2], eps: f32, spec: &AttentionSpec) -> (Tensor, Tensor) {
+        with_numbers!(qkv, E => {
+            let (y, inverse) = head_norms(scales, eps, spec).norm_new::<E>(slice(qkv));
+            (tensor(y, qkv.shape()), tensor(inverse, [qkv.rows(), spec.heads + spec.kv_heads]))
+        })
+    }
+
+    fn norm_heads_backward(
+        &self,
+        dy: &Tensor,
+        qkv: &Tensor,
+        scales: [&Tensor; 2],
+        inverse_rms: &Tensor,
+        want_scales: [bool; 2],
+        spec: &AttentionSpec,
+    ) -> (Tensor, [Option<Tensor>; 2]) {
+        let mut dscales = want_scales.map(|wanted| wanted.then(|| zeros::<f32>(spec.head_dim)));
+        let [dq_scale, dk_scale] = dscales.each_mut().map(Option::as_deref_mut);
+        let (norms, inverse) = (head_norms(scales, 0.0, spec), slice(inverse_rms));
+        let dx = with_numbers!(qkv, E => {
+            let dx = norms.backward_new::<E>(slice(qkv), inverse, slice(dy), [dq_scale, dk_scale]);
+            tensor(dx, qkv.shape())
+        });
+        (dx, dscales.map(|dscale| Some(tensor(dscale?, [1, spec.head_dim]))))
     }
 
     #[expect(clippy::expect_used, reason = "the model makes its rope table as long as the batch's positions need")]

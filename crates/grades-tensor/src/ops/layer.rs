@@ -28,6 +28,28 @@ pub fn rms_norm(tape: &Tape, x: &Var, scale: &Leaf, eps: f32, dtype: Dtype) -> V
     })
 }
 
+/// `[q | k | v]` with each head of q and k normed as by [`rms_norm`], by the scale of all q's heads and that of all k's, `[1,
+/// head_dim]` each (as Qwen 3 does; Henry et al. 2020). The dtype stays.
+#[must_use]
+pub fn norm_heads(tape: &Tape, qkv: Var, scales: [&Leaf; 2], eps: f32, spec: &AttentionSpec) -> Var {
+    let (device, [q_scale, k_scale]) = (qkv.value.device(), scales.map(|scale| &scale.value));
+    let (y, inverse) = device.norm_heads(&qkv.value, [q_scale, k_scale], eps, spec);
+    let (node, slots) = (qkv.node(), scales.map(Leaf::slot));
+    let tracked = tape.is_recording() && (node.is_tracked() || slots.iter().any(Option::is_some));
+    let kept = tracked.then(|| (qkv.value, q_scale.clone(), k_scale.clone(), inverse, spec.clone()));
+    tape.record(y, tracked, move |dy, backward| {
+        let Some((qkv, q_scale, k_scale, inverse, spec)) = kept else { return };
+        let (scales, wanted) = ([&q_scale, &k_scale], slots.map(|slot| slot.is_some()));
+        let (dx, dscales) = device.norm_heads_backward(&dy, &qkv, scales, &inverse, wanted, &spec);
+        for (slot, dscale) in slots.into_iter().zip(dscales) {
+            if let (Some(slot), Some(dscale)) = (slot, dscale) {
+                backward.parameters().add(slot, dscale);
+            }
+        }
+        backward.add(node, dx);
+    })
+}
+
 /// Softmax attention over the samples of a batch: `[q | k | v]` `[tokens, (heads + 2 kv_heads) · head_dim]` to `[tokens,
 /// heads · head_dim]`. Queries and keys are rotated here when the spec holds a rope table.
 #[must_use]

@@ -69,6 +69,29 @@ fn columns(x: &Tensor, range: Range<usize>) -> Tensor {
     build([x.rows(), range.len()], x.dtype(), |i, j| f64::from(row(x, i)[range.start + j]))
 }
 
+/// The queries, keys and values of joined rows.
+fn parts(qkv: &Tensor, spec: &AttentionSpec) -> [Tensor; 3] {
+    let (query, key) = (spec.query_width(), spec.key_width());
+    [0..query, query..query + key, query + key..query + 2 * key].map(|range| columns(qkv, range))
+}
+
+/// Tensors of as many rows beside one another.
+fn beside(tensors: &[Tensor]) -> Tensor {
+    let (rows, dtype) = (tensors[0].rows(), tensors[0].dtype());
+    let joined = (0..rows).flat_map(|i| tensors.iter().flat_map(move |tensor| row(tensor, i).to_vec())).collect();
+    tensor(joined, [rows, tensors.iter().map(Tensor::columns).sum()], dtype)
+}
+
+/// A row for each head of each token.
+fn by_head(x: &Tensor, spec: &AttentionSpec, dtype: Dtype) -> Tensor {
+    tensor(values(x).to_vec(), [x.len() / spec.head_dim, spec.head_dim], dtype)
+}
+
+/// What there is of each head, beside that of the token's other heads again.
+fn by_token(x: &Tensor, heads: usize) -> Tensor {
+    tensor(values(x).to_vec(), [x.rows() / heads, heads * x.columns()], x.dtype())
+}
+
 /// The keys that the `i`-th query of a segment sees.
 fn visible(spec: &AttentionSpec, segment: &Segment, i: usize) -> Range<usize> {
     let past = segment.key.len() - segment.query.len();
@@ -143,16 +166,45 @@ impl Layers for Reference {
         (dx, want_scale.then(dscale))
     }
 
+    fn norm_heads(&self, qkv: &Tensor, scales: [&Tensor; 2], eps: f32, spec: &AttentionSpec) -> (Tensor, Tensor) {
+        let [q, k, v] = parts(qkv, spec);
+        let norm = |x: &Tensor, scale, heads| {
+            let (y, inverse) = self.rms_norm(&by_head(x, spec, Dtype::F32), scale, eps, qkv.dtype());
+            (by_token(&y, heads), by_token(&inverse, heads))
+        };
+        let ((q, of_q), (k, of_k)) = (norm(&q, scales[0], spec.heads), norm(&k, scales[1], spec.kv_heads));
+        (beside(&[q, k, v]), beside(&[of_q, of_k]))
+    }
+
+    fn norm_heads_backward(
+        &self,
+        dy: &Tensor,
+        qkv: &Tensor,
+        scales: [&Tensor; 2],
+        inverse_rms: &Tensor,
+        want_scales: [bool; 2],
+        spec: &AttentionSpec,
+    ) -> (Tensor, [Option<Tensor>; 2]) {
+        let ([q, k, _], [dq, dk, dv]) = (parts(qkv, spec), parts(dy, spec));
+        let gradients = |of: usize, dy: &Tensor, x: &Tensor, heads: Range<usize>| {
+            let (x, dy) = (by_head(x, spec, Dtype::F32), by_head(dy, spec, dy.dtype()));
+            let (inverse, count) = (columns(inverse_rms, heads.clone()), heads.len());
+            let inverse = tensor(values(&inverse).to_vec(), [x.rows(), 1], Dtype::F32);
+            let (dx, dscale) = self.rms_norm_backward(&dy, &x, scales[of], &inverse, want_scales[of]);
+            (by_token(&dx, count).cast(qkv.dtype()), dscale)
+        };
+        let (dq, dq_scale) = gradients(0, &dq, &q, 0..spec.heads);
+        let (dk, dk_scale) = gradients(1, &dk, &k, spec.heads..spec.heads + spec.kv_heads);
+        (beside(&[dq, dk, dv]), [dq_scale, dk_scale])
+    }
+
     fn split_heads(&self, qkv: &Tensor, spec: &AttentionSpec) -> [Tensor; 3] {
-        let (query, key) = (spec.query_width(), spec.key_width());
-        let (q, k) = (columns(qkv, 0..query), columns(qkv, query..query + key));
-        [rotate(&q, spec, 1.0), rotate(&k, spec, 1.0), columns(qkv, query + key..query + 2 * key)]
+        let [q, k, v] = parts(qkv, spec);
+        [rotate(&q, spec, 1.0), rotate(&k, spec, 1.0), v]
     }
 
     fn join_heads(&self, dq: &Tensor, dk: &Tensor, dv: &Tensor, spec: &AttentionSpec) -> Tensor {
-        let (dq, dk) = (rotate(dq, spec, -1.0), rotate(dk, spec, -1.0));
-        let rows = (0..dq.rows()).flat_map(|i| [row(&dq, i), row(&dk, i), row(dv, i)].concat());
-        tensor(rows.collect(), [dq.rows(), spec.query_width() + 2 * spec.key_width()], dq.dtype())
+        beside(&[rotate(dq, spec, -1.0), rotate(dk, spec, -1.0), dv.clone()])
     }
 
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> (Tensor, Tensor) {

@@ -1,9 +1,9 @@
 //! Attention and the heads around it.
 
-use super::super::{attention, packed, rope};
-use super::{DTYPES, compare, compare_exactly, compare_within, moved, operand, tolerance};
+use super::super::{attention, packed, random, rope};
+use super::{DTYPES, compare, compare_exactly, compare_within, moved, operand, those, tolerance};
 use crate::attention::{AttentionSpec, Layout};
-use crate::device::{Layers, SavedAttention};
+use crate::device::{DeviceRef, Layers, SavedAttention};
 use crate::dtype::Dtype;
 use crate::reference::REFERENCE;
 
@@ -44,7 +44,7 @@ fn split_heads_and_join_heads() {
     for dtype in DTYPES {
         for spec in specs() {
             let tokens = spec.layout.positions.len();
-            let run = |device: crate::DeviceRef| {
+            let run = |device: DeviceRef| {
                 let qkv = operand(device, 1, [tokens, spec.query_width() + 2 * spec.key_width()], dtype);
                 let split = device.split_heads(&qkv, &spec);
                 let [dq, dk, dv] = [(2, spec.query_width()), (3, spec.key_width()), (4, spec.key_width())]
@@ -54,6 +54,44 @@ fn split_heads_and_join_heads() {
             match spec.rope {
                 Some(_) => compare(dtype, &format!("{spec:?}"), run),
                 None => compare_exactly(&format!("{spec:?}"), run),
+            }
+        }
+    }
+}
+
+#[test]
+fn norm_heads() {
+    for dtype in DTYPES {
+        for spec in specs() {
+            let shape = [spec.layout.positions.len(), spec.query_width() + 2 * spec.key_width()];
+            let scale = |device: DeviceRef, seed| random(device, seed, [1, spec.head_dim]);
+            compare(dtype, &format!("{spec:?}"), |device| {
+                let (qkv, q, k) = (operand(device, 1, shape, dtype), scale(device, 2), scale(device, 3));
+                let (y, inverse) = device.norm_heads(&qkv, [&q, &k], 1e-3, &spec);
+                assert_eq!((y.dtype(), inverse.dtype()), (dtype, Dtype::F32));
+                vec![y, inverse]
+            });
+        }
+    }
+}
+
+#[test]
+fn norm_heads_backward() {
+    for dtype in DTYPES {
+        for spec in specs() {
+            let shape = [spec.layout.positions.len(), spec.query_width() + 2 * spec.key_width()];
+            let qkv = operand(&REFERENCE, 1, shape, dtype);
+            let [q, k] = [2, 3].map(|seed| random(&REFERENCE, seed, [1, spec.head_dim]));
+            let inverse = REFERENCE.norm_heads(&qkv, [&q, &k], 1e-3, &spec).1;
+            for wanted in [[false, false], [true, false], [false, true], [true, true]] {
+                compare(dtype, &format!("{spec:?}, scales {wanted:?}"), |device| {
+                    let [qkv, q, k, inverse] = [&qkv, &q, &k, &inverse].map(|saved| moved(saved, device));
+                    let dy = operand(device, 4, shape, dtype);
+                    let (dx, dscales) = device.norm_heads_backward(&dy, &qkv, [&q, &k], &inverse, wanted, &spec);
+                    assert_eq!((dx.dtype(), dscales.each_ref().map(Option::is_some)), (dtype, wanted));
+                    let [of_q, of_k] = dscales;
+                    those([Some(dx), of_q, of_k])
+                });
             }
         }
     }

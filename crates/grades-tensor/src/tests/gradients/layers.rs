@@ -37,6 +37,16 @@ fn self_attention() {
 }
 
 #[test]
+fn norm_heads() {
+    let _counters = exclusive();
+    let spec = attention(4, 2, 3, packed(&[3, 2]));
+    check("norm_heads", &Inputs::of(&[[5, 12 + 2 * 6]], &[[1, 3], [1, 3]]), |tape, v, p| {
+        let [q, k] = [0, 1].map(|slot| Leaf::tracked(p[slot].clone(), slot));
+        ops::norm_heads(tape, v[0].clone(), [&q, &k], 0.1, &spec)
+    });
+}
+
+#[test]
 fn gated_activation() {
     let _counters = exclusive();
     for activation in ACTIVATIONS {
