@@ -50,7 +50,8 @@ impl Decoder {
             (true, prefix) => {
                 let start = prefix.unwrap_or_else(|| self.embedded(inputs));
                 let last = count.saturating_sub(1);
-                let Prefix { output, layers: first } = self.keep_inputs(inputs, start, last, dropout, &mut layers);
+                let kept = (lowest, &mut layers);
+                let Prefix { output, layers: first } = self.keep_inputs(inputs, start, last, dropout, kept);
                 let x = if lowest <= first { tape.input(output) } else { Var::constant(output) };
                 (x, first)
             }
@@ -67,16 +68,17 @@ impl Decoder {
         Pass { model: self, inputs: inputs.clone(), dropout, tape, loss, recorded, layers, lowest }
     }
 
-    /// Runs the layers below `last` without a record, and keeps the inputs of those that must run again.
+    /// Runs the layers below `last` without a record, and keeps the inputs of those that must run again: from the one where
+    /// the lowest trainable parameter stands.
     fn keep_inputs(
         &self,
         inputs: &Inputs,
         start: Prefix,
         last: usize,
         dropout: Option<DropoutKey>,
-        kept: &mut Vec<(usize, Tensor)>,
+        (lowest, kept): (usize, &mut Vec<(usize, Tensor)>),
     ) -> Prefix {
-        let (tape, lowest) = (Tape::off(), self.lowest_trainable());
+        let tape = Tape::off();
         let Prefix { mut output, layers: first } = start;
         for index in first..last {
             let x = Var::constant(output.clone());

@@ -154,18 +154,13 @@ impl Freezing {
             .parameters()
             .pieces()
             .filter(|_| wants.weights)
-            .filter_map(|(parameter, piece)| {
-                let (first, [rows, columns]) = parameter.extent(piece);
-                Some((*self.matrices.get(&piece.slot())?, parameter.to_host(), first..first + rows * columns))
-            })
+            .filter_map(|(parameter, piece)| Some((*self.matrices.get(&piece.slot())?, values(parameter, piece))))
             .collect();
-        let of_gradients = gradients.iter().map(|(tensor, values)| Elements { tensor: *tensor, values });
-        let of_weights =
-            weights.iter().map(|(tensor, values, all)| Elements { tensor: *tensor, values: &values[all.clone()] });
+        let weights: Vec<_> = weights.iter().map(|(part, tensor)| (*part, tensor.to_host())).collect();
         observe(&Observation {
             measurements: &measured.by_unit(),
-            gradients: &of_gradients.collect::<Vec<_>>(),
-            weights: &of_weights.collect::<Vec<_>>(),
+            gradients: &elements(&gradients),
+            weights: &elements(&weights),
             validation_loss,
         })
     }
@@ -302,4 +297,9 @@ fn values<'a>(parameter: &'a Parameter, piece: &Piece) -> Cow<'a, Tensor> {
     } else {
         Cow::Owned(parameter.value.device().part(&parameter.value, first, shape))
     }
+}
+
+/// Values on the host as a policy takes them.
+fn elements<'a>(of: &'a [(PartId, Cow<'_, [f32]>)]) -> Vec<Elements<'a>> {
+    of.iter().map(|(tensor, values)| Elements { tensor: *tensor, values }).collect()
 }
