@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 
 use crate::tensor::Tensor;
 
@@ -31,13 +32,48 @@ pub struct Var {
     /// The value.
     pub value: Tensor,
     node: Node,
+    remade: Option<Remade>,
+}
+
+/// How a value is made once more from others that are kept anyway.
+#[derive(Clone)]
+struct Remade(Rc<dyn Fn() -> Tensor>);
+
+impl fmt::Debug for Remade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Remade")
+    }
+}
+
+/// What an operation keeps of an input whose value its way back needs: the value, or how it is made once more.
+#[derive(Clone, Debug)]
+pub struct Saved(Result<Tensor, Remade>);
+
+impl Saved {
+    /// The value.
+    #[must_use]
+    pub fn value(self) -> Tensor {
+        self.0.unwrap_or_else(|Remade(make)| make())
+    }
 }
 
 impl Var {
     /// A value that nothing tracked lies under.
     #[must_use]
     pub fn constant(value: Tensor) -> Self {
-        Self { value, node: Node(None) }
+        Self { value, node: Node(None), remade: None }
+    }
+
+    /// The same value, of which what follows keeps nothing: the way back calls `make`, which must give it to the bit.
+    #[must_use]
+    pub fn remade(self, make: impl Fn() -> Tensor + 'static) -> Self {
+        Self { remade: Some(Remade(Rc::new(make))), ..self }
+    }
+
+    /// What the way back needs to have the value again.
+    #[must_use]
+    pub fn saved(&self) -> Saved {
+        Saved(self.remade.clone().map_or_else(|| Ok(self.value.clone()), Err))
     }
 
     /// Whether the backward pass gives its gradient.
@@ -171,7 +207,7 @@ impl Tape {
     /// A value from outside whose gradient is wanted.
     #[must_use]
     pub fn input(&self, value: Tensor) -> Var {
-        Var { value, node: self.push(None) }
+        Var { value, node: self.push(None), remade: None }
     }
 
     /// The output of an operation. If one of its inputs is `tracked`, `step` says how to go back through it: it gets the
@@ -183,13 +219,13 @@ impl Tape {
                 step(dy, gradients);
             }
         });
-        Var { value, node: if tracked { self.push(Some(step)) } else { Node(None) } }
+        Var { value, node: if tracked { self.push(Some(step)) } else { Node(None) }, remade: None }
     }
 
     /// As [`record`](Self::record) for a loss, where the backward pass begins: its gradient in itself is 1.
     pub fn record_loss(&self, value: Tensor, tracked: bool, step: impl FnOnce(&mut Backward<'_>) + 'static) -> Var {
         let step: Step = Box::new(|_, gradients| step(gradients));
-        Var { value, node: if tracked { self.push(Some(step)) } else { Node(None) } }
+        Var { value, node: if tracked { self.push(Some(step)) } else { Node(None) }, remade: None }
     }
 
     fn push(&self, step: Option<Step>) -> Node {

@@ -74,7 +74,7 @@ impl Attention {
             Some([q, k]) => ops::norm_heads(run.tape, qkv, [&run.leaf(q.scale), &run.leaf(k.scale)], q.eps, &spec),
         };
         match (cache, layout.key_rows.as_deref()) {
-            (None, None) => ops::self_attention(run.tape, &qkv, spec),
+            (None, None) => ops::self_attention(run.tape, qkv, spec),
             (None, Some(rows)) => {
                 let [q, k, v] = ops::split_heads(&qkv, &spec);
                 let (k, v) = (k.device().gather_rows(&k, rows), v.device().gather_rows(&v, rows));

@@ -44,7 +44,7 @@ pub fn add_low_rank(tape: &Tape, y: Var, x: &Var, adapters: LowRank) -> Var {
     let value = device.expand(y.value, &u, &values(&adapters.b), &adapters.firsts);
     let any = |leaves: &[Leaf]| tape.is_recording() && leaves.iter().any(Leaf::is_tracked);
     let (any_a, any_b) = (any(&adapters.a), any(&adapters.b));
-    let (kept_x, kept_u) = (any_a.then(|| x.value.clone()), any_b.then_some(u));
+    let (kept_x, kept_u) = (any_a.then(|| x.saved()), any_b.then_some(u));
     let tracked = base.is_tracked() || input.is_tracked() || any_a || any_b;
     tape.record(value, tracked, move |of_output, backward| {
         let dy = of_output.cast(dtype);
@@ -64,7 +64,7 @@ pub fn add_low_rank(tape: &Tape, y: Var, x: &Var, adapters: LowRank) -> Var {
             let b = values(&adapters.b);
             let du = device.expand_input_gradient(&dy, &b, &adapters.firsts, adapters.scaling);
             if let Some(x) = kept_x {
-                gradients_of_a(&adapters.a, &du, &x, rank, backward);
+                gradients_of_a(&adapters.a, &du, &x.value(), rank, backward);
             }
             if input.is_tracked() {
                 flops::input_gradient(tokens * adapters.reducing());

@@ -53,12 +53,13 @@ pub fn norm_heads(tape: &Tape, qkv: Var, scales: [&Leaf; 2], eps: f32, spec: &At
 /// Softmax attention over the samples of a batch: `[q | k | v]` `[tokens, (heads + 2 kv_heads) · head_dim]` to `[tokens,
 /// heads · head_dim]`. Queries and keys are rotated here when the spec holds a rope table.
 #[must_use]
-pub fn self_attention(tape: &Tape, qkv: &Var, spec: AttentionSpec) -> Var {
-    let device = qkv.value.device();
+pub fn self_attention(tape: &Tape, qkv: Var, spec: AttentionSpec) -> Var {
+    let (device, node) = (qkv.value.device(), qkv.node());
     flops::forward(spec.operations());
     let [q, k, v] = device.split_heads(&qkv.value, &spec);
+    // The split heads take their place.
+    drop(qkv);
     let (out, log_sum_exp) = device.attend(&q, &k, &v, &spec);
-    let node = qkv.node();
     if !node.is_tracked() {
         return Var::constant(out);
     }
@@ -91,9 +92,14 @@ pub fn gated_activation(tape: &Tape, gate_up: Var, activation: Activation) -> Va
     let device = gate_up.value.device();
     let y = device.gated_activation(&gate_up.value, activation);
     let node = gate_up.node();
-    tape.record(y, node.is_tracked(), move |dy, backward| {
-        backward.add(node, device.gated_activation_backward(&dy, &gate_up.value, activation));
-    })
+    if !node.is_tracked() {
+        return Var::constant(y);
+    }
+    let (gate_up, again) = (gate_up.value.clone(), gate_up.value);
+    let y = tape.record(y, true, move |dy, backward| {
+        backward.add(node, device.gated_activation_backward(&dy, &gate_up, activation));
+    });
+    y.remade(move || device.gated_activation(&again, activation))
 }
 
 /// x times the mask that is drawn from the dropout's key. The mask is kept nowhere: the backward pass draws it again.

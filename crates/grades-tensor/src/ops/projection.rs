@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::dtype::Dtype;
 use crate::flops;
 use crate::spec::Activation;
-use crate::tape::{Backward, Leaf, Node, Tape, Var};
+use crate::tape::{Backward, Leaf, Node, Saved, Tape, Var};
 use crate::tensor::Tensor;
 
 /// `y = x · [W₁; W₂; …]ᵀ + b + residual`: x `[tokens, in]`, each W `[outᵢ, in]`, y `[tokens, Σ outᵢ]`.
@@ -34,12 +34,14 @@ pub fn gated_project(tape: &Tape, x: &Var, weights: &[Leaf; 2], activation: Acti
     let (device, [gate, up]) = (x.value.device(), weights);
     let tracked = tape.is_recording() && linear.is_tracked();
     let (y, joined) = device.gated_project(&x.value, [&gate.value, &up.value], activation, tracked);
-    tape.record(y, joined.is_some(), move |dy, backward| {
-        let Some(joined) = joined else { return };
+    let Some(joined) = joined else { return Var::constant(y) };
+    let again = joined.clone();
+    let y = tape.record(y, true, move |dy, backward| {
         let of_products = device.gated_activation_backward(&dy, &joined, activation);
         drop((joined, dy));
         linear.backward(&of_products, backward);
-    })
+    });
+    y.remade(move || device.gated_activation(&again, activation))
 }
 
 pub(super) fn values(leaves: &[Leaf]) -> Vec<&Tensor> {
@@ -56,7 +58,7 @@ struct Linear {
     width: usize,
     total: usize,
     /// The columns whose weights train, and x, which their gradients need.
-    weight_gradients: Option<(Tensor, TrackedColumns)>,
+    weight_gradients: Option<(Saved, TrackedColumns)>,
     /// The columns whose biases train.
     bias_gradients: TrackedColumns,
     /// The weights, for the gradient of x.
@@ -74,7 +76,7 @@ impl Linear {
             dtype: x.value.dtype(),
             width: x.value.columns(),
             total: outputs(weights),
-            weight_gradients: (!tracked.is_empty()).then(|| (x.value.clone(), tracked)),
+            weight_gradients: (!tracked.is_empty()).then(|| (x.saved(), tracked)),
             bias_gradients: if recording { tracked_columns(biases, Tensor::columns) } else { Vec::new() },
             weights: if input { weights.iter().map(keep).collect() } else { Vec::new() },
         }
@@ -91,8 +93,7 @@ impl Linear {
             let (ranges, slots): (Vec<_>, Vec<_>) = tracked.into_iter().unzip();
             let rows = ranges.iter().map(Range::len).sum();
             flops::weight_gradient(flops::product(rows, self.width, tokens));
-            let gradients = device.project_weight_gradients(&dy, &x, 0..self.width, &ranges);
-            drop(x);
+            let gradients = device.project_weight_gradients(&dy, &x.value(), 0..self.width, &ranges);
             for (slot, gradient) in slots.into_iter().zip(gradients) {
                 backward.parameters().add(slot, gradient);
             }

@@ -115,7 +115,7 @@ impl Model {
         let spec = AttentionSpec { rope: Some(rope(4)), ..attention(4, 2, 4, packed(&LENGTHS)) };
         let normed = ops::rms_norm(tape, x, &leaf("input_norm"), 1e-5, self.dtype);
         let qkv = ops::project(tape, &normed, &[leaf("q"), leaf("k"), leaf("v")], &[], None);
-        let seen = ops::self_attention(tape, &qkv, spec);
+        let seen = ops::self_attention(tape, qkv, spec);
         let x = ops::project(tape, &seen, &[leaf("o")], &[], Some(x));
         let normed = ops::rms_norm(tape, &x, &leaf("inner_norm"), 1e-5, self.dtype);
         let inner = ops::gated_project(tape, &normed, &[leaf("gate"), leaf("up")], Activation::Silu);

@@ -33,7 +33,7 @@ fn every_operation(tape: &Tape, device: DeviceRef, leaf: impl Fn(Tensor, usize) 
     let x = keep(ops::embed(tape, &embedding, Arc::new(vec![3, 1, 8, 3])));
     let normed = keep(ops::rms_norm(tape, &x, &parameter(1, [1, 6]), 1e-3, Dtype::F32));
     let qkv = keep(ops::project(tape, &normed, &[parameter(2, [12, 6])], &[parameter(3, [1, 12])], None));
-    let seen = keep(ops::self_attention(tape, &qkv, attention(2, 2, 2, packed(&[4]))));
+    let seen = keep(ops::self_attention(tape, qkv, attention(2, 2, 2, packed(&[4]))));
     let dropped = keep(ops::dropout(tape, &seen, Dropout { rate: 0.2, key: [1, 2, 3, 4] }));
     let y = keep(ops::project(tape, &dropped, &[parameter(4, [6, 4])], &[], None));
     let adapters =
@@ -122,6 +122,40 @@ fn what_is_kept_is_what_a_gradient_needs() {
         x.value.shares() - 1
     };
     assert_eq!([false, true].map(shares), [0, 2]);
+}
+
+/// What the gate gives is kept by nothing above it, and its gradients are those of a value that was.
+#[test]
+fn an_activation_is_made_once_more() {
+    let _counters = exclusive();
+    for device in ALL {
+        let gradients = |fused: bool, remade: bool| {
+            let tape = Tape::recording();
+            let leaf = |slot: usize, shape| Leaf::tracked(random(device, slot as u64, shape), slot);
+            let x = tape.input(random(device, 9, [7, 6]));
+            let (gate, up) = (leaf(0, [5, 6]), leaf(1, [5, 6]));
+            let mut y = if fused {
+                ops::gated_project(&tape, &x, &[gate, up], Activation::Silu)
+            } else {
+                ops::gated_activation(&tape, ops::project(&tape, &x, &[gate, up], &[], None), Activation::Silu)
+            };
+            if !remade {
+                let kept = y.value.clone();
+                y = y.remade(move || kept.clone());
+            }
+            let adapters =
+                LowRank { a: vec![leaf(3, [2, 5])], b: vec![leaf(4, [4, 2])], firsts: vec![0], scaling: 1.0 };
+            let out = ops::project(&tape, &y, &[leaf(2, [4, 5])], &[], None);
+            let out = ops::add_low_rank(&tape, out, &y, adapters);
+            assert_eq!(y.value.shares() == 1, remade);
+            let mut gradients = Gradients::new(5);
+            tape.backward(Some((&out, random(device, 8, [7, 4]))), None, &mut gradients);
+            gradients.iter().map(|(_, gradient)| gradient.to_host().into_owned()).collect::<Vec<_>>()
+        };
+        let kept = gradients(true, false);
+        assert_eq!(kept.len(), 5);
+        assert_eq!([gradients(true, true), gradients(false, true)], [kept.clone(), kept]);
+    }
 }
 
 /// By the time that an operation runs backwards, what those above it kept is free.

@@ -199,6 +199,7 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
     let decision = options.frozen.decision(&units, options.companions);
     bench.freezing.apply(&decision, &mut bench.model, &mut bench.optimizer)?;
 
+    bench.optimizer.prepare(bench.model.parameters());
     bench.step(0)?;
     let mut measured = Vec::with_capacity(options.steps);
     let (mut loss, mut flops) = (f64::NAN, Flops::default());

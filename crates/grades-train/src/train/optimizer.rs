@@ -151,6 +151,16 @@ impl Optimizer {
         self.rule
     }
 
+    /// Makes the states of all that train now. They live as long as the run: made before the first step, they lie together, and
+    /// the buffers that each step takes and gives back leave no gaps between them.
+    pub fn prepare(&mut self, parameters: &Parameters) {
+        let rule = self.rule;
+        for (parameter, piece) in parameters.pieces().filter(|(_, piece)| piece.is_trainable()) {
+            let fresh = || State::fresh(rule, parameter.value.device(), parameter.extent(piece).1);
+            self.states[piece.slot()].get_or_insert_with(fresh);
+        }
+    }
+
     /// Moves every piece that still trains along its gradient times `scale`. Vectors (norms and biases) do not decay, as in
     /// transformers' `Trainer`.
     pub fn update(&mut self, parameters: &mut Parameters, gradients: &Gradients, learning_rate: f64, scale: f32) {

@@ -87,6 +87,7 @@ impl<'a> Trainer<'a> {
             let (mut gradients, measured) = (Gradients::default(), Measured::default());
             self.observe_after_update(0, &before_first, measured, &mut gradients)?;
         }
+        self.state.optimizer.prepare(self.state.model.parameters());
         let mut stopped = None;
         for step in self.state.ledger.steps + 1..=planned {
             stopped = self.step(step)?;

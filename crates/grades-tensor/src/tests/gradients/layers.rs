@@ -32,7 +32,7 @@ fn self_attention() {
         AttentionSpec { causal: false, ..spec.clone() },
         AttentionSpec { causal: false, window: Some(2), ..spec },
     ] {
-        check(&format!("{spec:?}"), &inputs, |tape, v, _| ops::self_attention(tape, &v[0], spec.clone()));
+        check(&format!("{spec:?}"), &inputs, |tape, v, _| ops::self_attention(tape, v[0].clone(), spec.clone()));
     }
 }
 
