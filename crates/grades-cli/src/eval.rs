@@ -108,7 +108,7 @@ impl Args {
             let started = Instant::now();
             let requests: usize = questions.iter().map(|question| question.choices.len()).sum();
             let bar = indicatif::ProgressBar::new(requests as u64).with_prefix(name.to_owned());
-            let encoder = Encoder::new(&tokenizer);
+            let encoder = Encoder::new(&tokenizer, model.sizes().vocab_size);
             let (result, scores) =
                 score(task, &questions, &encoder, &mut model, options, &mut |done| bar.set_position(done as u64))?;
             bar.finish_and_clear();

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use grades_models::generate::{Limits, generate};
+use grades_models::generation_config::{end_of_turn, end_tokens};
 use grades_models::sampling::{Sampler, SamplingOptions};
 use grades_models::source::LoadOptions;
-use grades_models::template::{ChatTemplate, Message};
-use grades_models::tokenizer::Tokenizer;
+use grades_models::template::{ChatTemplate, Given, Message};
+use grades_models::tokenizer::{Around, Tokenizer};
 use grades_models::weights::Checkpoint;
 use grades_models::{peft, registry};
 use grades_tensor::device;
@@ -19,7 +20,8 @@ use crate::output;
 /// Continue a text.
 ///
 /// Without --temperature the most likely token is taken each time. With --chat the prompt is the user's message, put
-/// into the model's chat template.
+/// into the model's chat template. The text ends at each end-of-text token that the tokenizer, generation_config.json or
+/// config.json names, and with --chat at the template's end of a turn.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A model folder in the Hugging Face layout, a GGUF file, or a model of the Hugging Face Hub (owner/name).
@@ -66,21 +68,24 @@ impl Args {
             model.fold_frozen();
         }
         tokenizer.check_fits(model.sizes().vocab_size)?;
-        let prompt = if self.chat {
+        let mut stop = end_tokens(&checkpoint, &tokenizer)?;
+        let (text, around) = if self.chat {
             let template =
                 ChatTemplate::of(&tokenizer).context("the model has no chat template; leave --chat out")??;
+            stop.extend(end_of_turn(&template, &tokenizer)?);
             let messages = [Message::new("user", &self.prompt)];
-            tokenizer.encode(&template.render(&messages, true)?, false)?
+            (template.render(&messages, &Given::default(), true)?.text, Around::Template)
         } else {
-            tokenizer.encode(&self.prompt, true)?
+            (self.prompt.clone(), Around::Beginning)
         };
+        let prompt = tokenizer.encode_text(&text, around)?.ids;
         let mut sampler = Sampler::new(SamplingOptions {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
             seed: self.seed,
         })?;
-        let limits = Limits { max_new_tokens: self.max_new_tokens, stop: tokenizer.eos_id().into_iter().collect() };
+        let limits = Limits { max_new_tokens: self.max_new_tokens, stop };
         let show = |piece: &str| {
             if !json {
                 output::print_piece(piece);

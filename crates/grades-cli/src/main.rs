@@ -60,6 +60,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    output::show_warnings();
     grades_kernels::reuse_freed_memory();
     let result = match cli.command {
         Command::Quickstart(args) => args.run(cli.json, cli.threads),

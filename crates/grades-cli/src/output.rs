@@ -29,6 +29,30 @@ pub(crate) fn log(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Prints what the libraries warn of.
+struct Warnings;
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn && metadata.target().starts_with("grades")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            log(&format!("warning: {}", record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Has warnings of the libraries printed as lines of the log.
+pub(crate) fn show_warnings() {
+    if log::set_logger(&Warnings).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+}
+
 /// Sets the number of threads, before anything is computed.
 pub(crate) fn set_threads(threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
     match threads {

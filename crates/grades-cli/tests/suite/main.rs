@@ -16,6 +16,8 @@ mod mistakes;
 #[cfg(test)]
 mod program;
 #[cfg(test)]
+mod reading;
+#[cfg(test)]
 mod results;
 #[cfg(test)]
 mod sweep;

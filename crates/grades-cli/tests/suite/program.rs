@@ -42,7 +42,7 @@ impl Workspace {
     pub(crate) fn call_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Called {
         let mut program = Command::new(env!("CARGO_BIN_EXE_grades"));
         program.args(arguments).current_dir(self.0.path()).env("HF_HOME", self.path("hub"));
-        for name in ["HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"] {
+        for name in ["HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"] {
             program.env_remove(name);
         }
         Called(program.envs(variables.iter().copied()).output().unwrap())

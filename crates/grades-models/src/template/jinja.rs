@@ -25,8 +25,13 @@ pub(super) fn environment(name: &'static str, source: &str) -> Result<Environmen
     });
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", tojson);
-    environment.add_template_owned(name, without_generation_tags(source))?;
+    add(&mut environment, name, source)?;
     Ok(environment)
+}
+
+/// Adds a template to an environment.
+pub(super) fn add(environment: &mut Environment<'static>, name: &'static str, source: &str) -> Result<(), Error> {
+    environment.add_template_owned(name, without_generation_tags(source))
 }
 
 /// What went wrong, with the reasons behind it, in one line.

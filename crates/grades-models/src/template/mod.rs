@@ -4,20 +4,24 @@
 //! `lstrip_blocks`, loop controls) and a few functions of its own.
 
 mod jinja;
+mod message;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
+use std::sync::Arc;
 
-use minijinja::{Environment, Value, context};
-use serde::{Deserialize, Serialize};
+use minijinja::{Environment, Value};
 
+use crate::fields::Taken;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
+
+pub use message::{Given, Message};
+use message::{Noted, from_json};
 
 /// The name under which the environment knows the template; no ending, so that nothing is escaped.
 const NAME: &str = "chat_template";
-/// The role whose turns the model is to produce.
-const ASSISTANT: &str = "assistant";
+/// And that for conversations with tools, where there is another.
+const WITH_TOOLS: &str = "chat_template_with_tools";
 
 /// Result of rendering a conversation.
 pub type Result<T, E = TemplateError> = std::result::Result<T, E>;
@@ -36,31 +40,24 @@ pub enum TemplateError {
         /// The template's reason.
         reason: String,
     },
-    /// Turns cannot be told apart, because a later message changes how an earlier one is rendered.
-    #[error(
-        "the chat template renders message {message} differently once another follows, so the assistant's part cannot \
-         be told; train on the whole text, or give the model folder a template without that"
-    )]
-    NotIncremental {
-        /// Index of the message.
-        message: usize,
-    },
 }
 
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or whatever else the template knows.
-    pub role: String,
-    /// What is said.
-    pub content: String,
+/// A rendered conversation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rendered {
+    /// The text. Encode it without adding special tokens: the template writes them.
+    pub text: String,
+    /// What the template did not read of the conversation.
+    pub unread: Vec<Unread>,
 }
 
-impl Message {
-    /// A turn of `role` saying `content`.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
+/// A part of a conversation that a template did not read, so that it cannot be in the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Index of the message that has it; none, if it belongs to the conversation.
+    pub message: Option<usize>,
+    /// Its key.
+    pub key: String,
 }
 
 /// A compiled chat template.
@@ -68,85 +65,69 @@ impl Message {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special: SpecialTokens,
+    with_tools: bool,
 }
 
 impl ChatTemplate {
     /// Compiles the Jinja source; the special tokens are what the template sees as `bos_token` and so on.
     pub fn new(source: &str, special: &SpecialTokens) -> Result<Self> {
         let environment = jinja::environment(NAME, source).map_err(|e| TemplateError::Syntax(jinja::describe(&e)))?;
-        Ok(Self { environment, special: special.clone() })
+        Ok(Self { environment, special: special.clone(), with_tools: false })
     }
 
     /// The template of a tokenizer, if it has one.
     pub fn of(tokenizer: &Tokenizer) -> Option<Result<Self>> {
-        tokenizer.chat_template().map(|source| Self::new(source, tokenizer.special_tokens()))
+        let template = Self::new(tokenizer.chat_template()?, tokenizer.special_tokens());
+        Some(match tokenizer.tool_template() {
+            Some(source) => template.and_then(|template| template.and_for_tools(source)),
+            None => template,
+        })
     }
 
-    /// The text of a conversation; `add_generation_prompt` appends what begins the assistant's next turn.
-    ///
-    /// Encode it without adding special tokens: the template writes them.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let error =
-            |e: minijinja::Error| TemplateError::Render { messages: messages.len(), reason: jinja::describe(&e) };
-        let list: Value = messages
-            .iter()
-            .map(|message| context! { role => message.role.as_str(), content => message.content.as_str() })
-            .collect();
-        let mut variables = vec![
-            ("messages", list),
-            ("add_generation_prompt", add_generation_prompt.into()),
-            ("tools", ().into()),
-            ("documents", ().into()),
-        ];
-        // A token that the tokenizer does not have is undefined, as in transformers.
-        let SpecialTokens { bos, eos, unk, pad } = &self.special;
-        let tokens = [("bos_token", bos), ("eos_token", eos), ("unk_token", unk), ("pad_token", pad)];
-        variables.extend(tokens.into_iter().filter_map(|(name, token)| Some((name, token.as_deref()?.into()))));
-        let template = self.environment.get_template(NAME).map_err(error)?;
-        template.render(Value::from_pairs(variables)).map_err(error)
+    /// With another template for conversations that have tools, as models with templates called `tool_use` want it.
+    fn and_for_tools(mut self, source: &str) -> Result<Self> {
+        let added = jinja::add(&mut self.environment, WITH_TOOLS, source);
+        added.map_err(|e| TemplateError::Syntax(jinja::describe(&e)))?;
+        self.with_tools = true;
+        Ok(self)
     }
 
-    /// The text of a whole conversation and the byte ranges that the assistant produces: each from behind the
-    /// generation prompt to the end of the turn, with the token that ends it and what the template puts behind that.
+    /// A conversation as text; `add_generation_prompt` appends what begins the assistant's next turn.
     ///
     /// # Errors
-    /// If the template refuses the conversation or one of its beginnings, or changes earlier turns when others follow.
-    pub fn render_with_assistant_spans(&self, messages: &[Message]) -> Result<(String, Vec<Range<usize>>)> {
-        let text = self.render(messages, false)?;
-        let mut spans = Vec::new();
-        for (i, message) in messages.iter().enumerate().filter(|(_, message)| message.role == ASSISTANT) {
-            let not_incremental = || TemplateError::NotIncremental { message: i };
-            let begin = match i {
-                // Many templates refuse an empty conversation; then nothing but the turn itself is known.
-                0 => self.render(&[], true).map_or(0, |prompt| common_prefix(&prompt, &text)),
-                _ => {
-                    let before = self.render(&messages[..i], false)?;
-                    // The prompt may hold more than every answer begins with, such as an opened thought.
-                    let begin = common_prefix(&self.render(&messages[..i], true)?, &text);
-                    if common_prefix(&before, &text) < before.len() || begin < before.len() {
-                        return Err(not_incremental());
-                    }
-                    begin
-                }
-            };
-            let end = match i + 1 == messages.len() {
-                true => text.len(),
-                false => Some(self.render(&messages[..=i], false)?)
-                    .filter(|until| text.starts_with(until.as_str()))
-                    .ok_or_else(not_incremental)?
-                    .len(),
-            };
-            // Text between must be this turn's, or the prompt was taken for the answer.
-            if end < begin || !text[begin..end].contains(message.content.trim()) {
-                return Err(not_incremental());
-            }
-            spans.push(begin..end);
-        }
-        Ok((text, spans))
+    /// If the template refuses the conversation.
+    pub fn render(&self, messages: &[Message], given: &Given, add_generation_prompt: bool) -> Result<Rendered> {
+        let error =
+            |e: minijinja::Error| TemplateError::Render { messages: messages.len(), reason: jinja::describe(&e) };
+        let noted: Vec<Arc<Noted>> = messages.iter().map(|message| Arc::new(Noted::new(message.fields()))).collect();
+        let mut variables: Vec<(String, Value)> = [
+            ("messages", noted.iter().cloned().map(Value::from_dyn_object).collect()),
+            ("add_generation_prompt", add_generation_prompt.into()),
+            ("tools", given.tools.as_ref().map_or(().into(), from_json)),
+            ("documents", ().into()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        // A token that the tokenizer does not have is undefined, as in transformers.
+        variables.extend(self.special.named().map(|(name, token)| (name.to_owned(), token.into())));
+        variables.extend(given.variables.iter().map(|(name, value)| (name.clone(), from_json(value))));
+        let variables = Arc::new(Noted::from(variables));
+        let name = if self.with_tools && given.tools.is_some() { WITH_TOOLS } else { NAME };
+        let template = self.environment.get_template(name).map_err(error)?;
+        let text = template.render(Value::from_dyn_object(variables.clone())).map_err(error)?;
+
+        let of_message = |(index, (noted, message)): (usize, (&Arc<Noted>, &Message))| -> Vec<Unread> {
+            let left = unread(&noted.taken, message.fields().iter().map(|(key, _)| key.as_str()));
+            left.map(|key| Unread { message: Some(index), key }).collect()
+        };
+        let tools = given.tools.iter().map(|_| "tools");
+        let names = tools.chain(given.variables.iter().map(|(name, _)| name.as_str()));
+        let of_conversation = unread(&variables.taken, names).map(|key| Unread { message: None, key });
+        let of_messages = noted.iter().zip(messages).enumerate().flat_map(of_message);
+        Ok(Rendered { text, unread: of_conversation.chain(of_messages).collect() })
     }
 }
 
-/// Bytes in which both texts agree from the beginning, up to a character.
-fn common_prefix(a: &str, b: &str) -> usize {
-    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
+fn unread<'a>(taken: &Taken, names: impl Iterator<Item = &'a str>) -> impl Iterator<Item = String> {
+    taken.left(names).into_iter().map(str::to_owned).collect::<Vec<_>>().into_iter()
 }

@@ -5,18 +5,22 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tokenizers::{AddedToken, PostProcessorWrapper};
+use tokenizers::AddedToken;
 
-use super::post_processor::around;
-use super::{Result, SpecialTokens, Tokenizer, TokenizerError};
+use super::{Result, SpecialTokens, Templates, Tokenizer, TokenizerError};
+use crate::fields::{self, Fields, FieldsError, Rest, warn_once};
 use crate::weights::WeightsError;
+
+/// Templates beside the default one, as transformers lays them out.
+const MORE_TEMPLATES: &str = "additional_chat_templates";
+const TOOL_USE: &str = "additional_chat_templates/tool_use.jinja";
 
 /// Whether a folder has a tokenizer.
 pub(super) fn present(folder: &Path) -> bool {
     folder.join("tokenizer.json").is_file()
 }
 
-/// Loads `tokenizer.json` and its companions.
+/// Loads `tokenizer.json` and its companions, as transformers 5.24 does.
 pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
     let path = folder.join("tokenizer.json");
     let definition = read_json(&path)?.ok_or_else(|| malformed(&path, "it does not exist"))?;
@@ -24,28 +28,193 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
 
     let config_path = folder.join("tokenizer_config.json");
     let config = read_json(&config_path)?.unwrap_or_else(|| json!({}));
-    if !config.is_object() {
-        return Err(malformed(&config_path, "it is no JSON object"));
-    }
-    add_listed_tokens(&config_path, &mut inner, &config)?;
+    // Files of older versions, which count where the config does not list the added tokens itself; then the map wins.
+    let listed = !config["added_tokens_decoder"].is_null();
+    let companion = |name: &str| if listed { Ok(None) } else { read_json(&folder.join(name)) };
+    let map = companion("special_tokens_map.json")?.unwrap_or_else(|| json!({}));
+    let added = companion("added_tokens.json")?.unwrap_or_else(|| json!({}));
 
-    let map = read_json(&folder.join("special_tokens_map.json"))?.unwrap_or_default();
-    let role = |key: &str| [&config, &map].into_iter().find_map(|source| token_text(&source[key]));
-    let special = SpecialTokens {
-        bos: role("bos_token"),
-        eos: role("eos_token"),
-        unk: role("unk_token"),
-        pad: role("pad_token"),
+    let mut described = Described::read(&config_path, &config)?;
+    described.replace(Described::read(&folder.join("special_tokens_map.json"), &map)?);
+    for (id, token) in numbered(&folder.join("added_tokens.json"), &added)? {
+        let special = described.is_special(&token);
+        let token = json!({ "content": token, "special": special, "normalized": !special });
+        described.listed.push((id, token));
+    }
+    described.listed.sort_by_key(|(id, _)| *id);
+    add_listed_tokens(&config_path, &mut inner, &described.listed)?;
+    add_special_tokens(&path, &mut inner, &described)?;
+    inner.set_encode_special_tokens(described.split_special_tokens);
+
+    // As in transformers, the files win over the key.
+    let mut templates = described.templates;
+    let file = folder.join("chat_template.jinja");
+    if file.is_file() {
+        templates = Templates { default: Some(read_text(&file)?), tool_use: None };
+    }
+    let file = folder.join(TOOL_USE);
+    if file.is_file() {
+        templates.tool_use = Some(read_text(&file)?);
+    }
+    let tokenizer = Tokenizer { inner, special: described.special, templates, config };
+    tokenizer.tell_contradictions(&config_path, &described.flags)?;
+    Ok(tokenizer)
+}
+
+/// What the companions say.
+#[derive(Default)]
+struct Described {
+    special: SpecialTokens,
+    /// Special tokens without a role.
+    extra: Vec<Value>,
+    /// Added tokens by id.
+    listed: Vec<(u32, Value)>,
+    templates: Templates,
+    split_special_tokens: bool,
+    /// `add_bos_token`, `add_eos_token`.
+    flags: [Option<bool>; 2],
+}
+
+/// Keys that only say how a tokenizer is made, called or decodes, none of which is done by them here or, where there is a
+/// tokenizer.json, in transformers' own backend.
+const HARMLESS: [&str; 44] = [
+    "add_prefix_space",
+    "auto_map",
+    "backend",
+    "chat_template_jinja",
+    "clean_up_tokenization_spaces",
+    "device_map",
+    "do_lower_case",
+    "errors",
+    "fix_mistral_regex",
+    "from_slow",
+    "image_processor_type",
+    "init_inputs",
+    "is_local",
+    "keep_accents",
+    "legacy",
+    "local_files_only",
+    "max_len",
+    "max_length",
+    "model_input_names",
+    "model_max_length",
+    "name_or_path",
+    "pad_to_multiple_of",
+    "pad_token_id",
+    "pad_token_type_id",
+    "padding",
+    "padding_side",
+    "processor_class",
+    "remove_space",
+    "response_schema",
+    "sp_model_kwargs",
+    "spaces_between_special_tokens",
+    "special_tokens_map_file",
+    "stride",
+    "tokenizer_class",
+    "tokenizer_file",
+    "tokenizer_type",
+    "transformers_version",
+    "truncation",
+    "truncation_side",
+    "truncation_strategy",
+    "trust_remote_code",
+    "use_default_system_prompt",
+    "use_fast",
+    "vocab_size",
+];
+
+impl Described {
+    /// Reads `tokenizer_config.json`, or `special_tokens_map.json`, which has some of the same keys.
+    fn read(path: &Path, config: &Value) -> Result<Self> {
+        let read = |fields: &Fields<'_>| {
+            fields.harmless(&HARMLESS);
+            let mut described = Self {
+                listed: fields.get("added_tokens_decoder").map_or(Ok(Vec::new()), decoder)?,
+                templates: Templates::read(fields)?,
+                split_special_tokens: fields.optional("split_special_tokens")?.unwrap_or(false),
+                flags: [fields.optional("add_bos_token")?, fields.optional("add_eos_token")?],
+                ..Self::default()
+            };
+            match fields.get("extra_special_tokens") {
+                Some(Value::Array(tokens)) => described.extra = tokens.clone(),
+                Some(Value::Object(named)) => named.iter().for_each(|(name, token)| described.role(name, token)),
+                _ => {}
+            }
+            // The older name counts where the newer one lists none.
+            if let (Some(Value::Array(tokens)), true) =
+                (fields.get("additional_special_tokens"), described.extra.is_empty())
+            {
+                described.extra = tokens.clone();
+            }
+            let roles: Vec<String> = fields.left().into_iter().filter(|key| key.ends_with("_token")).collect();
+            for key in
+                ["bos_token", "eos_token", "unk_token", "pad_token"].into_iter().chain(roles.iter().map(String::as_str))
+            {
+                if let Some(token) = fields.get(key) {
+                    described.role(key, token);
+                }
+            }
+            Ok(described)
+        };
+        fields::read(&path.display().to_string(), config, Rest::Warn, read)
+            .map_err(|e: FieldsError| malformed(path, e.to_string()))
+    }
+
+    fn role(&mut self, name: &str, token: &Value) {
+        if let Some(text) = token_text(token) {
+            self.special.set(name, text);
+        }
+    }
+
+    /// What `other` says counts in place of what is said here.
+    fn replace(&mut self, other: Self) {
+        for (name, token) in other.special.named() {
+            self.special.set(name, token.to_owned());
+        }
+        if self.extra.is_empty() {
+            self.extra = other.extra;
+        }
+    }
+
+    fn is_special(&self, token: &str) -> bool {
+        self.special.named().any(|(_, text)| text == token)
+            || self.extra.iter().any(|extra| token_text(extra).as_deref() == Some(token))
+    }
+}
+
+/// `added_tokens_decoder`: the tokens of ids.
+fn decoder(value: &Value) -> Result<Vec<(u32, Value)>, FieldsError> {
+    let wrong = || FieldsError::WrongType { key: "added_tokens_decoder".to_owned(), value: "…".to_owned() };
+    let entry = |(id, token): (&String, &Value)| {
+        Some((id.parse().ok()?, token.get("content")?.as_str().map(|_| token)?.clone()))
     };
-    add_roles(&path, &mut inner, &special)?;
-    override_around(&config_path, &mut inner, &config, &special)?;
-    // As in transformers, the file wins over the key.
-    let template = folder.join("chat_template.jinja");
-    let chat_template = match template.is_file() {
-        true => Some(fs::read_to_string(&template).map_err(WeightsError::io("read", &template))?),
-        false => template_in_config(&config),
-    };
-    Ok(Tokenizer { inner, special, chat_template, config })
+    value.as_object().ok_or_else(wrong)?.iter().map(|pair| entry(pair).ok_or_else(wrong)).collect()
+}
+
+/// `added_tokens.json`: the ids of tokens.
+fn numbered(path: &Path, value: &Value) -> Result<Vec<(u32, String)>> {
+    let wrong = || malformed(path, "it must give each token its id");
+    let entry = |(token, id): (&String, &Value)| Some((u32::try_from(id.as_u64()?).ok()?, token.clone()));
+    value.as_object().ok_or_else(wrong)?.iter().map(|pair| entry(pair).ok_or_else(wrong)).collect()
+}
+
+impl Templates {
+    /// One template, or several with names.
+    fn read(fields: &Fields<'_>) -> Result<Self, FieldsError> {
+        let named = match fields.get("chat_template") {
+            Some(Value::String(template)) => {
+                return Ok(Self { default: Some(template.clone()), tool_use: None });
+            }
+            Some(Value::Array(named)) => named,
+            _ => return Ok(Self::default()),
+        };
+        let template = |name: &str| {
+            let found = named.iter().find(|template| template["name"] == name);
+            found.and_then(|template| template["template"].as_str()).map(str::to_owned)
+        };
+        Ok(Self { default: template("default"), tool_use: template("tool_use") })
+    }
 }
 
 /// Makes a tokenizer from the contents of a `tokenizer.json`; `path` is for messages.
@@ -82,79 +251,66 @@ fn check_merges(path: &Path, definition: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Adds what `added_tokens_decoder` lists beyond `tokenizer.json`, in the order of the ids.
-fn add_listed_tokens(path: &Path, inner: &mut tokenizers::Tokenizer, config: &Value) -> Result<()> {
-    let Some(listed) = config["added_tokens_decoder"].as_object() else { return Ok(()) };
-    let mut listed: Vec<(u32, &Value)> =
-        listed.iter().filter_map(|(id, token)| Some((id.parse().ok()?, token))).collect();
-    listed.sort_by_key(|(id, _)| *id);
+/// Adds what the companions list beyond `tokenizer.json`, in the order of the ids.
+fn add_listed_tokens(path: &Path, inner: &mut tokenizers::Tokenizer, listed: &[(u32, Value)]) -> Result<()> {
     let known = inner.get_added_tokens_decoder();
     for (id, token) in listed {
         let Some(content) = token["content"].as_str() else { continue };
-        if known.get(&id).is_some_and(|token| token.content == content) {
+        if known.get(id).is_some_and(|token| token.content == content) {
             continue;
         }
-        let flag = |key: &str| token[key].as_bool().unwrap_or(false);
-        let added = AddedToken::from(content, flag("special"))
-            .single_word(flag("single_word"))
-            .lstrip(flag("lstrip"))
-            .rstrip(flag("rstrip"))
-            .normalized(flag("normalized"));
-        inner.add_tokens([added]).map_err(|e| malformed(path, e.to_string()))?;
-        if inner.token_to_id(content) != Some(id) {
+        inner.add_tokens([added(token, content, false)]).map_err(|e| malformed(path, e.to_string()))?;
+        if inner.token_to_id(content) != Some(*id) {
             return Err(malformed(path, format!("it gives the token {content:?} the id {id}, which is not free")));
         }
     }
     Ok(())
 }
 
-/// A token with a role is matched whole even where the files do not list it as added.
-fn add_roles(path: &Path, inner: &mut tokenizers::Tokenizer, special: &SpecialTokens) -> Result<()> {
+/// A token with a role, or listed as special, is matched whole even where the files do not list it as added.
+fn add_special_tokens(path: &Path, inner: &mut tokenizers::Tokenizer, described: &Described) -> Result<()> {
     let known: HashSet<String> = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
-    let roles = [&special.bos, &special.eos, &special.unk, &special.pad].into_iter().flatten();
-    let missing = roles.filter(|token| !known.contains(*token)).map(|token| AddedToken::from(token.as_str(), true));
-    inner.add_special_tokens(missing.collect::<Vec<_>>()).map_err(|e| malformed(path, e.to_string()))?;
+    let roles = described.special.named().map(|(_, token)| AddedToken::from(token, true));
+    let extra = described.extra.iter().filter_map(|token| Some(added(token, &token_text(token)?, true)));
+    let missing: Vec<AddedToken> = roles.chain(extra).filter(|token| !known.contains(&token.content)).collect();
+    inner.add_special_tokens(missing).map_err(|e| malformed(path, e.to_string()))?;
     Ok(())
 }
 
-/// `add_bos_token` and `add_eos_token` of the config, if one of them is given, decide what is put around a sequence,
-/// whatever `tokenizer.json` says (as in transformers 5).
-fn override_around(
-    path: &Path,
-    inner: &mut tokenizers::Tokenizer,
-    config: &Value,
-    special: &SpecialTokens,
-) -> Result<()> {
-    let (add_bos, add_eos) = (config["add_bos_token"].as_bool(), config["add_eos_token"].as_bool());
-    if add_bos.is_none() && add_eos.is_none() {
-        return Ok(());
+/// A token to be added, with the flags that its object has.
+fn added(token: &Value, content: &str, special: bool) -> AddedToken {
+    let flag = |key: &str| token.get(key).and_then(Value::as_bool);
+    let special = flag("special").unwrap_or(special);
+    AddedToken::from(content, special)
+        .single_word(flag("single_word").unwrap_or(false))
+        .lstrip(flag("lstrip").unwrap_or(false))
+        .rstrip(flag("rstrip").unwrap_or(false))
+        .normalized(flag("normalized").unwrap_or(false))
+}
+
+impl Tokenizer {
+    /// Warns where the flags of `tokenizer_config.json` say otherwise than `tokenizer.json` about the tokens around a text.
+    /// The latter counts, as in transformers 5, which drops the flags.
+    fn tell_contradictions(&self, path: &Path, flags: &[Option<bool>; 2]) -> Result<()> {
+        let ids = self.encode("a", true)?;
+        let is = |token: Option<u32>, at: Option<&u32>| token.is_some() && token.as_ref() == at;
+        let is = [is(self.bos_id(), ids.first()), is(self.eos_id(), ids.last())];
+        for ((key, flag), is) in ["add_bos_token", "add_eos_token"].into_iter().zip(flags).zip(is) {
+            if let Some(flag) = flag.filter(|flag| *flag != is) {
+                let what = if is { "puts the token there" } else { "does not put the token there" };
+                warn_once(format!(
+                    "{}: `{key}: {flag}` is not used, as tokenizer.json {what} and counts (as in transformers 5)",
+                    path.display()
+                ));
+            }
+        }
+        Ok(())
     }
-    let with_id = |token| Some((token, inner.token_to_id(token)?));
-    let bos = special.bos.as_deref().filter(|_| add_bos == Some(true)).and_then(with_id);
-    let eos = special.eos.as_deref().filter(|_| add_eos == Some(true)).and_then(with_id);
-    let definition = around(bos, eos);
-    let processor: Option<PostProcessorWrapper> =
-        serde_json::from_value(definition).map_err(|e| malformed(path, e.to_string()))?;
-    inner.with_post_processor(processor);
-    Ok(())
 }
 
 /// A token written as text or as an object with `content`.
 fn token_text(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
-}
-
-/// One template, or the one named default of several.
-fn template_in_config(config: &Value) -> Option<String> {
-    match &config["chat_template"] {
-        Value::String(template) => Some(template.clone()),
-        Value::Array(named) => named
-            .iter()
-            .find(|template| template["name"] == "default")
-            .and_then(|template| template["template"].as_str())
-            .map(str::to_owned),
-        _ => None,
-    }
 }
 
 /// Writes the files; none is replaced.
@@ -164,28 +320,28 @@ pub(super) fn save(tokenizer: &Tokenizer, dir: &Path) -> Result<()> {
         tokenizer.inner.to_string(true).map_err(|e| malformed(&dir.join("tokenizer.json"), e.to_string()))?;
 
     let mut config = tokenizer.config.as_object().cloned().unwrap_or_default();
-    // Since transformers 5 the template is a file of its own; the key is for older readers.
-    match &tokenizer.chat_template {
+    // Since transformers 5 templates are files of their own; the key is for older readers.
+    match &tokenizer.templates.default {
         Some(template) => config.insert("chat_template".into(), json!(template)),
         None => config.remove("chat_template"),
     };
     let mut map = Map::new();
-    let roles = &tokenizer.special;
-    for (key, token) in
-        [("bos_token", &roles.bos), ("eos_token", &roles.eos), ("unk_token", &roles.unk), ("pad_token", &roles.pad)]
-    {
-        if let Some(token) = token {
-            map.insert(key.into(), json!(token));
-            config.entry(key).or_insert_with(|| json!(token));
-        }
+    for (key, token) in tokenizer.special.named() {
+        map.insert(key.into(), json!(token));
+        config.entry(key).or_insert_with(|| json!(token));
     }
     let mut files = vec![
         ("tokenizer_config.json", format!("{:#}\n", Value::Object(config))),
         ("special_tokens_map.json", format!("{:#}\n", Value::Object(map))),
         ("tokenizer.json", definition),
     ];
-    if let Some(template) = &tokenizer.chat_template {
+    if let Some(template) = &tokenizer.templates.default {
         files.push(("chat_template.jinja", template.clone()));
+    }
+    if let Some(template) = &tokenizer.templates.tool_use {
+        let folder = dir.join(MORE_TEMPLATES);
+        fs::create_dir_all(&folder).map_err(WeightsError::io("create", &folder))?;
+        files.push((TOOL_USE, template.clone()));
     }
     for (name, _) in &files {
         let path = dir.join(name);
@@ -206,6 +362,10 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
     }
     let text = fs::read(path).map_err(WeightsError::io("read", path))?;
     serde_json::from_slice(&text).map(Some).map_err(|e| malformed(path, format!("it does not parse as JSON: {e}")))
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    Ok(fs::read_to_string(path).map_err(WeightsError::io("read", path))?)
 }
 
 pub(super) fn malformed(path: &Path, problem: impl Into<String>) -> TokenizerError {

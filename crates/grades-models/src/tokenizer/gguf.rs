@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::files::{build, malformed};
 use super::post_processor::around;
-use super::{Result, SpecialTokens, Tokenizer, TokenizerError};
+use super::{Result, SpecialTokens, Templates, Tokenizer, TokenizerError};
 use crate::weights::gguf::Metadata;
 
 /// `tokenizer.ggml.token_type` of tokens like `<|im_end|>`.
@@ -67,8 +67,12 @@ pub(super) fn load(path: &Path) -> Result<Tokenizer> {
         "clean_up_tokenization_spaces": false,
         "bos_token": special.bos, "eos_token": special.eos, "unk_token": special.unk, "pad_token": special.pad,
     });
-    let chat_template = metadata.string("tokenizer.chat_template").map(str::to_owned);
-    Ok(Tokenizer { inner: build(path, &definition)?, special, chat_template, config })
+    let template = |key: &str| metadata.string(key).map(str::to_owned);
+    let templates = Templates {
+        default: template("tokenizer.chat_template"),
+        tool_use: template("tokenizer.chat_template.tool_use"),
+    };
+    Ok(Tokenizer { inner: build(path, &definition)?, special, templates, config })
 }
 
 /// The token table.
@@ -108,7 +112,13 @@ impl<'a> Vocabulary<'a> {
             .filter(|(id, _)| !tokens[*id].is_empty())
             .collect();
         let text = |role: &Option<(u32, String)>| role.as_ref().map(|(_, token)| token.clone());
-        let roles = SpecialTokens { bos: text(&bos), eos: text(&eos), unk: text(&unk), pad: text(&pad) };
+        let roles = SpecialTokens {
+            bos: text(&bos),
+            eos: text(&eos),
+            unk: text(&unk),
+            pad: text(&pad),
+            ..SpecialTokens::default()
+        };
         Ok(Self { tokens, added, roles, bos: bos.map(|r| r.0), eos: eos.map(|r| r.0) })
     }
 

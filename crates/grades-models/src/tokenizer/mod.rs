@@ -3,18 +3,21 @@
 mod files;
 mod gguf;
 mod post_processor;
+mod special;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod text;
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::weights::WeightsError;
 
+pub use special::SpecialTokens;
 pub use stream::StreamDecoder;
+pub use text::{Around, Encoded};
 
 /// Result of loading or using a tokenizer.
 pub type Result<T, E = TokenizerError> = std::result::Result<T, E>;
@@ -47,7 +50,20 @@ pub enum TokenizerError {
          take both from one checkpoint"
     )]
     DoesNotFit {
-        /// The token with the largest id.
+        /// The token of the vocabulary with the largest id.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the model's embedding.
+        vocab_size: usize,
+    },
+    /// A text has a token that the model does not have.
+    #[error(
+        "the text holds the token {token:?} (id {id}), for which the model's embedding of {vocab_size} rows has none; take \
+         it out, or use the tokenizer and chat template that belong to the model"
+    )]
+    NoRow {
+        /// The token.
         token: String,
         /// Its id.
         id: u32,
@@ -72,25 +88,12 @@ pub enum TokenizerError {
     },
 }
 
-/// The tokens with a role, as text.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SpecialTokens {
-    /// Begins a sequence.
-    pub bos: Option<String>,
-    /// Ends a sequence.
-    pub eos: Option<String>,
-    /// Stands for what has no token.
-    pub unk: Option<String>,
-    /// Fills a batch.
-    pub pad: Option<String>,
-}
-
 /// A tokenizer with what belongs to it: special tokens and the chat template.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
-    chat_template: Option<String>,
+    templates: Templates,
     /// `tokenizer_config.json`, to be saved again.
     config: Value,
 }
@@ -120,17 +123,11 @@ impl Tokenizer {
     }
 
     /// The ids of `text`; special tokens written in it are recognised. `add_special_tokens` adds those that the
-    /// tokenizer puts around a sequence, often a BOS, often none.
+    /// tokenizer puts around a sequence, often a BOS, often none. As transformers calls it; what a model reads is
+    /// encoded by [`encode_text`](Self::encode_text).
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(|e| encode_error(text, &e))?;
         Ok(encoding.get_ids().to_vec())
-    }
-
-    /// The ids of `text` and, for each, the bytes of `text` it stands for (empty for an added token).
-    pub fn encode_with_offsets(&self, text: &str, add_special_tokens: bool) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
-        let encoding = self.inner.encode(text, add_special_tokens).map_err(|e| encode_error(text, &e))?;
-        let offsets = encoding.get_offsets().iter().map(|&(begin, end)| begin..end).collect();
-        Ok((encoding.get_ids().to_vec(), offsets))
     }
 
     /// The text of `ids`; an id without a token is passed over, broken UTF-8 becomes `�`.
@@ -153,21 +150,32 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// One more than the largest id: the rows that a model's embedding must have.
-    pub fn vocab_size(&self) -> usize {
-        self.largest().map_or(0, |(_, id)| id as usize + 1)
+    /// Whether an id is that of a special token, which is matched whole and is no part of what is said.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
     }
 
-    /// Fails if some token's id is not below `vocab_size`, the rows of a model's embedding.
+    /// One more than the largest id.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
+    /// Fails if the vocabulary is larger than `vocab_size`, the rows of a model's embedding. Tokens that were added to it may
+    /// lie beyond, as a token for padding often does: a row is needed only by what occurs ([`check_rows`](Self::check_rows)).
     pub fn check_fits(&self, vocab_size: usize) -> Result<()> {
-        match self.largest() {
+        let largest = self.inner.get_vocab(false).into_iter().max_by_key(|(_, id)| *id);
+        match largest {
             Some((token, id)) if id as usize >= vocab_size => Err(TokenizerError::DoesNotFit { token, id, vocab_size }),
             _ => Ok(()),
         }
     }
 
-    fn largest(&self) -> Option<(String, u32)> {
-        self.inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id)
+    /// Fails if one of `ids` has no row in an embedding of `vocab_size` rows.
+    pub fn check_rows(&self, ids: &[u32], vocab_size: usize) -> Result<()> {
+        match ids.iter().find(|id| **id as usize >= vocab_size) {
+            Some(&id) => Err(TokenizerError::NoRow { token: self.token(id).unwrap_or_default(), id, vocab_size }),
+            None => Ok(()),
+        }
     }
 
     /// The tokens with a role.
@@ -192,7 +200,12 @@ impl Tokenizer {
 
     /// The Jinja source of the chat template.
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        self.templates.default.as_deref()
+    }
+
+    /// The Jinja source of the template for conversations with tools, where that is another.
+    pub fn tool_template(&self) -> Option<&str> {
+        self.templates.tool_use.as_deref()
     }
 
     /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` into the
@@ -203,6 +216,14 @@ impl Tokenizer {
     pub fn save(&self, dir: &Path) -> Result<()> {
         files::save(self, dir)
     }
+}
+
+/// The sources of chat templates.
+#[derive(Debug, Clone, Default)]
+struct Templates {
+    default: Option<String>,
+    /// For conversations with tools.
+    tool_use: Option<String>,
 }
 
 fn encode_error(text: &str, error: &tokenizers::Error) -> TokenizerError {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Tokenizer, TokenizerError};
+use super::{Around, Encoded, Tokenizer, TokenizerError};
 use crate::weights::WeightsError;
 use crate::weights::gguf::testing::GgufBuilder;
 
@@ -233,12 +233,15 @@ fn roles_ids_and_sizes() {
     tokenizer.check_fits(size).unwrap();
     let error = tokenizer.check_fits(size - 1).unwrap_err();
     assert!(matches!(&error, TokenizerError::DoesNotFit { token, .. } if token == "ca"), "{error}");
+    tokenizer.check_rows(&[0, merged("ca")], size).unwrap();
+    let error = tokenizer.check_rows(&[0, merged("ca")], size - 1).unwrap_err();
+    assert!(matches!(&error, TokenizerError::NoRow { token, .. } if token == "ca"), "{error}");
 }
 
 #[test]
 fn offsets_are_the_bytes_of_the_text() {
     let text = "<|turn|>é hell";
-    let (ids, offsets) = byte_level("smollm").encode_with_offsets(text, false).unwrap();
+    let Encoded { ids, ranges: offsets } = byte_level("smollm").encode_text(text, Around::Template).unwrap();
     assert_eq!(ids, byte_level("smollm").encode(text, false).unwrap());
     let first = ids.iter().position(|&id| id == merged("hell")).unwrap();
     assert_eq!(&text[offsets[0].clone()], "<|turn|>");
@@ -311,12 +314,25 @@ fn companion_files_give_roles_and_template() {
             "chat_template": [{ "name": "tool_use", "template": "T" }, { "name": "default", "template": "D" }],
         }),
     );
+    // As in transformers 5.24, the map counts where the config does not list the added tokens, and then before the config.
     write(&dir, "special_tokens_map.json", &json!({ "eos_token": "<|end|>", "bos_token": "<think>" }));
     let tokenizer = Tokenizer::from_checkpoint(dir.path()).unwrap();
-    assert_eq!((tokenizer.bos_id(), tokenizer.eos_id()), (Some(1), Some(0)));
-    assert_eq!(tokenizer.chat_template(), Some("D"));
+    assert_eq!((tokenizer.bos_id(), tokenizer.eos_id()), (Some(2), Some(0)));
+    assert_eq!((tokenizer.chat_template(), tokenizer.tool_template()), (Some("D"), Some("T")));
+    let listed = json!({ "1": { "content": "<|turn|>", "special": true } });
+    write(&dir, "tokenizer_config.json", &json!({ "bos_token": "<|turn|>", "added_tokens_decoder": listed }));
+    let tokenizer = Tokenizer::from_checkpoint(dir.path()).unwrap();
+    assert_eq!((tokenizer.bos_id(), tokenizer.eos_id()), (Some(1), None));
+    // Files of templates count before the config, and are saved.
     fs::write(dir.path().join("chat_template.jinja"), "F").unwrap();
-    assert_eq!(Tokenizer::from_checkpoint(dir.path()).unwrap().chat_template(), Some("F"));
+    fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
+    fs::write(dir.path().join("additional_chat_templates/tool_use.jinja"), "U").unwrap();
+    let tokenizer = Tokenizer::from_checkpoint(dir.path()).unwrap();
+    let copy = TempDir::new().unwrap();
+    tokenizer.save(copy.path()).unwrap();
+    for tokenizer in [tokenizer, Tokenizer::from_checkpoint(copy.path()).unwrap()] {
+        assert_eq!((tokenizer.chat_template(), tokenizer.tool_template()), (Some("F"), Some("U")));
+    }
     // Beside a single weight file the folder's tokenizer counts too.
     fs::write(dir.path().join("model.safetensors"), "").unwrap();
     assert!(Tokenizer::from_checkpoint(dir.path().join("model.safetensors")).is_ok());
@@ -353,42 +369,87 @@ fn tokens_listed_only_in_the_config_are_added() {
 }
 
 #[test]
-fn the_config_decides_what_is_put_around_a_sequence() {
-    let dir = folder();
-    let encode = |config: Value| {
-        write(&dir, "tokenizer_config.json", &config);
-        Tokenizer::from_checkpoint(dir.path()).unwrap().encode("a", true).unwrap()
-    };
-    let roles = |mut config: Value| {
-        config["bos_token"] = json!("<|turn|>");
-        config["eos_token"] = json!("<|end|>");
-        config
-    };
-    assert_eq!(encode(roles(json!({}))), [byte('a')]);
-    assert_eq!(encode(roles(json!({ "add_bos_token": true }))), [1, byte('a')]);
-    assert_eq!(encode(roles(json!({ "add_bos_token": false, "add_eos_token": true }))), [byte('a'), 0]);
-    // A role without a token puts nothing.
-    fs::remove_file(dir.path().join("special_tokens_map.json")).unwrap();
-    assert_eq!(encode(json!({ "add_bos_token": true })), [byte('a')]);
+fn the_post_processor_decides_what_is_put_around_a_text() {
+    // Transformers 5.24 drops the flags of the config where there is a tokenizer.json.
+    for (pre, wanted) in [("llama-bpe", &[1, byte('a')][..]), ("smollm", &[byte('a')])] {
+        for flags in
+            [json!({}), json!({ "add_bos_token": false }), json!({ "add_bos_token": true, "add_eos_token": true })]
+        {
+            let dir = TempDir::new().unwrap();
+            byte_level(pre).save(dir.path()).unwrap();
+            let mut config = json!({ "bos_token": "<|turn|>", "eos_token": "<|end|>" });
+            flags.as_object().unwrap().iter().for_each(|(key, flag)| config[key] = flag.clone());
+            write(&dir, "tokenizer_config.json", &config);
+            let tokenizer = Tokenizer::from_checkpoint(dir.path()).unwrap();
+            assert_eq!(tokenizer.encode("a", true).unwrap(), wanted, "{pre}, {flags}");
+        }
+    }
+}
 
-    // Also against tokenizer.json.
-    let dir = TempDir::new().unwrap();
-    byte_level("llama-bpe").save(dir.path()).unwrap();
-    assert_eq!(Tokenizer::from_checkpoint(dir.path()).unwrap().encode("a", true).unwrap(), [1, byte('a')]);
-    write(&dir, "tokenizer_config.json", &json!({ "add_bos_token": false }));
-    assert_eq!(Tokenizer::from_checkpoint(dir.path()).unwrap().encode("a", true).unwrap(), [byte('a')]);
+#[test]
+fn special_tokens_of_every_spelling_are_added() {
+    let next = byte_level_tokens().len() as u32;
+    let ids = |config: Value, files: &[(&str, Value)], text: &str| {
+        let dir = folder();
+        write(&dir, "tokenizer_config.json", &config);
+        fs::remove_file(dir.path().join("special_tokens_map.json")).unwrap();
+        files.iter().for_each(|(name, value)| write(&dir, name, value));
+        Tokenizer::from_checkpoint(dir.path()).unwrap().encode(text, false).unwrap()
+    };
+    // Values of transformers 5.24 for the same files.
+    let config = json!({ "extra_special_tokens": ["<x>"], "image_token": "<img>" });
+    let map = json!({ "additional_special_tokens": ["<y>"] });
+    assert_eq!(ids(config, &[("special_tokens_map.json", map.clone())], "<x><img>"), [next + 1, next]);
+    assert_eq!(ids(json!({}), &[("special_tokens_map.json", map)], "<y>"), [next]);
+    let both = json!({ "extra_special_tokens": { "foo": "<f>" }, "additional_special_tokens": ["<g>"] });
+    assert_eq!(ids(both, &[], "<f><g>"), [next, next + 1]);
+    let added = [("added_tokens.json", json!({ "<z>": next, "<w>": next + 1 }))];
+    assert_eq!(ids(json!({}), &added, "<z>a<w>"), [next, byte('a'), next + 1]);
+    // Special tokens in a text may be plain text.
+    assert_eq!(ids(json!({ "split_special_tokens": true }), &[], "<|").len(), 2);
+    assert_eq!(ids(json!({ "split_special_tokens": true }), &[], "<|end|>").len(), 7);
+}
+
+#[test]
+fn what_belongs_around_a_text_is_there_once() {
+    let tokenizer = byte_level("llama-bpe");
+    let ids = |text: &str, around| tokenizer.encode_text(text, around).unwrap().ids;
+    let (turn, end, a) = (1, 0, byte('a'));
+    for (text, beginning, sample) in [
+        ("a", vec![turn, a], vec![turn, a, end]),
+        ("<|turn|>a", vec![turn, a], vec![turn, a, end]),
+        ("a<|end|>", vec![turn, a, end], vec![turn, a, end]),
+        (
+            "\n<|turn|>a<|end|>\n",
+            vec![byte('\n'), turn, a, end, byte('\n')],
+            vec![byte('\n'), turn, a, end, byte('\n')],
+        ),
+        ("a<|turn|>a", vec![turn, a, turn, a], vec![turn, a, turn, a, end]),
+        ("", vec![turn], vec![turn, end]),
+    ] {
+        assert_eq!(ids(text, Around::Beginning), beginning, "{text:?}");
+        assert_eq!(ids(text, Around::Sample), sample, "{text:?}");
+    }
+    // A template writes its own; what a message repeats of it goes.
+    assert_eq!(ids("<|turn|><|turn|>a<|end|><|end|>a", Around::Template), [turn, a, end, a]);
+    assert_eq!(ids("a", Around::Template), [a]);
+    let Encoded { ranges, .. } = tokenizer.encode_text("é  a", Around::Sample).unwrap();
+    assert_eq!(ranges, [0..0, 0..2, 0..2, 2..3, 3..4, 4..5, 5..5]);
 }
 
 #[test]
 fn a_token_with_a_role_is_matched_whole() {
     let dir = folder();
+    fs::remove_file(dir.path().join("special_tokens_map.json")).unwrap();
     write(&dir, "tokenizer_config.json", &json!({ "eos_token": "hello", "pad_token": "<pad>" }));
     let tokenizer = Tokenizer::from_checkpoint(dir.path()).unwrap();
     // "hello" within a word would not be a token otherwise, and <pad> is new.
     let new = byte_level_tokens().len() as u32;
     assert_eq!(tokenizer.encode("xhellox<pad>", false).unwrap(), [byte('x'), merged("hello"), byte('x'), new]);
     assert_eq!(tokenizer.decode(&[merged("hello"), byte('x')], true), "x");
-    assert!(tokenizer.check_fits(new as usize).is_err());
+    // It needs a row only where it occurs.
+    assert!(tokenizer.check_fits(new as usize).is_ok());
+    assert!(tokenizer.check_rows(&[new], new as usize).is_err());
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! The shapes in which rows hold samples: `completion`, `alpaca`, `sharegpt`, `messages`, `text`, and the benchmark
 //! tasks by name.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::conversation::{Columns, Conversation, is_empty};
 use super::{DataError, Record, Source};
 use crate::eval::task::Task;
-pub use grades_models::template::Message;
 
 /// One entry of `datasets`. The keys for columns are those of Axolotl; each belongs to the types that it names, and where it
 /// is left out the column has the name in brackets.
@@ -70,12 +72,12 @@ impl DatasetSpec {
                 input: take(|spec| &mut spec.field_input, "input"),
                 output: take(|spec| &mut spec.field_output, "output"),
             },
-            "sharegpt" => Format::ShareGpt(Conversation {
+            "sharegpt" => Format::ShareGpt(Columns {
                 messages: take(|spec| &mut spec.field_messages, "conversations"),
                 role: take(|spec| &mut spec.message_field_role, "from"),
                 content: take(|spec| &mut spec.message_field_content, "value"),
             }),
-            "messages" | "chat_template" => Format::Messages(Conversation {
+            "messages" | "chat_template" => Format::Messages(Columns {
                 messages: take(|spec| &mut spec.field_messages, "messages"),
                 role: take(|spec| &mut spec.message_field_role, "role"),
                 content: take(|spec| &mut spec.message_field_content, "content"),
@@ -126,9 +128,9 @@ pub enum Format {
         output: String,
     },
     /// A conversation whose speakers are called `human`, `gpt` and `system`.
-    ShareGpt(Conversation),
+    ShareGpt(Columns),
     /// A conversation whose roles are those of the chat template.
-    Messages(Conversation),
+    Messages(Columns),
     /// Plain text, all of it to be learnt.
     Text {
         /// Column of the text.
@@ -138,34 +140,43 @@ pub enum Format {
     Task(&'static Task),
 }
 
-/// The columns of a conversation.
-#[derive(Clone, Debug)]
-pub struct Conversation {
-    /// Column of the list of messages.
-    pub messages: String,
-    /// Key of a message's role.
-    pub role: String,
-    /// Key of a message's text.
-    pub content: String,
-}
-
 /// A row as text, with what is to be learnt marked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sample {
-    /// Consecutive texts, to be encoded one by one and followed by the end-of-text token.
-    Text(Vec<Part>),
+    /// A text, which is followed by the end-of-text token.
+    Text(Written),
     /// A conversation, to be rendered by the model's chat template.
-    Conversation(Vec<Message>),
+    Conversation(Conversation),
 }
 
-/// A piece of a sample.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+/// A text, and the bytes of it that are to be learnt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
     /// The text.
     pub text: String,
-    /// Whether its tokens count in the loss.
-    pub trained: bool,
+    /// What of it counts in the loss, in order.
+    pub learnt: Vec<Range<usize>>,
 }
+
+impl Written {
+    /// A text that is learnt as a whole.
+    pub fn whole(text: String) -> Self {
+        let all = 0..text.len();
+        Self { text, learnt: vec![all] }
+    }
+
+    /// A prompt and the answer to it, which is learnt.
+    pub fn answered(prompt: &str, answer: &str) -> Self {
+        let text = format!("{prompt}{answer}");
+        let answer = prompt.len()..text.len();
+        Self { text, learnt: vec![answer] }
+    }
+}
+
+/// Columns that other programs know and that change what is learnt, so that reading past them would learn something else. In
+/// a conversation `system` and `tools` are read.
+const CHANGING: [&str; 9] =
+    ["system", "system_prompt", "history", "tools", "image", "images", "videos", "audios", "input_ids"];
 
 impl Format {
     /// The sample that `record` holds.
@@ -176,34 +187,75 @@ impl Format {
         match self {
             Self::Completion { prompt, completion } => {
                 let (prompt, completion) = (filled(record, prompt)?, filled(record, completion)?);
-                Ok(answered(prompt.to_owned(), &separated(prompt, completion)))
+                Ok(Sample::Text(Written::answered(prompt, &separated(prompt, completion))))
             }
             Self::Alpaca { instruction, input, output } => {
                 let input = record.optional_text(input)?.unwrap_or_default();
-                Ok(answered(alpaca_prompt(filled(record, instruction)?, input), filled(record, output)?))
+                let prompt = alpaca_prompt(filled(record, instruction)?, input);
+                Ok(Sample::Text(Written::answered(&prompt, filled(record, output)?)))
             }
-            Self::ShareGpt(columns) => columns.sample(record, |speaker| match speaker {
-                "human" | "user" => Some("user"),
-                "gpt" | "chatgpt" | "assistant" | "model" => Some("assistant"),
-                "system" => Some("system"),
-                _ => None,
-            }),
-            Self::Messages(columns) => columns.sample(record, |role| Some(role)),
-            Self::Text { field } => {
-                Ok(Sample::Text(vec![Part { text: filled(record, field)?.to_owned(), trained: true }]))
+            Self::ShareGpt(columns) => {
+                let role_of = |speaker: &str| match speaker {
+                    "human" | "user" => Some("user"),
+                    "gpt" | "chatgpt" | "assistant" | "model" => Some("assistant"),
+                    "system" => Some("system"),
+                    "tool" => Some("tool"),
+                    _ => None,
+                };
+                columns.conversation(record, role_of).map(Sample::Conversation)
             }
+            Self::Messages(columns) => columns.conversation(record, |role| Some(role)).map(Sample::Conversation),
+            Self::Text { field } => Ok(Sample::Text(Written::whole(filled(record, field)?.to_owned()))),
             Self::Task(task) => {
                 let question = (task.question)(record)?;
                 let (context, choice) = question.answered();
                 // As it is scored: with a space, whatever the choice begins with.
-                Ok(answered(context.to_owned(), &format!(" {choice}")))
+                Ok(Sample::Text(Written::answered(context, &format!(" {choice}"))))
             }
         }
     }
-}
 
-fn answered(prompt: String, answer: &str) -> Sample {
-    Sample::Text(vec![Part { text: prompt, trained: false }, Part { text: answer.to_owned(), trained: true }])
+    /// Refuses a column that the format has not read although it changes what is learnt, and tells which other ones it has not
+    /// read.
+    ///
+    /// # Errors
+    /// There is such a column, and it says something.
+    pub(crate) fn unread<'a>(&self, record: &'a Record) -> Result<Vec<&'a str>, DataError> {
+        let left = record.left();
+        let harmless = match self {
+            Self::Task(task) => task.unused,
+            _ => &[],
+        };
+        let says = |value: &Result<Value, String>| value.as_ref().map_or(true, |value| !is_empty(value));
+        if let Some((name, _)) = left.iter().find(|(name, value)| self.is_changed_by(name) && says(value)) {
+            return Err(record.error(format!(
+                "column `{name}` changes the sample, but type `{}` does not read it; put it into the text, use type \
+                 messages, or remove the column",
+                self.name()
+            )));
+        }
+        Ok(left.into_iter().map(|(name, _)| name).filter(|name| !harmless.contains(name)).collect())
+    }
+
+    fn is_changed_by(&self, column: &str) -> bool {
+        match self {
+            // The text or the question is all there is.
+            Self::Text { .. } | Self::Task(_) => false,
+            _ => CHANGING.contains(&column),
+        }
+    }
+
+    /// The name as `type` of a data set.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Completion { .. } => "completion",
+            Self::Alpaca { .. } => "alpaca",
+            Self::ShareGpt(_) => "sharegpt",
+            Self::Messages(_) => "messages",
+            Self::Text { .. } => "text",
+            Self::Task(task) => task.name,
+        }
+    }
 }
 
 /// The answer with a space before it, unless there is white space already: a prompt that ends its line wants its answer
@@ -234,35 +286,6 @@ fn alpaca_prompt(instruction: &str, input: &str) -> String {
          response that appropriately completes the request.\n\n\
          ### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
     )
-}
-
-impl Conversation {
-    fn sample(&self, record: &Record, role_of: impl Fn(&str) -> Option<&str>) -> Result<Sample, DataError> {
-        let mut messages = Vec::new();
-        for (number, message) in (1..).zip(record.objects(&self.messages)?) {
-            let text = |key: &str| {
-                message.get(key).and_then(Value::as_str).ok_or_else(|| {
-                    let found = message.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-                    record.error(format!("message {number} in `{}` has no text `{key}`; it has {found}", self.messages))
-                })
-            };
-            let speaker = text(&self.role)?;
-            let Some(role) = role_of(speaker) else {
-                return Err(record.error(format!(
-                    "message {number} in `{}` is from `{speaker}`; known are human, gpt and system",
-                    self.messages
-                )));
-            };
-            messages.push(Message { role: role.to_owned(), content: text(&self.content)?.to_owned() });
-        }
-        if !messages.iter().any(|message| message.role == "assistant") {
-            return Err(record.error(format!(
-                "`{}` has no message of the assistant, so there is nothing to learn; remove the row",
-                self.messages
-            )));
-        }
-        Ok(Sample::Conversation(messages))
-    }
 }
 
 #[cfg(test)]

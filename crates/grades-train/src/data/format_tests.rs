@@ -1,15 +1,33 @@
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use grades_models::template::{ChatTemplate, Given, Message, Rendered};
+use grades_models::tokenizer::SpecialTokens;
+use serde_json::json;
 
 use super::*;
-use crate::data::{DataError, Encode, ExcessLength, NO_LOSS, Samples, TokenOptions, load, source, tokens};
+use crate::data::{
+    Around, DataError, Encode, Encoded, ExcessLength, NO_LOSS, Samples, TokenOptions, load, source, tokens,
+};
 
 /// One token a character, 1 at the beginning of a text, 2 at its end; conversations in the manner of ChatML.
 struct Characters;
 
 impl Encode for Characters {
-    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, tokens::EncodeError> {
-        Ok(add_special_tokens.then_some(1).into_iter().chain(text.chars().map(u32::from)).collect())
+    fn encode(&self, text: &str, around: Around) -> Result<Encoded, tokens::EncodeError> {
+        let mut encoded = Encoded::default();
+        let mut push = |id: u32, range| {
+            encoded.ids.push(id);
+            encoded.ranges.push(range);
+        };
+        if around != Around::Template {
+            push(1, 0..0);
+        }
+        text.char_indices().for_each(|(at, letter)| push(letter.into(), at..at + letter.len_utf8()));
+        if around == Around::Sample {
+            push(2, text.len()..text.len());
+        }
+        Ok(encoded)
     }
 
     fn bos_id(&self) -> Option<u32> {
@@ -20,22 +38,15 @@ impl Encode for Characters {
         Some(2)
     }
 
-    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, tokens::EncodeError> {
-        if messages.iter().any(|message| message.role == "tool") {
-            return Err("tool is not allowed".into());
+    fn render(&self, messages: &[Message], given: &Given, prompt: bool) -> Result<Rendered, tokens::EncodeError> {
+        if messages.iter().any(|message| message.role() == "banned") {
+            return Err("banned is not allowed".into());
         }
-        let forget = messages.iter().any(|message| message.content == "forget");
-        let mut text: String = messages
-            .iter()
-            .map(|Message { role, content }| {
-                let content = if forget { "…" } else { content };
-                format!("<{role}>{content}<end>\n")
-            })
-            .collect();
-        if add_generation_prompt {
-            text += "<assistant>";
-        }
-        Ok(text)
+        let source = "{% for m in messages %}{% set said = m.content or '' %}\
+                      <{{ m.role }}>{{ '…' if messages[-1].content == 'forget' else said }}\
+                      {% for call in m.tool_calls or [] %}[{{ call }}]{% endfor %}<end>\n{% endfor %}\
+                      {% if add_generation_prompt %}<assistant>{% endif %}";
+        Ok(ChatTemplate::new(source, &SpecialTokens::default())?.render(messages, given, prompt)?)
     }
 }
 
@@ -179,8 +190,8 @@ fn unusable_rows_are_named() {
         ("messages", r#"{"messages": "a"}"#, vec!["`messages`", "list of objects"]),
         (
             "messages",
-            r#"{"messages": [{"role": "tool", "content": "a"}, {"role": "assistant", "content": "b"}]}"#,
-            vec![":1", "tool is not allowed"],
+            r#"{"messages": [{"role": "banned", "content": "a"}, {"role": "assistant", "content": "b"}]}"#,
+            vec![":1", "banned is not allowed"],
         ),
         (
             "messages",
@@ -196,6 +207,120 @@ fn unusable_rows_are_named() {
             assert!(error.contains(wanted), "{wanted}: {error}");
         }
     }
+}
+
+/// A row whose messages are a question and `answer`, with `more` beside them.
+fn asked(answer: &Value, more: &[(&str, Value)]) -> String {
+    let mut row = json!({ "messages": [{ "role": "user", "content": "Hi" }, answer] });
+    more.iter().for_each(|(key, value)| row[*key] = value.clone());
+    row.to_string()
+}
+
+#[test]
+fn what_changes_a_conversation_is_honoured_or_refused() {
+    let said = |more: Value| {
+        let mut answer = json!({ "role": "assistant", "content": "Yes" });
+        more.as_object().unwrap().iter().for_each(|(key, value)| answer[key] = value.clone());
+        answer
+    };
+    let plain = said(json!({}));
+    for (row, wanted) in [
+        (asked(&said(json!({ "content": null, "tool_calls": ["f"] })), &[]), "<user>Hi<end>\n<assistant>⟦[f]<end>⟧"),
+        (
+            asked(&said(json!({ "tool_call_id": "1", "name": "n", "own": 3, "tool_calls": null })), &[]),
+            "<user>Hi<end>\n<assistant>⟦Yes<end>⟧",
+        ),
+        (
+            asked(&said(json!({ "content": [{ "type": "text", "text": "Y" }, "es"] })), &[]),
+            "<user>Hi<end>\n<assistant>⟦Yes<end>⟧",
+        ),
+        (asked(&plain, &[("system", "Be".into())]), "<system>Be<end>\n<user>Hi<end>\n<assistant>⟦Yes<end>⟧"),
+        (
+            asked(&plain, &[("tools", json!([])), ("history", json!([])), ("note", 1.into())]),
+            "<user>Hi<end>\n<assistant>⟦Yes<end>⟧",
+        ),
+    ] {
+        assert_eq!(fixture("messages", &row).marked(OPTIONS), [wanted], "{row}");
+    }
+    let call = json!({ "name": "f" });
+    for (row, named) in [
+        (asked(&said(json!({ "reasoning_content": "Hm" })), &[]), "`reasoning_content` of message 2 (assistant)"),
+        (asked(&said(json!({ "function_call": call })), &[]), "`function_call` of message 2"),
+        (asked(&plain, &[("tools", json!([call]))]), "`tools` of the row"),
+        (asked(&plain, &[("tools", json!("[{"))]), "`tools` must hold a list"),
+        (asked(&plain, &[("history", json!([["a", "b"]]))]), "`history` changes the sample"),
+        (asked(&plain, &[("images", json!(["a.png"]))]), "`images` changes the sample"),
+        (asked(&said(json!({ "images": ["a.png"] })), &[]), "has `images`"),
+        (asked(&said(json!({ "content": [{ "type": "image_url", "image_url": {} }] })), &[]), "part of type image_url"),
+        (asked(&said(json!({ "train_detail": [] })), &[]), "has `train_detail`"),
+        (asked(&said(json!({ "weight": 0.5 })), &[]), "`weight: 0.5`"),
+        (asked(&said(json!({ "weight": 0 })), &[]), "no token to learn"),
+        (asked(&said(json!({ "content": null })), &[]), "no text `content`"),
+    ] {
+        let error = fixture("messages", &row).error();
+        assert!(error.contains(":1: ") && error.contains(named), "{named}: {error}");
+    }
+    let row =
+        r#"{"messages": [{"role": "system", "content": "A"}, {"role": "assistant", "content": "b"}], "system": "B"}"#;
+    assert!(fixture("messages", row).error().contains("`system` says something else"));
+    let row =
+        r#"{"messages": [{"role": "user", "content": "a", "train": true}, {"role": "assistant", "content": "b"}]}"#;
+    assert!(fixture("messages", row).error().contains("message 1 in `messages` is marked by `train`"));
+    for speaker in ["function_call", "observation"] {
+        let row = json!({ "conversations": [{ "from": speaker, "value": "x" }] });
+        assert!(fixture("sharegpt", &row.to_string()).error().contains("`tool_calls`"));
+    }
+    assert!(fixture("messages", r#"{"messages": []}"#).error().contains("no messages"));
+}
+
+#[test]
+fn marked_messages_are_not_learnt() {
+    for (no, yes) in [
+        ("\"weight\": 0", "\"weight\": 1"),
+        ("\"train\": false", "\"train\": true"),
+        ("\"training\": false", "\"loss\": 1"),
+    ] {
+        let row = format!(
+            r#"{{"messages": [{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "b", {no}}}, {{"role": "user", "content": "c", {no}}}, {{"role": "assistant", "content": "d", {yes}}}]}}"#
+        );
+        let fixture = fixture("messages", &row);
+        let wanted = "<user>a<end>\n<assistant>b<end>\n<user>c<end>\n<assistant>⟦d<end>⟧";
+        assert_eq!(fixture.marked(OPTIONS), [wanted], "{no}");
+        let everything = TokenOptions { train_on_inputs: true, ..OPTIONS };
+        let wanted = "⟦<user>a<end>\n<assistant>⟧b<end>⟦\n<user>c<end>\n<assistant>d<end>\n⟧";
+        assert_eq!(fixture.marked(everything), [wanted], "{no}");
+    }
+}
+
+#[test]
+fn columns_that_change_a_sample_are_refused() {
+    for (kind, row) in [
+        ("completion", json!({ "prompt": "a", "completion": "b" })),
+        ("alpaca", json!({ "instruction": "a", "output": "b" })),
+    ] {
+        for (column, value) in [("system", json!("s")), ("history", json!([["a", "b"]])), ("tools", json!([{}]))] {
+            let mut row = row.clone();
+            row[column] = value;
+            let error = fixture(kind, &row.to_string()).error();
+            assert!(
+                error.contains(":1: ") && error.contains(&format!("`{column}`")) && error.contains(kind),
+                "{error}"
+            );
+            // Where it says nothing, nothing changes; nor do columns of another meaning.
+            row[column] = Value::Null;
+            row["own"] = json!(3);
+            assert_eq!(fixture(kind, &row.to_string()).marked(OPTIONS).len(), 1);
+            row[column] = json!("");
+            assert_eq!(fixture(kind, &row.to_string()).marked(OPTIONS).len(), 1);
+        }
+    }
+    let row = r#"{"prompt": "a", "completion": "b", "id": NaN, "system": null}"#;
+    let fixture = fixture("completion", row);
+    assert_eq!(fixture.marked(OPTIONS), ["^a⟦ b$⟧"]);
+    let record = &source::read(Path::new(&fixture.spec.path), None).unwrap()[0];
+    let format = fixture.spec.format().unwrap();
+    format.sample(record).unwrap();
+    assert_eq!(format.unread(record).unwrap(), ["id"]);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! From data sets to batches of tokens: source (files, or the Hub) → format → tokens → packing → batches.
 
 pub mod batch;
+pub mod conversation;
 pub(crate) mod files;
 pub mod format;
+mod json;
 pub mod packing;
 mod parquet;
 pub mod source;
@@ -10,15 +12,17 @@ pub mod split;
 pub mod template;
 pub mod tokens;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
+use grades_models::fields::{named, warn_once};
 use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, Loader, LoaderOptions};
 pub use format::{DatasetSpec, Format};
 pub use source::{Record, Source};
-pub use tokens::{Encode, NO_LOSS, Tokenized};
+pub use tokens::{Around, Encode, Encoded, NO_LOSS, Tokenized};
 
 use crate::hub::{Hub, HubError};
 
@@ -66,8 +70,10 @@ pub fn load(specs: &[DatasetSpec], encoder: &dyn Encode, options: TokenOptions) 
     let hub = Hub::from_env();
     for spec in specs {
         let format = spec.format().map_err(DataError::Format)?;
+        let mut unread: BTreeSet<String> = BTreeSet::new();
         for record in spec.source().read(spec.split.as_deref(), &hub)? {
             let sample = format.sample(&record)?;
+            unread.extend(format.unread(&record)?.into_iter().map(str::to_owned));
             let mut tokens =
                 tokens::tokenize(&sample, encoder, options.train_on_inputs).map_err(|message| record.error(message))?;
             if tokens.ids.len() > options.sequence_len {
@@ -98,11 +104,20 @@ pub fn load(specs: &[DatasetSpec], encoder: &dyn Encode, options: TokenOptions) 
             }
             all.samples.push(tokens);
         }
+        tell_unread(&spec.path, format.name(), unread);
     }
     if all.samples.is_empty() {
         return Err(DataError::NothingLeft { dropped: all.dropped, sequence_len: options.sequence_len });
     }
     Ok(all)
+}
+
+/// Names the columns of a set that its type has not read.
+pub(crate) fn tell_unread(set: &str, kind: &str, columns: BTreeSet<String>) {
+    if !columns.is_empty() {
+        let columns: Vec<String> = columns.into_iter().collect();
+        warn_once(format!("{set}: of the columns {} not read by type `{kind}`", named(&columns)));
+    }
 }
 
 /// What can be wrong with training or evaluation data.

@@ -1,19 +1,23 @@
-//! Rows of a parquet file as JSON objects: text, numbers, truth values, lists and structs of them.
+//! Rows of a parquet file as JSON has them: text, numbers, truth values, lists and structs of them. Other types have no form in
+//! JSON; a column of one can be there, but not be used.
 
 use std::fs::File;
 use std::path::Path;
 
+use parquet::data_type::Decimal;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use serde_json::{Map, Value};
+use parquet::record::{Field, Row};
+use serde_json::{Map, Number, Value};
 
 use super::DataError;
+use super::source::Columns;
 
 /// Reads all rows.
 ///
 /// # Errors
 /// The file cannot be read, is no parquet or a damaged one, or is compressed by something else than snappy.
-pub(super) fn rows(path: &Path) -> Result<Vec<Map<String, Value>>, DataError> {
+pub(super) fn rows(path: &Path) -> Result<Vec<Columns>, DataError> {
     // Of some damages the library takes no notice until it indexes past the end of a page.
     std::panic::catch_unwind(|| read(path)).unwrap_or_else(|_| {
         Err(DataError::Invalid {
@@ -23,17 +27,79 @@ pub(super) fn rows(path: &Path) -> Result<Vec<Map<String, Value>>, DataError> {
     })
 }
 
-fn read(path: &Path) -> Result<Vec<Map<String, Value>>, DataError> {
+fn read(path: &Path) -> Result<Vec<Columns>, DataError> {
     let file = File::open(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
     let invalid = |error: ParquetError| DataError::Invalid { path: path.to_owned(), message: explain(&error) };
     let reader = SerializedFileReader::new(file).map_err(invalid)?;
     let mut rows = Vec::new();
     for row in reader.get_row_iter(None).map_err(invalid)? {
-        if let Value::Object(columns) = row.map_err(invalid)?.to_json_value() {
-            rows.push(columns);
-        }
+        rows.push(row.map_err(invalid)?.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect());
     }
     Ok(rows)
+}
+
+/// A value as JSON has it, or why it has none.
+fn value(field: &Field) -> Result<Value, String> {
+    let float = |number: f64| Number::from_f64(number).map(Value::Number).ok_or_else(|| format!("it holds {number}"));
+    let other = |kind: &str| Err(format!("it holds {kind}, which is no text or number; write it as one"));
+    match field {
+        Field::Null => Ok(Value::Null),
+        Field::Bool(value) => Ok((*value).into()),
+        Field::Byte(number) => Ok((*number).into()),
+        Field::Short(number) => Ok((*number).into()),
+        Field::Int(number) => Ok((*number).into()),
+        Field::Long(number) => Ok((*number).into()),
+        Field::UByte(number) => Ok((*number).into()),
+        Field::UShort(number) => Ok((*number).into()),
+        Field::UInt(number) => Ok((*number).into()),
+        Field::ULong(number) => Ok((*number).into()),
+        Field::Float16(number) => float((*number).into()),
+        Field::Float(number) => float((*number).into()),
+        Field::Double(number) => float(*number),
+        Field::Decimal(number) => decimal(number).map_or_else(|| other("a decimal that is too long"), Ok),
+        Field::Str(text) => Ok(text.as_str().into()),
+        // Some writers leave out that bytes are text.
+        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+            Ok(text) => Ok(text.into()),
+            Err(_) => Err("it holds bytes that are not UTF-8 text".to_owned()),
+        },
+        Field::Date(_) => other("a date"),
+        Field::TimeMillis(_) | Field::TimeMicros(_) => other("a time"),
+        Field::TimestampMillis(_) | Field::TimestampMicros(_) => other("a time stamp"),
+        Field::Group(row) => object(row),
+        Field::ListInternal(list) => list.elements().iter().map(value).collect(),
+        Field::MapInternal(map) => {
+            let entry = |(key, field): &(Field, Field)| match key {
+                Field::Str(key) => Ok((key.clone(), value(field)?)),
+                _ => Err("it holds a map whose keys are no text".to_owned()),
+            };
+            map.entries().iter().map(entry).collect::<Result<Map<_, _>, _>>().map(Value::Object)
+        }
+    }
+}
+
+/// A struct. All of a column have the same fields, so one that is null in it is none: else a message would have the fields of
+/// all others.
+fn object(row: &Row) -> Result<Value, String> {
+    let there = row.get_column_iter().filter(|(_, field)| !matches!(field, Field::Null));
+    there.map(|(name, field)| Ok((name.clone(), value(field)?))).collect::<Result<Map<_, _>, _>>().map(Value::Object)
+}
+
+/// A number as JSON writes it: a whole one, or the nearest double.
+fn decimal(decimal: &Decimal) -> Option<Value> {
+    let bytes = decimal.data();
+    let negative = bytes.first().is_some_and(|first| *first >= 0x80);
+    let mut whole = [if negative { 0xFF } else { 0 }; 16];
+    whole.get_mut(16_usize.checked_sub(bytes.len())?..)?.copy_from_slice(bytes);
+    let unscaled = i128::from_be_bytes(whole);
+    let scale = u32::try_from(decimal.scale()).ok()?;
+    let unit = 10_i128.checked_pow(scale)?;
+    if unscaled % unit == 0 {
+        return i64::try_from(unscaled / unit).ok().map(Value::from);
+    }
+    // Through text, so that it is rounded once.
+    let text = format!("{unscaled}e-{scale}");
+    Number::from_f64(text.parse().ok()?).map(Value::Number)
 }
 
 fn explain(error: &ParquetError) -> String {
@@ -56,17 +122,43 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/parquet").join(name)
     }
 
+    /// Without what is null in a struct, which is not there.
+    fn without_nulls(value: Value, inside: bool) -> Value {
+        match value {
+            Value::Object(map) => {
+                let there = map.into_iter().filter(|(_, value)| !inside || !value.is_null());
+                there.map(|(key, value)| (key, without_nulls(value, true))).collect()
+            }
+            Value::Array(items) => items.into_iter().map(|item| without_nulls(item, true)).collect(),
+            other => other,
+        }
+    }
+
     #[test]
     fn rows_are_those_that_were_written() {
         let wanted: Vec<Value> = fs::read_to_string(fixture("rows.jsonl"))
             .unwrap()
             .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
+            .map(|line| without_nulls(serde_json::from_str(line).unwrap(), false))
             .collect();
         assert_eq!(wanted.len(), 5);
         for name in ["datasets.parquet", "plain.parquet"] {
-            let rows: Vec<Value> = rows(&fixture(name)).unwrap().into_iter().map(Value::Object).collect();
+            let object = |columns: Columns| -> Value { columns.into_iter().map(|(k, v)| (k, v.unwrap())).collect() };
+            let rows: Vec<Value> = rows(&fixture(name)).unwrap().into_iter().map(object).collect();
             assert_eq!(rows, wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn other_types_are_read_as_what_they_stand_for_or_not_used() {
+        let wanted: Map<String, Value> = serde_json::from_slice(&fs::read(fixture("kinds.json")).unwrap()).unwrap();
+        let row = rows(&fixture("kinds.parquet")).unwrap().remove(0);
+        assert_eq!(row.len(), wanted.len());
+        for (name, value) in row {
+            match &wanted[&name] {
+                Value::Null => assert!(value.unwrap_err().starts_with("it holds "), "{name}"),
+                wanted => assert_eq!(value.as_ref(), Ok(wanted), "{name}"),
+            }
         }
     }
 

@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use grades_models::fields::Taken;
 use serde_json::{Map, Value};
 
-use super::{DataError, files, parquet};
+use super::{DataError, files, json, parquet};
 use crate::hub::{Hub, is_id};
 
 /// Where a row was read, as the messages name it: `train.jsonl:12` or `train.json, row 12`.
@@ -34,14 +35,30 @@ impl fmt::Display for Place {
 }
 
 /// One row of a data set: its columns, and where it was read.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Record {
     /// Where the row was read.
     pub place: Place,
-    columns: Map<String, Value>,
+    columns: Columns,
+    taken: Taken,
 }
 
+/// The columns of a row by name. One whose value cannot be read has the reason in its place, which matters only to those who
+/// ask for it.
+pub(super) type Columns = Vec<(String, Result<Value, String>)>;
+
 impl Record {
+    fn new(place: Place, columns: Columns) -> Self {
+        Self { place, columns, taken: Taken::default() }
+    }
+
+    /// The columns with a value that nobody has asked for.
+    pub(super) fn left(&self) -> Vec<(&str, &Result<Value, String>)> {
+        let set = self.columns.iter().filter(|(_, value)| !matches!(value, Ok(Value::Null)));
+        let left = self.taken.left(set.map(|(name, _)| name.as_str()));
+        left.into_iter().filter_map(|name| Some((name, self.find(name)?))).collect()
+    }
+
     /// The text in `column`.
     ///
     /// # Errors
@@ -56,10 +73,20 @@ impl Record {
     /// # Errors
     /// The column holds something else than text.
     pub fn optional_text(&self, column: &str) -> Result<Option<&str>, DataError> {
-        match self.columns.get(column) {
-            None | Some(Value::Null) => Ok(None),
+        match self.optional(column)? {
+            None => Ok(None),
             Some(_) => self.text(column).map(Some),
         }
+    }
+
+    /// What is in `column`, or `None` where the column is missing or null.
+    ///
+    /// # Errors
+    /// The value cannot be read.
+    pub(super) fn optional(&self, column: &str) -> Result<Option<&Value>, DataError> {
+        self.taken.note(column);
+        let value = self.find(column).map(|value| self.readable(column, value)).transpose()?;
+        Ok(value.filter(|value| !value.is_null()))
     }
 
     /// The whole number in `column`, also where it is written as text: csv knows nothing else, and sets on the
@@ -116,7 +143,7 @@ impl Record {
 
     /// Whether the row has `column`.
     pub fn has(&self, column: &str) -> bool {
-        self.columns.contains_key(column)
+        self.find(column).is_some()
     }
 
     /// An error about this row.
@@ -126,16 +153,29 @@ impl Record {
 
     fn value(&self, column: &str) -> Result<&Value, DataError> {
         let (first, rest) = column.split_once('.').unwrap_or((column, ""));
-        let found = match self.columns.get(column) {
-            Some(value) => Some(value),
-            None if rest.is_empty() => None,
-            None => self.columns.get(first).and_then(|value| value.get(rest)),
+        let (name, found) = match self.find(column) {
+            Some(value) => (column, Some(value)),
+            None if rest.is_empty() => (column, None),
+            None => (first, self.find(first)),
         };
+        self.taken.note(name);
+        let found = found.map(|value| self.readable(name, value)).transpose()?;
+        let found = if name == column { found } else { found.and_then(|value| value.get(rest)) };
         found.ok_or_else(|| DataError::MissingColumn {
             place: self.place.to_string(),
             column: column.to_owned(),
-            found: files::list(self.columns.keys()),
+            found: files::list(self.columns.iter().map(|(name, _)| name)),
         })
+    }
+
+    fn find(&self, column: &str) -> Option<&Result<Value, String>> {
+        self.columns.iter().find(|(name, _)| name == column).map(|(_, value)| value)
+    }
+
+    fn readable<'a>(&self, column: &str, value: &'a Result<Value, String>) -> Result<&'a Value, DataError> {
+        value
+            .as_ref()
+            .map_err(|reason| self.error(format!("column `{column}` cannot be used ({reason}); correct the row")))
     }
 
     fn wrong_type(&self, column: &str, value: &Value, wanted: &str) -> DataError {
@@ -253,7 +293,7 @@ fn read_file(path: &Path) -> Result<Vec<Record>, DataError> {
         "parquet" => {
             let place = |row| Place { file: file.clone(), at: At::Row(row) };
             let rows = (1..).zip(parquet::rows(path)?);
-            rows.map(|(row, columns)| Record { place: place(row), columns }).collect()
+            rows.map(|(row, columns)| Record::new(place(row), columns)).collect()
         }
         "jsonl" => json_lines(&file, &read_text(path)?)?,
         "json" => json_array(&file, &read_text(path)?)?,
@@ -285,11 +325,11 @@ fn json_lines(file: &Arc<Path>, text: &str) -> Result<Vec<Record>, DataError> {
             continue;
         }
         let place = Place { file: file.clone(), at: At::Line(line) };
-        let columns = serde_json::from_str(text).map_err(|error| DataError::Row {
+        let columns = json::object(text).map_err(|error| DataError::Row {
             place: place.to_string(),
             message: format!("the line is not one JSON object ({})", without_position(&error)),
         })?;
-        rows.push(Record { place, columns });
+        rows.push(Record::new(place, columns));
     }
     Ok(rows)
 }
@@ -305,23 +345,24 @@ fn without_position(error: &serde_json::Error) -> String {
 
 fn json_array(file: &Arc<Path>, text: &str) -> Result<Vec<Record>, DataError> {
     let invalid = |message: String| DataError::Invalid { path: file.to_path_buf(), message };
-    let value: Value = serde_json::from_str(text)
+    let read = json::objects(text)
         .map_err(|error| invalid(format!("is not JSON ({error}); if it has one object a line, name it .jsonl")))?;
-    let items = match value {
-        Value::Array(items) => items,
-        Value::Object(mut object) => match object.shift_remove("data") {
-            Some(Value::Array(items)) => items,
-            _ => return Err(invalid("holds an object without a list `data`; put the rows into a list".to_owned())),
-        },
-        _ => return Err(invalid("must hold a list of objects".to_owned())),
+    let items = match read {
+        json::Objects::Rows(rows) => rows,
+        json::Objects::NoData => {
+            return Err(invalid("holds an object without a list `data`; put the rows into a list".to_owned()));
+        }
+        json::Objects::Other => return Err(invalid("must hold a list of objects".to_owned())),
     };
     (1..)
         .zip(items)
         .map(|(row, item)| {
             let place = Place { file: file.clone(), at: At::Row(row) };
             match item {
-                Value::Object(columns) => Ok(Record { place, columns }),
-                _ => Err(DataError::Row { place: place.to_string(), message: "the row is not an object".to_owned() }),
+                Some(columns) => Ok(Record::new(place, columns)),
+                None => {
+                    Err(DataError::Row { place: place.to_string(), message: "the row is not an object".to_owned() })
+                }
             }
         })
         .collect()
@@ -334,6 +375,11 @@ fn csv_rows(file: &Arc<Path>, text: &str) -> Result<Vec<Record>, DataError> {
     };
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().map_err(invalid)?.clone();
+    let twice = header.iter().enumerate().find(|(place, name)| header.iter().take(*place).any(|other| other == *name));
+    if let Some((_, name)) = twice {
+        let message = format!("has two columns `{name}`; rename or remove one");
+        return Err(DataError::Invalid { path: file.to_path_buf(), message });
+    }
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(invalid)?;
@@ -341,9 +387,9 @@ fn csv_rows(file: &Arc<Path>, text: &str) -> Result<Vec<Record>, DataError> {
         let columns = header
             .iter()
             .zip(&record)
-            .map(|(name, value)| (name.to_owned(), Value::String(value.to_owned())))
+            .map(|(name, value)| (name.to_owned(), Ok(Value::String(value.to_owned()))))
             .collect();
-        rows.push(Record { place: Place { file: file.clone(), at: At::Line(line) }, columns });
+        rows.push(Record::new(Place { file: file.clone(), at: At::Line(line) }, columns));
     }
     Ok(rows)
 }

@@ -1,8 +1,12 @@
 //! Samples as tokens with labels.
 
 use std::error::Error;
+use std::ops::Range;
 
-use super::format::{Message, Sample};
+use grades_models::template::{Given, Message, Rendered};
+pub use grades_models::tokenizer::{Around, Encoded};
+
+use super::format::{Sample, Written};
 use super::template;
 
 /// The label of a token that does not count in the loss, as in PyTorch.
@@ -10,11 +14,11 @@ pub const NO_LOSS: i64 = -100;
 
 /// What the data need from a tokenizer, of which several threads may ask.
 pub trait Encode: Sync {
-    /// The tokens of `text`; with `add_special_tokens` also those that the tokenizer puts around a text, such as BOS.
+    /// The tokens of a whole text, and of those around it what `around` asks for and the text does not have itself.
     ///
     /// # Errors
-    /// The tokenizer cannot encode the text.
-    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, EncodeError>;
+    /// The tokenizer cannot encode the text, or the model does not have one of its tokens.
+    fn encode(&self, text: &str, around: Around) -> Result<Encoded, EncodeError>;
 
     /// The beginning-of-text token, where the model has one.
     fn bos_id(&self) -> Option<u32>;
@@ -22,11 +26,12 @@ pub trait Encode: Sync {
     /// The end-of-text token, where the model has one.
     fn eos_id(&self) -> Option<u32>;
 
-    /// The text of a conversation by the model's chat template, special tokens written out.
+    /// A conversation by the model's chat template, special tokens written out.
     ///
     /// # Errors
     /// The model has no chat template, or the template refuses the conversation.
-    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, EncodeError>;
+    fn render(&self, messages: &[Message], given: &Given, add_generation_prompt: bool)
+    -> Result<Rendered, EncodeError>;
 }
 
 /// Why a tokenizer or a chat template failed.
@@ -52,38 +57,33 @@ impl Tokenized {
         self.ids.truncate(len);
         self.labels.truncate(len);
     }
-
-    fn push(&mut self, ids: &[u32], trained: bool) {
-        self.ids.extend_from_slice(ids);
-        self.labels.extend(ids.iter().map(|id| if trained { i64::from(*id) } else { NO_LOSS }));
-    }
 }
 
-/// Encodes a sample. The parts are encoded one by one, so that a prompt has the tokens that it has when the model is
-/// used; the special tokens that the tokenizer puts around a text come with the first part only; the end-of-text token
-/// follows the last, with loss. A rendered conversation carries its special tokens in the text, and gets none.
+/// Encodes a sample as one text, and labels by their bytes the tokens that are to be learnt: those that begin and end within
+/// them. So the tokens of a sample are those of its whole text, and a token that lies across the end of the prompt is the
+/// prompt's. What belongs around a text is there once, whether the tokenizer puts it there or the row has it written out; the
+/// end-of-text token is learnt. A rendered conversation carries its special tokens in the text, and gets none.
 ///
 /// # Errors
 /// A sentence: the tokenizer or the chat template failed.
 pub(super) fn tokenize(sample: &Sample, encoder: &dyn Encode, train_on_inputs: bool) -> Result<Tokenized, String> {
-    let rendered;
-    let (parts, plain) = match sample {
-        Sample::Text(parts) => (parts, true),
-        Sample::Conversation(messages) => {
-            rendered =
-                if train_on_inputs { template::whole(messages, encoder)? } else { template::parts(messages, encoder)? };
-            (&rendered, false)
+    let (written, around) = match sample {
+        Sample::Text(written) if train_on_inputs => (Written::whole(written.text.clone()), Around::Sample),
+        Sample::Text(written) => (written.clone(), Around::Sample),
+        Sample::Conversation(conversation) if train_on_inputs => {
+            (template::whole(conversation, encoder)?, Around::Template)
         }
+        Sample::Conversation(conversation) => (template::turns(conversation, encoder)?, Around::Template),
     };
-    let mut tokens = Tokenized::default();
-    for (index, part) in parts.iter().enumerate() {
-        let ids = encoder
-            .encode(&part.text, plain && index == 0)
-            .map_err(|error| format!("the tokenizer cannot encode the text ({error})"))?;
-        tokens.push(&ids, part.trained || train_on_inputs);
-    }
-    if let (true, Some(eos)) = (plain, encoder.eos_id()) {
-        tokens.push(&[eos], true);
-    }
-    Ok(tokens)
+    let Encoded { ids, ranges } =
+        encoder.encode(&written.text, around).map_err(|error| format!("the text cannot be encoded ({error})"))?;
+    let learnt =
+        |range: &Range<usize>| written.learnt.iter().any(|all| all.start <= range.start && range.end <= all.end);
+    let label = |(id, range): (&u32, &Range<usize>)| if learnt(range) { i64::from(*id) } else { NO_LOSS };
+    let labels = ids.iter().zip(&ranges).map(label).collect();
+    Ok(Tokenized { ids, labels })
 }
+
+#[cfg(test)]
+#[path = "tokens_tests.rs"]
+mod tests;

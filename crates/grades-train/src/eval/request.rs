@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use grades_tensor::{Label, Layout};
 
 use super::task::Question;
-use crate::data::Encode;
+use crate::data::{Around, Encode};
 
 /// A context and its continuation as tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,15 +69,16 @@ fn common_len(one: &[u32], other: &[u32]) -> usize {
     one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
-fn encode(text: &str, special: bool, encoder: &dyn Encode) -> Result<Vec<u32>, String> {
-    encoder.encode(text, special).map_err(|error| format!("the tokenizer cannot encode the text ({error})"))
+fn encode(text: &str, around: Around, encoder: &dyn Encode) -> Result<Vec<u32>, String> {
+    let encoded = encoder.encode(text, around).map_err(|error| format!("the text cannot be encoded ({error})"))?;
+    Ok(encoded.ids)
 }
 
 /// The tokens of a context as lm-evaluation-harness encodes it: those that it has alone, without white space at its end, which
 /// goes over to the continuation.
 pub(super) fn beginning(context: &str, encoder: &dyn Encode) -> Result<Vec<u32>, String> {
     match encoder.bos_id().or(encoder.eos_id()) {
-        _ if !context.is_empty() => encode(context.trim_end(), true, encoder),
+        _ if !context.is_empty() => encode(context.trim_end(), Around::Beginning, encoder),
         Some(start) => Ok(vec![start]),
         None => Err("the question has no text, and the model no token to begin a text with".to_owned()),
     }
@@ -92,7 +93,8 @@ pub(super) fn sequence(
     encoder: &dyn Encode,
     max_length: usize,
 ) -> Result<Sequence, String> {
-    let whole = encode(&format!("{context} {choice}"), !context.is_empty(), encoder)?;
+    let around = if context.is_empty() { Around::Template } else { Around::Beginning };
+    let whole = encode(&format!("{context} {choice}"), around, encoder)?;
     let continuation = if context.is_empty() { &whole } else { whole.get(beginning.len()..).unwrap_or_default() };
     if beginning.is_empty() || continuation.is_empty() {
         return Err("the question or one of its choices has no tokens; correct the row".to_owned());

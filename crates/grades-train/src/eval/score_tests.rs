@@ -1,8 +1,9 @@
 use std::collections::HashSet;
 
+use grades_models::template::{Given, Message, Rendered};
+
 use super::*;
-use crate::data::format::Message;
-use crate::data::tokens::EncodeError;
+use crate::data::tokens::{Around, EncodeError, Encoded};
 use crate::eval::request::{Sequence, beginning};
 
 /// One token a word with the space before it, which a final space has no part in; white space alone is a token.
@@ -10,8 +11,9 @@ use crate::eval::request::{Sequence, beginning};
 struct Words;
 
 impl Encode for Words {
-    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, EncodeError> {
-        let mut ids: Vec<u32> = add_special_tokens.then_some(0).into_iter().collect();
+    fn encode(&self, text: &str, around: Around) -> Result<Encoded, EncodeError> {
+        assert_ne!(around, Around::Sample);
+        let mut ids: Vec<u32> = (around == Around::Beginning).then_some(0).into_iter().collect();
         let mut word = String::new();
         for letter in text.chars() {
             if letter == ' ' && !word.is_empty() {
@@ -23,7 +25,7 @@ impl Encode for Words {
         if !word.is_empty() {
             ids.push(token(&word));
         }
-        Ok(ids)
+        Ok(Encoded { ids, ranges: Vec::new() })
     }
 
     fn bos_id(&self) -> Option<u32> {
@@ -34,7 +36,7 @@ impl Encode for Words {
         Some(999)
     }
 
-    fn render(&self, _: &[Message], _: bool) -> Result<String, EncodeError> {
+    fn render(&self, _: &[Message], _: &Given, _: bool) -> Result<Rendered, EncodeError> {
         Err("no template".into())
     }
 }
@@ -128,10 +130,10 @@ fn batches_do_not_change_the_results() {
     // And they are what the model says of each choice alone.
     for (question, sample) in questions.iter().zip(&samples) {
         for (choice, likelihood) in question.choices.iter().zip(&sample.loglikelihoods) {
-            let context = Words.encode(&question.contexts[0], true).unwrap();
+            let context = Words.encode(&question.contexts[0], Around::Beginning).unwrap().ids;
             let mut ids = context.clone();
             let mut sum = 0.0;
-            for id in Words.encode(&format!(" {choice}"), false).unwrap() {
+            for id in Words.encode(&format!(" {choice}"), Around::Template).unwrap().ids {
                 sum += f64::from(hashed(&ids, id));
                 ids.push(id);
             }

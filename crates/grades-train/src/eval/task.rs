@@ -1,9 +1,10 @@
 //! Benchmark tasks as questions: what the model reads, the choices, and the right one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::tasks::TASKS;
-use crate::data::{DataError, Record, Source, source};
+use crate::data::{DataError, Format, Record, Source, source, tell_unread};
 use crate::hub::Hub;
 
 /// The folder that is looked for where none is given.
@@ -18,6 +19,8 @@ pub struct Task {
     pub split: &'static str,
     /// The set on the Hugging Face Hub that lm-evaluation-harness reads; none, where the questions are one's own.
     pub hub: Option<Source<'static>>,
+    /// Columns of the set that its questions do not need.
+    pub unused: &'static [&'static str],
     /// Turns a row, in the columns of the set on the Hugging Face Hub, into a question.
     pub question: fn(&Record) -> Result<Question, DataError>,
 }
@@ -108,18 +111,26 @@ impl Task {
             let task = Self::find("multiple_choice")?;
             let mut rows = source::read(file, split)?;
             rows.truncate(limit.unwrap_or(usize::MAX));
-            return Ok((task, task.questions(&rows)?));
+            return Ok((task, task.questions(name, &rows)?));
         }
         let task = Self::find(name)?;
         Ok((task, task.load(data_dir, split, limit)?))
     }
 
-    /// The questions of `rows`, in their order.
+    /// The questions of `rows`, in their order; columns that they do not read are told as those of `set`.
     ///
     /// # Errors
     /// A row does not have the task's columns.
-    pub fn questions(&self, rows: &[Record]) -> Result<Vec<Question>, DataError> {
-        rows.iter().map(self.question).collect()
+    pub fn questions(&'static self, set: &str, rows: &[Record]) -> Result<Vec<Question>, DataError> {
+        let format = Format::Task(self);
+        let mut unread = BTreeSet::new();
+        let mut questions = Vec::with_capacity(rows.len());
+        for row in rows {
+            questions.push((self.question)(row)?);
+            unread.extend(format.unread(row)?.into_iter().map(str::to_owned));
+        }
+        tell_unread(set, self.name, unread);
+        Ok(questions)
     }
 
     /// The first `limit` questions of `split` (default: the task's) in the folder `data_dir/<task>`. Without `data_dir` it is
@@ -128,19 +139,19 @@ impl Task {
     /// # Errors
     /// The questions cannot be found or fetched, or a row does not have the task's columns.
     pub fn load(
-        &self,
+        &'static self,
         data_dir: Option<&Path>,
         split: Option<&str>,
         limit: Option<usize>,
     ) -> Result<Vec<Question>, DataError> {
         let split = Some(split.unwrap_or(self.split));
-        let mut rows = match (self.folder(data_dir), self.hub) {
-            (Some(folder), _) => source::read(&folder, split)?,
-            (None, Some(set)) => set.read(split, &Hub::from_env())?,
+        let (set, mut rows) = match (self.folder(data_dir), self.hub) {
+            (Some(folder), _) => (folder.display().to_string(), source::read(&folder, split)?),
+            (None, Some(set)) => (set.path.to_owned(), set.read(split, &Hub::from_env())?),
             (None, None) => return Err(DataError::NoDataDir { task: self.name.to_owned() }),
         };
         rows.truncate(limit.unwrap_or(usize::MAX));
-        self.questions(&rows)
+        self.questions(&set, &rows)
     }
 
     fn folder(&self, data_dir: Option<&Path>) -> Option<PathBuf> {

@@ -68,7 +68,7 @@ fn sharing_changes_no_likelihood() {
         for batch_tokens in [1, 150, 4096] {
             let options = ScoreOptions { max_length: 128, batch_tokens };
             let task = Task::named("piqa").unwrap();
-            let encoder = Encoder::new(&tokenizer);
+            let encoder = Encoder::new(&tokenizer, tokenizer.vocab_size());
             let (result, scores) = score(task, &questions, &encoder, &mut model, options, &mut |_| ()).unwrap();
             assert!(result.tokens < fewest, "{} tokens in batches of {batch_tokens}", result.tokens);
             fewest = result.tokens;

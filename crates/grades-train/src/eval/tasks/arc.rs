@@ -2,14 +2,22 @@
 
 use super::{Question, Record, Result, Task, on_hub, position_of};
 
-pub(super) const EASY: Task =
-    Task { name: "arc_easy", split: "test", hub: Some(on_hub("allenai/ai2_arc", Some("ARC-Easy"))), question };
+pub(super) const EASY: Task = Task {
+    name: "arc_easy",
+    split: "test",
+    hub: Some(on_hub("allenai/ai2_arc", Some("ARC-Easy"))),
+    unused: UNUSED,
+    question,
+};
 pub(super) const CHALLENGE: Task = Task {
     name: "arc_challenge",
     split: "test",
     hub: Some(on_hub("allenai/ai2_arc", Some("ARC-Challenge"))),
+    unused: UNUSED,
     question,
 };
+
+const UNUSED: &[&str] = &["id"];
 
 fn question(row: &Record) -> Result<Question> {
     let context = format!("Question: {}\nAnswer:", row.text("question")?);

@@ -2,8 +2,15 @@
 
 use super::{Question, Record, Result, Task, on_hub};
 
-pub(super) const TASK: Task =
-    Task { name: "boolq", split: "validation", hub: Some(on_hub("aps/super_glue", Some("boolq"))), question };
+pub(super) const TASK: Task = Task {
+    name: "boolq",
+    split: "validation",
+    hub: Some(on_hub("aps/super_glue", Some("boolq"))),
+    unused: UNUSED,
+    question,
+};
+
+const UNUSED: &[&str] = &["idx"];
 
 fn question(row: &Record) -> Result<Question> {
     let context = format!("{}\nQuestion: {}?\nAnswer:", row.text("passage")?, row.text("question")?);

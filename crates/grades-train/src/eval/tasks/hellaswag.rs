@@ -2,8 +2,15 @@
 
 use super::{Question, Record, Result, Task, on_hub};
 
-pub(super) const TASK: Task =
-    Task { name: "hellaswag", split: "validation", hub: Some(on_hub("Rowan/hellaswag", None)), question };
+pub(super) const TASK: Task = Task {
+    name: "hellaswag",
+    split: "validation",
+    hub: Some(on_hub("Rowan/hellaswag", None)),
+    unused: UNUSED,
+    question,
+};
+
+const UNUSED: &[&str] = &["activity_label", "ctx", "ctx_a", "ctx_b", "ind", "source_id", "split", "split_type"];
 
 fn question(row: &Record) -> Result<Question> {
     // Copies of the training split often have the joined `ctx` alone.

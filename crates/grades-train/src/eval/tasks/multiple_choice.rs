@@ -2,7 +2,9 @@
 
 use super::{Question, Record, Result, Task};
 
-pub(super) const TASK: Task = Task { name: "multiple_choice", split: "test", hub: None, question };
+pub(super) const TASK: Task = Task { name: "multiple_choice", split: "test", hub: None, unused: UNUSED, question };
+
+const UNUSED: &[&str] = &["id"];
 
 fn question(row: &Record) -> Result<Question> {
     let choices = row.texts("choices")?;

@@ -2,8 +2,15 @@
 
 use super::{Question, Record, Result, Task, on_hub, position_of};
 
-pub(super) const TASK: Task =
-    Task { name: "openbookqa", split: "test", hub: Some(on_hub("allenai/openbookqa", Some("main"))), question };
+pub(super) const TASK: Task = Task {
+    name: "openbookqa",
+    split: "test",
+    hub: Some(on_hub("allenai/openbookqa", Some("main"))),
+    unused: UNUSED,
+    question,
+};
+
+const UNUSED: &[&str] = &["id"];
 
 fn question(row: &Record) -> Result<Question> {
     let target = position_of(&row.texts("choices.label")?, row.text("answerKey")?.trim_start());

@@ -3,7 +3,9 @@
 use super::{Question, Record, Result, Task, on_hub};
 
 pub(super) const TASK: Task =
-    Task { name: "piqa", split: "validation", hub: Some(on_hub("baber/piqa", None)), question };
+    Task { name: "piqa", split: "validation", hub: Some(on_hub("baber/piqa", None)), unused: UNUSED, question };
+
+const UNUSED: &[&str] = &["id"];
 
 fn question(row: &Record) -> Result<Question> {
     let context = format!("Question: {}\nAnswer:", row.text("goal")?);

@@ -2,8 +2,15 @@
 
 use super::{Question, Record, Result, Task, from_one, on_hub};
 
-pub(super) const TASK: Task =
-    Task { name: "social_i_qa", split: "validation", hub: Some(on_hub("lighteval/siqa", None)), question };
+pub(super) const TASK: Task = Task {
+    name: "social_i_qa",
+    split: "validation",
+    hub: Some(on_hub("lighteval/siqa", None)),
+    unused: UNUSED,
+    question,
+};
+
+const UNUSED: &[&str] = &["id"];
 
 fn question(row: &Record) -> Result<Question> {
     let context = format!("Q: {} {}\nA:", row.text("context")?, row.text("question")?);

@@ -7,8 +7,11 @@ pub(super) const TASK: Task = Task {
     name: "winogrande",
     split: "validation",
     hub: Some(on_hub("allenai/winogrande", Some("winogrande_xl"))),
+    unused: UNUSED,
     question,
 };
+
+const UNUSED: &[&str] = &["qID"];
 
 fn question(row: &Record) -> Result<Question> {
     let sentence = row.text("sentence")?;

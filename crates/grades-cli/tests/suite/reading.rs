@@ -1,0 +1,84 @@
+//! What the program reads is used, refused, or told: nothing is read over in silence.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::program::Workspace;
+use crate::tiny_checkpoint::{write_rows, write_tokenizer};
+
+/// Changes a JSON file of the model; one that is not there begins empty.
+fn change(workspace: &Workspace, file: &str, change: impl Fn(&mut Value)) {
+    let path = workspace.path("model").join(file);
+    let mut value = fs::read(&path).map_or(json!({}), |text| serde_json::from_slice(&text).unwrap());
+    change(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+#[test]
+fn columns_that_are_not_used_are_told_once() {
+    let workspace = Workspace::new();
+    let row =
+        |index| json!({ "prompt": "the red fox", "completion": "runs", "id": index, "note": null, "source": "x" });
+    write_rows(&workspace.path("data.jsonl"), (0..6).map(row));
+    let called = workspace.call(&["train", "config.yaml"]);
+    assert!(called.succeeded(), "{}", called.stderr());
+    let told = called.stderr();
+    let warnings: Vec<&str> = told.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert_eq!(warnings.len(), 1, "{told}");
+    assert!(warnings[0].contains("data.jsonl") && warnings[0].contains("`id` and `source` are not read"), "{told}");
+}
+
+#[test]
+fn keys_of_the_models_files_that_are_not_known_are_told() {
+    let workspace = Workspace::new();
+    change(&workspace, "tokenizer_config.json", |config| config["own_key"] = true.into());
+    change(&workspace, "generation_config.json", |config| {
+        config["repetition_penalty"] = 1.2.into();
+        config["temperature"] = 0.6.into();
+    });
+    let called = workspace.call(&["generate", "--model", "model", "--prompt", "the", "--max-new-tokens", "1"]);
+    assert!(called.succeeded(), "{}", called.stderr());
+    for part in ["`own_key` is", "`repetition_penalty: 1.2`"] {
+        assert!(called.stderr().contains(part), "{}", called.stderr());
+    }
+    assert!(!called.stderr().contains("temperature"), "{}", called.stderr());
+}
+
+#[test]
+fn generation_ends_at_every_end_token() {
+    let workspace = Workspace::new();
+    let generate = ["generate", "--model", "model", "--prompt", "the red fox", "--max-new-tokens", "6"];
+    let free = workspace.json(&generate);
+    let tokens = free["tokens"].as_array().unwrap();
+    assert_eq!((tokens.len(), &free["finished"]), (6, &json!(false)));
+    // The first token that is not a repetition ends the text, in whichever file it is named.
+    let place = (1..tokens.len()).find(|&place| !tokens[..place].contains(&tokens[place])).unwrap_or(0);
+    for file in ["generation_config.json", "config.json"] {
+        for value in [tokens[place].clone(), json!([1000, tokens[place]])] {
+            let before = fs::read(workspace.path("model").join(file));
+            change(&workspace, file, |config| config["eos_token_id"] = value.clone());
+            let ended = workspace.json(&generate);
+            assert_eq!((&ended["tokens"], &ended["finished"]), (&json!(tokens[..place]), &json!(true)), "{file}");
+            match before {
+                Ok(text) => fs::write(workspace.path("model").join(file), text).unwrap(),
+                Err(_) => fs::remove_file(workspace.path("model").join(file)).unwrap(),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_for_padding_needs_no_row() {
+    let workspace = Workspace::new();
+    // As many tokens as rows; one for padding comes after them.
+    write_tokenizer(&workspace.path("model"), 22);
+    let plain = workspace.json(&["train", "config.yaml", "output_dir=plain"]);
+    change(&workspace, "tokenizer_config.json", |config| config["pad_token"] = "<pad>".into());
+    let padded = workspace.json(&["train", "config.yaml", "output_dir=padded"]);
+    assert_eq!(plain["train_loss"], padded["train_loss"]);
+    // Where it occurs, its row is missed.
+    write_rows(&workspace.path("data.jsonl"), (0..4).map(|_| json!({ "prompt": "a", "completion": "<pad>" })));
+    let told = workspace.call(&["train", "config.yaml"]).stderr();
+    assert!(told.contains("data.jsonl:1") && told.contains("<pad>") && told.contains("96 rows"), "{told}");
+}
