@@ -4,12 +4,15 @@
 //! `snapshots/<commit>/` holds its files), and beside it `files/<commit>.json` lists what the commit has, so that what is
 //! there once needs no request again. Another state is another `revision`.
 
+mod error;
+
 use std::env;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use grades_models::fields::warn_once;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use ureq::config::RedirectAuthHeaders;
@@ -17,6 +20,7 @@ use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use crate::data::files;
+pub use error::HubError;
 
 /// The branch on which the Hub keeps every public set as parquet, also those that come as a script or in other formats.
 const CONVERTED: &str = "refs/convert/parquet";
@@ -33,7 +37,9 @@ pub struct Hub {
     endpoint: String,
     cache: PathBuf,
     token: Option<String>,
+    /// Whether nothing may be asked for, and whether no data set may.
     offline: bool,
+    offline_sets: bool,
     agent: Agent,
 }
 
@@ -51,11 +57,13 @@ impl Hub {
             .user_agent(concat!("grades/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        Self { endpoint: endpoint.trim_end_matches('/').to_owned(), cache, token, offline, agent }
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        Self { endpoint, cache, token, offline, offline_sets: offline, agent }
     }
 
     /// The Hub as the environment describes it to all its libraries: `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, `HF_TOKEN`
-    /// or the token that `hf auth login` left, and `HF_HUB_OFFLINE`.
+    /// or the token that `hf auth login` left, and `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE`; for data sets also
+    /// `HF_DATASETS_OFFLINE`.
     #[must_use]
     pub fn from_env() -> Self {
         Self::described_by(|name| env::var(name).ok(), env::home_dir())
@@ -74,12 +82,14 @@ impl Hub {
         });
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         let yes = |value: String| ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str());
-        Self::new(
+        let offline = |name: &str| set(name).is_some_and(yes);
+        let hub = Self::new(
             &set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
             folder("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub")),
             token,
-            set("HF_HUB_OFFLINE").is_some_and(yes),
-        )
+            offline("HF_HUB_OFFLINE") || offline("TRANSFORMERS_OFFLINE"),
+        );
+        Self { offline_sets: hub.offline || offline("HF_DATASETS_OFFLINE"), ..hub }
     }
 
     /// The data set `id` (`owner/name`) at a branch, tag or commit. Without `revision` it is the set as parquet that the Hub
@@ -102,7 +112,11 @@ impl Hub {
         let snapshot = self.open(Repo { kind: Kind::Model, id: id.to_owned() }, &[MAIN])?;
         let wanted: Vec<&String> = snapshot.files.iter().filter(|file| is_of_model(file)).collect();
         if !wanted.iter().any(|file| file.ends_with(".safetensors")) {
-            return Err(HubError::NoWeights { page: snapshot.repo.page(&self.endpoint) });
+            return Err(match snapshot.listed {
+                true => HubError::NoWeights { page: snapshot.repo.page(&self.endpoint) },
+                // Another program did not need them.
+                false => HubError::Offline { what: format!("the weights of {id}"), cache: self.cache.clone() },
+            });
         }
         for file in wanted {
             snapshot.fetch(file)?;
@@ -111,44 +125,68 @@ impl Hub {
     }
 
     /// The first of `revisions` that there is. What the cache has of a later one does not stand for an earlier one, unless
-    /// the Hub says that it has none, or must not be asked.
+    /// the Hub says that it has none, or must not or cannot be asked.
     fn open(&self, repo: Repo, revisions: &[&str]) -> Result<Snapshot<'_>, HubError> {
+        let mut unreachable = None;
         for (index, revision) in revisions.iter().enumerate() {
             if let Some(snapshot) = self.cached(&repo, revision) {
                 return Ok(snapshot);
             }
             let last = index + 1 == revisions.len();
-            if self.offline {
-                continue;
+            if !self.is_offline(repo.kind) && unreachable.is_none() {
+                match self.ask(&repo, revision) {
+                    Err(HubError::NoRevision { .. } | HubError::NotThere { .. }) if !last => continue,
+                    Err(error) if error.is_passing() => unreachable = Some(error),
+                    answer => return answer,
+                }
             }
-            match self.ask(&repo, revision) {
-                Err(HubError::NoRevision { .. } | HubError::NotThere { .. }) if !last => {}
-                answer => return answer,
+            if let Some(snapshot) = self.left_by_others(&repo, revision) {
+                if let Some(error) = unreachable.as_ref().filter(|_| snapshot.is_whole()) {
+                    let (id, cache) = (&repo.id, self.cache.display());
+                    warn_once(format!(
+                        "{id}: what the cache {cache} has of it is used, as the Hub cannot be reached ({error})"
+                    ));
+                    return Ok(snapshot);
+                }
+                if unreachable.is_none() {
+                    return Ok(snapshot);
+                }
             }
         }
-        Err(HubError::Offline { what: repo.id, cache: self.cache.clone() })
+        Err(unreachable.unwrap_or(HubError::Offline { what: repo.id, cache: self.cache.clone() }))
     }
 
-    /// What the cache has.
+    fn is_offline(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Model => self.offline,
+            Kind::DataSet => self.offline_sets,
+        }
+    }
+
+    /// What the cache has, with the list of its files.
     fn cached(&self, repo: &Repo, revision: &str) -> Option<Snapshot<'_>> {
-        let folder = self.folder(repo);
+        let commit = self.commit(repo, revision)?;
+        let listed = fs::read(self.folder(repo).join("files").join(format!("{commit}.json"))).ok()?;
+        let files = serde_json::from_slice(&listed).ok()?;
+        Some(Snapshot { hub: self, repo: repo.clone(), commit, files, listed: true })
+    }
+
+    /// What another program left in the cache: perhaps not all there is, so it counts only where the Hub does not tell.
+    fn left_by_others(&self, repo: &Repo, revision: &str) -> Option<Snapshot<'_>> {
+        let commit = self.commit(repo, revision)?;
+        let files = files::walk(&self.folder(repo).join("snapshots").join(&commit)).ok()?;
+        Some(Snapshot { hub: self, repo: repo.clone(), commit, files, listed: false })
+    }
+
+    /// The commit that the cache knows a revision as.
+    fn commit(&self, repo: &Repo, revision: &str) -> Option<String> {
         let is_commit = revision.len() == 40 && is_commit(revision);
         let commit = if is_commit {
             revision.to_owned()
         } else {
-            fs::read_to_string(folder.join("refs").join(inside(revision)?)).ok()?.trim().to_owned()
+            fs::read_to_string(self.folder(repo).join("refs").join(inside(revision)?)).ok()?.trim().to_owned()
         };
-        if !self::is_commit(&commit) {
-            return None;
-        }
-        let listed = fs::read(folder.join("files").join(format!("{commit}.json"))).ok();
-        let files = match listed.and_then(|listed| serde_json::from_slice(&listed).ok()) {
-            Some(files) => files,
-            // Another program filled the cache; without network what it left has to do.
-            None if self.offline => files::walk(&folder.join("snapshots").join(&commit)).ok()?,
-            None => return None,
-        };
-        Some(Snapshot { hub: self, repo: repo.clone(), commit, files })
+        self::is_commit(&commit).then_some(commit)
     }
 
     /// What the Hub has; its answer is kept.
@@ -181,7 +219,7 @@ impl Hub {
         fs::create_dir_all(&snapshot).map_err(HubError::cache(&snapshot))?;
         // Last, since a reference to a commit that is not there is a damaged cache to other programs.
         write(&folder.join("refs").join(reference), &mut commit.as_bytes())?;
-        Ok(Snapshot { hub: self, repo: repo.clone(), commit, files })
+        Ok(Snapshot { hub: self, repo: repo.clone(), commit, files, listed: true })
     }
 
     fn folder(&self, repo: &Repo) -> PathBuf {
@@ -263,6 +301,8 @@ pub struct Snapshot<'a> {
     repo: Repo,
     commit: String,
     files: Vec<String>,
+    /// Whether `files` is what the Hub says it has, or only what is in the cache.
+    listed: bool,
 }
 
 impl Snapshot<'_> {
@@ -275,6 +315,28 @@ impl Snapshot<'_> {
     /// Where its files are in the cache.
     fn folder(&self) -> PathBuf {
         self.hub.folder(&self.repo).join("snapshots").join(&self.commit)
+    }
+
+    /// Whether what is there is enough to go on with: of a model its config, its tokenizer and all of its weights. Which files
+    /// a set has cannot be told.
+    fn is_whole(&self) -> bool {
+        let has = |name: &str| self.files.iter().any(|file| file == name);
+        match self.repo.kind {
+            Kind::DataSet => !self.files.is_empty(),
+            Kind::Model => {
+                let weights =
+                    has("model.safetensors") || self.shards().is_some_and(|shards| shards.iter().all(|s| has(s)));
+                has("config.json") && has("tokenizer.json") && weights
+            }
+        }
+    }
+
+    /// The files that the index of the weights names.
+    fn shards(&self) -> Option<Vec<String>> {
+        let index = fs::read(self.folder().join("model.safetensors.index.json")).ok()?;
+        let index: serde_json::Value = serde_json::from_slice(&index).ok()?;
+        let shards = index.get("weight_map")?.as_object()?.values();
+        shards.map(|shard| shard.as_str().map(str::to_owned)).collect()
     }
 
     /// Where `file`, one of its files, is in the cache; fetched if it is not there yet.
@@ -290,7 +352,7 @@ impl Snapshot<'_> {
         if path.is_file() {
             return Ok(path);
         }
-        if hub.offline {
+        if hub.is_offline(self.repo.kind) {
             return Err(HubError::Offline { what: format!("{file} of {}", self.repo.id), cache: hub.cache.clone() });
         }
         let answer = hub.get(&url, &self.repo, &self.commit)?;
@@ -374,104 +436,6 @@ fn encoded(path: &str, slashes: bool) -> String {
         }
     }
     text
-}
-
-/// Why something of the Hub cannot be had.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HubError {
-    /// Neither here nor there.
-    #[error(
-        "{id}: there is no such file or folder here, and no public {what} {page}; correct the name, or set HF_TOKEN if the \
-         {what} is private"
-    )]
-    NotThere {
-        /// The name as given.
-        id: String,
-        /// Where it would be.
-        page: String,
-        /// Of what kind.
-        what: &'static str,
-    },
-    /// No such branch, tag or commit.
-    #[error("{page}: the {what} has no revision `{revision}`; give a branch, a tag or a commit of it")]
-    NoRevision {
-        /// Where it is.
-        page: String,
-        /// Of what kind.
-        what: &'static str,
-        /// The revision as given.
-        revision: String,
-    },
-    /// Shown to those alone who have agreed to something.
-    #[error("{page}: access to the {what} is restricted; ask for it on that page, and set HF_TOKEN to your token")]
-    Gated {
-        /// Where it is.
-        page: String,
-        /// Of what kind.
-        what: &'static str,
-    },
-    /// A model in other formats.
-    #[error("{page}: the model has no model.safetensors; convert it, or fetch a GGUF file and give its path")]
-    NoWeights {
-        /// Where it is.
-        page: String,
-    },
-    /// The token is none.
-    #[error("{page}: the Hub does not know the token; set HF_TOKEN to a valid one, or unset it for what is public")]
-    Token {
-        /// Where it is.
-        page: String,
-    },
-    /// Any other refusal.
-    #[error("{url}: the Hub answered {status} {message}; try again later")]
-    Refused {
-        /// What was asked for.
-        url: String,
-        /// The HTTP status.
-        status: u16,
-        /// What the Hub said to it.
-        message: String,
-    },
-    /// The network failed.
-    #[error(
-        "{id}: there is no such file or folder here, and fetching {url} failed ({reason}); check the connection and call again"
-    )]
-    Network {
-        /// The data set or model.
-        id: String,
-        /// What was asked for.
-        url: String,
-        /// Why.
-        reason: String,
-    },
-    /// Nothing may be fetched.
-    #[error(
-        "{what}: there is no such file or folder here, and it is not in the cache {}; unset HF_HUB_OFFLINE to fetch it from \
-         the Hugging Face Hub",
-        cache.display()
-    )]
-    Offline {
-        /// The data set or model, or a file of it.
-        what: String,
-        /// Where it was looked for.
-        cache: PathBuf,
-    },
-    /// The cache cannot be written.
-    #[error("{}: the cache cannot be written there ({source}); set HF_HUB_CACHE to another folder", path.display())]
-    Cache {
-        /// The file or folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl HubError {
-    fn cache(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
-        let path = path.to_owned();
-        move |source| Self::Cache { path, source }
-    }
 }
 
 #[cfg(test)]

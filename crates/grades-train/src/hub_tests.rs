@@ -86,6 +86,54 @@ fn without_network_only_the_cache_counts() {
     assert_eq!(SET.read(Some("test"), &offline(&server, &cache)).unwrap().len(), 5);
 }
 
+/// A Hub that nobody can reach, and a cache.
+fn unreachable(cache: &tempfile::TempDir) -> Hub {
+    Hub::new("http://127.0.0.1:1", cache.path().to_owned(), None, false)
+}
+
+/// What another program has left of a model in a cache.
+fn left_by_another_program(cache: &tempfile::TempDir, files: &[(&str, &str)]) -> PathBuf {
+    let folder = cache.path().join("models--owner--tiny");
+    let snapshot = folder.join("snapshots").join(FakeHub::COMMIT);
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir_all(folder.join("refs")).unwrap();
+    fs::write(folder.join("refs/main"), FakeHub::COMMIT).unwrap();
+    files.iter().for_each(|(name, text)| fs::write(snapshot.join(name), text).unwrap());
+    snapshot
+}
+
+#[test]
+fn a_whole_cache_serves_when_the_hub_cannot_be_reached() {
+    let (server, cache) = metals();
+    SET.read(Some("test"), &hub(&server, &cache)).unwrap();
+    fs::remove_dir_all(cache.path().join("datasets--owner--metals/files")).unwrap();
+    assert_eq!(SET.read(Some("test"), &unreachable(&cache)).unwrap().len(), 5);
+    refused(SET.read(Some("train"), &unreachable(&cache)), &["`train`"]);
+    refused(Source { path: "owner/other", ..SET }.read(None, &unreachable(&cache)), &["check the connection"]);
+    // A Hub that is there decides.
+    server.answer(&format!("/api/datasets/{ID}/revision/{PARQUET}"), Answer::refusal("503 Service Unavailable", ""));
+    assert_eq!(SET.read(Some("test"), &hub(&server, &cache)).unwrap().len(), 5);
+    for path in [format!("/api/datasets/{ID}/revision/{PARQUET}"), format!("/api/datasets/{ID}/revision/main")] {
+        server.answer(&path, Answer::refusal("401 Unauthorized", "GatedRepo"));
+    }
+    refused(SET.read(Some("test"), &hub(&server, &cache)), &["access"]);
+
+    let id = Path::new("owner/tiny");
+    let told = |hub: &Hub| hub.model(id).unwrap_err().to_string();
+    let folder = left_by_another_program(&cache, &[("config.json", "{}"), ("tokenizer.json", "{}")]);
+    assert!(told(&unreachable(&cache)).contains("check the connection"));
+    assert!(told(&Hub { offline: true, ..unreachable(&cache) }).contains("the weights of owner/tiny"));
+    fs::write(
+        folder.join("model.safetensors.index.json"),
+        r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#,
+    )
+    .unwrap();
+    fs::write(folder.join("model-1.safetensors"), "").unwrap();
+    assert!(told(&unreachable(&cache)).contains("check the connection"));
+    fs::write(folder.join("model-2.safetensors"), "").unwrap();
+    assert_eq!(unreachable(&cache).model(id).unwrap(), folder);
+}
+
 #[test]
 fn a_revision_is_read_as_it_was_uploaded() {
     let cache = tempfile::tempdir().unwrap();
@@ -223,6 +271,13 @@ fn the_environment_is_that_of_the_hubs_libraries() {
     assert_eq!(described(&[]).token.as_deref(), Some("stored"));
     let hub = described(&[("HF_TOKEN", "given"), ("HF_ENDPOINT", "http://mirror/"), ("HF_HUB_OFFLINE", "yes")]);
     assert_eq!((hub.token.as_deref(), hub.endpoint.as_str(), hub.offline), (Some("given"), "http://mirror", true));
+    for (name, models, sets) in
+        [("HF_HUB_OFFLINE", true, true), ("TRANSFORMERS_OFFLINE", true, true), ("HF_DATASETS_OFFLINE", false, true)]
+    {
+        let hub = described(&[(name, "1")]);
+        assert_eq!((hub.is_offline(Kind::Model), hub.is_offline(Kind::DataSet)), (models, sets), "{name}");
+        assert!(!described(&[(name, "0")]).is_offline(Kind::DataSet));
+    }
     assert_eq!(described(&[("XDG_CACHE_HOME", "/x")]).cache, Path::new("/x/huggingface/hub"));
     assert_eq!(described(&[("HF_HOME", "/h"), ("XDG_CACHE_HOME", "/x")]).cache, Path::new("/h/hub"));
     assert_eq!(described(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c")]).cache, Path::new("/c"));

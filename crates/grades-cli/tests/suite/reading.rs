@@ -82,3 +82,20 @@ fn a_token_for_padding_needs_no_row() {
     let told = workspace.call(&["train", "config.yaml"]).stderr();
     assert!(told.contains("data.jsonl:1") && told.contains("<pad>") && told.contains("96 rows"), "{told}");
 }
+
+#[test]
+fn a_cache_serves_without_network() {
+    let workspace = Workspace::new();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let folder = workspace.path("hub/hub/models--owner--tiny");
+    fs::create_dir_all(folder.join("refs")).unwrap();
+    fs::create_dir_all(folder.join("snapshots")).unwrap();
+    fs::write(folder.join("refs/main"), commit).unwrap();
+    fs::rename(workspace.path("model"), folder.join("snapshots").join(commit)).unwrap();
+    let generate = ["generate", "--model", "owner/tiny", "--prompt", "the", "--max-new-tokens", "1"];
+    let unreachable = ("HF_ENDPOINT", "http://127.0.0.1:1");
+    let called = workspace.call_with(&[unreachable], &generate);
+    assert!(called.succeeded() && called.stderr().starts_with("warning: owner/tiny"), "{}", called.stderr());
+    let called = workspace.call_with(&[unreachable, ("TRANSFORMERS_OFFLINE", "1")], &generate);
+    assert!(called.succeeded() && called.stderr().is_empty(), "{}", called.stderr());
+}
