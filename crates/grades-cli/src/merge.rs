@@ -55,7 +55,11 @@ impl Args {
         };
         let options =
             SaveOptions { dtype, generation_config: checkpoint.generation_config(), ..SaveOptions::default() };
-        save_checkpoint(&self.output_dir, checkpoint.config()?, tensors, &options)?;
+        let mut config = checkpoint.config()?.clone();
+        if !model.is_tied() {
+            config["tie_word_embeddings"] = false.into();
+        }
+        save_checkpoint(&self.output_dir, &config, tensors, &options)?;
         tokenizer.save(&self.output_dir)?;
         if json {
             return output::print_json(&json!({ "model_dir": self.output_dir, "dtype": self.dtype }));

@@ -9,6 +9,9 @@ pub enum Error {
         /// What is wrong, naming the key.
         what: String,
     },
+    /// A key of the checkpoint's config asks for something that is not supported, or has the wrong type.
+    #[error("config.json of the model: {0}")]
+    Field(#[from] crate::fields::FieldsError),
     /// The architecture is not one of the registry's.
     #[error("the model type `{found}` is not supported; supported are {known}")]
     Family {

@@ -38,10 +38,17 @@ impl Clone for Taken {
 /// What becomes of the keys that a reader does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// They are an error.
+    /// They are an error, unless their value is empty or false and so switches nothing on.
     Refuse,
     /// They are named in a warning. For files to which programs add keys of their own.
     Warn,
+}
+
+/// What the parts of a program that cannot fail otherwise say of a field.
+impl From<FieldsError> for String {
+    fn from(error: FieldsError) -> Self {
+        error.to_string()
+    }
 }
 
 /// Why an object cannot be read; each message is a sentence that names the key.
@@ -68,8 +75,11 @@ pub enum FieldsError {
         /// The values that are supported.
         plain: String,
     },
+    /// A key is missing.
+    #[error("`{0}` is missing")]
+    Missing(String),
     /// Keys are not known.
-    #[error("{0} not known, so what would be read over cannot be told; remove what changes nothing")]
+    #[error("{0} not known, and may change the meaning; remove what changes nothing")]
     Unknown(String),
 }
 
@@ -87,11 +97,12 @@ pub fn read<T, E: From<FieldsError>>(
     let object = value.as_object().ok_or(FieldsError::NoObject)?;
     let fields = Fields { object, prefix: String::new(), taken: Taken::default() };
     let result = reader(&fields)?;
-    let left = fields.left();
     match rest {
-        _ if left.is_empty() => {}
-        Rest::Refuse => return Err(FieldsError::Unknown(named(&left)).into()),
-        Rest::Warn => warn_once(format!("{what}: {} not known and not used", named(&left))),
+        Rest::Refuse => fields.refuse_left()?,
+        Rest::Warn => match fields.left().as_slice() {
+            [] => {}
+            left => warn_once(format!("{what}: {} not known and not used", named(left))),
+        },
     }
     Ok(result)
 }
@@ -127,13 +138,33 @@ impl<'a> Fields<'a> {
         keys.iter().for_each(|key| self.taken.note(key));
     }
 
-    /// A key that would change the meaning, with the only values that are supported; it may be left out.
+    /// The value of a key that must be there.
+    ///
+    /// # Errors
+    /// It is missing, or of another type.
+    pub fn required<T: DeserializeOwned>(&self, key: &str) -> Result<T, FieldsError> {
+        self.optional(key)?.ok_or_else(|| FieldsError::Missing(self.named(key)))
+    }
+
+    /// Whether `key` is true; left out, it is false.
+    ///
+    /// # Errors
+    /// It is no truth value.
+    pub fn flag(&self, key: &str) -> Result<bool, FieldsError> {
+        Ok(self.optional(key)?.unwrap_or(false))
+    }
+
+    /// A key that would change the meaning, with the only values that are supported; it may be left out. Of a list each
+    /// entry must be one of them.
     ///
     /// # Errors
     /// It has another value.
     pub fn only(&self, key: &str, plain: &[Value]) -> Result<(), FieldsError> {
-        match self.get(key).filter(|value| !plain.contains(value)) {
+        let supported = |value: &Value| plain.iter().any(|plain| same(plain, value));
+        match self.get(key) {
             None => Ok(()),
+            Some(Value::Array(items)) if items.iter().all(supported) => Ok(()),
+            Some(value) if supported(value) => Ok(()),
             Some(value) => Err(FieldsError::Unsupported {
                 key: self.named(key),
                 value: shown(value),
@@ -142,25 +173,27 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Reads the object under `key`, if there is one, by `reader`; what that leaves is left here.
+    /// Reads the object under `key`, which counts as empty where there is none, by `reader`; what that leaves is refused.
     ///
     /// # Errors
-    /// It is no object, or the reader fails.
-    pub fn object<T, E: From<FieldsError>>(
+    /// It is no object, the reader fails, or a key is left.
+    pub fn section<T, E: From<FieldsError>>(
         &self,
         key: &str,
         reader: impl FnOnce(&Fields<'_>) -> Result<T, E>,
-    ) -> Result<Option<T>, E> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        let wrong = || FieldsError::WrongType { key: self.named(key), value: shown(value) };
-        let object = value.as_object().ok_or_else(wrong)?;
+    ) -> Result<T, E> {
+        let empty = Map::new();
+        let object = match self.get(key) {
+            None => &empty,
+            Some(Value::Object(object)) => object,
+            Some(value) => {
+                return Err(FieldsError::WrongType { key: self.named(key), value: shown(value) }.into());
+            }
+        };
         let inner = Fields { object, prefix: format!("{}.", self.named(key)), taken: Taken::default() };
         let result = reader(&inner)?;
-        let left = inner.left();
-        if !left.is_empty() {
-            return Err(FieldsError::Unknown(named(&left)).into());
-        }
-        Ok(Some(result))
+        inner.refuse_left()?;
+        Ok(result)
     }
 
     /// The keys that nobody has asked for and that have a value.
@@ -169,9 +202,35 @@ impl<'a> Fields<'a> {
         self.taken.left(set).into_iter().map(|key| self.named(key)).collect()
     }
 
+    /// Refuses the keys that are left and switch something on.
+    fn refuse_left(&self) -> Result<(), FieldsError> {
+        let switched = self.object.iter().filter(|(_, value)| !is_empty(value)).map(|(key, _)| key.as_str());
+        match self.taken.left(switched).as_slice() {
+            [] => Ok(()),
+            left => Err(FieldsError::Unknown(named(&left.iter().map(|key| self.named(key)).collect::<Vec<_>>()))),
+        }
+    }
+
     fn named(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
+}
+
+/// Whether a value says nothing: it is null, false, or has nothing in it.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(on) => !on,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(items) => items.is_empty(),
+        Value::Number(_) => false,
+    }
+}
+
+/// Whether two values are one; 1 is 1.0.
+fn same(one: &Value, other: &Value) -> bool {
+    one == other || one.as_f64().is_some_and(|number| Some(number) == other.as_f64())
 }
 
 /// A value for a message: long ones are cut.
@@ -212,7 +271,7 @@ mod tests {
         read("a.json", &value, Rest::Refuse, |fields| {
             fields.harmless(&["comment"]);
             fields.only("mode", &[json!(false), json!("plain")])?;
-            let inner = fields.object("inner", |inner| inner.optional("depth"))?.flatten();
+            let inner = fields.section("inner", |inner| inner.optional("depth"))?;
             Ok((fields.optional("rate")?, inner))
         })
     }
@@ -220,8 +279,11 @@ mod tests {
     #[test]
     fn what_nobody_takes_is_named() {
         assert_eq!(read_all(json!({})), Ok((None, None)));
-        let whole = json!({ "rate": 0.5, "mode": "plain", "inner": { "depth": 3 }, "comment": [1], "later": null, "mode2": null });
+        let whole = json!({ "rate": 0.5, "mode": "plain", "inner": { "depth": 3 }, "comment": [1] });
         assert_eq!(read_all(whole), Ok((Some(0.5), Some(3))));
+        let empty =
+            json!({ "later": null, "use_it": false, "list": [], "map": {}, "text": "", "mode": ["plain", false] });
+        assert_eq!(read_all(empty), Ok((None, None)));
         for (value, parts) in [
             (json!({ "rats": 1 }), vec!["`rats` is"]),
             (json!({ "b": 1, "a": 2, "c": 3 }), vec!["`b`, `a` and `c` are"]),
@@ -229,6 +291,8 @@ mod tests {
             (json!({ "inner": 3 }), vec!["`inner: 3`", "type"]),
             (json!({ "rate": "fast" }), vec!["`rate: \"fast\"`", "type"]),
             (json!({ "mode": true }), vec!["`mode: true`", "only false or \"plain\""]),
+            (json!({ "mode": ["plain", 1] }), vec!["`mode: [\"plain\",1]`", "only"]),
+            (json!({ "number": 0 }), vec!["`number` is"]),
             (json!([1]), vec!["no JSON object"]),
         ] {
             let error = read_all(value).unwrap_err().to_string();

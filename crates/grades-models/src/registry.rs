@@ -1,24 +1,29 @@
 //! From a checkpoint's config to its model: one line a family.
 
+use std::collections::BTreeSet;
+
 use grades_kernels::quant::PackedMatrix;
 
 use crate::Error;
-use crate::config::{HfConfig, Sizes};
+use crate::adapter::peft;
+use crate::config::{self, HfConfig, Sizes};
+use crate::families::wiring::{self, LoadLayer};
 use crate::families::{llama, mistral, phi3, qwen2, qwen3};
-use crate::model::{Decoder, Wiring};
+use crate::fields::{Fields, named, warn_once};
+use crate::model::{Decoder, HEAD};
 use crate::source::{Builder, LoadOptions, Source};
 use crate::weights::Checkpoint;
 
-/// Puts a model together from its config and the tensors of a source.
-type Build = fn(&HfConfig, &Sizes, &mut Builder<'_>) -> Result<Wiring, Error>;
+/// Reads what an architecture asks of a config, and says how a layer of it is loaded.
+type Family = fn(&Fields<'_>, &Sizes) -> Result<Box<LoadLayer>, Error>;
 
 /// Every architecture by its `model_type`.
-const FAMILIES: &[(&str, Build)] = &[
-    ("llama", llama::build),
-    ("mistral", mistral::build),
-    ("phi3", phi3::build),
-    ("qwen2", qwen2::build),
-    ("qwen3", qwen3::build),
+const FAMILIES: &[(&str, Family)] = &[
+    ("llama", llama::read),
+    ("mistral", mistral::read),
+    ("phi3", phi3::read),
+    ("qwen2", qwen2::read),
+    ("qwen3", qwen3::read),
 ];
 
 /// The architectures that can be loaded, by their `model_type`.
@@ -26,21 +31,25 @@ pub fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|(name, _)| *name)
 }
 
-fn family(config: &HfConfig) -> Result<Build, Error> {
+/// The sizes that a config describes, and how a layer is loaded.
+fn describe(config: &HfConfig) -> Result<(Sizes, Box<LoadLayer>), Error> {
     let found = config.model_type()?;
-    match FAMILIES.iter().find(|(name, _)| *name == found) {
-        Some((_, build)) => Ok(*build),
-        None => Err(Error::Family { found, known: families().collect::<Vec<_>>().join(", ") }),
-    }
+    let Some((_, family)) = FAMILIES.iter().find(|(name, _)| *name == found) else {
+        return Err(Error::Family { found, known: families().collect::<Vec<_>>().join(", ") });
+    };
+    config.read(|config| {
+        let sizes = config::sizes(config)?;
+        let layer = family(config, &sizes)?;
+        Ok((sizes, layer))
+    })
 }
 
 /// The sizes of the model that a config describes.
 ///
 /// # Errors
-/// When the architecture is unknown or the config is not sound.
+/// When the architecture is unknown, or the config is not sound or asks for what does not exist here.
 pub fn sizes(config: &HfConfig) -> Result<Sizes, Error> {
-    family(config)?;
-    config.sizes()
+    Ok(describe(config)?.0)
 }
 
 /// The model of a config with the values of a source.
@@ -49,18 +58,53 @@ pub fn sizes(config: &HfConfig) -> Result<Sizes, Error> {
 /// As [`sizes`], when a tensor is missing, cannot be read, or has another shape than the config says, and if a matrix to be
 /// packed holds what is no finite number.
 pub fn load(config: &HfConfig, source: &dyn Source, options: LoadOptions) -> Result<Decoder, Error> {
-    let (build, sizes) = (family(config)?, config.sizes()?);
+    let (mut sizes, layer) = describe(config)?;
+    sizes.tie_word_embeddings = sizes.tie_word_embeddings && !wiring::has_own_head(source, &sizes)?;
     let mut builder = Builder::new(source, options);
-    let wiring = build(config, &sizes, &mut builder)?;
+    let wiring = wiring::decoder(&mut builder, &sizes, &*layer)?;
     Ok(Decoder::new(sizes, wiring, builder.finish()))
 }
 
-/// The model of a checkpoint on disk, read tensor by tensor.
+/// The model of a checkpoint on disk, read tensor by tensor. Tensors that it does not have are named once in a warning.
 ///
 /// # Errors
 /// As [`load`], and if a file cannot be read.
 pub fn open(checkpoint: &Checkpoint, options: LoadOptions) -> Result<Decoder, Error> {
-    load(&HfConfig::new(checkpoint.config()?.clone())?, checkpoint, options)
+    let model = load(&HfConfig::new(checkpoint.config()?.clone())?, checkpoint, options)?;
+    tell_unused(checkpoint, &model);
+    Ok(model)
+}
+
+/// Ends of the names of tensors that are computed from the config, and that older programs saved.
+const COMPUTED: [&str; 3] = [".rotary_emb.inv_freq", ".masked_bias", ".rotary_emb.cos_cached"];
+
+/// Names the tensors of a checkpoint that nothing in the model has taken, and an adapter that lies beside them.
+fn tell_unused(checkpoint: &Checkpoint, model: &Decoder) {
+    let adapter = checkpoint.path().join(peft::CONFIG);
+    if adapter.is_file() {
+        warn_once(format!(
+            "{}: an adapter lies beside the model, which is used without it; use it with the option for adapters, or merge it",
+            adapter.display()
+        ));
+    }
+    const NAMED: usize = 5;
+    let taken: BTreeSet<&str> = model.parameters().iter().map(|parameter| parameter.name.as_str()).collect();
+    let computed = |name: &str| COMPUTED.iter().any(|end| name.ends_with(end));
+    // A head that was not taken is the embedding.
+    let unused = checkpoint.names().filter(|name| !taken.contains(name) && !computed(name) && *name != HEAD);
+    let unused: Vec<&str> = unused.collect();
+    if unused.is_empty() {
+        return;
+    }
+    let more = match unused.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    let first = named(&unused[..unused.len().min(NAMED)]);
+    warn_once(format!(
+        "{}: of its tensors {first} not part of the model that config.json describes, and not used{more}",
+        checkpoint.path().display()
+    ));
 }
 
 impl Source for Checkpoint {

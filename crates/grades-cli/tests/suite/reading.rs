@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, save_checkpoint};
 use serde_json::{Value, json};
 
 use crate::program::Workspace;
@@ -98,4 +99,69 @@ fn a_cache_serves_without_network() {
     assert!(called.succeeded() && called.stderr().starts_with("warning: owner/tiny"), "{}", called.stderr());
     let called = workspace.call_with(&[unreachable, ("TRANSFORMERS_OFFLINE", "1")], &generate);
     assert!(called.succeeded() && called.stderr().is_empty(), "{}", called.stderr());
+}
+
+#[test]
+fn keys_of_the_models_config_are_honoured_refused_or_told() {
+    let workspace = Workspace::new();
+    let generate = ["generate", "--model", "model", "--prompt", "the", "--max-new-tokens", "1"];
+    let plain = workspace.call(&generate);
+    assert!(plain.succeeded() && plain.stderr().is_empty(), "{}", plain.stderr());
+    change(&workspace, "config.json", |config| config["own_key"] = 3.into());
+    let told = workspace.call(&generate);
+    assert!(told.succeeded() && told.stderr().matches("`own_key` is not known").count() == 1, "{}", told.stderr());
+    change(&workspace, "config.json", |config| config["final_logit_softcapping"] = 30.into());
+    // Before anything is trained or written, too.
+    for arguments in [&generate[..], &["train", "config.yaml"], &["inspect", "model"]] {
+        let refused = workspace.call(arguments);
+        assert!(refused.stderr().contains("`final_logit_softcapping: 30`"), "{}", refused.stderr());
+        assert!(!refused.succeeded() && !workspace.path("run").exists());
+    }
+}
+
+#[test]
+fn tensors_that_nothing_takes_are_told_once() {
+    let workspace = Workspace::new();
+    change(&workspace, "config.json", |config| config["num_hidden_layers"] = 1.into());
+    let called = workspace.call(&["train", "config.yaml"]);
+    let told = called.stderr();
+    assert!(called.succeeded() && told.lines().filter(|line| line.starts_with("warning: ")).count() == 1, "{told}");
+    // Of a layer's nine tensors five are named.
+    for part in ["`model.layers.1.input_layernorm.weight`", "not part of the model", "and 4 more"] {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[test]
+fn a_model_with_a_head_of_its_own_is_saved_with_it() {
+    let workspace = Workspace::new();
+    let tied = Checkpoint::open(workspace.path("model")).unwrap();
+    let shape = tied.info("model.embed_tokens.weight").unwrap().shape.clone();
+    let head: Vec<f32> = (0..shape[0] * shape[1]).map(|place| (place % 7) as f32 / 8.0).collect();
+    let tensors =
+        tied.names().map(|name| TensorToSave::new(name, &tied.info(name).unwrap().shape, tied.load_f32(name).unwrap()));
+    let tensors = tensors.chain([TensorToSave::new("lm_head.weight", &shape, head.clone())]);
+    let options = SaveOptions { dtype: SaveDtype::F32, ..SaveOptions::default() };
+    let mut config = tied.config().unwrap().clone();
+    config["tie_word_embeddings"] = false.into();
+    save_checkpoint(&workspace.path("both"), &config, tensors, &options).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(workspace.path("model").join(name), workspace.path("both").join(name)).unwrap();
+    }
+    config["tie_word_embeddings"] = true.into();
+    fs::write(workspace.path("both/config.json"), config.to_string()).unwrap();
+
+    let told = |arguments: &[&str]| {
+        let called = workspace.call(arguments);
+        let told = called.stderr();
+        assert!(called.succeeded() && told.contains("lm_head.weight is not the embedding"), "{told}");
+    };
+    told(&["train", "config.yaml", "model=both", "learning_rate=0", "weight_decay=0"]);
+    told(&["train", "config.yaml", "model=both", "adapter=lora", "output_dir=lora"]);
+    told(&["merge", "--model", "both", "--adapter", "lora/adapter", "--output-dir", "merged", "--dtype", "f32"]);
+    for folder in ["run/model", "merged"] {
+        let saved = Checkpoint::open(workspace.path(folder)).unwrap();
+        assert_eq!(saved.config().unwrap()["tie_word_embeddings"], false);
+        assert_eq!(saved.load_f32("lm_head.weight").unwrap(), head, "{folder}");
+    }
 }

@@ -9,23 +9,60 @@ use serde_json::{Value, json};
 use super::config::LoraConfig;
 use super::names::{MAGNITUDE, PREFIX};
 use crate::Error;
+use crate::fields::{self, Fields, Rest};
 use crate::model::Decoder;
 use crate::weights::{Checkpoint, TensorToSave, save_adapter};
 
-const CONFIG: &str = "adapter_config.json";
+/// The name of an adapter's options.
+pub(crate) const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 
-/// Options of PEFT that change what an adapter computes and are not supported, with the values that leave it as it is.
-const PLAIN: [(&str, &[&str]); 8] = [
-    ("use_qalora", &["false"]),
-    ("fan_in_fan_out", &["false"]),
-    ("lora_bias", &["false"]),
-    ("bias", &["\"none\""]),
-    ("rank_pattern", &["{}"]),
-    ("alpha_pattern", &["{}"]),
-    ("modules_to_save", &["[]"]),
-    ("layer_replication", &["[]"]),
+/// Keys of PEFT's `LoraConfig`, to version 0.21, that say nothing of a saved adapter: where it comes from, how it was begun
+/// and trained, and which modules it has, which its tensors show.
+const HARMLESS: &[&str] = &[
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_ga_config",
+    "megatron_core",
+    "merge_weights",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "velora_config",
 ];
+
+/// Keys that must be off or empty: they change what an adapter computes, or what it belongs to.
+const OFF: &[&str] = &[
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "arrow_config",
+    "enable_lora",
+    "fan_in_fan_out",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "megatron_config",
+    "modules_to_save",
+    "monteclora_config",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+];
+
+/// Ways to begin an adapter that leave the base as it is. PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ move a part of it over.
+const BEGINNINGS: [&str; 4] = ["gaussian", "orthogonal", "eva", "mica"];
 
 fn refuse(path: &Path, problem: impl std::fmt::Display) -> Error {
     Error::Input(format!("{}: {problem}", path.display()))
@@ -49,35 +86,56 @@ pub fn open(dir: &Path) -> Result<(LoraConfig, Checkpoint), Error> {
     let text = fs::read_to_string(&path).map_err(|source| refuse(&path, format!("it cannot be read ({source})")))?;
     let config: Value =
         serde_json::from_str(&text).map_err(|e| refuse(&path, format!("it is not valid JSON ({e})")))?;
-    let kind = config.get("peft_type").and_then(Value::as_str).unwrap_or("missing");
-    if kind != "LORA" {
-        return Err(refuse(&path, format!("`peft_type` is {kind}; only adapters of type LORA can be used")));
-    }
-    for (key, plain) in PLAIN {
-        let value = config.get(key).filter(|value| !value.is_null()).map(Value::to_string);
-        if let Some(value) = value.filter(|value| !plain.contains(&value.as_str())) {
-            return Err(refuse(&path, format!("`{key}: {value}` is not supported; only {} is", plain.join(" or "))));
-        }
-    }
-    let number = |key: &str| config.get(key).and_then(Value::as_f64).filter(|number| *number > 0.0);
-    let (Some(r), Some(lora_alpha)) = (number("r").filter(|r| r.fract() == 0.0), number("lora_alpha")) else {
-        return Err(refuse(&path, "`r` and `lora_alpha` must be numbers above 0, `r` a whole one"));
-    };
-    let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
-    let (use_rslora, use_dora) = (flag("use_rslora"), flag("use_dora"));
-    let lora_dropout = number("lora_dropout").unwrap_or(0.0);
+    let options =
+        fields::read(CONFIG, &config, Rest::Refuse, read).map_err(|problem: String| refuse(&path, problem))?;
     let values = Checkpoint::open(dir.join(TENSORS))?;
     let mut modules = BTreeSet::new();
     for name in values.names() {
-        let Some(module) = module(name).filter(|_| use_dora || !name.ends_with(MAGNITUDE)) else {
+        let Some(module) = module(name).filter(|_| options.use_dora || !name.ends_with(MAGNITUDE)) else {
             let path = dir.join(TENSORS);
             return Err(refuse(&path, format!("the tensor {name} is not the A or B of a linear layer's adapter")));
         };
         modules.insert(module.to_owned());
     }
-    let target_modules = modules.into_iter().collect();
-    let config = LoraConfig { r: r as usize, lora_alpha, use_rslora, target_modules, lora_dropout, use_dora };
-    Ok((config, values))
+    Ok((LoraConfig { target_modules: modules.into_iter().collect(), ..options }, values))
+}
+
+/// The options of an adapter without its modules; what of them cannot be honoured is refused.
+fn read(config: &Fields<'_>) -> Result<LoraConfig, String> {
+    let kind = config.get("peft_type").map_or_else(|| "missing".to_owned(), Value::to_string);
+    if kind != "\"LORA\"" {
+        return Err(format!("`peft_type` is {kind}; only adapters of type \"LORA\" can be used"));
+    }
+    config.harmless(HARMLESS);
+    for key in OFF {
+        config.only(key, &[false.into(), json!({})])?;
+    }
+    config.only("bias", &["none".into()])?;
+    config.only("task_type", &["CAUSAL_LM".into()])?;
+    let beginning = config.get("init_lora_weights");
+    let plain = |value: &Value| {
+        value.is_boolean() || value.as_str().is_some_and(|name| BEGINNINGS.contains(&name.to_lowercase().as_str()))
+    };
+    if let Some(value) = beginning.filter(|value| !plain(value)) {
+        return Err(format!(
+            "`init_lora_weights: {value}` belongs to a base that PEFT changed when the training began, and would be wrong on \
+             this one; save the adapter again with path_initial_model_for_weight_conversion, which makes a plain one of it, or \
+             merge it in PEFT"
+        ));
+    }
+    let r: usize = config.required("r")?;
+    let lora_alpha: f64 = config.required("lora_alpha")?;
+    if r == 0 || lora_alpha <= 0.0 {
+        return Err(format!("`r: {r}` and `lora_alpha: {lora_alpha}` must be above 0"));
+    }
+    Ok(LoraConfig {
+        r,
+        lora_alpha,
+        use_rslora: config.flag("use_rslora")?,
+        target_modules: Vec::new(),
+        lora_dropout: config.optional("lora_dropout")?.unwrap_or(0.0),
+        use_dora: config.flag("use_dora")?,
+    })
 }
 
 /// The model with the adapter in the folder `dir`.

@@ -3,24 +3,25 @@
 use grades::{Role, Tower};
 use grades_tensor::Activation;
 
-use super::wiring::{decoder, heads, norm};
+use super::wiring::{LoadLayer, heads, norm};
 use crate::Error;
-use crate::config::{HfConfig, Sizes};
-use crate::model::Wiring;
+use crate::config::{self, Rotated, Sizes};
+use crate::fields::Fields;
 use crate::nn::{Attention, Heads, Layer, Mlp, Part, Projection};
 use crate::source::Builder;
 
-pub(crate) fn build(config: &HfConfig, sizes: &Sizes, builder: &mut Builder<'_>) -> Result<Wiring, Error> {
-    let (heads, activation) = (heads(config, sizes)?, config.activation()?);
-    let (bias, mlp_bias) = (config.flag("attention_bias"), config.flag("mlp_bias"));
-    decoder(builder, sizes, |builder, index, prefix| {
+pub(crate) fn read(config: &Fields<'_>, sizes: &Sizes) -> Result<Box<LoadLayer>, Error> {
+    let (heads, activation) = (heads(config, sizes, Rotated::Whole)?, config::activation(config)?);
+    let (bias, mlp_bias) = (config.flag("attention_bias")?, config.flag("mlp_bias")?);
+    let sizes = sizes.clone();
+    Ok(Box::new(move |builder, index, prefix| {
         Ok(Layer {
-            attention_norm: norm(builder, sizes, index, &format!("{prefix}input_layernorm.weight"))?,
-            attention: attention(builder, sizes, index, prefix, [bias, bias], heads.clone())?,
-            mlp_norm: norm(builder, sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
-            mlp: mlp(builder, sizes, index, prefix, mlp_bias, activation)?,
+            attention_norm: norm(builder, &sizes, index, &format!("{prefix}input_layernorm.weight"))?,
+            attention: attention(builder, &sizes, index, prefix, [bias, bias], heads.clone())?,
+            mlp_norm: norm(builder, &sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
+            mlp: mlp(builder, &sizes, index, prefix, mlp_bias, activation)?,
         })
-    })
+    }))
 }
 
 /// Attention of separate q, k, v and o, without norms; the first three may have biases, and the last.

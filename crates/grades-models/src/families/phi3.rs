@@ -3,16 +3,16 @@
 
 use grades::{Role, Tower};
 
-use super::wiring::{decoder, heads, norm};
+use super::wiring::{LoadLayer, heads, norm};
 use crate::Error;
-use crate::config::{HfConfig, Sizes};
-use crate::model::Wiring;
+use crate::config::{self, Rotated, Sizes};
+use crate::fields::Fields;
 use crate::nn::{Attention, Heads, Layer, Mlp, Part, Projection};
 use crate::source::Builder;
 
-pub(crate) fn build(config: &HfConfig, sizes: &Sizes, builder: &mut Builder<'_>) -> Result<Wiring, Error> {
-    let heads = Heads { window: config.optional("sliding_window")?, ..heads(config, sizes)? };
-    let activation = config.activation()?;
+pub(crate) fn read(config: &Fields<'_>, sizes: &Sizes) -> Result<Box<LoadLayer>, Error> {
+    let heads = Heads { window: config::sliding_window(config)?, ..heads(config, sizes, Rotated::Share)? };
+    let activation = config::activation(config)?;
     let (query, key, inner, hidden) =
         (sizes.query_width(), sizes.key_width(), sizes.intermediate_size, sizes.hidden_size);
     let qkv = Part {
@@ -24,20 +24,21 @@ pub(crate) fn build(config: &HfConfig, sizes: &Sizes, builder: &mut Builder<'_>)
     let gate_up =
         Part { name: "mlp.gate_up_proj", role: Role::GateUp, rows: vec![(Role::Gate, inner), (Role::Up, inner)] };
     let down = Part::new("mlp.down_proj", Role::Down, hidden);
-    decoder(builder, sizes, |builder, index, prefix| {
+    let sizes = sizes.clone();
+    Ok(Box::new(move |builder, index, prefix| {
         let load = |builder: &mut Builder<'_>, part: &Part<'_>, columns| {
             Projection::load(builder, prefix, (Tower::Language, index), columns, false, std::slice::from_ref(part))
         };
         Ok(Layer {
-            attention_norm: norm(builder, sizes, index, &format!("{prefix}input_layernorm.weight"))?,
+            attention_norm: norm(builder, &sizes, index, &format!("{prefix}input_layernorm.weight"))?,
             attention: Attention {
                 qkv: load(builder, &qkv, hidden)?,
                 o: load(builder, &o, query)?,
                 head_norms: None,
                 heads: heads.clone(),
             },
-            mlp_norm: norm(builder, sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
+            mlp_norm: norm(builder, &sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
             mlp: Mlp { gate_up: load(builder, &gate_up, hidden)?, down: load(builder, &down, inner)?, activation },
         })
-    })
+    }))
 }

@@ -1,24 +1,29 @@
 //! Qwen 2 and 2.5 (transformers `Qwen2ForCausalLM`): the layers of llama with biases on q, k and v.
 
 use super::llama::{attention, mlp};
-use super::wiring::{decoder, heads, norm};
+use super::wiring::{LoadLayer, heads, norm};
 use crate::Error;
-use crate::config::{HfConfig, Sizes};
-use crate::model::Wiring;
+use crate::config::{self, Rotated, Sizes};
+use crate::fields::Fields;
 use crate::nn::Layer;
-use crate::source::Builder;
 
-pub(crate) fn build(config: &HfConfig, sizes: &Sizes, builder: &mut Builder<'_>) -> Result<Wiring, Error> {
-    if config.flag("use_sliding_window") {
-        return Err(Error::config("asks for `use_sliding_window`, which is not supported for qwen2; set it to false"));
-    }
-    let (heads, activation) = (heads(config, sizes)?, config.activation()?);
-    decoder(builder, sizes, |builder, index, prefix| {
+pub(crate) fn read(config: &Fields<'_>, sizes: &Sizes) -> Result<Box<LoadLayer>, Error> {
+    full_attention(config)?;
+    config.only("qkv_bias", &[true.into()])?;
+    let (heads, activation) = (heads(config, sizes, Rotated::Whole)?, config::activation(config)?);
+    let sizes = sizes.clone();
+    Ok(Box::new(move |builder, index, prefix| {
         Ok(Layer {
-            attention_norm: norm(builder, sizes, index, &format!("{prefix}input_layernorm.weight"))?,
-            attention: attention(builder, sizes, index, prefix, [true, false], heads.clone())?,
-            mlp_norm: norm(builder, sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
-            mlp: mlp(builder, sizes, index, prefix, false, activation)?,
+            attention_norm: norm(builder, &sizes, index, &format!("{prefix}input_layernorm.weight"))?,
+            attention: attention(builder, &sizes, index, prefix, [true, false], heads.clone())?,
+            mlp_norm: norm(builder, &sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
+            mlp: mlp(builder, &sizes, index, prefix, false, activation)?,
         })
-    })
+    }))
+}
+
+/// Refuses windows that slide; what else is said of them then means nothing.
+pub(super) fn full_attention(config: &Fields<'_>) -> Result<(), Error> {
+    config.harmless(&["sliding_window", "max_window_layers"]);
+    Ok(config.only("use_sliding_window", &[false.into()])?)
 }

@@ -5,22 +5,22 @@ use std::sync::Arc;
 use grades::{Companion, Tower};
 
 use crate::Error;
-use crate::config::{HfConfig, Sizes};
+use crate::config::{self, Rotated, Sizes};
+use crate::fields::{Fields, warn_once};
 use crate::model::{HEAD, Stack, Wiring};
 use crate::nn::{Heads, Layer, Norm, Rope};
 use crate::parameters::Place;
-use crate::source::Builder;
+use crate::source::{Builder, Source};
 
 /// Names of a decoder's parts in transformers' checkpoints.
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const NORM: &str = "model.norm.weight";
 
-/// A decoder of layers that `layer` loads, each with its index and the prefix of its tensors.
-pub(super) fn decoder(
-    builder: &mut Builder<'_>,
-    sizes: &Sizes,
-    layer: impl Fn(&mut Builder<'_>, usize, &str) -> Result<Layer, Error>,
-) -> Result<Wiring, Error> {
+/// How an architecture loads a layer, given its index and the prefix of its tensors.
+pub(crate) type LoadLayer = dyn Fn(&mut Builder<'_>, usize, &str) -> Result<Layer, Error>;
+
+/// A decoder of layers that `layer` loads.
+pub(crate) fn decoder(builder: &mut Builder<'_>, sizes: &Sizes, layer: &LoadLayer) -> Result<Wiring, Error> {
     let (hidden, vocabulary) = (sizes.hidden_size, sizes.vocab_size);
     let input = Companion::Embedding { tower: Tower::Language };
     let place = if sizes.tie_word_embeddings { Place::Tied(input) } else { Place::Companion(input) };
@@ -34,6 +34,23 @@ pub(super) fn decoder(
         false => Some(builder.add(HEAD, &[vocabulary, hidden], Place::Always)?),
     };
     Ok(Wiring { embedding, stack: Stack { tower: Tower::Language, layers, norm }, head })
+}
+
+/// Whether a source has a head of its own for an embedding that the config ties to it: one that differs. As in transformers,
+/// the two are then no longer tied.
+pub(crate) fn has_own_head(source: &dyn Source, sizes: &Sizes) -> Result<bool, Error> {
+    let shape = [sizes.vocab_size, sizes.hidden_size];
+    let differs = match source.shape(HEAD) {
+        Some(found) if found == shape => source.load(HEAD, &shape)? != source.load(EMBEDDING, &shape)?,
+        other => other.is_some(),
+    };
+    if differs {
+        warn_once(format!(
+            "{HEAD} is not the embedding, although config.json says `tie_word_embeddings: true`; it is used as it is (as in \
+             transformers), and a model that is saved says false"
+        ));
+    }
+    Ok(differs)
 }
 
 /// The norm of a layer.
@@ -54,13 +71,13 @@ pub(super) fn norm_of(
 }
 
 /// Causal heads with rotary positions.
-pub(super) fn heads(config: &HfConfig, sizes: &Sizes) -> Result<Heads, Error> {
+pub(super) fn heads(config: &Fields<'_>, sizes: &Sizes, rotated: Rotated) -> Result<Heads, Error> {
     Ok(Heads {
         heads: sizes.num_attention_heads,
         kv_heads: sizes.num_key_value_heads,
         head_dim: sizes.head_dim,
         causal: true,
         window: None,
-        rope: Some(Arc::new(Rope::new(&config.rope(sizes.head_dim)?))),
+        rope: Some(Arc::new(Rope::new(&config::rope(config, sizes, rotated)?))),
     })
 }

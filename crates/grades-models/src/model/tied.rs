@@ -21,6 +21,12 @@ impl Decoder {
         self.input_trains = trainable;
     }
 
+    /// Whether its embedding is the head, too.
+    #[must_use]
+    pub fn is_tied(&self) -> bool {
+        self.head.is_none()
+    }
+
     /// Whether it came with a tied embedding whose head has a matrix of its own by now.
     #[must_use]
     pub fn is_untied(&self) -> bool {

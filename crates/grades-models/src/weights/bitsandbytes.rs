@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::error::{Result, WeightsError};
 use super::{Checkpoint, Dtype, Stored, TensorInfo};
+use crate::fields::{self, Fields, FieldsError, Rest};
 
 /// Between a weight's name and its format.
 const STATE: &str = ".quant_state.bitsandbytes__";
@@ -170,15 +171,43 @@ impl Checkpoint {
 
 /// How a config says that weights are quantised, where it is in a way that cannot be read.
 fn other_quantization(config: &Value) -> Option<String> {
-    let quantization = config.get("quantization_config").filter(|value| value.is_object())?;
-    let flag = |key: &str| quantization.get(key).and_then(Value::as_bool).unwrap_or(false);
-    let text = |key: &str| quantization.get(key).and_then(Value::as_str);
-    match text("quant_method").unwrap_or("bitsandbytes") {
-        "bitsandbytes" if flag("load_in_8bit") => Some("its weights are in int8 of bitsandbytes".into()),
-        "bitsandbytes" => match text("bnb_4bit_quant_type").unwrap_or("fp4") {
-            "nf4" => None,
-            other => Some(format!("its weights are in {other} of bitsandbytes")),
-        },
-        other => Some(format!("its weights are quantised by {other}")),
+    if config.get("compression_config").is_some_and(|value| !value.is_null()) {
+        return Some("its weights are quantised by compressed-tensors".into());
     }
+    let quantization = config.get("quantization_config").filter(|value| !value.is_null())?;
+    let described = fields::read("quantization_config", quantization, Rest::Refuse, read_config);
+    described.unwrap_or_else(|error: FieldsError| Some(format!("of its quantization_config {error}")))
+}
+
+/// What cannot be read of what a `quantization_config` describes.
+fn read_config(fields: &Fields<'_>) -> std::result::Result<Option<String>, FieldsError> {
+    let method = fields.optional::<String>("quant_method")?.unwrap_or_else(|| "bitsandbytes".into());
+    if method != "bitsandbytes" {
+        // Its keys are its own.
+        fields.harmless(&fields.left().iter().map(String::as_str).collect::<Vec<_>>());
+        return Ok(Some(format!("its weights are quantised by {method}")));
+    }
+    // How products are computed, and which modules are not quantised, which their tensors show.
+    fields.harmless(&[
+        "_load_in_4bit",
+        "_load_in_8bit",
+        "bnb_4bit_compute_dtype",
+        "bnb_4bit_use_double_quant",
+        "llm_int8_enable_fp32_cpu_offload",
+        "llm_int8_has_fp16_weight",
+        "llm_int8_skip_modules",
+        "llm_int8_threshold",
+        "load_in_4bit",
+        "modules_to_not_convert",
+        "target_parameters",
+        "transformers_version",
+    ]);
+    fields.only("bnb_4bit_quant_storage", &["uint8".into(), "torch.uint8".into()])?;
+    let in_8bit = fields.optional("load_in_8bit")?.unwrap_or(false);
+    let kind = fields.optional::<String>("bnb_4bit_quant_type")?.unwrap_or_else(|| "fp4".into());
+    Ok(match (in_8bit, kind.as_str()) {
+        (true, _) => Some("its weights are in int8 of bitsandbytes".into()),
+        (false, "nf4") => None,
+        (false, other) => Some(format!("its weights are in {other} of bitsandbytes")),
+    })
 }

@@ -217,9 +217,10 @@ fn files_that_cannot_be_used_are_told_in_a_sentence() {
         ("use_dora", true.into(), "lora_magnitude_vector"),
         ("peft_type", "IA3".into(), "IA3"),
         ("r", (2 * rank).into(), "lora_A.weight"),
-        ("r", 2.5.into(), "`r`"),
-        ("rank_pattern", json!({ "q_proj": 8 }), "rank_pattern"),
-        ("bias", "all".into(), "bias"),
+        ("r", 2.5.into(), "`r: 2.5`"),
+        ("r", 0.into(), "`r: 0`"),
+        ("r", Value::Null, "`r` is missing"),
+        ("lora_alpha", 0.into(), "`lora_alpha: 0`"),
     ] {
         let error = changed(&folder, key, value).unwrap_err();
         assert!(error.contains(part), "{key}: {error}");
@@ -257,4 +258,58 @@ fn a_base_that_an_adapter_does_not_fit_is_told_in_a_sentence() {
     let wide = other("intermediate_size", inner);
     let shape = format!("[{inner}, {rank}]");
     assert!(wide.contains("does not fit") && wide.contains("lora_B.weight") && wide.contains(&shape), "{wide}");
+}
+
+/// Every key of PEFT's `LoraConfig` that changes what an adapter computes or what it belongs to, and one that PEFT does not have.
+#[test]
+fn what_an_adapter_cannot_be_without_is_refused_by_name() {
+    let Some(folder) = find("lora") else { return };
+    let begun = |name: &str| ("init_lora_weights", json!(name));
+    let refused = [
+        begun("pissa"),
+        begun("pissa_niter_4"),
+        begun("olora"),
+        begun("corda"),
+        begun("lora_ga"),
+        begun("loftq"),
+        begun("of_later_days"),
+        ("alora_invocation_tokens", json!([3, 4])),
+        ("alpha_pattern", json!({ "q_proj": 16 })),
+        ("arrow_config", json!({ "top_k": 3 })),
+        ("bias", json!("lora_only")),
+        ("fan_in_fan_out", json!(true)),
+        ("kasa_config", json!({ "beta": 0.1 })),
+        ("layer_replication", json!([[0, 2], [1, 2]])),
+        ("lora_bias", json!(true)),
+        ("megatron_config", json!({ "hidden_size": 3 })),
+        ("modules_to_save", json!(["lm_head"])),
+        ("monteclora_config", json!({ "num_samples": 8 })),
+        ("rank_pattern", json!({ "q_proj": 8 })),
+        ("target_parameters", json!(["mlp.experts.down_proj"])),
+        ("task_type", json!("SEQ_CLS")),
+        ("trainable_token_indices", json!([1])),
+        ("use_bdlora", json!({ "nblocks": 2 })),
+        ("use_qalora", json!(true)),
+        ("of_later_days", json!(3)),
+    ];
+    for (key, value) in refused {
+        let error = changed(&folder, key, value).unwrap_err();
+        assert!(error.contains("adapter_config.json") && error.contains(&format!("`{key}")), "{key}: {error}");
+    }
+    let harmless = [
+        begun("gaussian"),
+        begun("orthogonal"),
+        begun("eva"),
+        begun("mica"),
+        ("init_lora_weights", json!(false)),
+        ("eva_config", json!({ "rho": 2.0 })),
+        ("layers_to_transform", json!([0, 1])),
+        ("revision", json!("main")),
+        ("target_modules", json!("all-linear")),
+        ("of_later_days", json!(false)),
+        ("of_later_days", json!({})),
+    ];
+    for (key, value) in harmless {
+        assert_eq!(changed(&folder, key, value), Ok(()), "{key}");
+    }
 }

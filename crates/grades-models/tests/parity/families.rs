@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+use grades_models::config::HfConfig;
 use grades_models::model::PassOptions;
 use grades_models::parameters::Parameter;
-use grades_models::registry;
+use grades_models::source::{LoadOptions, Source};
+use grades_models::{Error, registry};
 use grades_tensor::{Dtype, Gradients};
 
 use crate::fixture::{
-    Batch, Bf16Bounds, TOLERANCE, Values, assert_close, assert_within, fixtures, gradient, json, load, reference_name,
-    relative_error,
+    Batch, Bf16Bounds, TOLERANCE, Values, assert_close, assert_within, cpu, find, fixtures, gradient, json, load,
+    reference_name, relative_error,
 };
 
 /// AdamW as the fixtures' script runs it, in f64: lr 1e-2, betas 0.9 and 0.999, eps 1e-8, weight decay 0.01.
@@ -166,4 +168,42 @@ fn families_match_the_reference() {
         }
     }
     assert!(checked > 0, "no fixture of a known family in {}", fixtures().display());
+}
+
+/// A config that ties the head to the embedding, beside weights whose head is another: transformers then takes the head of the
+/// file, so the model is the one whose config says that they are not tied.
+#[test]
+fn a_head_of_its_own_counts_whatever_the_config_says() {
+    let Some(untied) = find("mistral") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["model.safetensors", "expected.safetensors"] {
+        std::fs::copy(untied.join(name), folder.path().join(name)).unwrap();
+    }
+    let mut config = json(&untied.join("config.json"));
+    assert_eq!(config["tie_word_embeddings"], false);
+    config["tie_word_embeddings"] = true.into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    check_family(folder.path(), "config.json");
+    assert!(!load(folder.path(), "config.json").is_tied());
+}
+
+/// A head that is written out although it is the embedding stays tied to it.
+#[test]
+fn a_head_that_is_the_embedding_stays_tied() {
+    struct Same(Values);
+    impl Source for Same {
+        fn shape(&self, name: &str) -> Option<Vec<usize>> {
+            self.0.shape(if name == "lm_head.weight" { "model.embed_tokens.weight" } else { name })
+        }
+
+        fn load(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+            self.0.load(if name == "lm_head.weight" { "model.embed_tokens.weight" } else { name }, shape)
+        }
+    }
+    let Some(folder) = find("llama") else { return };
+    let config = json(&folder.join("config.json"));
+    assert_eq!(config["tie_word_embeddings"], true);
+    let values = Same(Values::read(&folder.join("model.safetensors")));
+    let model = registry::load(&HfConfig::new(config).unwrap(), &values, LoadOptions::new(cpu())).unwrap();
+    assert!(model.is_tied() && model.parameters().iter().all(|parameter| parameter.name != "lm_head.weight"));
 }

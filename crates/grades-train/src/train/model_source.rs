@@ -78,7 +78,7 @@ impl ModelSource {
     /// The model with its values.
     pub(super) fn load(&self, options: LoadOptions) -> Result<Decoder, TrainError> {
         Ok(match &self.values {
-            Values::Pretrained(checkpoint) => registry::load(&self.config, checkpoint, options)?,
+            Values::Pretrained(checkpoint) => registry::open(checkpoint, options)?,
             Values::Random(random) => registry::load(&self.config, random, options)?,
         })
     }

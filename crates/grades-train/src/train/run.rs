@@ -171,7 +171,7 @@ fn save(model: &Decoder, source: &ModelSource, tokenizer: &Tokenizer, dir: &RunD
     let options =
         SaveOptions { dtype: SaveDtype::F32, generation_config: source.generation_config(), ..SaveOptions::default() };
     let mut config = source.config().clone();
-    if model.is_untied() {
+    if !model.is_tied() {
         config["tie_word_embeddings"] = false.into();
     }
     save_checkpoint(&dir.model(), &config, tensors, &options)?;

@@ -1,10 +1,12 @@
 //! The `config.json` that a GGUF file's metadata stands for.
 
+use std::collections::BTreeSet;
 use std::f64::consts::TAU;
 
 use serde_json::{Map, Value, json};
 
-use super::Metadata;
+use super::{Metadata, MetadataValue};
+use crate::fields::{named, warn_once};
 use crate::weights::error::{Result, WeightsError};
 
 /// What the tensor table says about the model.
@@ -103,12 +105,76 @@ pub(super) fn synthesize(metadata: &Metadata, facts: &Facts) -> Result<Value> {
     }
     set("attention_dropout", json!(0.0));
     set("torch_dtype", json!(facts.torch_dtype));
-    for (key, token) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
-        if let Some(id) = metadata.integer(&format!("tokenizer.ggml.{token}_token_id")) {
-            set(key, json!(id as u64));
+    let token = |name: &str| metadata.integer(&format!("tokenizer.ggml.{name}_token_id"));
+    for (key, name) in [("bos_token_id", "bos"), ("pad_token_id", "padding")] {
+        if let Some(id) = token(name) {
+            set(key, json!(id));
         }
     }
+    // The end of a text, of a turn and of a message; each ends what is generated, as in llama.cpp.
+    let ends: BTreeSet<u32> = ["eos", "eot", "eom"].into_iter().filter_map(token).collect();
+    if let Some(end) = ends.first() {
+        set("eos_token_id", if ends.len() == 1 { json!(end) } else { json!(ends) });
+    }
     Ok(Value::Object(config))
+}
+
+/// Keys of an architecture that say what the tensors say, or nothing of a forward pass.
+const HARMLESS: [&str; 7] = [
+    "attention.causal",
+    "attention.value_length",
+    "rope.dimension_count",
+    "rope.scaling.attn_factor",
+    "rope.scaling.finetuned",
+    "tensor_data_layout",
+    "vocab_size",
+];
+
+/// Keys of an architecture that change the mathematics, and are nothing where they are 0 or false.
+const OFF: [&str; 15] = [
+    "attention.clamp_kqv",
+    "attention.max_alibi_bias",
+    "attention.scale",
+    "attention.sliding_window",
+    "attention.temperature_scale",
+    "attn_logit_softcapping",
+    "embedding_scale",
+    "expert_count",
+    "expert_shared_count",
+    "expert_used_count",
+    "final_logit_softcapping",
+    "leading_dense_block_count",
+    "logit_scale",
+    "residual_scale",
+    "use_parallel_residual",
+];
+
+/// Refuses keys of the architecture that nobody has read and that change the mathematics; others that are not known to be
+/// harmless are named once in a warning.
+pub(super) fn settle(metadata: &Metadata) -> Result<()> {
+    let beginning = metadata.architecture_key("");
+    let mut unknown = Vec::new();
+    for key in metadata.left(&beginning) {
+        let name = key.strip_prefix(&beginning).unwrap_or(key);
+        let off = match metadata.get(key) {
+            Some(MetadataValue::Integer(0) | MetadataValue::Bool(false)) => true,
+            Some(MetadataValue::Float(value)) => *value == 0.0,
+            _ => false,
+        };
+        match name {
+            _ if off || HARMLESS.contains(&name) => {}
+            _ if OFF.contains(&name) => {
+                let problem = format!("its metadata has `{key}`, which its architecture does not have here");
+                return Err(WeightsError::unsupported(metadata.path(), problem));
+            }
+            _ => unknown.push(key),
+        }
+    }
+    if !unknown.is_empty() {
+        let unknown = named(&unknown);
+        warn_once(format!("{}: of its metadata {unknown} not known and not used", metadata.path().display()));
+    }
+    Ok(())
 }
 
 fn rope_scaling(

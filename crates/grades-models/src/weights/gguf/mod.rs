@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::error::{Result, WeightsError};
 use super::file::TensorFile;
 use super::{Dtype, TensorInfo};
+use crate::fields::Taken;
 pub use parse::MetadataValue;
 use parse::RawTensor;
 
@@ -23,13 +24,14 @@ use parse::RawTensor;
 pub struct Metadata {
     path: PathBuf,
     values: HashMap<String, MetadataValue>,
+    taken: Taken,
 }
 
 impl Metadata {
     /// Reads the metadata of the file at `path`; no tensor data is touched.
     pub fn open(path: &Path) -> Result<Self> {
         let file = TensorFile::open(path)?;
-        Ok(Self { path: file.path.clone(), values: parse::read_header(&file)?.metadata })
+        Ok(Self { path: file.path.clone(), values: parse::read_header(&file)?.metadata, taken: Taken::default() })
     }
 
     /// The file.
@@ -39,7 +41,16 @@ impl Metadata {
 
     /// The value of a full key, such as `tokenizer.ggml.model`.
     pub fn get(&self, key: &str) -> Option<&MetadataValue> {
+        self.taken.note(key);
         self.values.get(key)
+    }
+
+    /// The keys with this beginning that nobody has asked for, in order.
+    fn left(&self, beginning: &str) -> Vec<&str> {
+        let keys = self.values.keys().map(String::as_str).filter(|key| key.starts_with(beginning));
+        let mut left = self.taken.left(keys);
+        left.sort_unstable();
+        left
     }
 
     /// A text.
@@ -157,7 +168,7 @@ pub(super) struct Contents {
 /// Reads the header; every tensor lies within the file.
 pub(super) fn read(file: &TensorFile) -> Result<Contents> {
     let header = parse::read_header(file)?;
-    let metadata = Metadata { path: file.path.clone(), values: header.metadata };
+    let metadata = Metadata { path: file.path.clone(), values: header.metadata, taken: Taken::default() };
     if metadata.integer("split.count").is_some_and(|count| count > 1) {
         return Err(WeightsError::unsupported(
             &file.path,
@@ -218,7 +229,9 @@ pub(super) fn read(file: &TensorFile) -> Result<Contents> {
         rope_freqs: factors("rope_freqs.weight")?,
         rope_factors: factors("rope_factors_short.weight")?.zip(factors("rope_factors_long.weight")?),
     };
-    Ok(Contents { config: config::synthesize(&metadata, &facts)?, tensors })
+    let config = config::synthesize(&metadata, &facts)?;
+    config::settle(&metadata)?;
+    Ok(Contents { config, tensors })
 }
 
 /// The rows of `[rows, …]` values with the two halves of each head apart again.

@@ -164,6 +164,7 @@ fn the_config_says_what_the_metadata_says() {
         .u32("qwen3.rope.scaling.original_context_length", 32)
         .u32("tokenizer.ggml.bos_token_id", 3)
         .u32("tokenizer.ggml.eos_token_id", 5)
+        .u32("tokenizer.ggml.eot_token_id", 6)
         .f32_tensor("token_embd.weight", &[7, 32], &values(7 * 32, 6))
         .f32_tensor("output.weight", &[7, 32], &values(7 * 32, 7))
         .write(&path);
@@ -174,7 +175,7 @@ fn the_config_says_what_the_metadata_says() {
         "head_dim": 16, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
         "rope_scaling": { "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32 },
         "max_position_embeddings": 128, "vocab_size": 7, "tie_word_embeddings": false, "attention_dropout": 0.0,
-        "torch_dtype": "float32", "bos_token_id": 3, "eos_token_id": 5,
+        "torch_dtype": "float32", "bos_token_id": 3, "eos_token_id": [5, 6],
     });
     assert_eq!(*checkpoint.config().unwrap(), expected);
 }
@@ -265,6 +266,8 @@ fn a_damaged_or_foreign_file_is_named() {
     assert!(written(sound().version(3_u32.swap_bytes())).contains("big-endian"));
     assert!(written(sound().u32("llama.block_count", 1)).contains("llama.block_count occurs twice"));
     assert!(written(sound().u32("general.alignment", 0)).contains("general.alignment"));
+    assert!(written(sound().u32("llama.expert_count", 8)).contains("`llama.expert_count`"));
+    assert!(written(sound().f32("llama.attention.scale", 0.1)).contains("`llama.attention.scale`"));
     assert!(written(sound().u32("split.count", 3)).contains("llama-gguf-split"));
     assert!(written(GgufBuilder::default().architecture("mamba", 32, 4, 2)).contains("architecture is mamba"));
     assert!(written(GgufBuilder::default()).contains("general.architecture"));

@@ -1,0 +1,211 @@
+//! The rotary positions of a config.
+
+use super::Sizes;
+use crate::Error;
+use crate::fields::{Fields, FieldsError};
+use crate::nn::{RopeConfig, RopeScaling};
+
+/// How much of a head an architecture rotates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rotated {
+    /// All of it.
+    Whole,
+    /// The share that `partial_rotary_factor` says.
+    Share,
+}
+
+/// Keys of scalings that do not use them; transformers reads over them, too.
+const UNUSED: &[&str] = &[
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "factor",
+    "high_freq_factor",
+    "long_factor",
+    "low_freq_factor",
+    "short_factor",
+];
+
+/// Rotary positions: `rope_parameters` of transformers 5, or `rope_theta`, `partial_rotary_factor` and `rope_scaling`
+/// before it.
+pub(crate) fn rope(config: &Fields<'_>, sizes: &Sizes, rotated: Rotated) -> Result<RopeConfig, Error> {
+    // Where there are both, transformers takes the older one.
+    let older =
+        config.get("rope_scaling").is_some_and(|value| value.as_object().is_none_or(|object| !object.is_empty()));
+    config.harmless(&["rope_parameters"]);
+    config.section(if older { "rope_scaling" } else { "rope_parameters" }, |parameters| {
+        let reader = Reader { config, parameters, sizes };
+        let theta = reader.either("rope_theta")?.unwrap_or(10_000.0);
+        let rotary_dim = reader.rotary_dim(rotated)?;
+        let scaling = reader.scaling(rotary_dim)?;
+        parameters.harmless(UNUSED);
+        Ok(RopeConfig { rotary_dim, theta, scaling })
+    })
+}
+
+struct Reader<'a> {
+    config: &'a Fields<'a>,
+    parameters: &'a Fields<'a>,
+    sizes: &'a Sizes,
+}
+
+impl Reader<'_> {
+    /// A number that older configs have beside the parameters.
+    fn either(&self, key: &str) -> Result<Option<f64>, FieldsError> {
+        let beside = self.config.optional(key)?;
+        Ok(self.parameters.optional(key)?.or(beside))
+    }
+
+    fn rotary_dim(&self, rotated: Rotated) -> Result<usize, Error> {
+        const SHARE: &str = "partial_rotary_factor";
+        let head_dim = self.sizes.head_dim;
+        if rotated == Rotated::Whole {
+            for fields in [self.config, self.parameters] {
+                fields.only(SHARE, &[1.into()])?;
+            }
+            return Ok(head_dim);
+        }
+        let share = self.either(SHARE)?.unwrap_or(1.0);
+        // As transformers rounds.
+        let rotary_dim = (head_dim as f64 * share) as usize;
+        if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) || rotary_dim > head_dim {
+            return Err(Error::config(format!(
+                "has `{SHARE}: {share}`, by which {rotary_dim} of a head's {head_dim} elements rotate; their \
+                 number must be even, at least 2 and at most {head_dim}"
+            )));
+        }
+        Ok(rotary_dim)
+    }
+
+    fn scaling(&self, rotary_dim: usize) -> Result<RopeScaling, Error> {
+        let parameters = self.parameters;
+        let number = |key: &str| {
+            parameters
+                .optional::<f64>(key)?
+                .filter(|number| *number > 0.0)
+                .ok_or_else(|| Error::config(format!("lacks a positive `{key}` in its rope scaling")))
+        };
+        // Beside the scaling or in it; the first counts.
+        const ORIGINAL: &str = "original_max_position_embeddings";
+        let inner: Option<f64> = parameters.optional(ORIGINAL)?;
+        let original = self.config.optional(ORIGINAL)?.or(inner);
+        let older = parameters.optional::<String>("type")?;
+        let kind = parameters.optional::<String>("rope_type")?.or(older);
+        Ok(match kind.as_deref() {
+            None | Some("default") => RopeScaling::None,
+            Some("linear") => RopeScaling::Linear { factor: number("factor")? },
+            Some("llama3") => RopeScaling::Llama3 {
+                factor: number("factor")?,
+                low_freq_factor: number("low_freq_factor")?,
+                high_freq_factor: number("high_freq_factor")?,
+                original_max_position_embeddings: original.map_or_else(|| number(ORIGINAL), Ok)?,
+            },
+            // The first Phi-3 called it so.
+            Some("longrope" | "su") => self.long_rope(original, rotary_dim)?,
+            Some(other) => {
+                return Err(Error::config(format!(
+                    "has the rope type `{other}`; supported are default, linear, llama3 and longrope"
+                )));
+            }
+        })
+    }
+
+    fn long_rope(&self, original: Option<f64>, rotary_dim: usize) -> Result<RopeScaling, Error> {
+        let parameters = self.parameters;
+        let factors = |key: &str| {
+            parameters
+                .optional::<Vec<f64>>(key)?
+                .filter(|factors| factors.len() == rotary_dim / 2 && factors.iter().all(|factor| *factor > 0.0))
+                .ok_or_else(|| {
+                    Error::config(format!("needs `{key}` in its rope scaling: {} positive numbers", rotary_dim / 2))
+                })
+        };
+        let original = original.unwrap_or(0.0);
+        if original < 2.0 || original.fract() != 0.0 {
+            return Err(Error::config(format!(
+                "has `original_max_position_embeddings: {original}` for its rope scaling; it must be a whole number of at least 2"
+            )));
+        }
+        let attention_factor = match parameters.optional("attention_factor")? {
+            Some(factor) => factor,
+            None => {
+                let stretched = self.sizes.max_position_embeddings as f64 / original;
+                let factor: f64 = parameters.optional("factor")?.unwrap_or(stretched);
+                (1.0 + factor.max(1.0).ln() / original.ln()).sqrt()
+            }
+        };
+        Ok(RopeScaling::LongRope {
+            short_factor: factors("short_factor")?,
+            long_factor: factors("long_factor")?,
+            original_max_position_embeddings: original as usize,
+            attention_factor,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::{HfConfig, sizes};
+
+    fn read(rotated: Rotated, more: Value) -> Result<RopeConfig, Error> {
+        let mut config = json!({
+            "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            "max_position_embeddings": 64,
+        });
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        HfConfig::new(config).unwrap().read(|config| rope(config, &sizes(config)?, rotated))
+    }
+
+    #[test]
+    fn rotary_positions_are_read_in_either_spelling() {
+        let plain = |theta| RopeConfig { rotary_dim: 16, theta, scaling: RopeScaling::None };
+        for (config, expected) in [
+            (json!({}), plain(10_000.0)),
+            (json!({ "rope_theta": 5e5, "rope_scaling": null }), plain(5e5)),
+            (json!({ "rope_theta": 5e5, "rope_scaling": {} }), plain(5e5)),
+            (json!({ "rope_parameters": { "rope_theta": 1e6, "rope_type": "default", "factor": 2.0 } }), plain(1e6)),
+            (
+                json!({ "rope_theta": 3.0, "rope_parameters": { "rope_theta": 7.0, "partial_rotary_factor": 1.0 } }),
+                plain(7.0),
+            ),
+            // The older one counts, as in transformers.
+            (
+                json!({ "rope_scaling": { "type": "linear", "factor": 2.0 }, "rope_parameters": { "rope_theta": 7.0 } }),
+                RopeConfig { scaling: RopeScaling::Linear { factor: 2.0 }, ..plain(10_000.0) },
+            ),
+        ] {
+            assert_eq!(read(Rotated::Whole, config.clone()).unwrap(), expected, "{config}");
+        }
+        let half = json!({ "partial_rotary_factor": 0.5 });
+        assert_eq!(read(Rotated::Share, half).unwrap().rotary_dim, 8);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (config, part) in [
+            (json!({ "partial_rotary_factor": 0.5 }), "`partial_rotary_factor: 0.5`"),
+            (
+                json!({ "rope_parameters": { "partial_rotary_factor": 0.5 } }),
+                "`rope_parameters.partial_rotary_factor: 0.5`",
+            ),
+            (json!({ "rope_scaling": { "rope_type": "yarn", "factor": 2.0 } }), "`yarn`"),
+            (json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } }), "`dynamic`"),
+            (json!({ "rope_scaling": { "type": "linear" } }), "`factor`"),
+            (json!({ "rope_scaling": "linear" }), "`rope_scaling: \"linear\"`"),
+            (json!({ "rope_scaling": { "type": "default", "mrope_section": [1, 2] } }), "`rope_scaling.mrope_section`"),
+            (
+                json!({ "rope_parameters": { "full_attention": { "rope_theta": 7.0 } } }),
+                "`rope_parameters.full_attention`",
+            ),
+            (json!({ "rope_scaling": { "type": "su" } }), "`original_max_position_embeddings: 0`"),
+        ] {
+            let error = read(Rotated::Whole, config).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
