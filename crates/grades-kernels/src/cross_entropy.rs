@@ -17,8 +17,8 @@ use crate::threads::each;
 use crate::unwritten::written;
 use crate::{Element, OutOfRange};
 
-/// The label of a row that has none, as in PyTorch.
-pub const NO_LABEL: i64 = -100;
+/// The label of what does not count in the loss, named and numbered as PyTorch's `ignore_index`.
+pub const IGNORE_INDEX: i64 = -100;
 
 /// Rows and columns of a block of logits that exist at a time: 8 MiB. Columns are whole panels of a product.
 const BLOCK_ROWS: usize = 1024;
@@ -34,7 +34,7 @@ pub struct Head<'a, E = f32> {
     pub hidden: &'a [E],
     /// The head's weight, `[vocab, hidden_size]`.
     pub weight: &'a [f32],
-    /// The label of every row, already shifted, `[rows]`; [`NO_LABEL`] where there is none.
+    /// The label of every row, already shifted, `[rows]`; [`IGNORE_INDEX`] where there is none.
     pub labels: &'a [i64],
     /// Elements of a hidden state.
     pub hidden_size: usize,
@@ -98,7 +98,7 @@ pub struct LabelScore {
 /// The loss, and in the same pass the gradients that `gradients` asks for.
 ///
 /// # Errors
-/// If a label is neither [`NO_LABEL`] nor within the vocabulary; nothing is then written.
+/// If a label is neither [`IGNORE_INDEX`] nor within the vocabulary; nothing is then written.
 ///
 /// # Panics
 /// If a length does not fit.
@@ -409,7 +409,7 @@ fn labelled_rows<E>(head: &Head<E>) -> Result<Vec<(usize, usize)>, OutOfRange> {
     assert_eq!(head.hidden.len(), head.labels.len() * head.hidden_size);
     assert_eq!(head.weight.len() % head.hidden_size, 0);
     let limit = head.vocab();
-    let labelled = head.labels.iter().enumerate().filter(|&(_, &label)| label != NO_LABEL);
+    let labelled = head.labels.iter().enumerate().filter(|&(_, &label)| label != IGNORE_INDEX);
     labelled
         .map(|(row, &value)| match usize::try_from(value) {
             Ok(label) if label < limit => Ok((row, label)),
@@ -468,7 +468,7 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::{
-        Head, HeadGradients, Label, LabelScore, NO_LABEL, chunk, linear_cross_entropy, linear_cross_entropy_new,
+        Head, HeadGradients, IGNORE_INDEX, Label, LabelScore, chunk, linear_cross_entropy, linear_cross_entropy_new,
     };
     use crate::OutOfRange;
     use crate::gemm::Matrix;
@@ -477,7 +477,7 @@ mod tests {
     /// Losses of all rows in f64.
     fn reference(hidden: &[f64], weight: &[f64], labels: &[i64], size: usize) -> Vec<f64> {
         let loss = |(row, &label): (usize, &i64)| {
-            if label == NO_LABEL {
+            if label == IGNORE_INDEX {
                 return 0.0;
             }
             let hidden = &hidden[row * size..][..size];
@@ -490,7 +490,7 @@ mod tests {
 
     /// The scores of the rows that have a label, and those rows.
     fn log_likelihood(head: Head) -> Result<(Vec<usize>, Vec<LabelScore>), OutOfRange> {
-        let labels = head.labels.iter().enumerate().filter(|&(_, &label)| label != NO_LABEL);
+        let labels = head.labels.iter().enumerate().filter(|&(_, &label)| label != IGNORE_INDEX);
         let labels: Vec<_> = labels.map(|(row, &label)| Label { row: row as u32, token: label as u32 }).collect();
         let hidden = Matrix::new(head.hidden, head.labels.len(), head.hidden_size);
         let weight = Matrix::new(head.weight, head.weight.len() / head.hidden_size, head.hidden_size);
@@ -499,7 +499,7 @@ mod tests {
     }
 
     fn labels(rows: usize, vocab: usize) -> Vec<i64> {
-        (0..rows).map(|row| if row % 3 == 1 { NO_LABEL } else { (row * 7 % vocab) as i64 }).collect()
+        (0..rows).map(|row| if row % 3 == 1 { IGNORE_INDEX } else { (row * 7 % vocab) as i64 }).collect()
     }
 
     #[test]
@@ -528,7 +528,7 @@ mod tests {
             let expected = reference(&hidden64, &weight64, &labels, size);
             let what = format!("{rows} rows of {size}, vocabulary {vocab}");
             assert_close(&results[0], &expected, 2e-6, &what);
-            let total = [expected.iter().sum(), labels.iter().filter(|&&l| l != NO_LABEL).count() as f64];
+            let total = [expected.iter().sum(), labels.iter().filter(|&&l| l != IGNORE_INDEX).count() as f64];
             assert_close(&results[3], &total, 2e-6, &what);
             let loss = |hidden: &[f64]| 0.25 * reference(hidden, &weight64, &labels, size).iter().sum::<f64>();
             assert_gradient(loss, &hidden, &results[1], &what);
@@ -603,7 +603,7 @@ mod tests {
         let head = Head {
             hidden: &[1.0, 1.0, -3.0, 1.0, 1.0],
             weight: &weight,
-            labels: &[1, 3, 2, NO_LABEL, 0],
+            labels: &[1, 3, 2, IGNORE_INDEX, 0],
             hidden_size: 1,
         };
         let (rows, scores) = log_likelihood(head).unwrap();

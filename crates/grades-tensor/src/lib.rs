@@ -28,6 +28,6 @@ pub use dropout::Dropout;
 pub use dtype::Dtype;
 pub use flops::executed;
 pub use reference::REFERENCE;
-pub use spec::{Activation, AdamW, CrossEntropySpec, IGNORE, Label, Sgd, Sums, labels_of};
+pub use spec::{Activation, AdamW, CrossEntropySpec, IGNORE_INDEX, Label, Sgd, Sums, labels_of};
 pub use tape::{Backward, Gradients, Leaf, Node, Tape, Var};
 pub use tensor::Tensor;

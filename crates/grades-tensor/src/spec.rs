@@ -5,22 +5,19 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use grades_kernels::activations::Activation;
-pub use grades_kernels::cross_entropy::Label;
+pub use grades_kernels::cross_entropy::{IGNORE_INDEX, Label};
 pub use grades_kernels::optimizer::{AdamW, Sgd};
-
-/// The target of a token that has no loss, as in PyTorch.
-pub const IGNORE: i64 = grades_kernels::cross_entropy::NO_LABEL;
 
 /// What a cross-entropy computes.
 #[derive(Clone, Debug)]
 pub struct CrossEntropySpec {
-    /// The token to predict at each row, [`IGNORE`] where there is none, `[rows]`.
+    /// The token to predict at each row, [`IGNORE_INDEX`] where there is none, `[rows]`.
     pub targets: Arc<Vec<i64>>,
     /// The loss is `scale · Σ −log p(target)`; `1 / labels` makes it a mean.
     pub scale: f32,
 }
 
-/// The labels of rows with the tokens that should follow them, [`IGNORE`] where there is none.
+/// The labels of rows with the tokens that should follow them, [`IGNORE_INDEX`] where there is none.
 #[must_use]
 pub fn labels_of(targets: &[i64]) -> Vec<Label> {
     let label = |(row, &target)| Some(Label { row: u32::try_from(row).ok()?, token: u32::try_from(target).ok()? });

@@ -3,7 +3,7 @@
 use grades_models::template::{ChatTemplate, Given, Message, Rendered, TemplateError};
 use grades_models::tokenizer::{Around, Encoded, Tokenizer};
 
-use crate::data::tokens::{Encode, EncodeError};
+use crate::data::encode::{Encode, EncodeError};
 
 /// A tokenizer as [`Encode`].
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 //! `snapshots/<commit>/` holds its files), and beside it `files/<commit>.json` lists what the commit has, so that what is
 //! there once needs no request again. Another state is another `revision`.
 
-mod error;
+pub mod error;
 
 use std::env;
 use std::fs;

@@ -9,7 +9,7 @@ use grades_models::model::PassOptions;
 use grades_models::parameters::Parameter;
 use grades_models::source::{LoadOptions, Source};
 use grades_models::{Decoder, Error, Inputs, LoraConfig, registry};
-use grades_tensor::{DeviceRef, Gradients, IGNORE, Layout, device};
+use grades_tensor::{DeviceRef, Gradients, IGNORE_INDEX, Layout, device};
 use serde_json::Value;
 
 /// Relative tolerance of the f32 path, in norm.
@@ -156,7 +156,7 @@ impl Batch {
             let start = kept.len();
             kept.extend((row * columns..(row + 1) * columns).filter(|&cell| mask[cell] != 0.0));
             segments.push(start..kept.len());
-            targets.extend(kept[start..].iter().skip(1).map(|&cell| labels[cell] as i64).chain([IGNORE]));
+            targets.extend(kept[start..].iter().skip(1).map(|&cell| labels[cell] as i64).chain([IGNORE_INDEX]));
         }
         let ids = Arc::new(kept.iter().map(|&cell| ids[cell] as u32).collect());
         let inputs = Inputs::tokens(ids, Arc::new(Layout::packed(&segments)));
@@ -164,7 +164,7 @@ impl Batch {
     }
 
     pub(crate) fn scale(&self) -> f32 {
-        1.0 / self.targets.iter().filter(|&&t| t != IGNORE).count() as f32
+        1.0 / self.targets.iter().filter(|&&t| t != IGNORE_INDEX).count() as f32
     }
 
     /// The rows of the kept cells in a result of the padded batch.

@@ -7,7 +7,7 @@ use grades_models::config::HfConfig;
 use grades_models::model::PassOptions;
 use grades_models::source::{LoadOptions, Source};
 use grades_models::{Decoder, Error, Inputs, registry};
-use grades_tensor::{Gradients, IGNORE, Layout, device, executed};
+use grades_tensor::{Gradients, IGNORE_INDEX, Layout, device, executed};
 use serde_json::{Value, json};
 
 /// The counters of operations are of the process: only one test at a time may read them or add to them.
@@ -87,7 +87,7 @@ pub(crate) const LABELS: usize = 5;
 /// Samples of 5 and 3 tokens.
 pub(crate) fn batch() -> (Inputs, Arc<Vec<i64>>) {
     let ids = Arc::new(vec![3, 7, 7, 22, 0, 1, 7, 5]);
-    let targets = Arc::new(vec![IGNORE, 7, 22, 0, 9, IGNORE, 5, IGNORE]);
+    let targets = Arc::new(vec![IGNORE_INDEX, 7, 22, 0, 9, IGNORE_INDEX, 5, IGNORE_INDEX]);
     (Inputs::tokens(ids, Arc::new(Layout::packed(&[0..5, 5..TOKENS]))), targets)
 }
 

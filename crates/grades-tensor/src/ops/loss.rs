@@ -1,7 +1,7 @@
 //! The head of a language model.
 
 use crate::flops;
-use crate::spec::{CrossEntropySpec, IGNORE, Label};
+use crate::spec::{CrossEntropySpec, IGNORE_INDEX, Label};
 use crate::tape::{Leaf, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 #[must_use]
 pub fn cross_entropy(tape: &Tape, hidden: &Var, weight: &Leaf, spec: &CrossEntropySpec) -> Var {
     let [vocabulary, width] = weight.value.shape();
-    let labels = spec.targets.iter().filter(|&&target| target != IGNORE).count();
+    let labels = spec.targets.iter().filter(|&&target| target != IGNORE_INDEX).count();
     let operations = flops::product(labels, vocabulary, width);
     flops::forward(operations);
     let (node, slot) = (hidden.node(), weight.slot().filter(|_| tape.is_recording()));

@@ -4,7 +4,7 @@ use super::memory::{Reference, build, row};
 use super::projections::dot;
 use crate::device::Losses;
 use crate::dtype::Dtype;
-use crate::spec::{CrossEntropySpec, IGNORE, Label};
+use crate::spec::{CrossEntropySpec, IGNORE_INDEX, Label};
 use crate::tensor::Tensor;
 
 /// `log softmax(hidden · Wᵀ)` of one row.
@@ -28,7 +28,7 @@ impl Losses for Reference {
         let mut loss = 0.0;
         // The gradients of the logits of each row that has a target.
         let mut dlogits: Vec<Option<Vec<f64>>> = vec![None; hidden.rows()];
-        for (i, &target) in spec.targets.iter().enumerate().filter(|(_, target)| **target != IGNORE) {
+        for (i, &target) in spec.targets.iter().enumerate().filter(|(_, target)| **target != IGNORE_INDEX) {
             let logs = log_probabilities(hidden, weight, i);
             loss -= logs[target as usize];
             let mut of_row: Vec<f64> = logs.iter().map(|log| scale * log.exp()).collect();

@@ -7,7 +7,7 @@ use crate::attention::AttentionSpec;
 use crate::device::DeviceRef;
 use crate::dtype::Dtype;
 use crate::ops;
-use crate::spec::{Activation, CrossEntropySpec, IGNORE};
+use crate::spec::{Activation, CrossEntropySpec, IGNORE_INDEX};
 use crate::tape::{Leaf, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -143,5 +143,5 @@ impl Model {
 }
 
 fn targets() -> Vec<i64> {
-    vec![IGNORE, 7, 22, 0, 9, IGNORE, 5, IGNORE]
+    vec![IGNORE_INDEX, 7, 22, 0, 9, IGNORE_INDEX, 5, IGNORE_INDEX]
 }

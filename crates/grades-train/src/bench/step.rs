@@ -7,13 +7,13 @@ use grades_models::parameters::Parameter;
 use grades_models::random::Random;
 use grades_models::source::{LoadOptions, Storage};
 use grades_models::{Decoder, LoraConfig, registry};
-use grades_tensor::{Dtype, device, executed, labels_of};
+use grades_tensor::{Dtype, IGNORE_INDEX, device, executed, labels_of};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Serialize, Serializer};
 
 use super::{BenchError, Frozen, Shape, median};
-use crate::data::{Batch, NO_LOSS, Tokenized};
+use crate::data::{Batch, Tokenized};
 use crate::train::freeze::{Freezing, Measured, units};
 use crate::train::memory;
 use crate::train::optimizer::{Optimizer, Rule};
@@ -442,7 +442,7 @@ fn batch(options: &StepOptions) -> Batch {
         // The last token is only a label.
         let ids: Vec<u32> = (0..=options.tokens).map(|_| random.next_u32() % vocabulary).collect();
         let unlabelled = ids.len() - labels;
-        let label = |(index, id): (usize, &u32)| if index < unlabelled { NO_LOSS } else { i64::from(*id) };
+        let label = |(index, id): (usize, &u32)| if index < unlabelled { IGNORE_INDEX } else { i64::from(*id) };
         let labels = ids.iter().enumerate().map(label).collect();
         batch.push(row, &Tokenized { ids, labels });
     }

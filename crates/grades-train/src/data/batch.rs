@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use grades_models::Inputs;
-use grades_tensor::Layout;
+use grades_tensor::{IGNORE_INDEX, Layout};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use super::encode::Tokenized;
 use super::packing::first_fit;
-use super::tokens::{NO_LOSS, Tokenized};
 
 /// A micro-batch: samples one after the other, without padding. All vectors but `segments` and `samples` are `[tokens]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// The tokens.
     pub ids: Vec<u32>,
-    /// For each token the one that it should be followed by, or [`NO_LOSS`]: labels are already shifted here.
+    /// For each token the one that it should be followed by, or [`IGNORE_INDEX`]: labels are already shifted here.
     pub targets: Vec<i64>,
     /// The position of each token in its sample, from 0.
     pub positions: Vec<u32>,
@@ -24,7 +24,7 @@ pub struct Batch {
     pub segments: Vec<(usize, usize)>,
     /// Which sample each segment is, `[samples]`.
     pub samples: Vec<usize>,
-    /// How many targets are not [`NO_LOSS`].
+    /// How many targets are not [`IGNORE_INDEX`].
     pub label_count: usize,
 }
 
@@ -62,7 +62,7 @@ impl Batch {
 
 /// The tokens of a sample that the model must read: all before the last label.
 fn input_len(tokens: &Tokenized) -> usize {
-    tokens.labels.iter().rposition(|label| *label != NO_LOSS).unwrap_or(0)
+    tokens.labels.iter().rposition(|label| *label != IGNORE_INDEX).unwrap_or(0)
 }
 
 /// How samples form micro-batches, and these the steps of the optimizer.

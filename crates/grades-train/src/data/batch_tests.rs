@@ -3,7 +3,8 @@ use super::*;
 /// A sample of `prompt` tokens without loss and `answer` tokens with it; its ids tell it apart.
 fn sample(index: u32, prompt: usize, answer: usize) -> Tokenized {
     let ids: Vec<u32> = (0..).map(|position| 1000 * index + position).take(prompt + answer).collect();
-    let labels = ids.iter().enumerate().map(|(at, id)| if at < prompt { NO_LOSS } else { i64::from(*id) }).collect();
+    let labels =
+        ids.iter().enumerate().map(|(at, id)| if at < prompt { IGNORE_INDEX } else { i64::from(*id) }).collect();
     Tokenized { ids, labels }
 }
 
@@ -17,7 +18,7 @@ fn targets_are_the_next_tokens_of_the_same_sample() {
     batch.push(5, &sample(1, 2, 2));
     batch.push(0, &sample(2, 1, 1));
     assert_eq!(batch.ids, [1000, 1001, 1002, 2000]);
-    assert_eq!(batch.targets, [NO_LOSS, 1002, 1003, 2001]);
+    assert_eq!(batch.targets, [IGNORE_INDEX, 1002, 1003, 2001]);
     assert_eq!(batch.positions, [0, 1, 2, 0]);
     assert_eq!(batch.segments, [(0, 3), (3, 4)]);
     assert_eq!(batch.samples, [5, 0]);
@@ -35,7 +36,7 @@ fn a_label_on_the_first_token_has_nothing_before_it() {
 fn tokens_after_the_last_label_are_left_out() {
     let mut with_tail = sample(1, 1, 2);
     with_tail.ids.extend([7, 8]);
-    with_tail.labels.extend([NO_LOSS, NO_LOSS]);
+    with_tail.labels.extend([IGNORE_INDEX, IGNORE_INDEX]);
     let (mut a, mut b) = (Batch::default(), Batch::default());
     a.push(0, &with_tail);
     b.push(0, &sample(1, 1, 2));
@@ -58,7 +59,10 @@ fn an_epoch_holds_every_sample_once_and_is_shuffled() {
                 let batches = loader.step(epoch * steps + step);
                 assert!(batches.len() == 3 || step + 1 == steps && !batches.is_empty());
                 for batch in batches {
-                    assert_eq!(batch.label_count, batch.targets.iter().filter(|target| **target != NO_LOSS).count());
+                    assert_eq!(
+                        batch.label_count,
+                        batch.targets.iter().filter(|target| **target != IGNORE_INDEX).count()
+                    );
                     assert!(batch.label_count > 0 && batch.segments.last().unwrap().1 == batch.ids.len());
                     seen.extend(batch.samples);
                 }

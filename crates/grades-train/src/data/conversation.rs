@@ -3,7 +3,8 @@
 use grades_models::template::{Given, Message};
 use serde_json::{Map, Value};
 
-use super::{DataError, Record};
+use super::error::DataError;
+use super::record::Record;
 
 /// The columns of a conversation.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::DataError;
+use super::error::DataError;
 
 /// The formats that are read, by extension.
 pub(super) const EXTENSIONS: [&str; 4] = ["jsonl", "json", "csv", "parquet"];

@@ -1,13 +1,14 @@
 //! The shapes in which rows hold samples: `completion`, `alpaca`, `sharegpt`, `messages`, `text`, and the benchmark
 //! tasks by name.
 
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::conversation::{Columns, Conversation, is_empty};
-use super::{DataError, Record, Source};
+use super::conversation::{Columns, is_empty};
+use super::error::DataError;
+use super::record::Record;
+use super::sample::{Sample, Written};
+use super::source::Source;
 use crate::eval::task::Task;
 
 /// One entry of `datasets`. The keys for columns are those of Axolotl; each belongs to the types that it names, and where it
@@ -138,39 +139,6 @@ pub enum Format {
     },
     /// A benchmark: the question as prompt, the right choice as answer.
     Task(&'static Task),
-}
-
-/// A row as text, with what is to be learnt marked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sample {
-    /// A text, which is followed by the end-of-text token.
-    Text(Written),
-    /// A conversation, to be rendered by the model's chat template.
-    Conversation(Conversation),
-}
-
-/// A text, and the bytes of it that are to be learnt.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Written {
-    /// The text.
-    pub text: String,
-    /// What of it counts in the loss, in order.
-    pub learnt: Vec<Range<usize>>,
-}
-
-impl Written {
-    /// A text that is learnt as a whole.
-    pub fn whole(text: String) -> Self {
-        let all = 0..text.len();
-        Self { text, learnt: vec![all] }
-    }
-
-    /// A prompt and the answer to it, which is learnt.
-    pub fn answered(prompt: &str, answer: &str) -> Self {
-        let text = format!("{prompt}{answer}");
-        let answer = prompt.len()..text.len();
-        Self { text, learnt: vec![answer] }
-    }
 }
 
 /// Columns that other programs know and that change what is learnt, so that reading past them would learn something else. In

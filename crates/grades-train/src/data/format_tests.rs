@@ -3,18 +3,18 @@ use std::path::{Path, PathBuf};
 
 use grades_models::template::{ChatTemplate, Given, Message, Rendered};
 use grades_models::tokenizer::SpecialTokens;
+use grades_tensor::IGNORE_INDEX;
 use serde_json::json;
 
 use super::*;
-use crate::data::{
-    Around, DataError, Encode, Encoded, ExcessLength, NO_LOSS, Samples, TokenOptions, load, source, tokens,
-};
+use crate::data::encode::{Around, Encode, EncodeError, Encoded};
+use crate::data::{ExcessLength, Samples, TokenOptions, load, source};
 
 /// One token a character, 1 at the beginning of a text, 2 at its end; conversations in the manner of ChatML.
 struct Characters;
 
 impl Encode for Characters {
-    fn encode(&self, text: &str, around: Around) -> Result<Encoded, tokens::EncodeError> {
+    fn encode(&self, text: &str, around: Around) -> Result<Encoded, EncodeError> {
         let mut encoded = Encoded::default();
         let mut push = |id: u32, range| {
             encoded.ids.push(id);
@@ -38,7 +38,7 @@ impl Encode for Characters {
         Some(2)
     }
 
-    fn render(&self, messages: &[Message], given: &Given, prompt: bool) -> Result<Rendered, tokens::EncodeError> {
+    fn render(&self, messages: &[Message], given: &Given, prompt: bool) -> Result<Rendered, EncodeError> {
         if messages.iter().any(|message| message.role() == "banned") {
             return Err("banned is not allowed".into());
         }
@@ -80,8 +80,8 @@ impl Fixture {
                 let mut text = String::new();
                 let mut trained = false;
                 for (id, label) in sample.ids.iter().zip(&sample.labels) {
-                    assert!(*label == NO_LOSS || *label == i64::from(*id));
-                    if trained != (*label != NO_LOSS) {
+                    assert!(*label == IGNORE_INDEX || *label == i64::from(*id));
+                    if trained != (*label != IGNORE_INDEX) {
                         trained = !trained;
                         text.push(if trained { '⟦' } else { '⟧' });
                     }

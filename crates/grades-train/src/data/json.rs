@@ -10,7 +10,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::source::Columns;
+use super::record::Columns;
 
 /// What a file of JSON holds.
 pub(super) enum Objects {

@@ -10,8 +10,8 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 use serde_json::{Map, Number, Value};
 
-use super::DataError;
-use super::source::Columns;
+use super::error::DataError;
+use super::record::Columns;
 
 /// Reads all rows.
 ///

@@ -5,7 +5,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::DataError;
+use super::error::DataError;
 
 /// A count (a whole number from 1) or a share of all (a number below 1); 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -5,9 +5,9 @@ use std::ops::Range;
 use grades_models::fields::{named, warn_once};
 use grades_models::template::{Message, Unread};
 
-use super::conversation::{ASSISTANT, Conversation};
-use super::format::Written;
-use super::tokens::Encode;
+use super::conversation::{ASSISTANT, Conversation, is_empty};
+use super::encode::{Encode, EncodeError};
+use super::sample::Written;
 
 /// What a template may read past without a word of the conversation missing: names that link messages to one another.
 const LINKS: [&str; 4] = ["id", "name", "tool_call_id", "index"];
@@ -130,7 +130,7 @@ fn check_read(conversation: &Conversation, encoder: &dyn Encode) -> Result<(), S
             Some(index) => conversation.messages[index].fields().get(&key),
             None => conversation.given.tools.as_ref().filter(|_| key == "tools"),
         };
-        let says_nothing = value.is_some_and(super::conversation::is_empty);
+        let says_nothing = value.is_some_and(is_empty);
         match key.as_str() {
             _ if says_nothing => {}
             said if SAID.contains(&said) => {
@@ -161,6 +161,6 @@ fn render(
     Ok(rendered.text)
 }
 
-fn refused(error: super::tokens::EncodeError) -> String {
+fn refused(error: EncodeError) -> String {
     format!("the chat template does not accept the conversation ({error})")
 }

@@ -1,63 +1,12 @@
 //! Samples as tokens with labels.
 
-use std::error::Error;
 use std::ops::Range;
 
-use grades_models::template::{Given, Message, Rendered};
-pub use grades_models::tokenizer::{Around, Encoded};
+use grades_tensor::IGNORE_INDEX;
 
-use super::format::{Sample, Written};
+use super::encode::{Around, Encode, Encoded, Tokenized};
+use super::sample::{Sample, Written};
 use super::template;
-
-/// The label of a token that does not count in the loss, as in PyTorch.
-pub const NO_LOSS: i64 = -100;
-
-/// What the data need from a tokenizer, of which several threads may ask.
-pub trait Encode: Sync {
-    /// The tokens of a whole text, and of those around it what `around` asks for and the text does not have itself.
-    ///
-    /// # Errors
-    /// The tokenizer cannot encode the text, or the model does not have one of its tokens.
-    fn encode(&self, text: &str, around: Around) -> Result<Encoded, EncodeError>;
-
-    /// The beginning-of-text token, where the model has one.
-    fn bos_id(&self) -> Option<u32>;
-
-    /// The end-of-text token, where the model has one.
-    fn eos_id(&self) -> Option<u32>;
-
-    /// A conversation by the model's chat template, special tokens written out.
-    ///
-    /// # Errors
-    /// The model has no chat template, or the template refuses the conversation.
-    fn render(&self, messages: &[Message], given: &Given, add_generation_prompt: bool)
-    -> Result<Rendered, EncodeError>;
-}
-
-/// Why a tokenizer or a chat template failed.
-pub type EncodeError = Box<dyn Error + Send + Sync>;
-
-/// A sample as tokens.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tokenized {
-    /// The tokens.
-    pub ids: Vec<u32>,
-    /// For each token itself if the model is to learn to write it, else [`NO_LOSS`]. Not yet shifted:
-    /// [`Batch`](super::Batch) moves each label to the token before it.
-    pub labels: Vec<i64>,
-}
-
-impl Tokenized {
-    /// How many tokens count in the loss. The first never does: nothing comes before it.
-    pub fn label_count(&self) -> usize {
-        self.labels.iter().skip(1).filter(|label| **label != NO_LOSS).count()
-    }
-
-    pub(super) fn truncate(&mut self, len: usize) {
-        self.ids.truncate(len);
-        self.labels.truncate(len);
-    }
-}
 
 /// Encodes a sample as one text, and labels by their bytes the tokens that are to be learnt: those that begin and end within
 /// them. So the tokens of a sample are those of its whole text, and a token that lies across the end of the prompt is the
@@ -79,7 +28,7 @@ pub(super) fn tokenize(sample: &Sample, encoder: &dyn Encode, train_on_inputs: b
         encoder.encode(&written.text, around).map_err(|error| format!("the text cannot be encoded ({error})"))?;
     let learnt =
         |range: &Range<usize>| written.learnt.iter().any(|all| all.start <= range.start && range.end <= all.end);
-    let label = |(id, range): (&u32, &Range<usize>)| if learnt(range) { i64::from(*id) } else { NO_LOSS };
+    let label = |(id, range): (&u32, &Range<usize>)| if learnt(range) { i64::from(*id) } else { IGNORE_INDEX };
     let labels = ids.iter().zip(&ranges).map(label).collect();
     Ok(Tokenized { ids, labels })
 }

@@ -196,9 +196,9 @@ proptest! {
         prop_assert_eq!(ids.iter().filter(|id| **id == 2).count(), 1);
 
         // What is learnt is an end of the sample, and where the prompt's tokens are a beginning of it, all that follows them.
-        let first = labels.iter().position(|label| *label != NO_LOSS).unwrap();
+        let first = labels.iter().position(|label| *label != IGNORE_INDEX).unwrap();
         for (place, (id, label)) in ids.iter().zip(&labels).enumerate() {
-            prop_assert_eq!(*label, if place < first { NO_LOSS } else { i64::from(*id) });
+            prop_assert_eq!(*label, if place < first { IGNORE_INDEX } else { i64::from(*id) });
         }
         let alone = [begin, &tokenizer.encode(&prompt, false).unwrap()].concat();
         if ids.starts_with(&alone) {

@@ -1,6 +1,7 @@
 //! Multiple-choice benchmarks by log-likelihood, with the conventions of lm-evaluation-harness 0.4.
 
 mod model;
+mod questions;
 mod request;
 pub mod score;
 pub mod task;

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use grades_models::template::{Given, Message, Rendered};
 
 use super::*;
-use crate::data::tokens::{Around, EncodeError, Encoded};
+use crate::data::encode::{Around, EncodeError, Encoded};
 use crate::eval::request::{Sequence, beginning};
 
 /// One token a word with the space before it, which a final space has no part in; white space alone is a token.

@@ -6,14 +6,14 @@ use grades_models::model::PassOptions;
 use grades_models::source::LoadOptions;
 use grades_models::weights::Checkpoint;
 use grades_models::{Decoder, registry};
-use grades_tensor::{Gradients, device};
-use grades_train::data::{Batch, NO_LOSS, Tokenized};
+use grades_tensor::{Gradients, IGNORE_INDEX, device};
+use grades_train::data::{Batch, Tokenized};
 
 use crate::runs::{exclusive, relative_error};
 use crate::tiny_checkpoint::fixture;
 
 fn sample(ids: &[u32], prompt: usize) -> Tokenized {
-    let label = |(index, &id): (usize, &u32)| if index < prompt { NO_LOSS } else { i64::from(id) };
+    let label = |(index, &id): (usize, &u32)| if index < prompt { IGNORE_INDEX } else { i64::from(id) };
     Tokenized { ids: ids.to_vec(), labels: ids.iter().enumerate().map(label).collect() }
 }
 
@@ -75,7 +75,7 @@ fn a_packed_sample_has_the_loss_and_the_gradients_that_it_has_alone() {
         for (index, sample) in samples.iter().enumerate() {
             // The same row with the labels of this sample only.
             let (start, end) = packed.segments[index];
-            let only = |(row, &target): (usize, &i64)| if (start..end).contains(&row) { target } else { NO_LOSS };
+            let only = |(row, &target): (usize, &i64)| if (start..end).contains(&row) { target } else { IGNORE_INDEX };
             let targets = packed.targets.iter().enumerate().map(only).collect();
             let alone = batch([sample]);
             let expected = loss_and_gradients(&model, &alone, alone.targets.clone());

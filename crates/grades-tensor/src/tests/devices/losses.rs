@@ -5,20 +5,20 @@ use std::sync::Arc;
 use super::super::{ALL, random};
 use super::{DTYPES, compare, operand, those};
 use crate::dtype::Dtype;
-use crate::spec::{CrossEntropySpec, IGNORE, Label, labels_of};
+use crate::spec::{CrossEntropySpec, IGNORE_INDEX, Label, labels_of};
 
 /// Vocabulary, width, targets.
 fn cases(dtype: Dtype) -> Vec<(usize, usize, Vec<i64>)> {
     let mut cases = vec![
         (5, 4, Vec::new()),
-        (5, 4, vec![IGNORE, IGNORE]),
-        (11, 8, vec![3, IGNORE, 10, 0, IGNORE]),
+        (5, 4, vec![IGNORE_INDEX, IGNORE_INDEX]),
+        (11, 8, vec![3, IGNORE_INDEX, 10, 0, IGNORE_INDEX]),
         (301, 33, (0..67).map(|i| i * 4).collect()),
     ];
     // In bf16 the gradients of the logits are rounded too, and the weight once more: over few numbers that does not average.
     if dtype == Dtype::F32 {
-        cases.extend([(2, 1, vec![1]), (1, 3, vec![0, 0]), (11, 7, vec![3, IGNORE, 10, 0, IGNORE])]);
-        cases.push((11, 8, vec![IGNORE, 3, 3]));
+        cases.extend([(2, 1, vec![1]), (1, 3, vec![0, 0]), (11, 7, vec![3, IGNORE_INDEX, 10, 0, IGNORE_INDEX])]);
+        cases.push((11, 8, vec![IGNORE_INDEX, 3, 3]));
     }
     cases
 }
@@ -47,7 +47,7 @@ fn cross_entropy() {
 
 #[test]
 fn a_batch_without_targets_has_no_loss_and_no_gradient() {
-    let spec = CrossEntropySpec { targets: Arc::new(vec![IGNORE; 3]), scale: 1.0 };
+    let spec = CrossEntropySpec { targets: Arc::new(vec![IGNORE_INDEX; 3]), scale: 1.0 };
     for device in ALL {
         for dtype in DTYPES {
             let (hidden, weight) = (operand(device, 1, [3, 5], dtype), random(device, 2, [7, 5]));
@@ -78,6 +78,6 @@ fn log_likelihoods() {
 
 #[test]
 fn labels_are_the_targets_that_there_are() {
-    let labels = labels_of(&[3, IGNORE, 0, IGNORE]);
+    let labels = labels_of(&[3, IGNORE_INDEX, 0, IGNORE_INDEX]);
     assert_eq!(labels, [Label { row: 0, token: 3 }, Label { row: 2, token: 0 }]);
 }

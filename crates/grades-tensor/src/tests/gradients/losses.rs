@@ -6,13 +6,13 @@ use super::super::exclusive;
 use super::{Inputs, check_loss};
 use crate::dtype::Dtype;
 use crate::ops;
-use crate::spec::{CrossEntropySpec, IGNORE};
+use crate::spec::{CrossEntropySpec, IGNORE_INDEX};
 use crate::tape::Leaf;
 
 #[test]
 fn cross_entropy() {
     let _counters = exclusive();
-    let spec = CrossEntropySpec { targets: Arc::new(vec![2, IGNORE, 0, 6]), scale: 0.4 };
+    let spec = CrossEntropySpec { targets: Arc::new(vec![2, IGNORE_INDEX, 0, 6]), scale: 0.4 };
     check_loss("cross_entropy", &Inputs::of(&[[4, 3]], &[[7, 3]]), |tape, v, p| {
         ops::cross_entropy(tape, &v[0], &Leaf::tracked(p[0].clone(), 0), &spec)
     });
@@ -22,7 +22,7 @@ fn cross_entropy() {
 #[test]
 fn tied_embedding() {
     let _counters = exclusive();
-    let spec = CrossEntropySpec { targets: Arc::new(vec![2, IGNORE, 0, 6]), scale: 0.4 };
+    let spec = CrossEntropySpec { targets: Arc::new(vec![2, IGNORE_INDEX, 0, 6]), scale: 0.4 };
     let ids = Arc::new(vec![4, 1, 4, 0]);
     check_loss("tied embedding", &Inputs::of(&[], &[[7, 3], [1, 3]]), |tape, _, p| {
         let (embedding, scale) = (Leaf::tracked(p[0].clone(), 0), Leaf::tracked(p[1].clone(), 1));

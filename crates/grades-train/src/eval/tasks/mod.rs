@@ -1,7 +1,8 @@
 //! One file a benchmark (both parts of ARC share theirs), one line here.
 
 use super::task::{Question, Task, from_one, on_hub, position_of};
-use crate::data::{DataError, Record};
+use crate::data::error::DataError;
+use crate::data::record::Record;
 
 mod arc;
 mod boolq;
@@ -12,7 +13,7 @@ mod piqa;
 mod social_i_qa;
 mod winogrande;
 
-pub(super) const TASKS: &[&Task] = &[
+const TASKS: &[&Task] = &[
     &arc::CHALLENGE,
     &arc::EASY,
     &boolq::TASK,
@@ -25,3 +26,28 @@ pub(super) const TASKS: &[&Task] = &[
 ];
 
 type Result<T> = std::result::Result<T, DataError>;
+
+impl Task {
+    /// The task with this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        TASKS.iter().copied().find(|task| task.name == name)
+    }
+
+    /// All names, for messages.
+    pub fn names() -> String {
+        TASKS.iter().map(|task| task.name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// All tasks.
+    pub fn all() -> &'static [&'static Self] {
+        TASKS
+    }
+
+    /// The task with this name, or an error that lists the names there are.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(name: &str) -> Result<&'static Self> {
+        Self::named(name).ok_or_else(|| DataError::UnknownTask { name: name.to_owned(), known: Self::names() })
+    }
+}

@@ -1,0 +1,38 @@
+//! A row as a sample: one text, or a conversation that the model's chat template will write.
+
+use std::ops::Range;
+
+use super::conversation::Conversation;
+
+/// A row as text, with what is to be learnt marked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sample {
+    /// A text, which is followed by the end-of-text token.
+    Text(Written),
+    /// A conversation, to be rendered by the model's chat template.
+    Conversation(Conversation),
+}
+
+/// A text, and the bytes of it that are to be learnt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The text.
+    pub text: String,
+    /// What of it counts in the loss, in order.
+    pub learnt: Vec<Range<usize>>,
+}
+
+impl Written {
+    /// A text that is learnt as a whole.
+    pub fn whole(text: String) -> Self {
+        let all = 0..text.len();
+        Self { text, learnt: vec![all] }
+    }
+
+    /// A prompt and the answer to it, which is learnt.
+    pub fn answered(prompt: &str, answer: &str) -> Self {
+        let text = format!("{prompt}{answer}");
+        let answer = prompt.len()..text.len();
+        Self { text, learnt: vec![answer] }
+    }
+}
