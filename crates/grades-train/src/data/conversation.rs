@@ -39,7 +39,7 @@ const TOOLS: &str = "tools";
 const VARIABLES: &str = "chat_template_kwargs";
 
 /// Keys that say of a message whether it is to be learnt: of OpenAI, of Axolotl (two), of ms-swift.
-const MARKS: [&str; 4] = ["weight", "train", "training", "loss"];
+pub(super) const MARKS: [&str; 4] = ["weight", "train", "training", "loss"];
 
 /// Keys that say it of parts, or otherwise than by yes and no.
 const OTHER_MARKS: [&str; 7] =

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::conversation::{Columns, is_empty};
+use super::conversation::{Columns, MARKS, is_empty};
 use super::error::DataError;
 use super::record::Record;
 use super::sample::{Sample, Written};
@@ -143,8 +143,22 @@ pub enum Format {
 
 /// Columns that other programs know and that change what is learnt, so that reading past them would learn something else. In
 /// a conversation `system` and `tools` are read.
-const CHANGING: [&str; 9] =
-    ["system", "system_prompt", "history", "tools", "image", "images", "videos", "audios", "input_ids"];
+const CHANGING: &[&str] = &[
+    "assistant_masks",
+    "audios",
+    "completion_mask",
+    "history",
+    "image",
+    "images",
+    "input_ids",
+    "loss_mask",
+    "loss_weight",
+    "sample_weight",
+    "system",
+    "system_prompt",
+    "tools",
+    "videos",
+];
 
 impl Format {
     /// The sample that `record` holds.
@@ -194,10 +208,13 @@ impl Format {
             Self::Task(task) => task.unused,
             _ => &[],
         };
-        let says = |value: &Result<Value, String>| value.as_ref().map_or(true, |value| !is_empty(value));
+        // A mark of 1 or true says that the row counts, as all do.
+        let counts = |value: &Value| *value == Value::Bool(true) || value.as_f64() == Some(1.0);
+        let says =
+            |value: &Result<Value, String>| value.as_ref().map_or(true, |value| !is_empty(value) && !counts(value));
         if let Some((name, _)) = left.iter().find(|(name, value)| self.is_changed_by(name) && says(value)) {
             return Err(record.error(format!(
-                "column `{name}` changes the sample, but type `{}` does not read it; put it into the text, use type \
+                "column `{name}` changes the sample, but type `{}` does not read it; put what it says into the text or the \
                  messages, or remove the column",
                 self.name()
             )));
@@ -209,7 +226,9 @@ impl Format {
         match self {
             // The text or the question is all there is.
             Self::Text { .. } | Self::Task(_) => false,
-            _ => CHANGING.contains(&column),
+            // What marks a message may stand beside all of them, too.
+            Self::ShareGpt(_) | Self::Messages(_) => CHANGING.contains(&column) || MARKS.contains(&column),
+            Self::Completion { .. } | Self::Alpaca { .. } => CHANGING.contains(&column),
         }
     }
 

@@ -236,7 +236,7 @@ fn what_changes_a_conversation_is_honoured_or_refused() {
         ),
         (asked(&plain, &[("system", "Be".into())]), "<system>Be<end>\n<user>Hi<end>\n<assistant>⟦Yes<end>⟧"),
         (
-            asked(&plain, &[("tools", json!([])), ("history", json!([])), ("note", 1.into())]),
+            asked(&plain, &[("tools", json!([])), ("history", json!([])), ("note", 1.into()), ("weight", 1.into())]),
             "<user>Hi<end>\n<assistant>⟦Yes<end>⟧",
         ),
     ] {
@@ -250,6 +250,9 @@ fn what_changes_a_conversation_is_honoured_or_refused() {
         (asked(&plain, &[("tools", json!("[{"))]), "`tools` must hold a list"),
         (asked(&plain, &[("history", json!([["a", "b"]]))]), "`history` changes the sample"),
         (asked(&plain, &[("images", json!(["a.png"]))]), "`images` changes the sample"),
+        (asked(&plain, &[("weight", 0.into())]), "`weight` changes the sample"),
+        (asked(&plain, &[("train", false.into())]), "`train` changes the sample"),
+        (asked(&plain, &[("loss_mask", json!([0, 1]))]), "`loss_mask` changes the sample"),
         (asked(&said(json!({ "images": ["a.png"] })), &[]), "has `images`"),
         (asked(&said(json!({ "content": [{ "type": "image_url", "image_url": {} }] })), &[]), "part of type image_url"),
         (asked(&said(json!({ "train_detail": [] })), &[]), "has `train_detail`"),

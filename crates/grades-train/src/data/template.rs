@@ -9,8 +9,8 @@ use super::conversation::{ASSISTANT, Conversation, is_empty};
 use super::encode::{Encode, EncodeError};
 use super::sample::Written;
 
-/// What a template may read past without a word of the conversation missing: names that link messages to one another.
-const LINKS: [&str; 4] = ["id", "name", "tool_call_id", "index"];
+/// What a template may read past without a word of the conversation missing: what links messages to one another.
+const LINKS: [&str; 3] = ["id", "tool_call_id", "index"];
 
 /// What is said in a conversation. A template that does not read it leaves it out.
 const SAID: [&str; 9] = [
