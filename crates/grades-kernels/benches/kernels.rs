@@ -214,7 +214,15 @@ fn optimizers(bench: &Bench) {
     let len = 16 << 20;
     let (mut parameter, gradient, previous) = (values(len), values(len), values(len));
     let (mut first, mut second) = (vec![0.0; len], vec![0.0; len]);
-    let options = AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, step: 2 };
+    let options = AdamW {
+        learning_rate: 1e-3,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+        step: 2,
+        gain_of: None,
+    };
     let bytes = |streams: usize| Work::Bytes((4 * streams * len) as f64);
     bench.run("AdamW", bytes(7), || {
         let update = Update { parameter: &mut parameter, gradient: &gradient, gradient_scale: 0.5 };

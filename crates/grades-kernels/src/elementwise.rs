@@ -28,6 +28,15 @@ pub fn axpy(factor: f32, x: &[f32], y: &mut [f32]) {
     each(y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)), |(y, x)| axpy_block(factor, x, y));
 }
 
+/// `y += weight · (x − y)`: moves a running average y towards x.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn lerp(weight: f32, x: &[f32], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len());
+    each(y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)), |(y, x)| lerp_block(weight, x, y));
+}
+
 /// `x *= factor`.
 pub fn scale(factor: f32, x: &mut [f32]) {
     each(x.chunks_mut(BLOCK), |x| scale_block(factor, x));
@@ -52,6 +61,12 @@ multiversion! {
     fn axpy_block<FMA>(factor: f32, x: &[f32], y: &mut [f32]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = mul_add::<FMA>(factor, *x, *y);
+        }
+    }
+
+    fn lerp_block<FMA>(weight: f32, x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = mul_add::<FMA>(weight, *x - *y, *y);
         }
     }
 

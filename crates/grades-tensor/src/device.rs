@@ -74,9 +74,6 @@ pub trait Memory: Send + Sync {
     /// The elements as f32, row-major; packed ones are decoded.
     fn to_host<'a>(&self, tensor: &'a Tensor) -> Cow<'a, [f32]>;
 
-    /// Puts f32 values from the host in the place of those of an f32 tensor.
-    fn write(&self, tensor: &mut Tensor, values: &[f32]);
-
     /// Zeros.
     fn zeros(&self, shape: [usize; 2], dtype: Dtype) -> Tensor;
 
@@ -311,8 +308,9 @@ pub struct Measure<'a> {
 
 /// What training does to parameters and gradients.
 pub trait Training: Send + Sync {
-    /// One step of AdamW (Loshchilov and Hutter 2019); the moments have the gradient's shape.
-    fn adamw(&self, update: Update<'_>, moments: [&mut Tensor; 2], options: &AdamW);
+    /// One step of AdamW (Loshchilov and Hutter 2019); the moments have the gradient's shape. Returns the gain of the step
+    /// before, −⟨gradient, change of the parameter in it⟩, if [`AdamW::gain_of`] asks for it, else 0.
+    fn adamw(&self, update: Update<'_>, moments: [&mut Tensor; 2], options: &AdamW) -> f64;
 
     /// One step of SGD as `torch.optim.SGD`; the velocity has the gradient's shape, and there is none without momentum.
     fn sgd(&self, update: Update<'_>, velocity: Option<&mut Tensor>, options: &Sgd);
@@ -328,4 +326,10 @@ pub trait Training: Send + Sync {
 
     /// Elements `first..first + shape[0] · shape[1]` as a tensor of their own.
     fn part(&self, tensor: &Tensor, first: usize, shape: [usize; 2]) -> Tensor;
+
+    /// Puts `part` in the place of the elements from `first` on.
+    fn set_part(&self, tensor: &mut Tensor, first: usize, part: &Tensor);
+
+    /// Moves a running average towards the elements of `tensor` from `first` on: `average += weight · (elements − average)`.
+    fn average(&self, average: &mut Tensor, tensor: &Tensor, first: usize, weight: f32);
 }

@@ -11,13 +11,15 @@
 //! elements and lies a little lower for heavier tails. It is a test for evidence of a gradient in the spirit of Mahsereci
 //! et al. 2017.
 //!
-//! Each unit's agreement is averaged over a window. There are two ways to converge:
+//! Each unit's agreement is averaged over a window. There are three ways to converge:
 //!
 //! - *exhausted*: the unit's average has stayed at the noise floor for half a window;
 //! - *stalled*: since all data have been seen once, the mean of all units' averages has come close to the floor and then
 //!   not fallen further for a whole window. From the second epoch on the samples are known, and agreement that rises
 //!   again comes from memorising them. Then all units that still train count as converged. In the first epoch agreement
-//!   that rises is progress, and nothing stalls.
+//!   that rises is progress, and nothing stalls;
+//! - *nothing gained*: since all data have been seen once, updates have gained less than a fifth of their mean gain for ten
+//!   steps (see the module `gain`). Then, too, all units that still train count as converged.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{ConfigError, require};
 use crate::exact;
+use crate::gain::Gains;
 use crate::norm::Norm;
 use crate::signal::Measurement;
 use crate::unit::UnitId;
@@ -53,6 +56,9 @@ pub struct AutoTau {
     pub exhausted: f64,
     /// How far above the floor the mean of all averages may be to count as close to it. Default: 0.08.
     pub stalled: f64,
+    /// The share of the mean gain so far below which the present gain counts as nothing left, in [0, 1); 0 asks for no
+    /// gains. Default: 0.2.
+    pub gain: f64,
     /// Which tensors of a LoRA pair are judged. Default: `last`, which is B: its agreement falls clearly to the floor
     /// where that of A stays above it.
     pub parts: JudgedTensors,
@@ -78,6 +84,7 @@ impl Default for AutoTau {
             floor: None,
             exhausted: 0.0,
             stalled: 0.08,
+            gain: 0.2,
             parts: JudgedTensors::Last,
         }
     }
@@ -120,6 +127,7 @@ impl AutoTau {
             epoch_steps: self.epoch_steps,
             exhausted: floor + self.exhausted,
             stalled: floor + self.stalled,
+            gain: self.gain,
             parts: self.parts,
         }
     }
@@ -129,6 +137,7 @@ impl AutoTau {
         require(self.window != Some(0), "auto.window", 0.0, "at least 1")?;
         require((0.0..1.0).contains(&self.exhausted), "auto.exhausted", self.exhausted, range)?;
         require((0.0..1.0).contains(&self.stalled), "auto.stalled", self.stalled, range)?;
+        require((0.0..1.0).contains(&self.gain), "auto.gain", self.gain, range)?;
         let floor = self.floor.unwrap_or(0.5);
         require(floor > 0.0 && floor < 1.0, "auto.floor", floor, "a number between 0 and 1")
     }
@@ -145,7 +154,16 @@ pub(crate) struct Rule {
     exhausted: f64,
     /// Mean agreement up to which all may have stalled.
     stalled: f64,
+    /// The share of the mean gain below which nothing is left.
+    gain: f64,
     parts: JudgedTensors,
+}
+
+impl Rule {
+    /// Whether every sample has been seen before.
+    fn repeats(&self, step: usize) -> bool {
+        self.epoch_steps.is_some_and(|epoch| step > epoch)
+    }
 }
 
 /// A lower mean than this much counts as having fallen further; less is within the noise of an average.
@@ -161,6 +179,7 @@ pub(crate) struct Detector {
     lowest: f64,
     /// Measurements since then.
     since_lowest: usize,
+    gains: Gains,
 }
 
 /// An exponential moving average, unbiased from its first value on.
@@ -191,11 +210,21 @@ impl Average {
 
 impl Default for Detector {
     fn default() -> Self {
-        Self { averages: BTreeMap::new(), lowest: f64::INFINITY, since_lowest: 0 }
+        Self { averages: BTreeMap::new(), lowest: f64::INFINITY, since_lowest: 0, gains: Gains::default() }
     }
 }
 
 impl Detector {
+    /// Whether updates gain nothing any more.
+    pub(crate) fn gains_nothing(&self) -> bool {
+        self.gains.are_exhausted()
+    }
+
+    /// Takes in what an update has gained.
+    pub(crate) fn observe_gain(&mut self, rule: &Rule, step: usize, gain: f64) {
+        self.gains.add(gain, rule.gain, rule.repeats(step));
+    }
+
     /// Takes in one measured step: the tensors of each unit that still trains. Returns the units that count as
     /// converged at this step. A unit without a sound measurement keeps its average and does not count; a frozen unit's
     /// last average goes on counting in the mean, so that the mean does not move because a unit has left.
@@ -214,8 +243,7 @@ impl Detector {
                 present.push((unit, average.at_floor));
             }
         }
-        let repeated = rule.epoch_steps.is_some_and(|epoch| step > epoch);
-        if repeated && step > rule.settled_after && !present.is_empty() {
+        if rule.repeats(step) && step > rule.settled_after && !present.is_empty() {
             let mean = self.averages.values().map(Average::value).sum::<f64>() / self.averages.len() as f64;
             if mean < self.lowest - STEP {
                 (self.lowest, self.since_lowest) = (mean, 0);
@@ -224,7 +252,8 @@ impl Detector {
             }
         }
         let stalled = self.lowest <= rule.stalled && self.since_lowest >= rule.window;
-        present.retain(|(_, at_floor)| stalled || *at_floor >= rule.window.div_ceil(2));
+        let over = stalled || self.gains_nothing();
+        present.retain(|(_, at_floor)| over || *at_floor >= rule.window.div_ceil(2));
         present.into_iter().map(|(unit, _)| unit).collect()
     }
 }

@@ -50,6 +50,10 @@ pub struct Wants {
     pub weights: bool,
     /// Compute the validation loss and pass it.
     pub validation_loss: bool,
+    /// Find in this step's update the gain of the update before, −⟨∇W_t, W_{t−1} − W_{t−2}⟩ over all parameters that
+    /// train, and pass it to [`Policy::observe_gain`](crate::Policy::observe_gain). With optimizers whose state does not
+    /// tell the last update there is none.
+    pub gain: bool,
 }
 
 impl Wants {
@@ -149,11 +153,12 @@ mod tests {
     fn a_step_is_observed_after_its_update_as_soon_as_one_part_needs_that() {
         let none = Wants { norm: Norm::Spectral, ..Wants::default() };
         assert!(none.is_idle() && !none.after_update());
-        let before: [fn(&mut Wants); 4] = [
+        let before: [fn(&mut Wants); 5] = [
             |w| w.measure_gradients = true,
             |w| w.gradients = true,
             |w| w.keep_gradient = true,
             |w| w.keep_weight = true,
+            |w| w.gain = true,
         ];
         let after: [fn(&mut Wants); 3] =
             [|w| w.measure_weights = true, |w| w.weights = true, |w| w.validation_loss = true];

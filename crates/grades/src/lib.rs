@@ -56,6 +56,7 @@ mod decision;
 mod event;
 mod exact;
 mod flops;
+mod gain;
 mod monitor;
 mod name;
 mod norm;

@@ -68,7 +68,17 @@ impl Monitor {
             // Step 0 has no gradient: `observe` applies ∇W_0 := 0.
             keep_gradient: !self.stopped && step > 0 && signal.needs_previous_gradient() && self.measured(step + 1),
             keep_weight: !self.stopped && by_weight && (self.measured(step) || step + self.span(first) == first),
+            gain: !self.stopped && step > 1 && self.detector.is_some() && self.config.auto.gain > 0.0,
             ..Wants::default()
+        }
+    }
+
+    /// With `tau: auto`, takes the gain that the update of step `step` has found of the update before it,
+    /// −⟨∇W_t, W_{t−1} − W_{t−2}⟩ over all parameters: the decisions of later steps know it.
+    pub fn observe_gain(&mut self, step: usize, gain: f64) {
+        let rule = self.config.auto.rule(self.config.norm(), self.config.interval, self.planned_steps);
+        if let Some(detector) = self.detector.as_mut().filter(|_| !self.stopped) {
+            detector.observe_gain(&rule, step, gain);
         }
     }
 
@@ -102,7 +112,9 @@ impl Monitor {
                 decision.signals.iter().filter(|entry| passes(entry)).map(|(unit, _)| *unit).collect()
             }
         };
-        if step <= self.grace {
+        // The grace period is for averages of the agreement; gains say by themselves when they can be trusted.
+        let nothing_gained = self.config.alpha.is_none() && self.detector.as_ref().is_some_and(Detector::gains_nothing);
+        if step <= self.grace && !nothing_gained {
             return decision;
         }
         let converged: BTreeSet<UnitId> = converged.into_iter().collect();

@@ -45,7 +45,11 @@ pub fn sgd(options: &Sgd, update: Update, velocity: Option<&mut [f32]>) {
         learning_rate: options.learning_rate as f32,
     };
     if options.momentum == 0.0 {
-        return apply(update, [], |parameter, gradient, []| step_plain(parameter, gradient, factors));
+        apply(update, [], |parameter, gradient, []| {
+            step_plain(parameter, gradient, factors);
+            0.0
+        });
+        return;
     }
     let velocity = velocity.unwrap_or_default();
     apply(update, [velocity], |parameter, gradient, [velocity]| {
@@ -53,6 +57,7 @@ pub fn sgd(options: &Sgd, update: Update, velocity: Option<&mut [f32]>) {
             velocity.fill(0.0);
         }
         step_momentum(parameter, gradient, velocity, factors);
+        0.0
     });
 }
 

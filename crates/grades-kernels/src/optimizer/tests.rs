@@ -44,7 +44,15 @@ fn adamw_follows_its_definition() {
     for len in LENGTHS {
         let start = numbers(1, len);
         let gradients: Vec<_> = (2..5).map(|seed| numbers(seed, len)).collect();
-        let options = AdamW { learning_rate: 0.05, beta1: 0.9, beta2: 0.99, epsilon: 1e-3, weight_decay: 0.1, step: 1 };
+        let options = AdamW {
+            learning_rate: 0.05,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-3,
+            weight_decay: 0.1,
+            step: 1,
+            gain_of: None,
+        };
         let results = on_any_threads(|| {
             let mut parameter = start.clone();
             let [mut first, mut second] = std::array::from_fn(|_| vec![0.0; len]);
@@ -52,7 +60,7 @@ fn adamw_follows_its_definition() {
                 let options = AdamW { step: t as u64 + 1, ..options };
                 let update = Update { parameter: &mut parameter, gradient, gradient_scale: clip as f32 };
                 let state = AdamWState { first_moment: &mut first, second_moment: &mut second };
-                adamw(&options, update, state);
+                assert_eq!(adamw(&options, update, state), 0.0);
             }
             vec![parameter, first, second]
         });
@@ -60,6 +68,46 @@ fn adamw_follows_its_definition() {
         for (actual, expected) in results.iter().zip(&expected) {
             assert_close(actual, expected, 2e-6, &format!("{len} elements"));
         }
+    }
+}
+
+/// The gain of a step is what the next gradient says of the change that was seen, also under a new learning rate.
+#[test]
+fn adamw_finds_the_gain_of_the_step_before() {
+    for len in LENGTHS {
+        let options = AdamW {
+            learning_rate: 0.05,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-3,
+            weight_decay: 0.5,
+            step: 1,
+            gain_of: None,
+        };
+        let gains = on_any_threads(|| {
+            let mut parameter = numbers(1, len);
+            let [mut first, mut second] = std::array::from_fn(|_| vec![0.0; len]);
+            let (mut before, mut found) = (parameter.clone(), Vec::new());
+            for step in 1..=4_u64 {
+                let gradient = numbers(1 + step, len);
+                let change = parameter.iter().zip(&before).map(|(now, before)| f64::from(*now) - f64::from(*before));
+                let expected: f64 = gradient.iter().zip(change).map(|(g, change)| -f64::from(*g) * change).sum();
+                before.clone_from(&parameter);
+                let rate = |step: u64| 0.05 / step as f64;
+                let options = AdamW { learning_rate: rate(step), step, gain_of: Some(rate(step - 1)), ..options };
+                let update = Update { parameter: &mut parameter, gradient: &gradient, gradient_scale: 0.3 };
+                let gain = adamw(&options, update, AdamWState { first_moment: &mut first, second_moment: &mut second });
+                // Each term is about 0.05 at most, and the changes are differences of f32.
+                assert!(
+                    (gain - expected).abs() <= 1e-7 * (len as f64 + 1.0),
+                    "{len}, step {step}: {gain}, not {expected}"
+                );
+                assert_eq!(gain == 0.0, step == 1 || len == 0);
+                found.push(gain.to_bits());
+            }
+            vec![found.iter().flat_map(|x| [*x as u32, (x >> 32) as u32]).map(f32::from_bits).collect()]
+        });
+        assert_eq!(gains[0].len(), 8);
     }
 }
 

@@ -87,7 +87,8 @@ fn check_family(folder: &Path, config: &str) {
             }
             let mut weight = parameter.to_host().into_owned();
             adamw(step, &mut weight, &found, state);
-            parameter.value.device().write(&mut parameter.value, &weight);
+            let (device, shape) = (parameter.value.device(), parameter.value.shape());
+            parameter.value = device.from_host(weight, shape);
             before.insert(name, found);
         }
     }

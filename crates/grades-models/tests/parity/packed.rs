@@ -33,7 +33,8 @@ fn logits(model: &Decoder, expected: &Values) -> Vec<f32> {
 fn fill_b(model: &mut Decoder, value: impl Fn(usize) -> f32) {
     for parameter in model.parameters_mut().iter_mut().filter(|parameter| parameter.is_lora_b()) {
         let values: Vec<f32> = (0..parameter.len()).map(&value).collect();
-        parameter.value.device().write(&mut parameter.value, &values);
+        let (device, shape) = (parameter.value.device(), parameter.value.shape());
+        parameter.value = device.from_host(values, shape);
     }
 }
 

@@ -42,6 +42,13 @@ pub enum RunEvent {
         /// Why.
         reason: String,
     },
+    /// The end, where an average of the weights was kept.
+    WeightAverage {
+        /// The step.
+        step: usize,
+        /// What the run ends with, and why.
+        reason: String,
+    },
 }
 
 impl Event {
@@ -61,6 +68,7 @@ impl fmt::Display for RunEvent {
         match self {
             Self::Checkpoint { step, path } => write!(f, "step {step} · checkpoint: {}", path.display()),
             Self::PrefixCacheOff { step, reason } => write!(f, "step {step} · prefix_cache_off: {reason}"),
+            Self::WeightAverage { step, reason } => write!(f, "step {step} · weight_average: {reason}"),
             Self::EmbeddingUntied { step, reason } => write!(f, "step {step} · embedding_untied: {reason}"),
         }
     }

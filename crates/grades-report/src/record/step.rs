@@ -40,6 +40,9 @@ pub struct Step {
     /// The loss on the validation set, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
+    /// The same of the average of the weights, where one is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average_val_loss: Option<f64>,
 }
 
 /// The operations of a step: those executed by kind, and those that frozen matrices and kept outputs saved.

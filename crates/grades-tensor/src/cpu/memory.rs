@@ -38,10 +38,6 @@ impl Memory for Cpu {
         }
     }
 
-    fn write(&self, tensor: &mut Tensor, values: &[f32]) {
-        vector::<f32>(tensor, None).copy_from_slice(values);
-    }
-
     fn zeros(&self, shape @ [rows, columns]: [usize; 2], dtype: Dtype) -> Tensor {
         match dtype {
             Dtype::Bf16 => tensor::<bf16>(zeros(rows * columns), shape),

@@ -17,9 +17,9 @@ fn kernel_update<'a>(update: Update<'a>) -> kernel::Update<'a> {
 }
 
 impl Training for Cpu {
-    fn adamw(&self, update: Update<'_>, [first, second]: [&mut Tensor; 2], options: &AdamW) {
+    fn adamw(&self, update: Update<'_>, [first, second]: [&mut Tensor; 2], options: &AdamW) -> f64 {
         let state = AdamWState { first_moment: vector(first, None), second_moment: vector(second, None) };
-        kernel::adamw(options, kernel_update(update), state);
+        kernel::adamw(options, kernel_update(update), state)
     }
 
     fn sgd(&self, update: Update<'_>, velocity: Option<&mut Tensor>, options: &Sgd) {
@@ -42,6 +42,15 @@ impl Training for Cpu {
 
     fn part(&self, of: &Tensor, first: usize, shape: [usize; 2]) -> Tensor {
         tensor(slice::<f32>(of)[first..][..shape[0] * shape[1]].to_vec(), shape)
+    }
+
+    fn set_part(&self, tensor: &mut Tensor, first: usize, part: &Tensor) {
+        vector::<f32>(tensor, None)[first..][..part.len()].copy_from_slice(slice(part));
+    }
+
+    fn average(&self, average: &mut Tensor, tensor: &Tensor, first: usize, weight: f32) {
+        let values = &slice::<f32>(tensor)[first..][..average.len()];
+        elementwise::lerp(weight, values, vector::<f32>(average, None));
     }
 }
 

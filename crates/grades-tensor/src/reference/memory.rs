@@ -66,10 +66,6 @@ impl Memory for Reference {
         Cow::Borrowed(values(tensor))
     }
 
-    fn write(&self, tensor: &mut Tensor, values: &[f32]) {
-        values_mut(tensor).copy_from_slice(values);
-    }
-
     fn zeros(&self, shape: [usize; 2], dtype: Dtype) -> Tensor {
         tensor(vec![0.0; shape[0] * shape[1]], shape, dtype)
     }

@@ -10,11 +10,21 @@ use crate::spec::{AdamW, Sgd, Sums};
 use crate::tensor::Tensor;
 
 impl Training for Reference {
-    fn adamw(&self, update: Update<'_>, [first, second]: [&mut Tensor; 2], options: &AdamW) {
-        let AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step } = *options;
+    fn adamw(&self, update: Update<'_>, [first, second]: [&mut Tensor; 2], options: &AdamW) -> f64 {
+        let AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step, gain_of } = *options;
+        let steps_before = (step - 1) as f64;
+        let before = [beta1, beta2].map(|beta| 1.0 - beta.powf(steps_before));
+        let last = gain_of.filter(|_| step > 1);
+        let mut gain = 0.0;
         let (correction1, correction2) = (1.0 - beta1.powf(step as f64), 1.0 - beta2.powf(step as f64));
         let (first, second) = (values_mut(first), values_mut(second));
         for (i, g) in values(update.gradient).iter().enumerate() {
+            if let Some(rate) = last {
+                let w = f64::from(values(update.parameter)[update.first + i]);
+                let (m, v) = (f64::from(first[i]) / before[0], f64::from(second[i]) / before[1]);
+                let was = (w + rate * m / (v.sqrt() + epsilon)) / (1.0 - rate * weight_decay);
+                gain -= f64::from(*g) * (w - was);
+            }
             let g = f64::from(g * update.gradient_scale);
             let m = beta1 * f64::from(first[i]) + (1.0 - beta1) * g;
             let v = beta2 * f64::from(second[i]) + (1.0 - beta2) * g * g;
@@ -23,6 +33,7 @@ impl Training for Reference {
             let decayed = f64::from(*w) * (1.0 - learning_rate * weight_decay);
             *w = (decayed - learning_rate * (m / correction1) / ((v / correction2).sqrt() + epsilon)) as f32;
         }
+        gain
     }
 
     fn sgd(&self, update: Update<'_>, velocity: Option<&mut Tensor>, options: &Sgd) {
@@ -72,5 +83,15 @@ impl Training for Reference {
 
     fn part(&self, of: &Tensor, first: usize, shape: [usize; 2]) -> Tensor {
         tensor(values(of)[first..][..shape[0] * shape[1]].to_vec(), shape, Dtype::F32)
+    }
+
+    fn set_part(&self, tensor: &mut Tensor, first: usize, part: &Tensor) {
+        values_mut(tensor)[first..][..part.len()].copy_from_slice(values(part));
+    }
+
+    fn average(&self, average: &mut Tensor, tensor: &Tensor, first: usize, weight: f32) {
+        for (average, value) in values_mut(average).iter_mut().zip(&values(tensor)[first..]) {
+            *average += weight * (value - *average);
+        }
     }
 }

@@ -285,7 +285,7 @@ fn slots_hold_gradients() {
     gradients.put(2, one());
     assert!(gradients.get(0).is_none() && gradients.get(2).is_none() && gradients.take(2).is_none());
     assert_eq!(*gradients.get(1).unwrap().to_host(), [2.0, 4.0]);
-    CPU.write(gradients.get_mut(1).unwrap(), &[5.0, 6.0]);
+    *gradients.get_mut(1).unwrap() = CPU.from_host(vec![5.0, 6.0], [1, 2]);
     let taken = gradients.take(1).unwrap();
     assert_eq!((&*taken.to_host(), gradients.iter().count()), (&[5.0, 6.0][..], 0));
     gradients.put(0, taken);

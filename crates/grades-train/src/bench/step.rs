@@ -16,7 +16,7 @@ use super::{BenchError, Frozen, Shape, median};
 use crate::data::{Batch, Tokenized};
 use crate::train::freeze::{Freezing, Measured, units};
 use crate::train::memory;
-use crate::train::optimizer::{Optimizer, Rule};
+use crate::train::optimizer::{Optimizer, Rates, Rule};
 use crate::train::prefix_cache::{self, PrefixCache, Set};
 use crate::train::step::{self, Pass};
 
@@ -197,7 +197,7 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
     let mut bench = Bench::new(options)?;
     let units = units(&bench.model);
     let decision = options.frozen.decision(&units, options.companions);
-    bench.freezing.apply(&decision, &mut bench.model, &mut bench.optimizer)?;
+    bench.freezing.apply(&decision, &mut bench.model, &mut bench.optimizer, None)?;
 
     bench.optimizer.prepare(bench.model.parameters());
     bench.step(0)?;
@@ -342,7 +342,7 @@ impl Bench {
             max_grad_norm: Some(options.max_grad_norm).filter(|&norm| norm > 0.0),
             forward_only: options.mode == Mode::Forward,
             cache: PrefixCache::new(cache, &std::env::temp_dir()),
-            wants: Wants { measure_gradients: monitor, keep_gradient: monitor, ..Wants::default() },
+            wants: Wants { measure_gradients: monitor, keep_gradient: monitor, gain: monitor, ..Wants::default() },
             trainable,
             base,
             model,
@@ -370,7 +370,8 @@ impl Bench {
 
         let watch = Instant::now();
         let scale = step::clip(self.max_grad_norm, measured.gradient_norm);
-        self.optimizer.update(self.model.parameters_mut(), &gradients, LEARNING_RATE, scale);
+        let rates = Rates { learning_rate: LEARNING_RATE, gain_of: self.wants.gain.then_some(LEARNING_RATE) };
+        self.optimizer.update(self.model.parameters_mut(), &gradients, rates, scale);
         let updating = watch.elapsed().as_secs_f64();
 
         let watch = Instant::now();
@@ -421,7 +422,7 @@ impl Bench {
             unfreeze_companions: decision.freeze_companions.clone(),
             ..Decision::default()
         };
-        self.freezing.apply(&back, &mut self.model, &mut self.optimizer)?;
+        self.freezing.apply(&back, &mut self.model, &mut self.optimizer, None)?;
         self.whole()
     }
 

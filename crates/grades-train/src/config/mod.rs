@@ -4,6 +4,7 @@
 //! and the one place where options are declared. Paths in a config are relative to the current directory, as in
 //! Axolotl.
 
+mod averaging;
 mod lora;
 mod model;
 mod raw;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ConfigError;
+use super::averaging::Averaging;
 use super::lora::{Adapter, TargetModules};
 use super::model::{Init, Model};
 use super::report_to::ReportTo;
@@ -15,6 +16,7 @@ use super::size::ByteSize;
 use crate::data::split::CountOrShare;
 use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, TokenOptions};
 use crate::schedule::{LrScheduler, Schedule};
+use crate::train::average::WeightAverage;
 use crate::train::prefix_cache;
 
 /// All options of a run. Names and, where the tools agree, defaults are those of Axolotl and TRL.
@@ -113,6 +115,11 @@ pub struct Config {
     /// Whether each layer is computed again in the backward pass instead of keeping its activations: less memory, more
     /// time, the same result. Default: false.
     pub gradient_checkpointing: bool,
+    /// The average of the weights that a run ends with, unless its loss on batches not yet seen is worse:
+    /// `{kind: polynomial, power: 3}` (Shamir & Zhang 2013), `{kind: ema, updates: 20}`, `none`, or `auto` (default: the
+    /// polynomial one with `tau: auto`, else none). It takes the memory of what trains once more. A matrix that freezes takes
+    /// its average.
+    pub weight_average: Averaging,
     /// Where the outputs of frozen first layers are kept by sample, so that later epochs start above them: `off`
     /// (default), `memory` or `disk`. Needs `companions: follow`. A tied embedding parts when layer 0 is frozen, as its
     /// training as head would change the outputs: as input it stays what it is then, a copy trains on as head, and the
@@ -185,6 +192,7 @@ impl Default for Config {
             device: "auto".into(),
             precision: Precision::Auto,
             gradient_checkpointing: false,
+            weight_average: Averaging::Auto,
             prefix_cache: prefix_cache::Place::Off,
             prefix_cache_size: ByteSize(2_000_000_000),
             prefix_cache_dtype: prefix_cache::Dtype::F32,
@@ -373,6 +381,11 @@ impl Config {
             let value = Value::from(steps.clone()).to_string();
             return Err(ConfigError::OutOfRange { key: "save_steps", value, allowed: COUNT_OR_SHARE });
         }
+        if let Averaging::Kind(kind) = self.weight_average
+            && let Some(problem) = kind.problem()
+        {
+            return Err(ConfigError::Inconsistent(problem));
+        }
         Ok(())
     }
 
@@ -412,6 +425,17 @@ impl Config {
             gradient_accumulation_steps: self.gradient_accumulation_steps,
             packing: self.packing(),
             seed: self.seed,
+        }
+    }
+
+    /// Which average of the weights is kept.
+    pub fn weight_average(&self) -> Option<WeightAverage> {
+        match (self.weight_average, &self.early_stopping) {
+            (Averaging::Kind(kind), _) => Some(kind),
+            (Averaging::Auto, grades::EarlyStopping::Grades(options)) if options.tau == grades::Tau::Auto => {
+                Some(WeightAverage::Polynomial { power: 3.0 })
+            }
+            (Averaging::Auto | Averaging::None, _) => None,
         }
     }
 

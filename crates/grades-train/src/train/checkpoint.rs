@@ -2,7 +2,7 @@
 //!
 //! A checkpoint is a folder `checkpoints/step-000120` of the run: `state.json`, and safetensors files with the weights
 //! (`weights`), the optimizer's state (`optimizer`), what the policy compares with (`kept`), its own arrays (`policy`),
-//! and the best weights so far (`best`). It appears in one piece.
+//! the best weights so far (`best`), and their average (`average`). It appears in one piece.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +37,8 @@ struct Progress {
     rule: Rule,
     /// Updates that each piece has had, where it has a state.
     optimizer_steps: BTreeMap<usize, u64>,
+    /// How many values the average of the weights is of, and what a comparison of it came to.
+    average: Option<(u64, Option<[f64; 2]>)>,
     /// Norms of the kept gradients, as bits, where they were measured.
     kept_norm_bits: BTreeMap<usize, Option<u64>>,
     /// Pieces that train, by slot.
@@ -141,12 +143,17 @@ pub(super) fn save(run: &Path, state: &TrainState, planned_steps: usize) -> Resu
     let best = state.best.iter().flatten().enumerate().filter_map(|(index, best)| Some((index, best.as_ref()?)));
     write(partial, "best", best.map(|(index, values)| (index.to_string(), Flat::of(values))))?;
 
+    let averages = state.average.iter().flat_map(|average| average.values.iter().enumerate());
+    let averages = averages.filter_map(|(slot, value)| Some((slot.to_string(), Flat::of(value.as_ref()?))));
+    write(partial, "average", averages)?;
+
     let progress = Progress {
         planned_steps,
         ledger: state.ledger.clone(),
         policy,
         rule: state.optimizer.rule(),
         optimizer_steps: states.map(|(slot, state)| (slot, state.steps())).collect(),
+        average: state.average.as_ref().map(|average| (average.count, average.compared)),
         kept_norm_bits: freezing.previous.iter().map(|(i, kept)| (*i, kept.norm.map(f64::to_bits))).collect(),
         trainable: parameters.pieces().filter(|(_, p)| p.is_trainable()).map(|(_, p)| p.slot()).collect(),
         untied: state.model.is_untied(),
@@ -180,6 +187,7 @@ pub fn resume(mut state: TrainState, folder: &Path, options: &TrainOptions) -> R
     if !shared {
         state.policy.restore(policy)?;
     }
+    restore_average(folder, progress.average, progress.ledger.steps, &mut state, options)?;
     state.ledger = progress.ledger;
     Ok(state)
 }
@@ -256,6 +264,40 @@ fn restore_kept(folder: &Path, progress: &Progress, state: &mut TrainState) -> R
             let (device, shape) = extent(folder, state, slot)?;
             state.freezing.weights.insert(slot, load(folder, &file, name, device, shape)?);
         }
+    }
+    Ok(())
+}
+
+fn restore_average(
+    folder: &Path,
+    saved: Option<(u64, Option<[f64; 2]>)>,
+    steps: usize,
+    state: &mut TrainState,
+    options: &TrainOptions,
+) -> Result<(), TrainError> {
+    let Some((count, compared)) = saved else {
+        // A run that kept one from here on alone would end elsewhere.
+        let warmup = options.schedule.warmup_steps;
+        return match &state.average {
+            Some(average) if (1..=steps).any(|step| average.takes(step, warmup)) => {
+                Err(damaged(folder, "is of a run without `weight_average`, which this config asks for"))
+            }
+            _ => Ok(()),
+        };
+    };
+    if state.average.is_none() {
+        return Err(damaged(folder, "is of a run with `weight_average`, which this config leaves out"));
+    }
+    let mut values = vec![None; state.model.parameters().slots()];
+    if let Some(file) = open(folder, "average")? {
+        for name in file.names() {
+            let slot = name.parse().map_err(|_| damaged(folder, "is of another model"))?;
+            let (device, shape) = extent(folder, state, slot)?;
+            values[slot] = Some(load(folder, &file, name, device, shape)?);
+        }
+    }
+    if let Some(average) = &mut state.average {
+        (average.count, average.compared, average.values) = (count, compared, values);
     }
     Ok(())
 }

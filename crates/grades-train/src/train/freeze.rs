@@ -10,6 +10,7 @@ use grades_models::Decoder;
 use grades_models::parameters::{Parameter, Parameters, Piece, Place};
 use grades_tensor::{Gradients, Measure, Sums, Tensor};
 
+use super::average::Average;
 use super::error::TrainError;
 use super::optimizer::Optimizer;
 
@@ -166,7 +167,7 @@ impl Freezing {
     }
 
     /// Freezes and unfreezes what the decision names: what is frozen has no gradient, no optimizer state and nothing kept
-    /// for comparison. Of a masked matrix all other elements become zero.
+    /// for comparison. It takes its average, where one is given. Of a masked matrix all other elements become zero.
     ///
     /// # Errors
     /// If a mask does not fit, or what is folded shall train again.
@@ -175,6 +176,7 @@ impl Freezing {
         decision: &Decision,
         model: &mut Decoder,
         optimizer: &mut Optimizer,
+        mut average: Option<&mut Average>,
     ) -> Result<(), TrainError> {
         self.refuse_folded(decision, model)?;
         let named = |place: Place, units: &[UnitId], companions: &[Companion]| match place {
@@ -197,6 +199,9 @@ impl Freezing {
             if !trains {
                 self.previous.remove(&slot);
                 self.weights.remove(&slot);
+                if let Some(average) = &mut average {
+                    average.settle(model.parameters_mut(), slot);
+                }
             }
         }
         let tied = |companions: &[Companion]| {
@@ -207,8 +212,14 @@ impl Freezing {
         if frozen || thawed {
             model.set_tied_input_trainable(thawed);
         }
-        decision.masks.iter().try_for_each(|mask| self.mask(mask, model, optimizer))?;
-        if self.fold {
+        for mask in &decision.masks {
+            self.mask(mask, model, optimizer)?;
+            if let (Some(average), Some(slot)) = (&mut average, self.slot_of(mask.tensor)) {
+                average.mask(slot, &mask.keep);
+            }
+        }
+        // What is folded at the end would change nothing but the weights that are averaged.
+        if self.fold && decision.stop.is_none() {
             model.fold_frozen();
         }
         if (optimizer.bytes(), self.bytes()) != before {
@@ -231,8 +242,12 @@ impl Freezing {
         }
     }
 
+    fn slot_of(&self, tensor: PartId) -> Option<usize> {
+        self.matrices.iter().find(|(_, part)| **part == tensor).map(|(slot, _)| *slot)
+    }
+
     fn mask(&mut self, mask: &Mask, model: &mut Decoder, optimizer: &mut Optimizer) -> Result<(), TrainError> {
-        let Some((&slot, _)) = self.matrices.iter().find(|(_, part)| **part == mask.tensor) else { return Ok(()) };
+        let Some(slot) = self.slot_of(mask.tensor) else { return Ok(()) };
         for parameter in model.parameters_mut().iter_mut() {
             let Some(piece) = parameter.pieces().iter().find(|piece| piece.slot() == slot) else { continue };
             let (first, [rows, columns]) = parameter.extent(piece);

@@ -1,5 +1,6 @@
 //! Training: one loop ([`trainer`]), with what it needs around it.
 
+pub mod average;
 mod checkpoint;
 mod error;
 pub mod freeze;

@@ -103,23 +103,37 @@ impl State {
         }
     }
 
-    fn update(&mut self, update: Update<'_>, learning_rate: f64, weight_decay: f64) {
+    /// Returns the gain of the update before, where it is asked for and known.
+    fn update(&mut self, update: Update<'_>, rates: Rates, weight_decay: f64) -> Option<f64> {
+        let Rates { learning_rate, gain_of } = rates;
         let device = update.gradient.device();
         match self {
             Self::AdamW { constants: [beta1, beta2, epsilon], steps, moments } => {
                 *steps += 1;
                 let (beta1, beta2, epsilon) = (*beta1, *beta2, *epsilon);
-                let options = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: *steps };
-                device.adamw(update, moments.each_mut(), &options);
+                let options = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: *steps, gain_of };
+                let gain = device.adamw(update, moments.each_mut(), &options);
+                gain_of.filter(|_| *steps > 1).map(|_| gain)
             }
             Self::Sgd { momentum, steps, velocity } => {
                 *steps += 1;
                 let (momentum, first) = (*momentum, *steps == 1);
                 let options = Sgd { learning_rate, momentum, nesterov: false, weight_decay, first };
                 device.sgd(update, velocity.as_mut(), &options);
+                None
             }
         }
     }
+}
+
+/// The learning rates of an update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Its own.
+    pub learning_rate: f64,
+    /// That of the update before, if its gain is wanted: −⟨gradient, last change of the weights⟩, how far the change has
+    /// lowered the loss of this batch, to first order.
+    pub gain_of: Option<f64>,
 }
 
 /// An optimizer over a model's parameter table.
@@ -162,11 +176,21 @@ impl Optimizer {
     }
 
     /// Moves every piece that still trains along its gradient times `scale`. Vectors (norms and biases) do not decay, as in
-    /// transformers' `Trainer`.
-    pub fn update(&mut self, parameters: &mut Parameters, gradients: &Gradients, learning_rate: f64, scale: f32) {
+    /// transformers' `Trainer`. Returns the gain of the update before for each piece that had one, by slot, if it is asked
+    /// for; of AdamW alone, whose moments tell what the update was.
+    pub fn update(
+        &mut self,
+        parameters: &mut Parameters,
+        gradients: &Gradients,
+        rates: Rates,
+        scale: f32,
+    ) -> Vec<(usize, f64)> {
+        let mut gains = Vec::new();
         for parameter in parameters.iter_mut() {
             let weight_decay = if parameter.shape.len() > 1 { self.weight_decay } else { 0.0 };
-            let learning_rate = learning_rate * if parameter.is_lora_b() { self.loraplus_lr_ratio } else { 1.0 };
+            let ratio = if parameter.is_lora_b() { self.loraplus_lr_ratio } else { 1.0 };
+            let rates =
+                Rates { learning_rate: rates.learning_rate * ratio, gain_of: rates.gain_of.map(|rate| rate * ratio) };
             let trainable = parameter.pieces().iter().filter(|piece| piece.is_trainable());
             let pieces: Vec<_> = trainable.map(|piece| (piece.slot(), parameter.extent(piece).0)).collect();
             for (slot, first) in pieces {
@@ -174,9 +198,10 @@ impl Optimizer {
                 let (rule, device, shape) = (self.rule, gradient.device(), gradient.shape());
                 let state = self.states[slot].get_or_insert_with(|| State::fresh(rule, device, shape));
                 let update = Update { parameter: &mut parameter.value, first, gradient, gradient_scale: scale };
-                state.update(update, learning_rate, weight_decay);
+                gains.extend(state.update(update, rates, weight_decay).map(|gain| (slot, gain)));
             }
         }
+        gains
     }
 
     /// Forgets a piece: its memory is free, and if it trains again it starts afresh.
@@ -223,6 +248,8 @@ mod tests {
 
     use super::*;
 
+    const RATES: Rates = Rates { learning_rate: 0.01, gain_of: None };
+
     fn parameters(name: &str) -> Parameters {
         let value = device("cpu").unwrap().from_host(vec![1.0, -2.0], [1, 2]);
         let mut parameters = Parameters::default();
@@ -240,7 +267,7 @@ mod tests {
     fn updated(rule: Rule, name: &str) -> Vec<f32> {
         let mut parameters = parameters(name);
         let mut optimizer = Optimizer::new(rule, 0.5, 1).with_loraplus_lr_ratio(16.0);
-        optimizer.update(&mut parameters, &gradients(), 0.01, 1.0);
+        optimizer.update(&mut parameters, &gradients(), RATES, 1.0);
         parameters[0].to_host().into_owned()
     }
 
@@ -263,7 +290,7 @@ mod tests {
     #[test]
     fn a_state_is_handed_over_and_masked() {
         let mut optimizer = Optimizer::new(Rule::Sgd { momentum: 0.9 }, 0.0, 2);
-        optimizer.update(&mut parameters("a"), &gradients(), 0.01, 1.0);
+        optimizer.update(&mut parameters("a"), &gradients(), RATES, 1.0);
         optimizer.mask(0, &[false, true]);
         optimizer.mask(1, &[false, true]);
         optimizer.hand_over(0, 2);

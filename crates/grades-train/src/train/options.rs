@@ -1,5 +1,6 @@
 //! The options of the training loop.
 
+use super::average::WeightAverage;
 use super::optimizer::Rule;
 use super::prefix_cache;
 use crate::config::SaveSteps;
@@ -24,6 +25,8 @@ pub struct TrainOptions {
     pub fold_frozen: bool,
     /// Runs layers again in the backward pass instead of keeping their activations.
     pub gradient_checkpointing: bool,
+    /// Which average of the weights is kept, for the run to end with.
+    pub weight_average: Option<WeightAverage>,
     /// Where outputs of a frozen prefix are kept.
     pub prefix_cache: prefix_cache::Options,
     /// Validates after every so many steps.

@@ -153,6 +153,7 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Tra
         seed: config.seed,
         fold_frozen: config.fold_frozen,
         gradient_checkpointing: config.gradient_checkpointing,
+        weight_average: config.weight_average(),
         prefix_cache: config.prefix_cache_options(),
         eval_steps: match config.eval_steps.map(|every| every.of(planned_steps)) {
             None => Some(steps_per_epoch),

@@ -4,6 +4,7 @@ use grades::{Decision, Policy, UnitId};
 use grades_models::Decoder;
 use grades_tensor::Tensor;
 
+use super::average::Average;
 use super::error::TrainError;
 use super::freeze::{Freezing, units};
 use super::ledger::Ledger;
@@ -22,6 +23,8 @@ pub struct TrainState {
     pub policy: Box<dyn Policy>,
     /// What was counted.
     pub ledger: Ledger,
+    /// The average of the weights, where one is kept.
+    pub average: Option<Average>,
     /// The best values so far by parameter, where the policy keeps them; none of what lies under adapters.
     pub best: Option<Vec<Option<Tensor>>>,
     /// The matrices that can freeze, in their order.
@@ -42,6 +45,7 @@ impl TrainState {
             model,
             policy,
             ledger: Ledger::default(),
+            average: options.weight_average.map(|kind| Average::new(kind, slots)),
             best: None,
         }
     }
@@ -51,7 +55,9 @@ impl TrainState {
     /// # Errors
     /// If a mask does not fit, or what is folded shall train again.
     pub fn apply(&mut self, decision: &Decision) -> Result<(), TrainError> {
-        self.freezing.apply(decision, &mut self.model, &mut self.optimizer)?;
+        // What freezes at the end is averaged with all the rest, if the average is better.
+        let average = self.average.as_mut().filter(|_| decision.stop.is_none());
+        self.freezing.apply(decision, &mut self.model, &mut self.optimizer, average)?;
         if decision.save_best {
             // What lies under adapters never changes.
             let own = |parameter: &grades_models::parameters::Parameter| {
@@ -62,6 +68,7 @@ impl TrainState {
         if decision.restore_best
             && let Some(best) = self.best.take()
         {
+            self.average = None;
             for (parameter, best) in self.model.parameters_mut().iter_mut().zip(best) {
                 if let Some(best) = best {
                     parameter.value = best;
@@ -75,6 +82,9 @@ impl TrainState {
     pub fn untie(&mut self) -> bool {
         let Some(untied) = self.model.untie() else { return false };
         self.optimizer.hand_over(untied.input, untied.head);
+        if let Some(average) = &mut self.average {
+            average.hand_over(untied.input, untied.head);
+        }
         let index = self.model.parameters().iter().position(|p| p.pieces().iter().any(|p| p.slot() == untied.input));
         if let (Some(best), Some(index)) = (&mut self.best, index) {
             let head = best[index].as_ref().map(|input| input.device().copy(input));
@@ -83,11 +93,13 @@ impl TrainState {
         true
     }
 
-    /// Bytes that are kept for the policy until the next step: gradients, weights, its own arrays, the best weights.
+    /// Bytes that are kept for the policy until the next step: gradients, weights, its own arrays, the best weights, their
+    /// average.
     #[must_use]
     pub fn monitor_bytes(&self) -> u64 {
         let best: usize = self.best.iter().flatten().flatten().map(Tensor::bytes).sum();
-        self.freezing.bytes() + self.policy.cost().bytes + best as u64
+        let average = self.average.as_ref().map_or(0, Average::bytes);
+        self.freezing.bytes() + self.policy.cost().bytes + best as u64 + average
     }
 }
 

@@ -9,9 +9,11 @@ use grades_report::record::{Event, RunEvent, Signals, Step, StepFlops};
 use grades_tensor::{Gradients, executed, labels_of};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::average::Average;
 use super::error::TrainError;
 use super::freeze::Measured;
 use super::ledger::Ledger;
+use super::optimizer::Rates;
 use super::options::TrainOptions;
 use super::prefix_cache::{PrefixCache, Set};
 use super::run_dir::RunDir;
@@ -19,6 +21,17 @@ use super::state::TrainState;
 use super::step::{self, Pass};
 use super::{checkpoint, memory};
 use crate::data::{Batch, Loader};
+
+/// Steps whose batches an average of the weights is compared with the weights over.
+const COMPARED: usize = 8;
+
+/// The loss per label of whole batches, without dropout; `None` without labels.
+fn mean_loss(model: &Decoder, batches: &[Batch]) -> Option<f64> {
+    let of = |batch: &Batch| model.log_likelihoods(&batch.inputs(), &labels_of(&batch.targets));
+    let sum: f64 = batches.iter().flat_map(|batch| of(batch).to_host().into_owned()).map(f64::from).sum();
+    let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
+    (labels > 0).then(|| -sum / labels as f64)
+}
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,10 +136,17 @@ impl<'a> Trainer<'a> {
         }
         self.state.ledger.monitored(monitor, before.validation_seconds);
 
-        let learning_rate = self.options.schedule.rate(step - 1);
+        let (learning_rate, warmup_steps) = (self.options.schedule.rate(step - 1), self.options.schedule.warmup_steps);
         let scale = step::clip(self.options.max_grad_norm, gradient_norm);
-        let TrainState { model, optimizer, .. } = &mut self.state;
-        optimizer.update(model.parameters_mut(), &gradients, learning_rate, scale);
+        let gain_of = step.checked_sub(2).filter(|_| wants.gain).map(|before| self.options.schedule.rate(before));
+        let TrainState { model, optimizer, policy, average, .. } = &mut self.state;
+        let gains = optimizer.update(model.parameters_mut(), &gradients, Rates { learning_rate, gain_of }, scale);
+        if !gains.is_empty() {
+            policy.observe_gain(step, gains.iter().map(|(_, gain)| gain).sum());
+        }
+        if let Some(average) = average.as_mut().filter(|average| average.takes(step, warmup_steps)) {
+            average.add(model.parameters());
+        }
 
         let monitor = Instant::now();
         let mut val_loss = None;
@@ -140,6 +160,10 @@ impl<'a> Trainer<'a> {
 
         if val_loss.is_none() && self.options.eval_steps.is_some_and(|every| step.is_multiple_of(every)) {
             val_loss = self.validate()?;
+        }
+        let average_val_loss = if val_loss.is_some() { self.with_average(Self::validate)?.flatten() } else { None };
+        if step + COMPARED == self.options.schedule.total_steps {
+            self.compare_average(step)?;
         }
         let tokens = batches.iter().map(|batch| batch.ids.len() as u64).sum();
         let seconds = self.state.ledger.count_step(clock, loss, flops, tokens);
@@ -164,6 +188,7 @@ impl<'a> Trainer<'a> {
             resident_bytes: memory::resident(),
             peak_bytes: memory::peak_since_reset().filter(|_| own_peak),
             val_loss,
+            average_val_loss,
         })?;
         Ok(decision.stop)
     }
@@ -259,8 +284,70 @@ impl<'a> Trainer<'a> {
         Ok((labels > 0).then(|| sum / labels as f64))
     }
 
+    /// Does something with the averaged weights in the place of the weights, where there are any.
+    fn with_average<T>(
+        &mut self,
+        body: impl FnOnce(&mut Self) -> Result<T, TrainError>,
+    ) -> Result<Option<T>, TrainError> {
+        if !self.state.average.as_ref().is_some_and(Average::is_of_something) {
+            return Ok(None);
+        }
+        let Some(mut average) = self.state.average.take() else { return Ok(None) };
+        average.swap(self.state.model.parameters_mut());
+        let result = body(self);
+        average.swap(self.state.model.parameters_mut());
+        self.state.average = Some(average);
+        result.map(Some)
+    }
+
+    /// Compares the average with the weights over the next batches, where these are not known yet: on samples that were
+    /// trained on before, the weights that have just seen them would look better than they are.
+    fn compare_average(&mut self, step: usize) -> Result<(), TrainError> {
+        let next = step..(step + COMPARED).min(self.loader.steps_per_epoch());
+        if next.is_empty() || self.state.average.is_none() {
+            return Ok(());
+        }
+        let (clock, before) = (Instant::now(), executed());
+        let batches: Vec<Batch> = next.flat_map(|step| self.loader.step(step)).collect();
+        let loss = |trainer: &mut Self| Ok(mean_loss(&trainer.state.model, &batches).unwrap_or(f64::NAN));
+        let raw = loss(self)?;
+        let averaged = self.with_average(loss)?;
+        if let (Some(average), Some(averaged)) = (&mut self.state.average, averaged) {
+            average.compared = Some([averaged, raw]);
+        }
+        self.state.ledger.monitor_flops += executed().since(&before).total();
+        self.state.ledger.monitored(clock, self.state.ledger.validation_seconds);
+        Ok(())
+    }
+
+    /// Ends with the average of the weights, unless it is known to be worse.
+    fn end_with_average(&mut self) -> Result<(), TrainError> {
+        let step = self.state.ledger.steps;
+        if self.state.average.as_ref().is_some_and(|average| average.compared.is_none()) {
+            self.compare_average(step)?;
+        }
+        let Some(mut average) = self.state.average.take().filter(Average::is_of_something) else { return Ok(()) };
+        let is_worse = average.compared.is_some_and(|[averaged, raw]| averaged >= raw);
+        if !is_worse {
+            average.swap(self.state.model.parameters_mut());
+        }
+        let reason = match (average.compared, is_worse) {
+            (None, _) => "the run ends with the average of its weights".to_owned(),
+            (Some([averaged, raw]), false) => format!(
+                "the run ends with the average of its weights, whose loss on batches not yet seen is {averaged:.4}; that of \
+                 the weights themselves is {raw:.4}"
+            ),
+            (Some([averaged, raw]), true) => format!(
+                "the run ends with its weights, whose loss on batches not yet seen is {raw:.4}; that of their average is \
+                 {averaged:.4}"
+            ),
+        };
+        self.note(RunEvent::WeightAverage { step, reason })
+    }
+
     /// What a run came to, with the validation loss of its end.
     fn finish(mut self, stopped: Option<StopReason>) -> Result<(Decoder, Outcome), TrainError> {
+        self.end_with_average()?;
         // For the record alone: no method asked for it, so no method is charged with it.
         let charged = self.state.ledger.clone();
         let val_loss = self.validate()?;

@@ -6,6 +6,7 @@
 mod adapters;
 #[cfg(test)]
 mod arithmetic;
+mod averaging;
 #[cfg(test)]
 mod checkpointing;
 #[cfg(test)]

@@ -25,6 +25,7 @@ struct Seen {
     norms: Vec<f64>,
     moves: Vec<f64>,
     validation_loss: Option<f64>,
+    gains: Vec<(usize, f64)>,
 }
 
 /// Wants the same at every step, and decides nothing.
@@ -32,6 +33,8 @@ struct Seen {
 struct Curious {
     wants: Wants,
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// The gains that came since the last observation, with their steps.
+    gains: Vec<(usize, f64)>,
 }
 
 impl Policy for Curious {
@@ -56,8 +59,13 @@ impl Policy for Curious {
             norms: parts().filter_map(|part| part.gradient).collect(),
             moves: parts().filter_map(|part| part.weight_change).collect(),
             validation_loss: observation.validation_loss,
+            gains: std::mem::take(&mut self.gains),
         });
         Decision { step, ..Decision::default() }
+    }
+
+    fn observe_gain(&mut self, step: usize, gain: f64) {
+        self.gains.push((step, gain));
     }
 
     fn in_force(&self) -> Decision {
@@ -80,7 +88,8 @@ impl Policy for Curious {
 /// The observations of the steps after step 0, and the losses.
 fn observed(wants: Wants) -> (Vec<Seen>, Vec<f64>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let (_, metrics) = tiny_run::train(Box::new(Curious { wants, seen: seen.clone() }), STEPS, None).unwrap();
+    let (_, metrics) =
+        tiny_run::train(Box::new(Curious { wants, seen: seen.clone(), gains: Vec::new() }), STEPS, None).unwrap();
     let losses = metrics.iter().map(|line| line["loss"].as_f64().unwrap()).collect();
     let seen = seen.lock().unwrap().iter().filter(|seen| seen.step > 0).cloned().collect();
     (seen, losses)
@@ -90,9 +99,10 @@ fn observed(wants: Wants) -> (Vec<Seen>, Vec<f64>) {
 fn every_combination_is_observed_at_once_and_whole() {
     let _counters = exclusive();
     let (_, losses) = observed(Wants::default());
-    for combination in 1_u32..64 {
+    for combination in 1_u32..128 {
         let wanted = |bit: u32| combination & (1 << bit) != 0;
         let wants = Wants {
+            gain: wanted(6),
             measure_gradients: wanted(0),
             keep_gradient: wanted(0),
             measure_weights: wanted(1),
@@ -109,6 +119,10 @@ fn every_combination_is_observed_at_once_and_whole() {
         // Looking changes nothing.
         assert_eq!(same, losses, "{wants:?}");
         assert_eq!(seen.iter().map(|seen| seen.step).collect::<Vec<_>>(), [1, 2, 3], "{wants:?}");
+        // The first update has none before it, and what an update finds is known to observations after it.
+        let gains: Vec<_> = seen.iter().flat_map(|seen| &seen.gains).map(|(step, _)| *step).collect();
+        let known = if wants.after_update() { vec![2, 3] } else { vec![2] };
+        assert_eq!(gains, if wants.gain { known } else { vec![] }, "{wants:?}");
         for seen in &seen {
             let all = |wanted: bool| if wanted { MATRICES } else { 0 };
             assert_eq!(seen.gradients, all(wants.measure_gradients), "{wants:?}, {seen:?}");

@@ -51,6 +51,7 @@ pub(crate) fn train(
         fold_frozen,
         max_grad_norm: None,
         gradient_checkpointing: false,
+        weight_average: None,
         prefix_cache: prefix_cache::Options::default(),
         eval_steps: None,
         save_steps: None,

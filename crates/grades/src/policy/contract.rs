@@ -111,6 +111,12 @@ pub trait Policy: fmt::Debug + Send {
     /// others does no harm. A value that is missing or not finite never freezes or stops anything.
     fn observe(&mut self, step: usize, observation: &Observation<'_>) -> Decision;
 
+    /// Takes the gain that the update of step `step` has found of the update before it, where [`Wants::gain`] asked for
+    /// it; it counts in the decisions of later steps.
+    fn observe_gain(&mut self, step: usize, gain: f64) {
+        let _ = (step, gain);
+    }
+
     /// All that was decided and still holds, as one decision: what to apply to a model before its first step, freshly
     /// started or restored. Some methods freeze something from the beginning.
     fn in_force(&self) -> Decision;

@@ -48,6 +48,10 @@ impl Policy for Monitor {
         Self::observe(self, step, observation.measurements)
     }
 
+    fn observe_gain(&mut self, step: usize, gain: f64) {
+        Self::observe_gain(self, step, gain);
+    }
+
     fn in_force(&self) -> Decision {
         Decision {
             step: self.last_step(),

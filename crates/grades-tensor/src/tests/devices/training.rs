@@ -1,5 +1,7 @@
 //! What training does to parameters and gradients.
 
+use std::cell::RefCell;
+
 use grades::Norm;
 
 use super::super::{ALL, random, values};
@@ -40,11 +42,17 @@ fn adamw() {
     for part in PARTS {
         for weight_decay in [0.0, 0.1] {
             compare(Dtype::F32, &format!("{part:?}, decay {weight_decay}"), |device| {
-                steps(device, part, |update, moments, step| {
+                let gains = RefCell::new(Vec::new());
+                let rate = |step: u64| 0.05 * step as f64;
+                let tensors = steps(device, part, |update, moments, step| {
+                    let (learning_rate, gain_of) = (rate(step), Some(rate(step - 1)));
                     let options =
-                        AdamW { learning_rate: 0.05, beta1: 0.8, beta2: 0.95, epsilon: 1e-3, weight_decay, step };
-                    device.adamw(update, moments, &options);
-                })
+                        AdamW { learning_rate, beta1: 0.8, beta2: 0.95, epsilon: 1e-3, weight_decay, step, gain_of };
+                    gains.borrow_mut().push(device.adamw(update, moments, &options) as f32);
+                });
+                let gains = gains.into_inner();
+                assert_eq!((gains[0], gains[1] == 0.0), (0.0, part.2[0] == 0));
+                [tensors, vec![device.from_host(gains, [1, 3])]].concat()
             });
         }
     }
@@ -157,7 +165,28 @@ fn part() {
         compare_exactly("part", |device| {
             let found = device.part(&random(device, 1, [3, 7]), first, shape);
             assert_eq!(*found.to_host(), values(1, 21)[first..][..shape[0] * shape[1]]);
-            vec![found]
+            let mut back = random(device, 2, [3, 7]);
+            device.set_part(&mut back, first, &found);
+            for (i, found) in back.to_host().iter().enumerate() {
+                let of_part = (first..first + shape[0] * shape[1]).contains(&i);
+                assert_eq!(*found, values(if of_part { 1 } else { 2 }, 21)[i]);
+            }
+            vec![found, back]
+        });
+    }
+}
+
+#[test]
+fn average() {
+    for (first, shape, weight) in [(0, [3, 7], 0.25), (7, [1, 7], 1.0), (5, [2, 4], 0.6), (21, [0, 7], 0.5)] {
+        compare(Dtype::F32, "average", |device| {
+            let (tensor, mut average) = (random(device, 1, [3, 7]), random(device, 2, shape));
+            device.average(&mut average, &tensor, first, weight);
+            let before = values(2, shape[0] * shape[1]);
+            for ((found, before), value) in average.to_host().iter().zip(before).zip(&values(1, 21)[first..]) {
+                assert!((found - (before + weight * (value - before))).abs() < 1e-6);
+            }
+            vec![average]
         });
     }
 }

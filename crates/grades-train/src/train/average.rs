@@ -1,0 +1,234 @@
+//! A running average of the weights, which the run may end with.
+//!
+//! Averaging the weights of a run with a constant rate does what a falling rate does, without knowing the length of the run
+//! (Polyak and Juditsky 1992; Shamir and Zhang 2013, whose polynomial decay averaging `polynomial` is).
+
+use grades_models::parameters::{Parameter, Parameters, Piece};
+use grades_tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// `weight_average`: which average is kept, of everything that trains.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum WeightAverage {
+    /// Weighs the n-th update by about n to this power: `W̄ += (p + 1) / (n + p) · (W − W̄)`.
+    Polynomial {
+        /// p; 3 gives the last quarter of the run most of the weight. Default: 3.
+        #[serde(default = "power")]
+        power: f64,
+    },
+    /// The exponential average over so many updates, unbiased from the first on.
+    Ema {
+        /// Updates. Default: 20.
+        #[serde(default = "updates")]
+        updates: f64,
+    },
+}
+
+fn power() -> f64 {
+    3.0
+}
+
+fn updates() -> f64 {
+    20.0
+}
+
+impl WeightAverage {
+    /// The weight of the n-th value in the average of the first n, n from 1.
+    fn weight(self, n: u64) -> f64 {
+        let n = n as f64;
+        match self {
+            Self::Polynomial { power } => (power + 1.0) / (n + power),
+            Self::Ema { updates } => {
+                let keep = 1.0 - 1.0 / updates;
+                (1.0 - keep) / (1.0 - keep.powf(n))
+            }
+        }
+    }
+
+    /// What is wrong with the options, if anything.
+    #[must_use]
+    pub fn problem(self) -> Option<String> {
+        match self {
+            Self::Polynomial { power } if !(0.0..=100.0).contains(&power) => {
+                Some(format!("`weight_average.power: {power}` must be a number from 0 to 100"))
+            }
+            Self::Ema { updates } if !(updates >= 1.0 && updates.is_finite()) => {
+                Some(format!("`weight_average.updates: {updates}` must be a number from 1"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// An update in so many is taken into the average: neighbours differ by little, and each costs a walk over all weights.
+const EVERY: usize = 2;
+
+/// The averages of a run.
+#[derive(Clone, Debug)]
+pub struct Average {
+    kind: WeightAverage,
+    /// Values that each average is of.
+    pub(super) count: u64,
+    /// Where it was compared with the weights before the end: its loss and theirs over batches that came next.
+    pub(super) compared: Option<[f64; 2]>,
+    /// By the slot of the piece, of those that train.
+    pub(super) values: Vec<Option<Tensor>>,
+}
+
+impl Average {
+    /// Of nothing yet, over a table of `slots` pieces.
+    #[must_use]
+    pub fn new(kind: WeightAverage, slots: usize) -> Self {
+        Self { kind, count: 0, compared: None, values: vec![None; slots] }
+    }
+
+    /// Whether the weights after step `step` are taken in: none before the end of the warm-up are.
+    #[must_use]
+    pub fn takes(&self, step: usize, warmup_steps: usize) -> bool {
+        step > warmup_steps && (step - warmup_steps).is_multiple_of(EVERY)
+    }
+
+    /// Takes the weights of all pieces that train into the average.
+    pub fn add(&mut self, parameters: &Parameters) {
+        self.count += 1;
+        let weight = self.kind.weight(self.count) as f32;
+        for (parameter, piece) in parameters.pieces().filter(|(_, piece)| piece.is_trainable()) {
+            let (first, shape) = parameter.extent(piece);
+            let device = parameter.value.device();
+            match &mut self.values[piece.slot()] {
+                Some(average) => device.average(average, &parameter.value, first, weight),
+                place => *place = Some(device.part(&parameter.value, first, shape)),
+            }
+        }
+    }
+
+    /// Whether anything was taken in.
+    #[must_use]
+    pub fn is_of_something(&self) -> bool {
+        self.count > 0
+    }
+
+    /// Bytes of the averages.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.values.iter().flatten().map(|value| value.bytes() as u64).sum()
+    }
+
+    /// Exchanges the weights with their averages, and back.
+    pub fn swap(&mut self, parameters: &mut Parameters) {
+        for parameter in parameters.iter_mut() {
+            for piece in parameter.pieces().to_vec() {
+                self.exchange(parameter, &piece);
+            }
+        }
+    }
+
+    /// Gives a piece that stops training its average for good.
+    pub fn settle(&mut self, parameters: &mut Parameters, slot: usize) {
+        for parameter in parameters.iter_mut() {
+            if let Some(piece) = parameter.pieces().iter().find(|piece| piece.slot() == slot).cloned() {
+                self.exchange(parameter, &piece);
+            }
+        }
+        self.values[slot] = None;
+    }
+
+    /// Sets the elements of a piece's average that are not kept to zero.
+    pub fn mask(&mut self, slot: usize, keep: &[bool]) {
+        if let Some(average) = &mut self.values[slot] {
+            average.device().mask(average, 0, keep);
+        }
+    }
+
+    /// Moves the average of a piece to another slot, which may be one more than there were.
+    pub fn hand_over(&mut self, from: usize, to: usize) {
+        let value = self.values[from].take();
+        self.values.resize(self.values.len().max(to + 1), None);
+        self.values[to] = value;
+    }
+
+    fn exchange(&mut self, parameter: &mut Parameter, piece: &Piece) {
+        let Some(average) = &mut self.values[piece.slot()] else { return };
+        let (first, shape) = parameter.extent(piece);
+        let device = parameter.value.device();
+        let raw = device.part(&parameter.value, first, shape);
+        device.set_part(&mut parameter.value, first, average);
+        *average = raw;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use grades_models::parameters::Place;
+    use grades_tensor::device;
+
+    fn parameters(values: [f32; 2]) -> Parameters {
+        let mut parameters = Parameters::default();
+        let value = device("cpu").unwrap().from_host(values.to_vec(), [2, 1]);
+        // Two pieces: one that trains, and later one that does not.
+        parameters.push(Parameter::new("a", &[2, 1], value, &[(1, Place::Always), (1, Place::Always)]));
+        parameters.train();
+        parameters
+    }
+
+    fn averaged(kind: WeightAverage, count: i32) -> f64 {
+        let mut average = Average::new(kind, 2);
+        for n in 1..=count {
+            average.add(&parameters([(n * n) as f32, 0.0]));
+        }
+        f64::from(average.values[0].as_ref().unwrap().to_host()[0])
+    }
+
+    /// Against the sums that define them.
+    #[test]
+    fn averages_are_those_of_their_definition() {
+        for count in [1, 2, 3, 20] {
+            // Weights in the polynomial average: binomial(n + p − 1, p), which grows as nᵖ.
+            let weight = |n: i32| f64::from(n * (n + 1) * (n + 2)) / 6.0;
+            let sum = |of: &dyn Fn(i32) -> f64| (1..=count).map(of).sum::<f64>();
+            let expected = sum(&|n| weight(n) * f64::from(n * n)) / sum(&weight);
+            let found = averaged(WeightAverage::Polynomial { power: 3.0 }, count);
+            assert!((found - expected).abs() < 1e-5 * expected, "{count}: {found}, not {expected}");
+            let plain = averaged(WeightAverage::Polynomial { power: 0.0 }, count);
+            let mean = sum(&|n| f64::from(n * n)) / f64::from(count);
+            assert!((plain - mean).abs() < 1e-5 * mean, "{count}: {plain}, not {mean}");
+            let weight = |n: i32| 0.75_f64.powi(count - n);
+            let expected = sum(&|n| weight(n) * f64::from(n * n)) / sum(&weight);
+            let found = averaged(WeightAverage::Ema { updates: 4.0 }, count);
+            assert!((found - expected).abs() < 1e-5 * expected, "{count}: {found}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn a_swap_goes_there_and_back_and_a_settled_piece_keeps_its_average() {
+        let mut average = Average::new(WeightAverage::Polynomial { power: 0.0 }, 2);
+        average.add(&parameters([1.0, 10.0]));
+        let mut now = parameters([3.0, 30.0]);
+        average.add(&now);
+        assert_eq!(average.bytes(), 8);
+        average.swap(&mut now);
+        assert_eq!(*now[0].to_host(), [2.0, 20.0]);
+        average.swap(&mut now);
+        assert_eq!(*now[0].to_host(), [3.0, 30.0]);
+        for _ in 0..2 {
+            average.settle(&mut now, 1);
+            assert_eq!((&*now[0].to_host(), average.bytes()), (&[3.0, 20.0][..], 4));
+        }
+        average.mask(0, &[false]);
+        average.mask(1, &[false]);
+        average.swap(&mut now);
+        assert_eq!(*now[0].to_host(), [0.0, 20.0]);
+    }
+
+    #[test]
+    fn options_out_of_range_are_named() {
+        for (yaml, named) in [("{kind: polynomial, power: -1}", "power"), ("{kind: ema, updates: 0.5}", "updates")] {
+            let kind: WeightAverage = serde_saphyr::from_str(yaml).unwrap();
+            assert!(kind.problem().is_some_and(|problem| problem.contains(named)));
+        }
+        let kind: WeightAverage = serde_saphyr::from_str("{kind: polynomial}").unwrap();
+        assert_eq!((kind, kind.problem()), (WeightAverage::Polynomial { power: 3.0 }, None));
+    }
+}
