@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle, Thread};
 /// # Errors
 /// If kernels have run already, or the system gives no threads.
 pub fn set_threads(count: usize) -> Result<(), rayon::ThreadPoolBuildError> {
-    // The `gemm` crate and Burn run on rayon's.
+    // Loading, encoding and random values run on rayon's.
     rayon::ThreadPoolBuilder::new().num_threads(count).build_global()?;
     COUNT.get_or_init(|| count);
     Ok(())
@@ -67,7 +67,6 @@ pub(crate) fn each_with<T: Send, S>(
 }
 
 /// Whether item `index` of `len` is the last of those that some thread begins with.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn ends_a_part(index: usize, len: usize) -> bool {
     let threads = threads();
     (1..=threads).any(|thread| len * thread / threads == index + 1)
@@ -81,8 +80,9 @@ pub(crate) fn map<T: Send, R: Send>(items: impl IntoIterator<Item = T>, body: im
     results.into_iter().flatten().collect()
 }
 
-/// Sends the helpers to sleep at once, before other threads (rayon's) need the processor.
-pub(crate) fn rest() {
+/// Sends the helpers to sleep at once.
+#[cfg(test)]
+fn rest() {
     current(|pool| {
         for slot in &pool.board.slots[1..] {
             let _ = slot.state.compare_exchange(IDLE, ASLEEP, Ordering::AcqRel, Ordering::Relaxed);

@@ -16,9 +16,10 @@ use super::saved::Saved;
 use super::segment::{Segment, Spans};
 use super::softmax::{RowTerms, Running, along, online_softmax, softmax_backward};
 use crate::element::{convert, convert_into};
+use crate::gemm::Buffer;
 use crate::gemm::Matrix;
 use crate::gemm::bf16::is_native;
-use crate::gemm::bf16::pack::{self, Buffer};
+use crate::gemm::bf16::pack;
 use crate::gemm::bf16::tile::{COLUMNS, Left, Pair, ROWS, Target, tile};
 use crate::threads::{Shared, each, each_with};
 
@@ -195,7 +196,7 @@ impl Scratch {
 
 /// Operands of one block of queries, packed.
 struct Panels {
-    buffer: Buffer,
+    buffer: Buffer<Pair>,
     panels: usize,
     /// Pairs from one to the next.
     stride: usize,
@@ -203,7 +204,7 @@ struct Panels {
 
 impl Panels {
     fn new(panels: usize, stride: usize) -> Self {
-        let mut buffer = Buffer::new(panels * stride);
+        let mut buffer = Buffer::<Pair>::new(panels * stride);
         // SAFETY: the buffer has room for as many pairs, which are plain numbers. So it never holds anything else.
         unsafe { buffer.as_mut_ptr().write_bytes(0, panels * stride) };
         Self { buffer, panels, stride }
@@ -316,7 +317,7 @@ enum Form {
 
 /// Keys or values of all segments, by head and by block of [`BLOCK_KEYS`].
 struct Packed {
-    buffer: Buffer,
+    buffer: Buffer<Pair>,
     /// For each segment, its first block and its blocks for each head.
     segments: Vec<(usize, usize)>,
     /// Pairs from one block to the next, and from one panel to the next.
@@ -359,7 +360,7 @@ impl Packed {
             }
         }
         let block = panels * panel;
-        let mut buffer = Buffer::new(jobs.len() * block);
+        let mut buffer = Buffer::<Pair>::new(jobs.len() * block);
         let start = Shared(buffer.as_mut_ptr());
         each(jobs.into_iter().enumerate(), |(index, (head, keys))| {
             let x = Matrix::with_stride(&source[keys.start * width + head * head_dim..], keys.len(), head_dim, width);

@@ -94,12 +94,6 @@ impl<'a, T: Copy> Matrix<'a, T> {
         }
     }
 
-    /// Columns `first .. first + count` of it.
-    pub(crate) fn part(&self, first: usize, count: usize) -> Self {
-        assert!(first + count <= self.columns);
-        Self::with_stride(&self.data[first.min(self.data.len())..], self.rows, count, self.row_stride)
-    }
-
     pub(crate) fn row_stride(&self) -> isize {
         self.row_stride as isize
     }
@@ -159,11 +153,11 @@ impl<'a, T: Copy> MatrixMut<'a, T> {
         &mut self.data[start..start + self.columns]
     }
 
-    /// Columns `first .. first + count` of it.
-    pub(crate) fn part(&mut self, first: usize, count: usize) -> MatrixMut<'_, T> {
-        assert!(first + count <= self.columns);
-        let start = first.min(self.data.len());
-        MatrixMut::with_stride(&mut self.data[start..], self.rows, count, self.row_stride)
+    /// All rows, in their order.
+    pub(crate) fn rows_mut(&mut self) -> impl Iterator<Item = &mut [T]> {
+        // Of rows without elements there are none to write to.
+        let rows = if self.columns == 0 { 0 } else { self.rows };
+        self.data.chunks_mut(self.row_stride.max(1)).take(rows).map(|row| &mut row[..self.columns])
     }
 
     pub(crate) fn row_stride(&self) -> isize {

@@ -1,64 +1,22 @@
-//! f32 products with a packed matrix: a block of its rows is decoded at a time, so that nothing dense of its size exists.
-
-use std::ops::Range;
-
-use rayon::prelude::*;
+//! f32 products with a packed matrix, which is decoded while the product packs it: nothing dense of its size exists.
 
 use super::packed::PackedMatrix;
 use crate::gemm::{self, Matrix, MatrixMut};
-
-/// Values that are decoded at once: 1 MiB.
-const BLOCK: usize = 1 << 18;
-
-/// The rows of a matrix in blocks.
-fn blocks(weight: &PackedMatrix) -> impl Iterator<Item = Range<usize>> {
-    let (rows, step) = (weight.rows(), (BLOCK / weight.columns().max(1)).max(1));
-    (0..rows).step_by(step).map(move |first| first..rows.min(first + step))
-}
-
-/// Decodes some rows on all threads.
-fn decode(weight: &PackedMatrix, rows: Range<usize>, scratch: &mut Vec<f32>) {
-    let columns = weight.columns();
-    scratch.resize(rows.len() * columns, 0.0);
-    scratch.par_chunks_mut(columns.max(1)).enumerate().for_each(|(row, out)| {
-        weight.range((rows.start + row) * columns, out);
-    });
-}
 
 /// `c[m, n] = a[m, k] · weight[n, k]ᵀ`, added to what `c` holds if `accumulate`.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn nt(a: Matrix, weight: &PackedMatrix, mut c: MatrixMut, accumulate: bool) {
-    let (n, k) = (weight.rows(), weight.columns());
-    assert_eq!(a.columns(), k, "the inner dimensions of a product differ");
-    assert_eq!((a.rows(), n), (c.rows(), c.columns()), "the result of a product has another shape");
-    let mut scratch = Vec::new();
-    for rows in blocks(weight) {
-        let (first, count) = (rows.start, rows.len());
-        decode(weight, rows, &mut scratch);
-        gemm::nt(a, Matrix::new(&scratch, count, k), c.part(first, count), accumulate);
-    }
+pub fn nt(a: Matrix, weight: &PackedMatrix, c: MatrixMut, accumulate: bool) {
+    gemm::nt_rows(a, weight, c, accumulate);
 }
 
 /// `c[m, k] = a[m, n] · weight[n, k]`, added to what `c` holds if `accumulate`.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn nn(a: Matrix, weight: &PackedMatrix, mut c: MatrixMut, accumulate: bool) {
-    let (n, k) = (weight.rows(), weight.columns());
-    assert_eq!(a.columns(), n, "the inner dimensions of a product differ");
-    assert_eq!((a.rows(), k), (c.rows(), c.columns()), "the result of a product has another shape");
-    if n == 0 && !accumulate {
-        (0..c.rows()).for_each(|row| c.row_mut(row).fill(0.0));
-    }
-    let mut scratch = Vec::new();
-    for rows in blocks(weight) {
-        let (first, count) = (rows.start, rows.len());
-        decode(weight, rows, &mut scratch);
-        let block = Matrix::new(&scratch, count, k);
-        gemm::nn(a.part(first, count), block, c.part(0, k), accumulate || first > 0);
-    }
+pub fn nn(a: Matrix, weight: &PackedMatrix, c: MatrixMut, accumulate: bool) {
+    gemm::nn_rows(a, weight, c, accumulate);
 }
 
 #[cfg(test)]

@@ -6,19 +6,23 @@ use std::ops::Range;
 use half::bf16;
 
 use super::products::nt_new;
-use super::rows::Rows;
 #[cfg(target_arch = "x86_64")]
 use super::{
     pack,
-    product::{INNER, Packed, tasks},
+    product::INNER,
     products::is_native,
-    rows::Stack,
-    tile::{COLUMNS, Left, ROWS, Target, tile},
+    tile::{COLUMNS, Left, Pair, ROWS, Target, tile},
 };
 #[cfg(target_arch = "x86_64")]
 use crate::activations::gate_row;
 use crate::activations::{Activation, gated_joined_new};
 use crate::gemm::Matrix;
+use crate::gemm::rows::Rows;
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::{
+    panels::{Packed, tasks},
+    rows::Stack,
+};
 #[cfg(target_arch = "x86_64")]
 use crate::threads::{Shared, each_with};
 #[cfg(target_arch = "x86_64")]
@@ -74,7 +78,7 @@ impl Gated<'_> {
     unsafe fn run(&self, y: *mut bf16, joined: *mut bf16) {
         let shared = Shared((self, y, joined));
         each_with(
-            tasks(self.a.rows(), self.gate.rows().div_ceil(COLUMNS)),
+            tasks(self.a.rows(), self.gate.rows().div_ceil(COLUMNS), ROWS),
             Packed::default,
             |packed, (panel, rows)| {
                 let (product, y, joined) = shared.get();
@@ -88,7 +92,14 @@ impl Gated<'_> {
     ///
     /// # Safety
     /// As [`Gated::run`].
-    unsafe fn panel(&self, packed: &mut Packed, panel: usize, rows: Range<usize>, y: *mut bf16, joined: *mut bf16) {
+    unsafe fn panel(
+        &self,
+        packed: &mut Packed<Pair>,
+        panel: usize,
+        rows: Range<usize>,
+        y: *mut bf16,
+        joined: *mut bf16,
+    ) {
         let (n, k, first) = (self.gate.rows(), self.a.columns(), panel * COLUMNS);
         let (columns, panel_pairs) = (COLUMNS.min(n - first), k / 2 * COLUMNS);
         let mut own = [bf16::ZERO; 2 * ROWS * COLUMNS];

@@ -18,7 +18,6 @@ mod product;
 mod products;
 #[cfg(test)]
 mod reference;
-mod rows;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -26,7 +25,7 @@ pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod weight_gradient;
 
+pub use super::rows::Rows;
 pub use gated::gated_new;
 pub use output::{Output, Part};
 pub use products::{is_native, nn, nn_new, nt, nt_new, nt_onto, tn, tn_new};
-pub use rows::Rows;

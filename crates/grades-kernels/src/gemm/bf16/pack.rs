@@ -4,43 +4,19 @@ use std::arch::x86_64::{
     __m256i, __m512, __m512i, __mmask16, __mmask32, _mm256_loadu_si256, _mm256_setzero_si256, _mm256_storeu_si256,
     _mm512_castsi256_si512, _mm512_castsi512_si256, _mm512_cvtne2ps_pbh, _mm512_extracti64x4_epi64, _mm512_inserti64x4,
     _mm512_loadu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps,
-    _mm512_permutexvar_epi16, _mm512_set_epi16, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-    _mm512_store_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_permutexvar_epi16, _mm512_set_epi16, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_store_si512,
 };
 use std::ops::Range;
 
 use half::bf16;
 
-use super::rows::Stack;
 use super::tile::{COLUMNS, Pair, ROWS, VECTORS};
 use crate::gemm::Matrix;
+use crate::gemm::rows::{Rows, Stack};
+use crate::gemm::transpose::transpose;
 
 /// Rows that are asked for ahead of the one that is packed: a trip to the memory takes as long as packing some of them.
 const AHEAD: usize = 16;
-
-/// A cache line of pairs, which aligns a buffer.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([Pair; 16]);
-
-/// Room for packed panels. What it holds is not initialised until a packing function has written it.
-pub(crate) struct Buffer(Vec<Line>);
-
-impl Buffer {
-    pub(crate) fn new(pairs: usize) -> Self {
-        Self(Vec::with_capacity(pairs.div_ceil(16)))
-    }
-
-    /// The start, at a multiple of 64 bytes; valid for as many pairs as the buffer was made for.
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut Pair {
-        self.0.as_mut_ptr().cast()
-    }
-
-    /// As [`Buffer::as_mut_ptr`], for reading.
-    pub(crate) fn as_ptr(&self) -> *const Pair {
-        self.0.as_ptr().cast()
-    }
-}
 
 /// Packs rows `panel · COLUMNS ..` of a stack as the columns of one panel: `[pairs of inner, COLUMNS]`, zeros where the
 /// stack has no more rows or `inner` ends with half a pair. `scratch` is grown for rows that are decoded.
@@ -138,36 +114,6 @@ fn first(count: usize) -> __mmask16 {
 fn as_integers(high: __m512, low: __m512) -> __m512i {
     // SAFETY: both are 64 bytes of plain numbers.
     unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
-}
-
-/// The transpose of 16 × 16 pairs.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
-    // Within each quarter of four rows: pairs of rows, then pairs of pairs. Lane l of quarters[4 q + j] holds column
-    // 4 l + j of rows 4 q .. 4 q + 4.
-    let mut quarters = rows;
-    for q in 0..4 {
-        let [a, b, c, d] = [rows[4 * q], rows[4 * q + 1], rows[4 * q + 2], rows[4 * q + 3]];
-        let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-        let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-        quarters[4 * q] = _mm512_unpacklo_epi64(ab_low, cd_low);
-        quarters[4 * q + 1] = _mm512_unpackhi_epi64(ab_low, cd_low);
-        quarters[4 * q + 2] = _mm512_unpacklo_epi64(ab_high, cd_high);
-        quarters[4 * q + 3] = _mm512_unpackhi_epi64(ab_high, cd_high);
-    }
-    // Then a transpose of the 4 × 4 lanes for each j.
-    let mut out = quarters;
-    for j in 0..4 {
-        let [a, b, c, d] = [quarters[j], quarters[4 + j], quarters[8 + j], quarters[12 + j]];
-        let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xDD>(a, b));
-        let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xDD>(c, d));
-        out[j] = _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even);
-        out[8 + j] = _mm512_shuffle_i32x4::<0xDD>(ab_even, cd_even);
-        out[4 + j] = _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd);
-        out[12 + j] = _mm512_shuffle_i32x4::<0xDD>(ab_odd, cd_odd);
-    }
-    out
 }
 
 /// Packs columns `columns` of a stack, rows `inner`, as panels that lie `panel_pairs` pairs apart:

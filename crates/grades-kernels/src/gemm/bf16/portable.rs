@@ -1,104 +1,107 @@
-//! The products on any processor: the rounded numbers multiplied in f32.
+//! The products on any processor: the rounded numbers multiplied in f32 by the tiles of [`crate::gemm::single`].
 
 use std::ops::Range;
 
 use half::bf16;
 
 use super::output::{Output, Part};
-use super::rows::Stack;
-use crate::gemm::{self, Matrix, MatrixMut};
-
-fn widened(a: Matrix<bf16>) -> Vec<f32> {
-    (0..a.rows()).flat_map(|row| a.row(row)).map(|x| x.to_f32()).collect()
-}
-
-/// All rows, rounded.
-fn rounded(stack: &Stack) -> Vec<f32> {
-    let columns = stack.columns();
-    let mut all = vec![0.0; stack.rows() * columns];
-    let mut scratch = vec![0.0; columns];
-    for (row, out) in all.chunks_exact_mut(columns.max(1)).enumerate() {
-        let values = stack.row(row, 0..columns, &mut scratch);
-        for (out, value) in out.iter_mut().zip(values) {
-            *out = bf16::from_f32(*value).to_f32();
-        }
-    }
-    all
-}
-
-/// Writes `values [rows, columns]` to where they go.
-fn write(values: &[f32], c: Output) {
-    let columns = c.columns();
-    let row_of = |row: usize| values[row * columns..][..columns].iter();
-    match c {
-        Output::F32(mut c) => {
-            (0..c.rows()).for_each(|row| c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c = *v));
-        }
-        Output::AddF32(mut c) => {
-            (0..c.rows()).for_each(|row| c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c += v));
-        }
-        Output::Bf16(mut c) => (0..c.rows())
-            .for_each(|row| c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c = bf16::from_f32(*v))),
-        Output::AddBf16(mut c) => (0..c.rows()).for_each(|row| {
-            c.row_mut(row).iter_mut().zip(row_of(row)).for_each(|(c, v)| *c = bf16::from_f32(c.to_f32() + v));
-        }),
-    }
-}
+use crate::element::Element;
+use crate::gemm::rows::{Rows, Stack};
+use crate::gemm::single::{Left, Piece, Right, Target, product, transposed_product};
+use crate::gemm::{Matrix, MatrixMut};
+use crate::threads::each;
+use crate::unwritten::{written, written_all};
 
 pub(super) fn nt(a: Matrix<bf16>, stack: &Stack, bias: &[f32], c: Output) {
-    write(&nt_f32(a, stack, bias), c);
+    run(a, stack, true, bias, c);
 }
 
 /// The product in f32, `[rows of a, rows of the stack]`.
 pub(super) fn nt_f32(a: Matrix<bf16>, stack: &Stack, bias: &[f32]) -> Vec<f32> {
-    let (a_values, w) = (widened(a), rounded(stack));
-    let mut y = vec![0.0; a.rows() * stack.rows()];
-    gemm::nt(
-        Matrix::new(&a_values, a.rows(), a.columns()),
-        Matrix::new(&w, stack.rows(), a.columns()),
-        MatrixMut::new(&mut y, a.rows(), stack.rows()),
-        false,
-    );
-    if !bias.is_empty() {
-        let rows = y.chunks_exact_mut(bias.len());
-        rows.for_each(|row| row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias));
-    }
+    let mut y = run_new(a, stack, true);
+    add_bias(MatrixMut::new(&mut y, a.rows(), stack.rows()), bias);
     y
 }
 
 pub(super) fn nn(a: Matrix<bf16>, stack: &Stack, c: Output) {
-    write(&nn_f32(a, stack), c);
+    run(a, stack, false, &[], c);
 }
 
 /// The product in f32, `[rows of a, columns of the stack]`.
 pub(super) fn nn_f32(a: Matrix<bf16>, stack: &Stack) -> Vec<f32> {
-    let (a_values, w) = (widened(a), rounded(stack));
-    let mut y = vec![0.0; a.rows() * stack.columns()];
-    gemm::nn(
-        Matrix::new(&a_values, a.rows(), a.columns()),
-        Matrix::new(&w, stack.rows(), stack.columns()),
-        MatrixMut::new(&mut y, a.rows(), stack.columns()),
-        false,
-    );
-    y
+    run_new(a, stack, false)
+}
+
+/// `a · b + bias` to where it goes, with the stack or its transpose as `b`.
+fn run(a: Matrix<bf16>, stack: &Stack, transposed: bool, bias: &[f32], c: Output) {
+    let (mut c, accumulate) = match c {
+        Output::F32(c) => (c, false),
+        Output::AddF32(c) => (c, true),
+        Output::Bf16(c) => return write(&run_new(a, stack, transposed), bias, c, false),
+        Output::AddBf16(c) => return write(&run_new(a, stack, transposed), bias, c, true),
+    };
+    let target = Target { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr(), accumulate };
+    // SAFETY: the caller has checked the shapes; `c` is borrowed mutably.
+    unsafe { product(Left::Bf16(a), Right { matrix: stack, transposed, rounded: true }, target) };
+    add_bias(c, bias);
+}
+
+/// `a · b` in f32, in new memory.
+fn run_new(a: Matrix<bf16>, stack: &Stack, transposed: bool) -> Vec<f32> {
+    let n = if transposed { stack.rows() } else { stack.columns() };
+    // SAFETY: the caller has checked the shapes; a product that is not added writes all of its target, which is this call's alone.
+    unsafe {
+        written(a.rows() * n, |c| {
+            let target = Target { c: c.as_mut_ptr().cast(), row_stride: n, accumulate: false };
+            product(Left::Bf16(a), Right { matrix: stack, transposed, rounded: true }, target);
+        })
+    }
+}
+
+/// Adds a bias, which may be empty, to each row.
+fn add_bias(mut c: MatrixMut, bias: &[f32]) {
+    if !bias.is_empty() {
+        (0..c.rows()).for_each(|row| c.row_mut(row).iter_mut().zip(bias).for_each(|(c, bias)| *c += bias));
+    }
+}
+
+/// Writes `values [rows, columns]`, plus a bias that may be empty, rounded to `c` or added to it.
+fn write(values: &[f32], bias: &[f32], mut c: MatrixMut<bf16>, accumulate: bool) {
+    let columns = c.columns();
+    if columns > 0 {
+        each(values.chunks_exact(columns).zip(c.rows_mut()), |(values, c)| {
+            let bias = bias.iter().copied().chain(std::iter::repeat(0.0));
+            for ((c, value), bias) in c.iter_mut().zip(values).zip(bias) {
+                let before = if accumulate { c.widen() } else { 0.0 };
+                *c = Element::narrow(before + (value + bias));
+            }
+        });
+    }
 }
 
 pub(super) fn tn(a: Matrix<bf16>, b: Matrix<bf16>, parts: Vec<Part>) {
-    let (a_values, b_values) = (widened(a), widened(b));
-    for Part { first, c, accumulate } in parts {
-        let a = columns(&a_values, a, first, c.rows());
-        gemm::tn(a, Matrix::new(&b_values, b.rows(), b.columns()), c, accumulate);
-    }
+    let piece = |Part { first, mut c, accumulate }: Part| {
+        let target = Target { row_stride: c.row_stride().unsigned_abs(), c: c.as_mut_ptr(), accumulate };
+        Piece { first, rows: c.rows(), target }
+    };
+    let pieces: Vec<Piece> = parts.into_iter().map(piece).collect();
+    // SAFETY: the caller has checked the shapes; the results are borrowed mutably for this call.
+    unsafe { transposed_product(&a, &b, &pieces) };
 }
 
 /// The products of ranges of the columns of `a`, `[columns, columns of b]` each.
 pub(super) fn tn_f32(a: Matrix<bf16>, b: Matrix<bf16>, ranges: &[Range<usize>]) -> Vec<Vec<f32>> {
-    let (a_values, b_values) = (widened(a), widened(b));
-    let b = Matrix::new(&b_values, b.rows(), b.columns());
-    ranges.iter().map(|range| gemm::tn_new(columns(&a_values, a, range.start, range.len()), b)).collect()
-}
-
-/// Columns `first .. first + count` of the values of `a`.
-fn columns<'v>(values: &'v [f32], a: Matrix<bf16>, first: usize, count: usize) -> Matrix<'v> {
-    Matrix::with_stride(&values[first.min(values.len())..], a.rows(), count, a.columns())
+    let n = b.columns();
+    let lens: Vec<usize> = ranges.iter().map(|range| range.len() * n).collect();
+    // SAFETY: the caller has checked the shapes; each target has `n` elements for each column, all of which are written.
+    unsafe {
+        written_all(&lens, |new| {
+            let piece = |(range, c): (&Range<usize>, &mut [std::mem::MaybeUninit<f32>])| {
+                let target = Target { c: c.as_mut_ptr().cast(), row_stride: n, accumulate: false };
+                Piece { first: range.start, rows: range.len(), target }
+            };
+            let pieces: Vec<Piece> = ranges.iter().zip(new).map(piece).collect();
+            transposed_product(&a, &b, &pieces);
+        })
+    }
 }

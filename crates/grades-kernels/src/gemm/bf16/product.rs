@@ -5,12 +5,13 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::pack::{self, Buffer};
-use super::rows::Stack;
-use super::tile::{COLUMNS, Left, ROWS, Target, tile};
+use super::pack;
+use super::tile::{COLUMNS, Left, Pair, ROWS, Target, tile};
 use crate::element::convert_into;
 use crate::gemm::Matrix;
-use crate::threads::{Shared, each, each_with, ends_a_part, threads};
+use crate::gemm::panels::{Packed, tasks};
+use crate::gemm::rows::{Rows, Stack};
+use crate::threads::{Shared, each, each_with, threads};
 
 /// The right operand `[k, n]`.
 #[derive(Clone, Copy)]
@@ -26,10 +27,6 @@ pub(super) enum Operand<'a> {
 pub(super) const INNER: usize = 3072;
 /// Panels that a task packs at once. Two of bf16 results end on a cache line.
 const PANELS: usize = 2;
-/// The fewest rows that are worth packing the panels again for.
-const MIN_ROWS: usize = 64;
-/// Tasks that the last of a thread's part are split into.
-pub(super) const LAST: usize = 4;
 
 impl Operand<'_> {
     fn columns(&self) -> usize {
@@ -125,48 +122,6 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], target: 
     }
 }
 
-/// What a thread has packed last.
-#[derive(Default)]
-pub(super) struct Packed {
-    buffer: Option<Buffer>,
-    holds: Option<usize>,
-    scratch: Vec<f32>,
-}
-
-impl Packed {
-    /// The panels of task group `group`, for which `pairs` pairs of room are enough, as they are for every other group of this
-    /// product; packed by `pack` unless they are there already.
-    pub(super) fn panels(
-        &mut self,
-        pairs: usize,
-        group: usize,
-        pack: impl FnOnce(&mut Vec<f32>, *mut u32),
-    ) -> *const u32 {
-        let start = self.buffer.get_or_insert_with(|| Buffer::new(pairs)).as_mut_ptr();
-        if self.holds.replace(group) != Some(group) {
-            pack(&mut self.scratch, start);
-        }
-        start
-    }
-}
-
-/// Group of panels and rows of each task. Every task packs its panels, unless its thread has just done so; rows are therefore
-/// split only where groups do not suffice, and at the end of each thread's part, so that threads end together.
-pub(super) fn tasks(rows: usize, groups: usize) -> Vec<(usize, Range<usize>)> {
-    let threads = threads();
-    let pieces = |group| match groups >= threads {
-        true if !ends_a_part(group, groups) => 1,
-        true => LAST,
-        false => threads.div_ceil(groups),
-    };
-    let mut tasks = Vec::new();
-    for group in 0..groups {
-        let chunk = rows.div_ceil(pieces(group).min(rows.div_ceil(MIN_ROWS)).max(1)).next_multiple_of(ROWS).max(ROWS);
-        tasks.extend((0..rows).step_by(chunk).map(|start| (group, start..rows.min(start + chunk))));
-    }
-    tasks
-}
-
 struct Product<'a> {
     /// `[m, k]`, k even.
     a: Matrix<'a, bf16>,
@@ -182,7 +137,7 @@ impl Product<'_> {
         let even = in_groups.is_multiple_of(threads) || in_groups >= 4 * threads;
         let each_task = if even || panels < threads { PANELS } else { 1 };
         let shared = Shared((self, target));
-        each_with(tasks(self.a.rows(), panels.div_ceil(each_task)), Packed::default, |packed, (group, rows)| {
+        each_with(tasks(self.a.rows(), panels.div_ceil(each_task), ROWS), Packed::default, |packed, (group, rows)| {
             let (product, target) = shared.get();
             let panels = group * each_task..panels.min((group + 1) * each_task);
             product.run(packed, inner.clone(), panels, rows, target);
@@ -190,7 +145,14 @@ impl Product<'_> {
     }
 
     /// The part of it in `rows` and the columns of `panels`.
-    fn run(&self, packed: &mut Packed, inner: Range<usize>, panels: Range<usize>, rows: Range<usize>, target: Target) {
+    fn run(
+        &self,
+        packed: &mut Packed<Pair>,
+        inner: Range<usize>,
+        panels: Range<usize>,
+        rows: Range<usize>,
+        target: Target,
+    ) {
         let (n, first) = (self.b.columns(), panels.start * COLUMNS);
         let pairs = inner.len().div_ceil(2);
         let panel_pairs = pairs * COLUMNS;

@@ -8,7 +8,6 @@ use half::bf16;
 
 use super::output::{Output, Part};
 use super::portable;
-use super::rows::{Rows, Stack};
 #[cfg(target_arch = "x86_64")]
 use super::{
     product::{self, Operand},
@@ -16,7 +15,8 @@ use super::{
     weight_gradient,
 };
 use crate::element::narrow;
-use crate::gemm::Matrix;
+use crate::gemm::rows::{Rows, Stack};
+use crate::gemm::{Matrix, MatrixMut};
 #[cfg(target_arch = "x86_64")]
 use crate::unwritten::{written, written_all};
 
@@ -89,8 +89,8 @@ pub fn nt_onto(a: Matrix<bf16>, weights: &[&dyn Rows], bias: &[f32], residual: &
         // SAFETY: a product writes all of its target; what is added here is another matrix.
         return unsafe { written(residual.len(), product) };
     }
-    let mut sum = portable::nt_f32(a, &stack, bias);
-    sum.iter_mut().zip(residual).for_each(|(sum, residual)| *sum += residual);
+    let mut sum = residual.to_vec();
+    portable::nt(a, &stack, bias, Output::AddF32(MatrixMut::new(&mut sum, a.rows(), stack.rows())));
     sum
 }
 

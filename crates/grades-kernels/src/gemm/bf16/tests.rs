@@ -1,8 +1,8 @@
 use half::bf16;
 
-use super::rows::Stack;
 use super::{Output, Part, Rows, gated_new, nn, nn_new, nt, nt_new, nt_onto, portable, reference, tn, tn_new};
 use crate::activations::{Activation, gated_joined_new};
+use crate::gemm::rows::Stack;
 use crate::gemm::{Matrix, MatrixMut};
 use crate::testing::{assert_close, numbers, on_any_threads};
 

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::pack::{self, Buffer};
-use super::product::{LAST, Packed};
-use super::tile::{COLUMNS, Left, ROWS, Target, tile};
+use super::pack;
+use super::tile::{COLUMNS, Left, Pair, ROWS, Target, tile};
 use crate::gemm::Matrix;
+use crate::gemm::panels::{Buffer, LAST, Packed};
 use crate::threads::{Shared, each, each_with, ends_a_part};
 
 /// Rows of the batch that are packed at once: a panel of them fills a tenth of a second-level cache.
@@ -50,7 +50,7 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Matrix<bf16>, pieces: Vec<Piece
     }
     let panels = n.div_ceil(COLUMNS);
     let panel_pairs = tokens.clamp(1, INNER).div_ceil(2) * COLUMNS;
-    let mut buffer = Buffer::new(panels * panel_pairs);
+    let mut buffer = Buffer::<Pair>::new(panels * panel_pairs);
     // Once for a batch of nothing as well: the result is then zero.
     for start in (0..tokens.max(1)).step_by(INNER) {
         let inner = start..tokens.min(start + INNER);
@@ -82,12 +82,12 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Matrix<bf16>, pieces: Vec<Piece
 /// Columns `panels` of task `index` over the rows `inner` of the batch; `right` are all panels of the right operand and their
 /// distance.
 fn run(
-    packed: &mut Packed,
+    packed: &mut Packed<Pair>,
     a: &Matrix<bf16>,
     inner: Range<usize>,
     (index, task): (usize, &Task),
     panels: Range<usize>,
-    right: (*const u32, usize),
+    right: (*const Pair, usize),
     n: usize,
 ) {
     let pairs = inner.len().div_ceil(2);

@@ -2,9 +2,12 @@
 
 use std::ops::Range;
 
-use crate::gemm::Matrix;
+use half::bf16;
 
-/// A weight `[rows, columns]` whose rows can be read as f32.
+use super::matrix::Matrix;
+use crate::element::convert;
+
+/// A matrix `[rows, columns]`, such as a weight, whose rows can be read as f32.
 pub trait Rows: Sync {
     /// The number of rows.
     fn rows(&self) -> usize;
@@ -12,7 +15,7 @@ pub trait Rows: Sync {
     /// The number of columns.
     fn columns(&self) -> usize;
 
-    /// Elements `columns` of row `row`: a part of the weight itself, or decoded into `scratch`, which is as long as
+    /// Elements `columns` of row `row`: a part of the matrix itself, or decoded into `scratch`, which is as long as
     /// the range.
     ///
     /// # Panics
@@ -21,6 +24,11 @@ pub trait Rows: Sync {
 
     /// Says that elements `columns` of row `row` will be read soon. A row that does not exist is passed over.
     fn expect(&self, _row: usize, _columns: Range<usize>) {}
+
+    /// The matrix itself, where it lies in memory as it is.
+    fn dense(&self) -> Option<Matrix<'_>> {
+        None
+    }
 }
 
 impl Rows for Matrix<'_> {
@@ -34,6 +42,29 @@ impl Rows for Matrix<'_> {
 
     fn row<'s>(&'s self, row: usize, columns: Range<usize>, _: &'s mut [f32]) -> &'s [f32] {
         &Matrix::row(self, row)[columns]
+    }
+
+    fn expect(&self, row: usize, columns: Range<usize>) {
+        Matrix::expect(self, row, columns);
+    }
+
+    fn dense(&self) -> Option<Matrix<'_>> {
+        Some(*self)
+    }
+}
+
+impl Rows for Matrix<'_, bf16> {
+    fn rows(&self) -> usize {
+        Matrix::rows(self)
+    }
+
+    fn columns(&self) -> usize {
+        Matrix::columns(self)
+    }
+
+    fn row<'s>(&'s self, row: usize, columns: Range<usize>, scratch: &'s mut [f32]) -> &'s [f32] {
+        convert(&Matrix::row(self, row)[columns], scratch);
+        scratch
     }
 
     fn expect(&self, row: usize, columns: Range<usize>) {
@@ -53,17 +84,18 @@ impl<'a> Stack<'a> {
         assert!(same, "weights of different widths do not stack");
         Self { weights, rows: weights.iter().map(|weight| weight.rows()).sum() }
     }
+}
 
-    pub(super) fn rows(&self) -> usize {
+impl Rows for Stack<'_> {
+    fn rows(&self) -> usize {
         self.rows
     }
 
-    pub(super) fn columns(&self) -> usize {
+    fn columns(&self) -> usize {
         self.weights.first().map_or(0, |weight| weight.columns())
     }
 
-    /// As [`Rows::row`].
-    pub(super) fn row<'s>(&'s self, mut row: usize, columns: Range<usize>, scratch: &'s mut [f32]) -> &'s [f32] {
+    fn row<'s>(&'s self, mut row: usize, columns: Range<usize>, scratch: &'s mut [f32]) -> &'s [f32] {
         for weight in self.weights {
             if row < weight.rows() {
                 return weight.row(row, columns, scratch);
@@ -73,9 +105,7 @@ impl<'a> Stack<'a> {
         panic_outside(row)
     }
 
-    /// As [`Rows::expect`].
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn expect(&self, mut row: usize, columns: Range<usize>) {
+    fn expect(&self, mut row: usize, columns: Range<usize>) {
         for weight in self.weights {
             if row < weight.rows() {
                 return weight.expect(row, columns);

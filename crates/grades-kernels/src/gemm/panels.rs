@@ -1,0 +1,80 @@
+//! How a product is cut into tasks, and what each thread has packed for its own.
+
+use std::ops::Range;
+
+use crate::threads::{ends_a_part, threads};
+
+/// A cache line, which aligns a buffer.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line<T>([T; 16]);
+
+/// Room for packed panels of numbers or pairs of 32 bits. What it holds is not initialised until a packing function has
+/// written it.
+pub(crate) struct Buffer<T>(Vec<Line<T>>);
+
+impl<T> Buffer<T> {
+    pub(crate) fn new(len: usize) -> Self {
+        Self(Vec::with_capacity(len.div_ceil(16)))
+    }
+
+    /// The start, at a multiple of 64 bytes; valid for as many elements as the buffer was made for.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
+        self.0.as_mut_ptr().cast()
+    }
+
+    /// As [`Buffer::as_mut_ptr`], for reading.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn as_ptr(&self) -> *const T {
+        self.0.as_ptr().cast()
+    }
+}
+
+/// What a thread has packed last.
+pub(super) struct Packed<T> {
+    buffer: Option<Buffer<T>>,
+    holds: Option<usize>,
+    scratch: Vec<f32>,
+}
+
+impl<T> Default for Packed<T> {
+    fn default() -> Self {
+        Self { buffer: None, holds: None, scratch: Vec::new() }
+    }
+}
+
+impl<T> Packed<T> {
+    /// The panels of task group `group`, for which `len` elements of room are enough, as they are for every other group of this
+    /// product; packed by `pack` unless they are there already.
+    pub(super) fn panels(&mut self, len: usize, group: usize, pack: impl FnOnce(&mut Vec<f32>, *mut T)) -> *const T {
+        let start = self.buffer.get_or_insert_with(|| Buffer::new(len)).as_mut_ptr();
+        if self.holds.replace(group) != Some(group) {
+            pack(&mut self.scratch, start);
+        }
+        start
+    }
+}
+
+/// The fewest rows that are worth packing the panels again for.
+const MIN_ROWS: usize = 64;
+/// Tasks that the last of a thread's part are split into.
+pub(super) const LAST: usize = 4;
+
+/// Group of panels and rows of each task, in whole tiles of `tile_rows`. Every task packs its panels, unless its thread has just
+/// done so; rows are therefore split only where groups do not suffice, and at the end of each thread's part, so that threads end
+/// together.
+pub(super) fn tasks(rows: usize, groups: usize, tile_rows: usize) -> Vec<(usize, Range<usize>)> {
+    let threads = threads();
+    let pieces = |group| match groups >= threads {
+        true if !ends_a_part(group, groups) => 1,
+        true => LAST,
+        false => threads.div_ceil(groups),
+    };
+    let mut tasks = Vec::new();
+    for group in 0..groups {
+        let pieces = pieces(group).min(rows.div_ceil(MIN_ROWS)).max(1);
+        let chunk = rows.div_ceil(pieces).next_multiple_of(tile_rows).max(tile_rows);
+        tasks.extend((0..rows).step_by(chunk).map(|start| (group, start..rows.min(start + chunk))));
+    }
+    tasks
+}
