@@ -17,7 +17,7 @@ use crate::threads::{Shared, each_with, threads};
 pub(crate) enum Left<'a> {
     /// f32.
     F32(Matrix<'a>),
-    /// bf16: the rows of one tile are widened at a time.
+    /// bf16, widened tile by tile.
     Bf16(Matrix<'a, bf16>),
 }
 
@@ -32,6 +32,9 @@ pub(crate) struct Right<'a> {
     pub(crate) rounded: bool,
 }
 
+/// A distance of 4 KiB: numbers that lie a multiple of it apart share a set of a first-level cache, which holds eight lines, so
+/// that the rows of one tile would throw each other out.
+const SAME_SET: usize = 1024;
 /// Most of the inner dimension that is packed at once.
 const INNER: usize = 1536;
 
@@ -50,23 +53,30 @@ impl Left<'_> {
         }
     }
 
-    /// Rows `rows` and columns `inner` as a tile reads them: where they lie, or widened into `scratch`.
+    /// Rows `rows` and columns `inner` as a tile reads them: where they lie, or copied into `scratch`.
     fn tile(&self, rows: Range<usize>, inner: Range<usize>, scratch: &mut Vec<f32>) -> tile::Left {
         match self {
+            Self::F32(a) if a.row_stride().unsigned_abs().is_multiple_of(SAME_SET) => copied(a, rows, inner, scratch),
             Self::F32(a) => {
                 let row_stride = a.row_stride().unsigned_abs();
                 let start = a.as_ptr().wrapping_add(rows.start * row_stride + inner.start);
                 tile::Left { start, row_stride, step: 1 }
             }
-            Self::Bf16(a) => {
-                scratch.resize(rows.len() * inner.len(), 0.0);
-                for (out, row) in scratch.chunks_exact_mut(inner.len().max(1)).zip(rows) {
-                    convert(&a.row(row)[inner.clone()], out);
-                }
-                tile::Left { start: scratch.as_ptr(), row_stride: inner.len(), step: 1 }
-            }
+            Self::Bf16(a) => copied(a, rows, inner, scratch),
         }
     }
+}
+
+/// Rows `rows` and columns `inner` of `a` in `scratch`, as a tile reads them.
+fn copied<E: Element>(a: &Matrix<E>, rows: Range<usize>, inner: Range<usize>, scratch: &mut Vec<f32>) -> tile::Left {
+    /// So that these rows do not share a set either.
+    const BETWEEN: usize = 16;
+    let row_stride = inner.len().next_multiple_of(BETWEEN) + BETWEEN;
+    scratch.resize(rows.len() * row_stride, 0.0);
+    for (out, row) in scratch.chunks_exact_mut(row_stride).zip(rows) {
+        convert(&a.row(row)[inner.clone()], &mut out[..inner.len()]);
+    }
+    tile::Left { start: scratch.as_ptr(), row_stride, step: 1 }
 }
 
 impl Right<'_> {

@@ -12,7 +12,7 @@ use crate::threads::Pool;
 
 /// Sizes m, n and k: none, single ones, odd ones, such as fill tiles and panels of some kernel and leave a rest, and several blocks
 /// of the inner dimension.
-const SIZES: [(usize, usize, usize); 22] = [
+const SIZES: [(usize, usize, usize); 23] = [
     (0, 5, 3),
     (5, 0, 3),
     (4, 3, 0),
@@ -35,6 +35,8 @@ const SIZES: [(usize, usize, usize); 22] = [
     (6, 49, 2_050),
     (20, 300, 1_025),
     (193, 50, 31),
+    // Rows 1,024 numbers apart, with the gap.
+    (19, 51, 1_024 - GAP),
 ];
 
 /// A matrix that is decoded: every number is half of what is stored.

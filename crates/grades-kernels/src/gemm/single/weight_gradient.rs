@@ -67,8 +67,8 @@ pub(super) unsafe fn transposed_product_by(kernel: &Kernel, a: &dyn Rows, b: &dy
         let inner = start..tokens.min(start + INNER);
         let panel_len = inner.len() * kernel.columns;
         let right = Shared(buffer.as_mut_ptr());
-        each_with(first_packed..panels, Vec::new, |scratch, panel| {
-            let columns = panel * kernel.columns..n.min((panel + 1) * kernel.columns);
+        each_with((first_packed..panels).step_by(kernel.task_panels), Vec::new, |scratch, panel| {
+            let columns = panel * kernel.columns..n.min((panel + kernel.task_panels) * kernel.columns);
             // SAFETY: the caller's promise; each panel has its place in the buffer.
             unsafe {
                 let out = right.get().add(panel * panel_len);
