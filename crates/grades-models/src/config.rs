@@ -150,3 +150,17 @@ pub(crate) fn sliding_window(config: &Fields<'_>) -> Result<Option<usize>, Error
     config.only("layer_types", &[kind.into()])?;
     Ok(window)
 }
+
+/// In which of `layers` layers the window slides, where `layer_types` says so.
+pub(crate) fn sliding_layers(config: &Fields<'_>, layers: usize) -> Result<Option<Vec<bool>>, Error> {
+    const SLIDING: &str = "sliding_attention";
+    config.only("layer_types", &["full_attention".into(), SLIDING.into()])?;
+    let Some(types) = config.optional::<Vec<String>>("layer_types")? else { return Ok(None) };
+    if types.len() != layers {
+        let found = types.len();
+        return Err(Error::config(format!(
+            "has {found} entries in `layer_types` for {layers} layers; it needs one for each"
+        )));
+    }
+    Ok(Some(types.iter().map(|kind| kind == SLIDING).collect()))
+}

@@ -8,14 +8,14 @@ use crate::Error;
 use crate::adapter::peft;
 use crate::config::{self, HfConfig, Sizes};
 use crate::families::wiring::{self, LoadLayer};
-use crate::families::{llama, mistral, phi3, qwen2, qwen3};
+use crate::families::{llama, mistral, phi3, qwen2, qwen3, smollm3};
 use crate::fields::{Fields, named, warn_once};
 use crate::model::{Decoder, HEAD};
 use crate::source::{Builder, LoadOptions, Source};
 use crate::weights::Checkpoint;
 
-/// Reads what an architecture asks of a config, and says how a layer of it is loaded.
-type Family = fn(&Fields<'_>, &Sizes) -> Result<Box<LoadLayer>, Error>;
+/// Reads what an architecture asks of a config, puts right what it means by the sizes, and says how a layer of it is loaded.
+type Family = fn(&Fields<'_>, &mut Sizes) -> Result<Box<LoadLayer>, Error>;
 
 /// Every architecture by its `model_type`.
 const FAMILIES: &[(&str, Family)] = &[
@@ -24,6 +24,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("phi3", phi3::read),
     ("qwen2", qwen2::read),
     ("qwen3", qwen3::read),
+    ("smollm3", smollm3::read),
 ];
 
 /// The architectures that can be loaded, by their `model_type`.
@@ -38,8 +39,8 @@ fn describe(config: &HfConfig) -> Result<(Sizes, Box<LoadLayer>), Error> {
         return Err(Error::Family { found, known: families().collect::<Vec<_>>().join(", ") });
     };
     config.read(|config| {
-        let sizes = config::sizes(config)?;
-        let layer = family(config, &sizes)?;
+        let mut sizes = config::sizes(config)?;
+        let layer = family(config, &mut sizes)?;
         Ok((sizes, layer))
     })
 }

@@ -27,15 +27,15 @@ const UNUSED: &[&str] = &[
 ];
 
 /// Rotary positions: `rope_parameters` of transformers 5, or `rope_theta`, `partial_rotary_factor` and `rope_scaling`
-/// before it.
-pub(crate) fn rope(config: &Fields<'_>, sizes: &Sizes, rotated: Rotated) -> Result<RopeConfig, Error> {
+/// before it; `theta` is the base where there is none.
+pub(crate) fn rope(config: &Fields<'_>, sizes: &Sizes, rotated: Rotated, theta: f64) -> Result<RopeConfig, Error> {
     // Where there are both, transformers takes the older one.
     let older =
         config.get("rope_scaling").is_some_and(|value| value.as_object().is_none_or(|object| !object.is_empty()));
     config.harmless(&["rope_parameters"]);
     config.section(if older { "rope_scaling" } else { "rope_parameters" }, |parameters| {
         let reader = Reader { config, parameters, sizes };
-        let theta = reader.either("rope_theta")?.unwrap_or(10_000.0);
+        let theta = reader.either("rope_theta")?.unwrap_or(theta);
         let rotary_dim = reader.rotary_dim(rotated)?;
         let scaling = reader.scaling(rotary_dim)?;
         parameters.harmless(UNUSED);
@@ -158,7 +158,7 @@ mod tests {
         for (key, value) in more.as_object().unwrap() {
             config[key] = value.clone();
         }
-        HfConfig::new(config).unwrap().read(|config| rope(config, &sizes(config)?, rotated))
+        HfConfig::new(config).unwrap().read(|config| rope(config, &sizes(config)?, rotated, 10_000.0))
     }
 
     #[test]

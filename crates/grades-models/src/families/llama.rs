@@ -10,7 +10,7 @@ use crate::fields::Fields;
 use crate::nn::{Attention, Heads, Layer, Mlp, Part, Projection};
 use crate::source::Builder;
 
-pub(crate) fn read(config: &Fields<'_>, sizes: &Sizes) -> Result<Box<LoadLayer>, Error> {
+pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLayer>, Error> {
     let (heads, activation) = (heads(config, sizes, Rotated::Whole)?, config::activation(config)?);
     let (bias, mlp_bias) = (config.flag("attention_bias")?, config.flag("mlp_bias")?);
     let sizes = sizes.clone();

@@ -7,7 +7,7 @@ use crate::config::{self, Rotated, Sizes};
 use crate::fields::Fields;
 use crate::nn::{Heads, Layer};
 
-pub(crate) fn read(config: &Fields<'_>, sizes: &Sizes) -> Result<Box<LoadLayer>, Error> {
+pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLayer>, Error> {
     let heads = Heads { window: config::sliding_window(config)?, ..heads(config, sizes, Rotated::Whole)? };
     let activation = config::activation(config)?;
     let sizes = sizes.clone();

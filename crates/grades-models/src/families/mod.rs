@@ -6,4 +6,5 @@ pub(crate) mod mistral;
 pub(crate) mod phi3;
 pub(crate) mod qwen2;
 pub(crate) mod qwen3;
+pub(crate) mod smollm3;
 pub(crate) mod wiring;

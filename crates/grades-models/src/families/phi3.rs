@@ -10,7 +10,7 @@ use crate::fields::Fields;
 use crate::nn::{Attention, Heads, Layer, Mlp, Part, Projection};
 use crate::source::Builder;
 
-pub(crate) fn read(config: &Fields<'_>, sizes: &Sizes) -> Result<Box<LoadLayer>, Error> {
+pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLayer>, Error> {
     let heads = Heads { window: config::sliding_window(config)?, ..heads(config, sizes, Rotated::Share)? };
     let activation = config::activation(config)?;
     let (query, key, inner, hidden) =

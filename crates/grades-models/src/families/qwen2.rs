@@ -7,7 +7,7 @@ use crate::config::{self, Rotated, Sizes};
 use crate::fields::Fields;
 use crate::nn::Layer;
 
-pub(crate) fn read(config: &Fields<'_>, sizes: &Sizes) -> Result<Box<LoadLayer>, Error> {
+pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLayer>, Error> {
     full_attention(config)?;
     config.only("qkv_bias", &[true.into()])?;
     let (heads, activation) = (heads(config, sizes, Rotated::Whole)?, config::activation(config)?);

@@ -9,7 +9,7 @@ use crate::config::{self, Rotated, Sizes};
 use crate::fields::Fields;
 use crate::nn::{Attention, Layer};
 
-pub(crate) fn read(config: &Fields<'_>, sizes: &Sizes) -> Result<Box<LoadLayer>, Error> {
+pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLayer>, Error> {
     full_attention(config)?;
     // Other families divide the hidden size by the heads where it is left out; transformers takes 128 for this one.
     if config.optional::<usize>("head_dim")?.is_none() {

@@ -8,7 +8,7 @@ use crate::Error;
 use crate::config::{self, Rotated, Sizes};
 use crate::fields::{Fields, warn_once};
 use crate::model::{HEAD, Stack, Wiring};
-use crate::nn::{Heads, Layer, Norm, Rope};
+use crate::nn::{Heads, Layer, Norm, Rope, RopeConfig};
 use crate::parameters::Place;
 use crate::source::{Builder, Source};
 
@@ -70,14 +70,22 @@ pub(super) fn norm_of(
     Ok(Norm { scale, eps: sizes.rms_norm_eps as f32 })
 }
 
-/// Causal heads with rotary positions.
+/// The base of the rotary frequencies where a config of most architectures leaves it out.
+const THETA: f64 = 10_000.0;
+
+/// Causal heads with the rotary positions of a config.
 pub(super) fn heads(config: &Fields<'_>, sizes: &Sizes, rotated: Rotated) -> Result<Heads, Error> {
-    Ok(Heads {
+    Ok(heads_of(sizes, &config::rope(config, sizes, rotated, THETA)?))
+}
+
+/// Causal heads with these rotary positions.
+pub(super) fn heads_of(sizes: &Sizes, rope: &RopeConfig) -> Heads {
+    Heads {
         heads: sizes.num_attention_heads,
         kv_heads: sizes.num_key_value_heads,
         head_dim: sizes.head_dim,
         causal: true,
         window: None,
-        rope: Some(Arc::new(Rope::new(&config::rope(config, sizes, rotated)?))),
-    })
+        rope: Some(Arc::new(Rope::new(rope))),
+    }
 }
