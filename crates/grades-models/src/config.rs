@@ -9,9 +9,9 @@ use serde_json::Value;
 use crate::Error;
 use crate::fields::{self, Fields, Rest};
 
-pub(crate) use rope::{Rotated, rope};
+pub(crate) use rope::{Rotated, rope, ropes};
 
-/// The sizes that every decoder has.
+/// The sizes that every decoder has, and what of its mathematics is outside its layers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sizes {
     /// Rows of the embedding.
@@ -34,6 +34,10 @@ pub struct Sizes {
     pub max_position_embeddings: usize,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
+    /// Factor of what the embedding gives; 1 but for architectures that say otherwise.
+    pub embedding_scale: f32,
+    /// What norms add to their scale; 0 but for architectures that say otherwise.
+    pub norm_offset: f32,
 }
 
 impl Sizes {
@@ -128,17 +132,25 @@ pub(crate) fn sizes(config: &Fields<'_>) -> Result<Sizes, Error> {
         rms_norm_eps: config.optional("rms_norm_eps")?.unwrap_or(1e-6),
         max_position_embeddings: config.optional("max_position_embeddings")?.unwrap_or(2048),
         tie_word_embeddings: config.flag("tie_word_embeddings")?,
+        embedding_scale: 1.0,
+        norm_offset: 0.0,
     })
 }
 
 /// The MLP's non-linearity.
 pub(crate) fn activation(config: &Fields<'_>) -> Result<Activation, Error> {
-    match config.optional::<String>("hidden_act")?.as_deref() {
-        None | Some("silu" | "swish") => Ok(Activation::Silu),
+    activation_of(config, "hidden_act", Activation::Silu)
+}
+
+/// The non-linearity under `key`, or `plain` where there is none.
+pub(crate) fn activation_of(config: &Fields<'_>, key: &str, plain: Activation) -> Result<Activation, Error> {
+    match config.optional::<String>(key)?.as_deref() {
+        None => Ok(plain),
+        Some("silu" | "swish") => Ok(Activation::Silu),
         Some("gelu") => Ok(Activation::Gelu),
         Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
         Some(other) => {
-            Err(Error::config(format!("has `hidden_act: {other}`; supported are silu, gelu and gelu_pytorch_tanh")))
+            Err(Error::config(format!("has `{key}: {other}`; supported are silu, gelu and gelu_pytorch_tanh")))
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::source::Source;
 const CHUNK: usize = 1 << 16;
 
 /// A [`Source`] of random values, as transformers initializes a llama: matrices and embeddings normal around 0, norms 1,
-/// biases 0.
+/// biases 0. A norm that adds an offset to its scales begins as 1 with it.
 ///
 /// A tensor's values depend on the seed and its name alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,6 +81,10 @@ impl Source for Random {
             _ => self.normal(name, len),
         })
     }
+
+    fn load_scale(&self, _: &str, width: usize, offset: f32) -> Result<Vec<f32>, Error> {
+        Ok(vec![1.0 - offset; width])
+    }
 }
 
 /// FNV-1a with 64 bits.
@@ -112,6 +116,9 @@ mod tests {
     fn vectors_are_ones_and_biases_zeros() {
         let source = Random::new(1);
         assert_eq!(source.load("model.norm.weight", &[3]).unwrap(), [1.0; 3]);
+        for (offset, expected) in [(0.0, 1.0), (1.0, 0.0)] {
+            assert_eq!(source.load_scale("model.norm.weight", 3, offset).unwrap(), [expected; 3]);
+        }
         assert_eq!(source.load("q_proj.bias", &[2]).unwrap(), [0.0; 2]);
     }
 

@@ -8,7 +8,7 @@ use crate::Error;
 use crate::adapter::peft;
 use crate::config::{self, HfConfig, Sizes};
 use crate::families::wiring::{self, LoadLayer};
-use crate::families::{llama, mistral, phi3, qwen2, qwen3, smollm3};
+use crate::families::{gemma3_text, llama, mistral, phi3, qwen2, qwen3, smollm3};
 use crate::fields::{Fields, named, warn_once};
 use crate::model::{Decoder, HEAD};
 use crate::source::{Builder, LoadOptions, Source};
@@ -19,6 +19,7 @@ type Family = fn(&Fields<'_>, &mut Sizes) -> Result<Box<LoadLayer>, Error>;
 
 /// Every architecture by its `model_type`.
 const FAMILIES: &[(&str, Family)] = &[
+    ("gemma3_text", gemma3_text::read),
     ("llama", llama::read),
     ("mistral", mistral::read),
     ("phi3", phi3::read),

@@ -1,10 +1,11 @@
 //! Where the values of a model come from, and the table that is filled with them.
 
-use grades::{Companion, Tower, UnitId};
+use grades::UnitId;
 use grades_kernels::quant::{Nf4, PackedMatrix};
 use grades_tensor::DeviceRef;
 
 use crate::Error;
+use crate::nn::Norm;
 use crate::parameters::{Parameter, ParameterId, Parameters, Place};
 
 /// Where the values of a new model come from.
@@ -17,6 +18,14 @@ pub trait Source {
     /// # Errors
     /// When the tensor is missing or cannot be read.
     fn load(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error>;
+
+    /// The scales of a norm `[width]`, which has `offset` added to them.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    fn load_scale(&self, name: &str, width: usize, _offset: f32) -> Result<Vec<f32>, Error> {
+        self.load(name, &[width])
+    }
 
     /// The matrix `name` in the blocks that it is stored in, or in NF4 where it is stored dense.
     ///
@@ -113,11 +122,7 @@ impl<'a> Builder<'a> {
         pieces: &[(usize, Place)],
         start: Vec<f32>,
     ) -> Result<ParameterId, Error> {
-        if let Some(found) = self.source.shape(name)
-            && found != shape
-        {
-            return Err(Error::Shape { name: name.into(), found, expected: shape.into() });
-        }
+        self.check_shape(name, shape)?;
         let device = self.options.device;
         let unit = pieces.iter().all(|(_, place)| place.unit().is_some());
         let value = match (shape, self.options.storage) {
@@ -133,9 +138,27 @@ impl<'a> Builder<'a> {
         Ok(self.parameters.push(Parameter::new(name, shape, value, pieces)))
     }
 
-    /// The norm scale of a layer.
-    pub(crate) fn scale(&mut self, name: &str, width: usize, tower: Tower, layer: usize) -> Result<ParameterId, Error> {
-        self.add(name, &[width], Place::Companion(Companion::Norms { tower, layer }))
+    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
+        match self.source.shape(name) {
+            Some(found) if found != shape => Err(Error::Shape { name: name.into(), found, expected: shape.into() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A norm over `width` elements, which adds `offset` to its scales.
+    pub(crate) fn norm(
+        &mut self,
+        name: &str,
+        width: usize,
+        place: Place,
+        (eps, offset): (f32, f32),
+    ) -> Result<Norm, Error> {
+        self.check_shape(name, &[width])?;
+        let (device, values) = (self.options.device, self.source.load_scale(name, width, offset)?);
+        let value = device.from_host(values, [1, width]);
+        let scale = self.parameters.push(Parameter::new(name, &[width], value, &[(width, place)]));
+        let offset = (offset != 0.0).then(|| device.from_host(vec![offset; width], [1, width]));
+        Ok(Norm { scale, offset, eps })
     }
 
     /// The matrix `[rows, columns]` of a linear layer with the units in it, and its bias if it has one.

@@ -89,6 +89,9 @@ pub trait Memory: Send + Sync {
     /// `sum += term`, both of one shape and dtype; the sum of two bf16 numbers is rounded once.
     fn add(&self, sum: &mut Tensor, term: &Tensor);
 
+    /// `tensor *= factor`, in f32.
+    fn scale(&self, tensor: &mut Tensor, factor: f32);
+
     /// Rows `rows` of a tensor, `[rows, columns]`.
     fn gather_rows(&self, tensor: &Tensor, rows: &[u32]) -> Tensor;
 

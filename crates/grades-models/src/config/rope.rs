@@ -1,5 +1,7 @@
 //! The rotary positions of a config.
 
+use serde_json::{Map, Value};
+
 use super::Sizes;
 use crate::Error;
 use crate::fields::{Fields, FieldsError};
@@ -33,13 +35,29 @@ pub(crate) fn rope(config: &Fields<'_>, sizes: &Sizes, rotated: Rotated, theta: 
     let older =
         config.get("rope_scaling").is_some_and(|value| value.as_object().is_none_or(|object| !object.is_empty()));
     config.harmless(&["rope_parameters"]);
+    let theta = config.optional("rope_theta")?.unwrap_or(theta);
     config.section(if older { "rope_scaling" } else { "rope_parameters" }, |parameters| {
-        let reader = Reader { config, parameters, sizes };
-        let theta = reader.either("rope_theta")?.unwrap_or(theta);
-        let rotary_dim = reader.rotary_dim(rotated)?;
-        let scaling = reader.scaling(rotary_dim)?;
-        parameters.harmless(UNUSED);
-        Ok(RopeConfig { rotary_dim, theta, scaling })
+        Reader { config, parameters, sizes }.rope(rotated, theta)
+    })
+}
+
+/// The rotary positions of layers that see all, and of those whose window slides: in transformers 5 each has a part of
+/// `rope_parameters`; before it `rope_theta` and `rope_scaling` were of the first, and `rope_local_base_freq` of the others.
+/// `theta` has the base of each where there is none.
+pub(crate) fn ropes(config: &Fields<'_>, sizes: &Sizes, theta: [f64; 2]) -> Result<[RopeConfig; 2], Error> {
+    let whole = config.optional("rope_theta")?.unwrap_or(theta[0]);
+    let local = config.optional("rope_local_base_freq")?.unwrap_or(theta[1]);
+    let read = |parameters: &Fields<'_>, theta| Reader { config, parameters, sizes }.rope(Rotated::Whole, theta);
+    if config.get("rope_parameters").is_none() {
+        let rotary_dim = sizes.head_dim;
+        let local = RopeConfig { rotary_dim, theta: local, scaling: RopeScaling::None };
+        return Ok([config.section("rope_scaling", |parameters| read(parameters, whole))?, local]);
+    }
+    // transformers adds the older one to the newer one.
+    config.only("rope_scaling", &[Value::Object(Map::new())])?;
+    config.section("rope_parameters", |parts| {
+        let whole = parts.section("full_attention", |parameters| read(parameters, whole))?;
+        Ok([whole, parts.section("sliding_attention", |parameters| read(parameters, local))?])
     })
 }
 
@@ -50,6 +68,14 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn rope(&self, rotated: Rotated, theta: f64) -> Result<RopeConfig, Error> {
+        let theta = self.parameters.optional("rope_theta")?.unwrap_or(theta);
+        let rotary_dim = self.rotary_dim(rotated)?;
+        let scaling = self.scaling(rotary_dim)?;
+        self.parameters.harmless(UNUSED);
+        Ok(RopeConfig { rotary_dim, theta, scaling })
+    }
+
     /// A number that older configs have beside the parameters.
     fn either(&self, key: &str) -> Result<Option<f64>, FieldsError> {
         let beside = self.config.optional(key)?;
@@ -145,7 +171,7 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::config::{HfConfig, sizes};
@@ -183,6 +209,52 @@ mod tests {
         }
         let half = json!({ "partial_rotary_factor": 0.5 });
         assert_eq!(read(Rotated::Share, half).unwrap().rotary_dim, 8);
+    }
+
+    #[test]
+    fn layers_that_see_all_and_others_have_positions_of_their_own() {
+        let read = |more: Value| {
+            let mut config = json!({
+                "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            });
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let read = |config: &Fields<'_>| ropes(config, &sizes(config)?, [1e6, 1e4]);
+            HfConfig::new(config).unwrap().read(read).map_err(|error| error.to_string())
+        };
+        let linear = json!({ "rope_type": "linear", "factor": 8.0 });
+        for (config, thetas, factor) in [
+            (json!({}), [1e6, 1e4], None),
+            (json!({ "rope_theta": 5.0, "rope_local_base_freq": 3.0, "rope_scaling": linear }), [5.0, 3.0], Some(8.0)),
+            (
+                json!({ "rope_parameters": {
+                    "full_attention": { "rope_type": "linear", "factor": 8.0, "rope_theta": 5.0 },
+                    "sliding_attention": { "rope_type": "default", "rope_theta": 3.0 },
+                } }),
+                [5.0, 3.0],
+                Some(8.0),
+            ),
+            (
+                json!({ "rope_parameters": { "full_attention": { "rope_theta": 5.0 } }, "rope_scaling": {} }),
+                [5.0, 1e4],
+                None,
+            ),
+        ] {
+            let [whole, local] = read(config.clone()).unwrap();
+            assert_eq!([whole.theta, local.theta], thetas, "{config}");
+            assert_eq!(
+                whole.scaling,
+                factor.map_or(RopeScaling::None, |factor| RopeScaling::Linear { factor }),
+                "{config}"
+            );
+            assert_eq!(local.scaling, RopeScaling::None, "{config}");
+        }
+        for (config, part) in [
+            (json!({ "rope_parameters": {}, "rope_scaling": linear }), "`rope_scaling: "),
+            (json!({ "rope_parameters": { "rope_theta": 7.0 } }), "`rope_parameters.rope_theta`"),
+        ] {
+            let error = read(config).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One file per architecture, named as Hugging Face's `model_type`: it reads from the config what is its own, names the
 //! tensors and puts blocks together.
 
+pub(crate) mod gemma3_text;
 pub(crate) mod llama;
 pub(crate) mod mistral;
 pub(crate) mod phi3;

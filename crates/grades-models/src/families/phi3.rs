@@ -39,6 +39,7 @@ pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLay
             },
             mlp_norm: norm(builder, &sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
             mlp: Mlp { gate_up: load(builder, &gate_up, hidden)?, down: load(builder, &down, inner)?, activation },
+            out_norms: None,
         })
     }))
 }

@@ -27,8 +27,7 @@ pub(crate) fn decoder(builder: &mut Builder<'_>, sizes: &Sizes, layer: &LoadLaye
     let embedding = builder.add(EMBEDDING, &[vocabulary, hidden], place)?;
     let layers = (0..sizes.num_hidden_layers).map(|index| layer(builder, index, &format!("model.layers.{index}.")));
     let layers = layers.collect::<Result<_, _>>()?;
-    let scale = builder.add(NORM, &[hidden], Place::Always)?;
-    let norm = Norm { scale, eps: sizes.rms_norm_eps as f32 };
+    let norm = builder.norm(NORM, hidden, Place::Always, of_norms(sizes))?;
     let head = match sizes.tie_word_embeddings {
         true => None,
         false => Some(builder.add(HEAD, &[vocabulary, hidden], Place::Always)?),
@@ -66,8 +65,13 @@ pub(super) fn norm_of(
     index: usize,
     name: &str,
 ) -> Result<Norm, Error> {
-    let scale = builder.scale(name, width, Tower::Language, index)?;
-    Ok(Norm { scale, eps: sizes.rms_norm_eps as f32 })
+    let place = Place::Companion(Companion::Norms { tower: Tower::Language, layer: index });
+    builder.norm(name, width, place, of_norms(sizes))
+}
+
+/// What is added to the mean square in all norms, and to their scales.
+fn of_norms(sizes: &Sizes) -> (f32, f32) {
+    (sizes.rms_norm_eps as f32, sizes.norm_offset)
 }
 
 /// The base of the rotary frequencies where a config of most architectures leaves it out.
@@ -84,6 +88,7 @@ pub(super) fn heads_of(sizes: &Sizes, rope: &RopeConfig) -> Heads {
         heads: sizes.num_attention_heads,
         kv_heads: sizes.num_key_value_heads,
         head_dim: sizes.head_dim,
+        scale: (sizes.head_dim as f32).powf(-0.5),
         causal: true,
         window: None,
         rope: Some(Arc::new(Rope::new(rope))),

@@ -252,6 +252,10 @@ impl Decoder {
     pub(super) fn embed(&self, tape: &Tape, inputs: &Inputs) -> Var {
         let track = tape.is_recording() && (self.head.is_some() || self.input_trains);
         let x = ops::embed(tape, &self.parameters.leaf(self.embedding, track), inputs.ids.clone());
+        let x = match self.sizes.embedding_scale {
+            1.0 => x,
+            factor => ops::scale(tape, x, factor),
+        };
         match &inputs.replaced {
             None => x,
             Some(replaced) => ops::replace_rows(tape, x, replaced.rows.clone(), &replaced.by),

@@ -18,6 +18,8 @@ pub(crate) struct Heads {
     pub(crate) kv_heads: usize,
     /// Size of a head.
     pub(crate) head_dim: usize,
+    /// Factor of the scores.
+    pub(crate) scale: f32,
     /// Whether a token sees only itself and earlier ones.
     pub(crate) causal: bool,
     /// Sliding window: a token sees itself and the `window − 1` tokens before it.
@@ -45,13 +47,13 @@ pub(crate) struct Attention {
 impl Attention {
     /// The operation over the samples of a batch.
     pub(crate) fn spec(&self, layout: &Arc<Layout>) -> AttentionSpec {
-        let Heads { heads, kv_heads, head_dim, causal, window, rope } = &self.heads;
+        let Heads { heads, kv_heads, head_dim, scale, causal, window, rope } = &self.heads;
         let longest = layout.positions.iter().max().map_or(0, |&position| position as usize + 1);
         AttentionSpec {
             heads: *heads,
             kv_heads: *kv_heads,
             head_dim: *head_dim,
-            scale: (*head_dim as f32).powf(-0.5),
+            scale: *scale,
             causal: *causal,
             window: *window,
             rope: rope.as_ref().map(|rope| rope.table(longest)),
@@ -71,7 +73,7 @@ impl Attention {
         let (qkv, spec) = (self.qkv.forward(run, x, None), self.spec(layout));
         let qkv = match &self.head_norms {
             None => qkv,
-            Some([q, k]) => ops::norm_heads(run.tape, qkv, [&run.leaf(q.scale), &run.leaf(k.scale)], q.eps, &spec),
+            Some([q, k]) => ops::norm_heads(run.tape, qkv, [&q.leaf(run), &k.leaf(run)], q.eps, &spec),
         };
         match (cache, layout.key_rows.as_deref()) {
             (None, None) => ops::self_attention(run.tape, qkv, spec),

@@ -17,6 +17,8 @@ pub(crate) struct Layer {
     pub(crate) attention: Attention,
     pub(crate) mlp_norm: Norm,
     pub(crate) mlp: Mlp,
+    /// The norms of what attention and the MLP add to the residual, where they have any.
+    pub(crate) out_norms: Option<[Norm; 2]>,
 }
 
 impl Layer {
@@ -44,12 +46,21 @@ impl Layer {
 
     /// The rest, which is row by row: what the rows saw is added to their input x, and the MLP follows.
     pub(crate) fn beyond_attention(&self, run: Run<'_>, seen: &Var, x: &Var) -> Var {
-        let x = self.attention.o.forward(run, seen, Some(x));
-        self.mlp.forward(run, &self.mlp_norm.forward(run, &x), &x)
+        let [of_attention, of_mlp] = self.out_norms.as_ref().map_or([None; 2], |norms| norms.each_ref().map(Some));
+        let x = add(run, x, of_attention, |residual| self.attention.o.forward(run, seen, residual));
+        add(run, &x, of_mlp, |residual| self.mlp.forward(run, &self.mlp_norm.forward(run, &x), residual))
     }
 
     /// Its linear layers, in the order of the data.
     pub(crate) fn projections_mut(&mut self) -> [&mut Projection; 4] {
         [&mut self.attention.qkv, &mut self.attention.o, &mut self.mlp.gate_up, &mut self.mlp.down]
+    }
+}
+
+/// The residual plus what a block makes, normed where there is a norm of it; without one the block adds itself.
+fn add(run: Run<'_>, residual: &Var, norm: Option<&Norm>, block: impl FnOnce(Option<&Var>) -> Var) -> Var {
+    match norm {
+        None => block(Some(residual)),
+        Some(norm) => norm.add(run, residual, block(None)),
     }
 }

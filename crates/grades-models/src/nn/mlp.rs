@@ -17,9 +17,9 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    /// Of the normed input, added to the residual.
-    pub(super) fn forward(&self, run: Run<'_>, x: &Var, residual: &Var) -> Var {
+    /// Of the normed input, added to the residual where there is one.
+    pub(super) fn forward(&self, run: Run<'_>, x: &Var, residual: Option<&Var>) -> Var {
         let activated = self.gate_up.forward_gated(run, x, self.activation);
-        self.down.forward(run, &activated, Some(residual))
+        self.down.forward(run, &activated, residual)
     }
 }

@@ -1,15 +1,17 @@
 //! The RMS norm of a layer.
 
-use grades_tensor::{Var, ops};
+use grades_tensor::{Leaf, Tensor, Var, ops};
 
 use super::run::Run;
 use crate::parameters::ParameterId;
 
-/// `x / √(mean(x²) + eps) · scale` by row.
+/// `x / √(mean(x²) + eps) · (offset + scale)` by row.
 #[derive(Debug)]
 pub(crate) struct Norm {
     /// `[width]`.
     pub(crate) scale: ParameterId,
+    /// What is added to the scale, `[1, width]`; of most architectures nothing.
+    pub(crate) offset: Option<Tensor>,
     /// Added to the mean square.
     pub(crate) eps: f32,
 }
@@ -17,6 +19,20 @@ pub(crate) struct Norm {
 impl Norm {
     /// f32 x `[tokens, width]` to the run's dtype.
     pub(crate) fn forward(&self, run: Run<'_>, x: &Var) -> Var {
-        ops::rms_norm(run.tape, x, &run.leaf(self.scale), self.eps, run.dtype)
+        ops::rms_norm(run.tape, x, &self.leaf(run), self.eps, run.dtype)
+    }
+
+    /// The residual plus x of any dtype normed, in f32, `[tokens, width]` each.
+    pub(super) fn add(&self, run: Run<'_>, residual: &Var, x: Var) -> Var {
+        ops::add_normed(run.tape, residual, x, &self.leaf(run), self.eps)
+    }
+
+    /// What multiplies, with the gradient of the scale: that of a sum is that of each of its terms.
+    pub(super) fn leaf(&self, run: Run<'_>) -> Leaf {
+        let scale = run.leaf(self.scale);
+        let Some(offset) = &self.offset else { return scale };
+        let mut value = offset.clone();
+        value.device().add(&mut value, &scale.value);
+        Leaf { value, ..scale }
     }
 }

@@ -75,6 +75,10 @@ impl Memory for Cpu {
         with_numbers!(term, E => elementwise::add_in_place::<E>(vector(sum, None), slice(term)));
     }
 
+    fn scale(&self, tensor: &mut Tensor, factor: f32) {
+        elementwise::scale(factor, vector(tensor, None));
+    }
+
     #[expect(clippy::expect_used, reason = "the tokens of a batch are checked before it reaches a model")]
     fn gather_rows(&self, of: &Tensor, rows: &[u32]) -> Tensor {
         let width = of.columns();

@@ -1,4 +1,4 @@
-//! Rows of a table, by index.
+//! Rows of a table, by index, and what is made of them before the layers.
 
 use std::sync::Arc;
 
@@ -18,6 +18,17 @@ pub fn embed(tape: &Tape, weight: &Leaf, ids: Arc<Vec<u32>>) -> Var {
         let mut sum = gradients.take(slot).unwrap_or_else(|| device.zeros(shape, Dtype::F32));
         device.scatter_add_rows(&mut sum, &ids, &dy);
         gradients.put(slot, sum);
+    })
+}
+
+/// `factor · x` of f32 x.
+#[must_use]
+pub fn scale(tape: &Tape, x: Var, factor: f32) -> Var {
+    let (device, node, mut y) = (x.value.device(), x.node(), x.value);
+    device.scale(&mut y, factor);
+    tape.record(y, node.is_tracked(), move |mut dy, backward| {
+        device.scale(&mut dy, factor);
+        backward.add(node, dy);
     })
 }
 

@@ -28,6 +28,29 @@ pub fn rms_norm(tape: &Tape, x: &Var, scale: &Leaf, eps: f32, dtype: Dtype) -> V
     })
 }
 
+/// `residual + rms_norm(x)` in f32: residual `[tokens, width]` in f32, x of that shape in any dtype, scale `[1, width]`. For
+/// layers that norm what they add (as Gemma 2 does).
+#[must_use]
+pub fn add_normed(tape: &Tape, residual: &Var, x: Var, scale: &Leaf, eps: f32) -> Var {
+    let (device, dtype, node, onto) = (x.value.device(), x.value.dtype(), x.node(), residual.node());
+    let (mut y, inverse) = device.rms_norm(&x.value.cast(Dtype::F32), &scale.value, eps, Dtype::F32);
+    device.add(&mut y, &residual.value);
+    let normed = tape.is_recording() && (node.is_tracked() || scale.is_tracked());
+    let kept = normed.then(|| (x.value, scale.value.clone(), inverse));
+    let slot = scale.slot();
+    tape.record(y, normed || onto.is_tracked(), move |dy, backward| {
+        if let Some((x, scale, inverse)) = kept {
+            let x = x.cast(Dtype::F32);
+            let (dx, dscale) = device.rms_norm_backward(&dy, &x, &scale, &inverse, slot.is_some());
+            if let (Some(slot), Some(dscale)) = (slot, dscale) {
+                backward.parameters().add(slot, dscale);
+            }
+            backward.add(node, dx.cast(dtype));
+        }
+        backward.add(onto, dy);
+    })
+}
+
 /// `[q | k | v]` with each head of q and k normed as by [`rms_norm`], by the scale of all q's heads and that of all k's, `[1,
 /// head_dim]` each (as Qwen 3 does; Henry et al. 2020). The dtype stays.
 #[must_use]

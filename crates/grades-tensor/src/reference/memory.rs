@@ -88,6 +88,10 @@ impl Memory for Reference {
         *sum = tensor(both, sum.shape(), sum.dtype());
     }
 
+    fn scale(&self, tensor: &mut Tensor, factor: f32) {
+        values_mut(tensor).iter_mut().for_each(|value| *value *= factor);
+    }
+
     fn gather_rows(&self, of: &Tensor, rows: &[u32]) -> Tensor {
         let found = rows.iter().flat_map(|&id| row(of, id as usize)).copied().collect();
         tensor(found, [rows.len(), of.columns()], of.dtype())

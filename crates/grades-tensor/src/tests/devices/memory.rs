@@ -80,6 +80,18 @@ fn a_change_stays_with_its_tensor() {
     }
 }
 
+#[test]
+fn a_scaled_tensor_is_its_own() {
+    for shape in SHAPES {
+        compare_exactly("scale", |device| {
+            let tensor = random(device, 1, shape);
+            let mut scaled = tensor.clone();
+            device.scale(&mut scaled, -2.5);
+            vec![tensor, scaled]
+        });
+    }
+}
+
 /// Halves between two bf16 numbers go to the even one, in both directions, and large ones become infinite.
 #[test]
 fn a_cast_rounds_to_the_nearest_even() {

@@ -20,6 +20,22 @@ fn rms_norm() {
 }
 
 #[test]
+fn add_normed() {
+    let _counters = exclusive();
+    for (rows, width) in [(3, 5), (1, 1)] {
+        check("add_normed", &Inputs::of(&[[rows, width], [rows, width]], &[[1, width]]), |tape, v, p| {
+            ops::add_normed(tape, &v[0], v[1].clone(), &Leaf::tracked(p[0].clone(), 0), 0.1)
+        });
+    }
+}
+
+#[test]
+fn scale() {
+    let _counters = exclusive();
+    check("scale", &Inputs::of(&[[3, 5]], &[]), |tape, v, _| ops::scale(tape, v[0].clone(), -2.5));
+}
+
+#[test]
 fn self_attention() {
     let _counters = exclusive();
     let spec = attention(4, 2, 4, packed(&[1, 4, 2]));
