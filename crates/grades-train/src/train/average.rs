@@ -126,12 +126,13 @@ impl Average {
 
     /// Gives a piece that stops training its average for good.
     pub fn settle(&mut self, parameters: &mut Parameters, slot: usize) {
+        let Some(average) = self.values[slot].take() else { return };
         for parameter in parameters.iter_mut() {
-            if let Some(piece) = parameter.pieces().iter().find(|piece| piece.slot() == slot).cloned() {
-                self.exchange(parameter, &piece);
+            if let Some(piece) = parameter.pieces().iter().find(|piece| piece.slot() == slot) {
+                let first = parameter.extent(piece).0;
+                average.device().set_part(&mut parameter.value, first, &average);
             }
         }
-        self.values[slot] = None;
     }
 
     /// Sets the elements of a piece's average that are not kept to zero.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use grades::{Cost, Decision, Flops, StopReason, Wants};
 use grades_models::Decoder;
 use grades_report::record::{Event, RunEvent, Signals, Step, StepFlops};
-use grades_tensor::{Gradients, executed, labels_of};
+use grades_tensor::{Gradients, Tensor, executed, labels_of};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::average::Average;
@@ -25,12 +25,14 @@ use crate::data::{Batch, Loader};
 /// Steps whose batches an average of the weights is compared with the weights over.
 const COMPARED: usize = 8;
 
-/// The loss per label of whole batches, without dropout; `None` without labels.
-fn mean_loss(model: &Decoder, batches: &[Batch]) -> Option<f64> {
-    let of = |batch: &Batch| model.log_likelihoods(&batch.inputs(), &labels_of(&batch.targets));
-    let sum: f64 = batches.iter().flat_map(|batch| of(batch).to_host().into_owned()).map(f64::from).sum();
-    let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
-    (labels > 0).then(|| -sum / labels as f64)
+/// The mean loss per predicted token over batches whose log-likelihoods `scores` gives; `None` without labels.
+fn mean_loss(batches: &[Batch], mut scores: impl FnMut(&Batch) -> Tensor) -> Option<f64> {
+    let (mut sum, mut labels) = (0.0, 0);
+    for batch in batches {
+        sum -= scores(batch).to_host().iter().map(|&score| f64::from(score)).sum::<f64>();
+        labels += batch.label_count;
+    }
+    (labels > 0).then(|| sum / labels as f64)
 }
 
 /// What a run came to.
@@ -266,22 +268,19 @@ impl<'a> Trainer<'a> {
     /// The mean loss per predicted token over the validation set; `None` where there is none.
     fn validate(&mut self) -> Result<Option<f64>, TrainError> {
         let (clock, before) = (Instant::now(), executed());
-        let (mut sum, mut labels) = (0.0, 0);
         let layers = self.cached_layers();
-        let model = &self.state.model;
         let keep = self.state.ledger.steps < self.options.schedule.total_steps;
-        for batch in self.validation {
+        let (model, cache) = (&self.state.model, &mut self.cache);
+        let loss = mean_loss(self.validation, |batch| {
             let (inputs, asked) = (batch.inputs(), labels_of(&batch.targets));
-            let scores = match self.cache.prefix(model, layers, Set::Validation, batch, keep) {
+            match cache.prefix(model, layers, Set::Validation, batch, keep) {
                 Some(prefix) => model.log_likelihoods_from(prefix, &inputs, &asked),
                 None => model.log_likelihoods(&inputs, &asked),
-            };
-            sum -= scores.to_host().iter().map(|&score| f64::from(score)).sum::<f64>();
-            labels += batch.label_count;
-        }
+            }
+        });
         self.state.ledger.validation_seconds += clock.elapsed().as_secs_f64();
         self.state.ledger.validation_flops += executed().since(&before).total();
-        Ok((labels > 0).then(|| sum / labels as f64))
+        Ok(loss)
     }
 
     /// Does something with the averaged weights in the place of the weights, where there are any.
@@ -309,7 +308,11 @@ impl<'a> Trainer<'a> {
         }
         let (clock, before) = (Instant::now(), executed());
         let batches: Vec<Batch> = next.flat_map(|step| self.loader.step(step)).collect();
-        let loss = |trainer: &mut Self| Ok(mean_loss(&trainer.state.model, &batches).unwrap_or(f64::NAN));
+        let loss = |trainer: &mut Self| {
+            let model = &trainer.state.model;
+            let scores = |batch: &Batch| model.log_likelihoods(&batch.inputs(), &labels_of(&batch.targets));
+            Ok(mean_loss(&batches, scores).unwrap_or(f64::NAN))
+        };
         let raw = loss(self)?;
         let averaged = self.with_average(loss)?;
         if let (Some(average), Some(averaged)) = (&mut self.state.average, averaged) {
