@@ -72,6 +72,9 @@ impl Rows for Matrix<'_, bf16> {
     }
 }
 
+/// Rows that are asked for ahead of the one that is packed: a trip to the memory takes as long as packing some of them.
+pub(super) const AHEAD: usize = 16;
+
 /// Weights of the same width as one matrix, the rows of the first on top.
 pub(super) struct Stack<'a> {
     weights: &'a [&'a dyn Rows],
@@ -119,4 +122,29 @@ impl Rows for Stack<'_> {
 #[expect(clippy::panic, reason = "a row outside of the stack is a mistake of this crate, as an index out of bounds")]
 fn panic_outside(row: usize) -> ! {
     panic!("row {row} lies below the stacked weights")
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use std::ops::Range;
+
+    use super::{Matrix, Rows};
+
+    /// A weight that is decoded: every value is a factor times what is stored.
+    pub(in crate::gemm) struct Scaled<'a>(pub(in crate::gemm) f32, pub(in crate::gemm) Matrix<'a>);
+
+    impl Rows for Scaled<'_> {
+        fn rows(&self) -> usize {
+            self.1.rows()
+        }
+
+        fn columns(&self) -> usize {
+            self.1.columns()
+        }
+
+        fn row<'s>(&'s self, row: usize, columns: Range<usize>, scratch: &'s mut [f32]) -> &'s [f32] {
+            scratch.iter_mut().zip(&self.1.row(row)[columns]).for_each(|(out, value)| *out = self.0 * value);
+            scratch
+        }
+    }
 }

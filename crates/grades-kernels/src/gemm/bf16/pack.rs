@@ -12,11 +12,8 @@ use half::bf16;
 
 use super::tile::{COLUMNS, Pair, ROWS, VECTORS};
 use crate::gemm::Matrix;
-use crate::gemm::rows::{Rows, Stack};
+use crate::gemm::rows::{AHEAD, Rows, Stack};
 use crate::gemm::transpose::transpose;
-
-/// Rows that are asked for ahead of the one that is packed: a trip to the memory takes as long as packing some of them.
-const AHEAD: usize = 16;
 
 /// Packs rows `panel · COLUMNS ..` of a stack as the columns of one panel: `[pairs of inner, COLUMNS]`, zeros where the
 /// stack has no more rows or `inner` ends with half a pair. `scratch` is grown for rows that are decoded.

@@ -2,7 +2,7 @@ use half::bf16;
 
 use super::{Output, Part, Rows, gated_new, nn, nn_new, nt, nt_new, nt_onto, portable, reference, tn, tn_new};
 use crate::activations::{Activation, gated_joined_new};
-use crate::gemm::rows::Stack;
+use crate::gemm::rows::{Stack, testing::Scaled};
 use crate::gemm::{Matrix, MatrixMut};
 use crate::testing::{assert_close, numbers, on_any_threads};
 
@@ -30,26 +30,6 @@ fn rounded(values: &[f32]) -> Vec<bf16> {
 
 fn widened(values: &[bf16]) -> Vec<f32> {
     values.iter().map(|x| x.to_f32()).collect()
-}
-
-/// A weight that is decoded: every value is twice what is stored.
-struct Doubled<'a>(Matrix<'a>);
-
-impl Rows for Doubled<'_> {
-    fn rows(&self) -> usize {
-        self.0.rows()
-    }
-
-    fn columns(&self) -> usize {
-        self.0.columns()
-    }
-
-    fn row<'s>(&'s self, row: usize, columns: std::ops::Range<usize>, scratch: &'s mut [f32]) -> &'s [f32] {
-        for (out, value) in scratch.iter_mut().zip(&self.0.row(row)[columns]) {
-            *out = 2.0 * value;
-        }
-        scratch
-    }
 }
 
 /// All outputs of one product: f32 in place, added, and bf16. `run` takes a portable product where its flag is set.
@@ -93,8 +73,8 @@ fn products_with_weights_equal_the_reference_at_any_size() {
         let n: usize = parts.iter().sum();
         let values = numbers(2, n * k);
         let mut rest = &values[..];
-        let weights: Vec<Doubled> =
-            parts.iter().map(|&rows| Doubled(Matrix::new(rest.split_off(..rows * k).unwrap(), rows, k))).collect();
+        let weights: Vec<Scaled> =
+            parts.iter().map(|&rows| Scaled(2.0, Matrix::new(rest.split_off(..rows * k).unwrap(), rows, k))).collect();
         let dense: Vec<f32> = values.iter().map(|x| 2.0 * x).collect();
         let dense = Matrix::new(&dense, n, k);
         let stacks: [Vec<&dyn Rows>; 2] = [weights.iter().map(|w| w as &dyn Rows).collect(), vec![&dense]];

@@ -3,10 +3,8 @@
 use std::ops::Range;
 
 use super::vector::Vector;
-use crate::gemm::rows::Rows;
+use crate::gemm::rows::{AHEAD, Rows};
 
-/// Rows that are asked for ahead of the one that is packed: a trip to the memory takes as long as packing some of them.
-const AHEAD: usize = 16;
 /// The most lanes of a vector.
 const MAX_LANES: usize = 16;
 

@@ -6,7 +6,7 @@ use super::product::{Left, Right, product_by};
 use super::tile::Target;
 use super::weight_gradient::{Piece, transposed_product_by};
 use crate::gemm::matrix::{Matrix, MatrixMut};
-use crate::gemm::rows::Rows;
+use crate::gemm::rows::{Rows, testing::Scaled};
 use crate::testing::numbers;
 use crate::threads::Pool;
 
@@ -38,24 +38,6 @@ const SIZES: [(usize, usize, usize); 23] = [
     // Rows 1,024 numbers apart, with the gap.
     (19, 51, 1_024 - GAP),
 ];
-
-/// A matrix that is decoded: every number is half of what is stored.
-struct Halved<'a>(Matrix<'a>);
-
-impl Rows for Halved<'_> {
-    fn rows(&self) -> usize {
-        self.0.rows()
-    }
-
-    fn columns(&self) -> usize {
-        self.0.columns()
-    }
-
-    fn row<'s>(&'s self, row: usize, columns: std::ops::Range<usize>, scratch: &'s mut [f32]) -> &'s [f32] {
-        scratch.iter_mut().zip(&self.0.row(row)[columns]).for_each(|(out, value)| *out = value / 2.0);
-        scratch
-    }
-}
 
 /// The operands of a product, in every layout, their rows further apart than they are long.
 struct Operands {
@@ -141,7 +123,7 @@ fn every_kernel_equals_the_reference_in_every_layout_at_any_size() {
         let doubled = |m: Matrix| -> Vec<f32> { (0..m.rows()).flat_map(|i| m.row(i)).map(|x| 2.0 * x).collect() };
         let twice = [at, b, bt].map(doubled);
         let [at_decoded, b_decoded, bt_decoded] = [(at, &twice[0]), (b, &twice[1]), (bt, &twice[2])]
-            .map(|(m, x)| Halved(Matrix::new(x, m.rows(), m.columns())));
+            .map(|(m, x)| Scaled(0.5, Matrix::new(x, m.rows(), m.columns())));
         let a_values: Vec<bf16> = operands.values[0].iter().map(|&x| bf16::from_f32(x)).collect();
         let a_short = Matrix::with_stride(&a_values, a.rows(), a.columns(), a.columns() + GAP);
         for (index, kernel) in Kernel::all().into_iter().enumerate() {
