@@ -34,8 +34,7 @@ pub struct Config {
     pub lora_r: usize,
     /// α: the adapters count `α / r` times. Default: 32.
     pub lora_alpha: f64,
-    /// Share of the adapters' inputs that is dropped in training. Adapters that share an input (q, k and v; gate and up)
-    /// share its mask. Default: 0.
+    /// Dropout rate of the adapters' inputs. Adapters that share an input (q, k and v; gate and up) share its mask. Default: 0.
     pub lora_dropout: f64,
     /// The layers that have an adapter: ends of their names (`q_proj`), patterns of their whole names with `*` and `?`, or
     /// `all-linear` (default).
