@@ -13,7 +13,8 @@
 //!
 //! Each unit's agreement is averaged over a window. There are three ways to converge:
 //!
-//! - *exhausted*: the unit's average has stayed at the noise floor for half a window;
+//! - *exhausted*: the unit's average has stayed at the noise floor for half a window (or, with `freeze: gain`, its gain is
+//!   not worth its arithmetic; see the module `gain`);
 //! - *stalled*: since all data have been seen once, the mean of all units' averages has come close to the floor and then
 //!   not fallen further for a whole window. From the second epoch on the samples are known, and agreement that rises
 //!   again comes from memorising them. Then all units that still train count as converged. In the first epoch agreement
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{ConfigError, require};
 use crate::exact;
-use crate::gain::Gains;
+use crate::gain::{GainAverage, Gains, StepGains};
 use crate::norm::Norm;
 use crate::signal::Measurement;
 use crate::unit::UnitId;
@@ -59,9 +60,24 @@ pub struct AutoTau {
     /// The share of the mean gain so far below which the present gain counts as nothing left, in [0, 1); 0 asks for no
     /// gains. Default: 0.2.
     pub gain: f64,
+    /// What freezes single matrices before the end. Default: `agreement`.
+    pub freeze: FreezeBy,
     /// Which tensors of a LoRA pair are judged. Default: `last`, which is B: its agreement falls clearly to the floor
     /// where that of A stays above it.
     pub parts: JudgedTensors,
+}
+
+/// What freezes single matrices with `tau: auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FreezeBy {
+    /// Agreement of consecutive gradients that has fallen to the floor.
+    #[default]
+    Agreement,
+    /// A gain that is, with some certainty, not worth the arithmetic of the matrix's weight gradient.
+    Gain,
+    /// Nothing: all matrices end together.
+    None,
 }
 
 /// Which tensors of a unit `tau: auto` judges.
@@ -85,6 +101,7 @@ impl Default for AutoTau {
             exhausted: 0.0,
             stalled: 0.08,
             gain: 0.2,
+            freeze: FreezeBy::Agreement,
             parts: JudgedTensors::Last,
         }
     }
@@ -128,6 +145,7 @@ impl AutoTau {
             exhausted: floor + self.exhausted,
             stalled: floor + self.stalled,
             gain: self.gain,
+            freeze: self.freeze,
             parts: self.parts,
         }
     }
@@ -156,6 +174,7 @@ pub(crate) struct Rule {
     stalled: f64,
     /// The share of the mean gain below which nothing is left.
     gain: f64,
+    freeze: FreezeBy,
     parts: JudgedTensors,
 }
 
@@ -180,6 +199,19 @@ pub(crate) struct Detector {
     /// Measurements since then.
     since_lowest: usize,
     gains: Gains,
+    /// With `freeze: gain`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    unit_gains: BTreeMap<UnitId, OfUnit>,
+}
+
+/// What is known of a unit's gain.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfUnit {
+    of: GainAverage,
+    /// The share of a step's arithmetic that its freezing saves.
+    #[serde(with = "exact")]
+    saves: f64,
 }
 
 /// An exponential moving average, unbiased from its first value on.
@@ -210,7 +242,13 @@ impl Average {
 
 impl Default for Detector {
     fn default() -> Self {
-        Self { averages: BTreeMap::new(), lowest: f64::INFINITY, since_lowest: 0, gains: Gains::default() }
+        Self {
+            averages: BTreeMap::new(),
+            lowest: f64::INFINITY,
+            since_lowest: 0,
+            gains: Gains::default(),
+            unit_gains: BTreeMap::new(),
+        }
     }
 }
 
@@ -221,8 +259,21 @@ impl Detector {
     }
 
     /// Takes in what an update has gained.
-    pub(crate) fn observe_gain(&mut self, rule: &Rule, step: usize, gain: f64) {
-        self.gains.add(gain, rule.gain, rule.repeats(step));
+    pub(crate) fn observe_gains(&mut self, rule: &Rule, step: usize, gains: &StepGains<'_>) {
+        self.gains.add(gains.total(), rule.gain, rule.repeats(step));
+        if rule.freeze == FreezeBy::Gain && gains.flops > 0 {
+            for unit in gains.units.iter().filter(|unit| unit.gain.is_finite()) {
+                let average = self.unit_gains.entry(unit.unit).or_default();
+                average.of.add(unit.gain);
+                average.saves = unit.saves as f64 / gains.flops as f64;
+            }
+        }
+    }
+
+    /// Whether a unit's gain is not worth its arithmetic.
+    fn is_too_dear(&self, unit: UnitId) -> bool {
+        let mean = self.gains.mean();
+        mean > 0.0 && self.unit_gains.get(&unit).is_some_and(|gain| gain.of.is_below(mean * gain.saves))
     }
 
     /// Takes in one measured step: the tensors of each unit that still trains. Returns the units that count as
@@ -253,7 +304,13 @@ impl Detector {
         }
         let stalled = self.lowest <= rule.stalled && self.since_lowest >= rule.window;
         let over = stalled || self.gains_nothing();
-        present.retain(|(_, at_floor)| over || *at_floor >= rule.window.div_ceil(2));
+        present.retain(|(unit, at_floor)| {
+            over || match rule.freeze {
+                FreezeBy::Agreement => *at_floor >= rule.window.div_ceil(2),
+                FreezeBy::Gain => self.is_too_dear(*unit),
+                FreezeBy::None => false,
+            }
+        });
         present.into_iter().map(|(unit, _)| unit).collect()
     }
 }

@@ -75,6 +75,17 @@ pub enum ConfigError {
         /// The unit.
         unit: UnitId,
     },
+    /// A matrix in the options that the model does not have.
+    #[error(
+        "`freeze` names the matrix `{unit}`, which this model does not have or does not train: correct or remove it"
+    )]
+    NoSuchUnit {
+        /// The unit.
+        unit: UnitId,
+    },
+    /// A budget of nothing.
+    #[error("`method: budget` needs to know what may be spent: give `flops` or `seconds`")]
+    NoBudget,
     /// No steps.
     #[error("no training steps are planned: `max_steps` or `num_epochs` must give at least one")]
     NoSteps,

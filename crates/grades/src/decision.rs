@@ -50,10 +50,13 @@ pub struct Wants {
     pub weights: bool,
     /// Compute the validation loss and pass it.
     pub validation_loss: bool,
-    /// Find in this step's update the gain of the update before, −⟨∇W_t, W_{t−1} − W_{t−2}⟩ over all parameters that
-    /// train, and pass it to [`Policy::observe_gain`](crate::Policy::observe_gain). With optimizers whose state does not
+    /// Find in this step's update the gain of the update before, −⟨∇W_t, W_{t−1} − W_{t−2}⟩ of every parameter that
+    /// trains, and pass it to [`Policy::observe_gains`](crate::Policy::observe_gains). With optimizers whose state does not
     /// tell the last update there is none.
     pub gain: bool,
+    /// Be asked for a decision, though nothing may be measured or passed: of what is [spent](crate::Observation::spent), or
+    /// of the step alone.
+    pub decide: bool,
 }
 
 impl Wants {
@@ -153,12 +156,13 @@ mod tests {
     fn a_step_is_observed_after_its_update_as_soon_as_one_part_needs_that() {
         let none = Wants { norm: Norm::Spectral, ..Wants::default() };
         assert!(none.is_idle() && !none.after_update());
-        let before: [fn(&mut Wants); 5] = [
+        let before: [fn(&mut Wants); 6] = [
             |w| w.measure_gradients = true,
             |w| w.gradients = true,
             |w| w.keep_gradient = true,
             |w| w.keep_weight = true,
             |w| w.gain = true,
+            |w| w.decide = true,
         ];
         let after: [fn(&mut Wants); 3] =
             [|w| w.measure_weights = true, |w| w.weights = true, |w| w.validation_loss = true];

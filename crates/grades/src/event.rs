@@ -81,6 +81,10 @@ pub enum StopReason {
     MaxFrozenShare,
     /// The validation loss has not improved for `patience` checks.
     ValidationLoss,
+    /// The budget is spent.
+    Budget,
+    /// The script ends.
+    Script,
 }
 
 impl StopReason {
@@ -90,6 +94,8 @@ impl StopReason {
             Self::AllFrozen => "all_frozen",
             Self::MaxFrozenShare => "max_frozen_share",
             Self::ValidationLoss => "validation_loss",
+            Self::Budget => "budget",
+            Self::Script => "script",
         }
     }
 }

@@ -11,16 +11,102 @@
 //! t · ḡ_t < share · Σ_{s ≤ t} g_s,
 //!
 //! where ḡ is the average of the last gains: the present gain is less than a share of the mean gain so far.
+//!
+//! The gain is a sum over matrices, so that each has its own. Freezing a matrix loses its gain and saves the arithmetic of its
+//! weight gradient, for which as much of the whole step could be bought: it pays where
+//!
+//! ḡ_u < ḡ · (arithmetic saved) / (arithmetic of a step).
+//!
+//! Gains are noisy. A matrix counts as not worth its arithmetic when the upper end of a one-sided 95 % interval of ḡ_u lies
+//! below that.
 
 use serde::{Deserialize, Serialize};
 
 use crate::exact;
+use crate::unit::UnitId;
 
 /// Gains over which ḡ is averaged: each new one counts 1/20.
 const WINDOW: f64 = 20.0;
 
 /// For how many steps in a row gains must be small.
 const PATIENCE: usize = 10;
+
+/// Standard errors from an average to the upper end of its one-sided 95 % interval.
+const UPPER: f64 = 1.645;
+
+/// What the update of a step has found of the update before it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StepGains<'a> {
+    /// The matrices that train, in order.
+    pub units: &'a [UnitGain],
+    /// The gain of all other parameters, in nats.
+    pub others: f64,
+    /// The arithmetic of the step, in FLOPs.
+    pub flops: u64,
+}
+
+/// The gain of one matrix, or of the adapter of one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UnitGain {
+    /// The matrix.
+    pub unit: UnitId,
+    /// −⟨its gradient, its last change⟩ in nats.
+    pub gain: f64,
+    /// The arithmetic of its weight gradient in the step, which its freezing would save, in FLOPs.
+    pub saves: u64,
+}
+
+impl StepGains<'_> {
+    /// The gain over all parameters.
+    pub fn total(&self) -> f64 {
+        self.others + self.units.iter().map(|unit| unit.gain).sum::<f64>()
+    }
+}
+
+/// An average of the last gains, the newest weighing most, unbiased from the first on.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GainAverage {
+    /// Σ weight · g.
+    #[serde(with = "exact")]
+    sum: f64,
+    /// Σ weight · g².
+    #[serde(with = "exact")]
+    squares: f64,
+    /// Σ weight.
+    #[serde(with = "exact")]
+    weight: f64,
+    /// Σ weight².
+    #[serde(with = "exact")]
+    square_weight: f64,
+}
+
+impl GainAverage {
+    pub(crate) fn add(&mut self, gain: f64) {
+        let keep = 1.0 - 1.0 / WINDOW;
+        self.sum = keep * self.sum + gain;
+        self.squares = keep * self.squares + gain * gain;
+        self.weight = keep * self.weight + 1.0;
+        self.square_weight = keep * keep * self.square_weight + 1.0;
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum / self.weight
+    }
+
+    /// The standard error of the mean, from the spread of the gains themselves; infinite before the second.
+    fn error(&self) -> f64 {
+        let spread = (self.squares / self.weight - self.mean().powi(2)).max(0.0);
+        // The part of the mean's own variance is missing from the spread around it.
+        let effective = self.weight * self.weight / self.square_weight;
+        if effective > 1.5 { (spread / (effective - 1.0)).sqrt() } else { f64::INFINITY }
+    }
+
+    /// Whether the gain is, with some certainty, below `limit`.
+    pub(crate) fn is_below(&self, limit: f64) -> bool {
+        self.weight > 0.0 && self.mean() + UPPER * self.error() < limit
+    }
+}
 
 /// The gains of one run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -54,6 +140,11 @@ impl Gains {
         self.weight = keep * self.weight + 1.0;
         let small = self.count as f64 * self.recent / self.weight < share * self.sum;
         self.small_for = if small && repeated { self.small_for + 1 } else { 0 };
+    }
+
+    /// The average of the last gains; 0 before the first.
+    pub(crate) fn mean(&self) -> f64 {
+        if self.weight > 0.0 { self.recent / self.weight } else { 0.0 }
     }
 
     /// Whether nothing is left.
@@ -114,5 +205,40 @@ mod tests {
         }
         let text = serde_json::to_string(&gains).unwrap();
         assert_eq!(serde_json::from_str::<Gains>(&text).unwrap(), gains);
+    }
+
+    #[test]
+    fn the_average_and_its_error_by_hand() {
+        let mut average = GainAverage::default();
+        assert!(!average.is_below(f64::MAX));
+        average.add(3.0);
+        assert_eq!((average.mean(), average.error()), (3.0, f64::INFINITY));
+        average.add(1.0);
+        // Weights 0.95 and 1: mean 3.85/1.95. Around it the spread is 0.95/1.95 · (1.0256…)² + 1/1.95 · (0.974…)², and the
+        // weights are worth 1.95²/1.9025 values.
+        let mean = 3.85 / 1.95;
+        let spread = (0.95 * (3.0_f64 - mean).powi(2) + (1.0 - mean).powi(2)) / 1.95;
+        let error = (spread / (1.95 * 1.95 / 1.9025 - 1.0)).sqrt();
+        assert!((average.mean() - mean).abs() < 1e-12 && (average.error() - error).abs() < 1e-12);
+        assert!(average.is_below(mean + 1.646 * error) && !average.is_below(mean + 1.644 * error));
+    }
+
+    #[test]
+    fn the_error_is_that_of_means_of_noise() {
+        // Ten thousand averages of noise of deviation 1: their own deviation is what each of them says of itself, in the mean.
+        let mut state = 7_u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1_u64 << 53) as f64
+        };
+        let (mut means, mut told) = (0.0, 0.0);
+        for _ in 0..10_000 {
+            let mut average = GainAverage::default();
+            (0..60).for_each(|_| average.add((uniform() - 0.5) * 12_f64.sqrt()));
+            means += average.mean().powi(2);
+            told += average.error().powi(2);
+        }
+        let ratio = told / means;
+        assert!((ratio - 1.0).abs() < 0.06, "{ratio}");
     }
 }

@@ -8,6 +8,7 @@ use crate::companion::{Companion, Companions};
 use crate::config::Config;
 use crate::decision::{Decision, Wants};
 use crate::event::{Event, StopReason};
+use crate::gain::StepGains;
 use crate::signal::{Measurement, Signal};
 use crate::state::{MonitorState, RestoreError, UnitState, check_units};
 use crate::threshold::Tau;
@@ -73,12 +74,12 @@ impl Monitor {
         }
     }
 
-    /// With `tau: auto`, takes the gain that the update of step `step` has found of the update before it,
-    /// −⟨∇W_t, W_{t−1} − W_{t−2}⟩ over all parameters: the decisions of later steps know it.
-    pub fn observe_gain(&mut self, step: usize, gain: f64) {
+    /// With `tau: auto`, takes the gains that the update of step `step` has found of the update before it,
+    /// −⟨∇W_t, W_{t−1} − W_{t−2}⟩: the decisions of later steps know them.
+    pub fn observe_gains(&mut self, step: usize, gains: &StepGains<'_>) {
         let rule = self.config.auto.rule(self.config.norm(), self.config.interval, self.planned_steps);
         if let Some(detector) = self.detector.as_mut().filter(|_| !self.stopped) {
-            detector.observe_gain(&rule, step, gain);
+            detector.observe_gains(&rule, step, gains);
         }
     }
 

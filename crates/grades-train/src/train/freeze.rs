@@ -5,7 +5,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use grades::{Companion, Decision, Elements, Mask, Measurement, Norm, Observation, PartId, UnitId, Wants};
+use grades::{
+    Companion, Decision, Elements, Mask, Measurement, Norm, Observation, PartId, Spent, UnitGain, UnitId, Wants,
+};
 use grades_models::Decoder;
 use grades_models::parameters::{Parameter, Parameters, Piece, Place};
 use grades_tensor::{Gradients, Measure, Sums, Tensor};
@@ -132,6 +134,26 @@ impl Freezing {
         }
     }
 
+    /// The gains of the units in a step over so many `tokens`, from those of pieces by slot; and the gain of all else.
+    pub(super) fn gains(&self, model: &Decoder, of_pieces: &[(usize, f64)], tokens: u64) -> (Vec<UnitGain>, f64) {
+        let (mut units, mut others): (BTreeMap<UnitId, UnitGain>, f64) = (BTreeMap::new(), 0.0);
+        let pieces: BTreeMap<usize, (&Parameter, &Piece)> =
+            model.parameters().pieces().map(|(parameter, piece)| (piece.slot(), (parameter, piece))).collect();
+        for (slot, gain) in of_pieces {
+            let Some((parameter, piece)) = pieces.get(slot) else { continue };
+            let Some(unit) = piece.place.unit() else {
+                others += gain;
+                continue;
+            };
+            let entry = units.entry(unit).or_insert(UnitGain { unit, gain: 0.0, saves: 0 });
+            entry.gain += gain;
+            if self.matrices.contains_key(slot) {
+                entry.saves += 2 * tokens * parameter.extent(piece).1.iter().product::<usize>() as u64;
+            }
+        }
+        (units.into_values().collect(), others)
+    }
+
     /// The matrices that still train.
     fn trainable<'a>(&'a self, parameters: &'a Parameters) -> impl Iterator<Item = (&'a Parameter, &'a Piece, PartId)> {
         let trains = parameters.pieces().filter(|(_, piece)| piece.is_trainable());
@@ -143,7 +165,7 @@ impl Freezing {
         &self,
         model: &Decoder,
         wants: &Wants,
-        (measured, gradients, validation_loss): (&Measured, &Gradients, Option<f64>),
+        (measured, gradients, validation_loss, spent): (&Measured, &Gradients, Option<f64>, Spent),
         observe: impl FnOnce(&Observation<'_>) -> T,
     ) -> T {
         let gradients: Vec<_> = self
@@ -163,6 +185,7 @@ impl Freezing {
             gradients: &elements(&gradients),
             weights: &elements(&weights),
             validation_loss,
+            spent,
         })
     }
 

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use grades::Flops;
+use grades::{Flops, Spent};
 use serde::{Deserialize, Serialize};
 
 /// The counters of a run.
@@ -33,14 +33,19 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Counts a step that began at `clock`; its seconds.
-    pub(super) fn count_step(&mut self, clock: Instant, loss: f64, flops: Flops, tokens: u64) -> f64 {
+    /// Counts the rest of a step that began at `clock`; its seconds.
+    pub(super) fn count_step(&mut self, clock: Instant, loss: f64, tokens: u64) -> f64 {
         let seconds = clock.elapsed().as_secs_f64();
         self.seconds += seconds;
-        self.flops += flops;
         self.tokens += tokens;
         self.loss_sum.0 += loss;
         seconds
+    }
+
+    /// What a policy is told of it.
+    pub(super) fn spent(&self) -> Spent {
+        let flops = self.flops.total() + self.validation_flops + self.monitor_flops;
+        Spent { flops, seconds: self.seconds }
     }
 
     /// Counts the seconds since `clock` as the monitor's, without those of validation since there were `validated`.

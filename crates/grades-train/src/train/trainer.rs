@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Instant;
 
-use grades::{Cost, Decision, Flops, StopReason, Wants};
+use grades::{Cost, Decision, Flops, StepGains, StopReason, Wants};
 use grades_models::Decoder;
 use grades_report::record::{Event, RunEvent, Signals, Step, StepFlops};
 use grades_tensor::{Gradients, Tensor, executed, labels_of};
@@ -46,6 +46,19 @@ pub struct Outcome {
     pub val_loss: Option<f64>,
     /// What the policy says that its checks cost.
     pub checks: Cost,
+}
+
+/// A trained model.
+#[derive(Debug)]
+pub struct Trained {
+    /// As the run ends with it.
+    pub model: Decoder,
+    /// What the run came to.
+    pub outcome: Outcome,
+    /// With an average, what was not taken: [`Average::swap`] puts it in the place of the weights.
+    pub left: Option<Average>,
+    /// Whether `model` is the average.
+    pub averaged: bool,
 }
 
 /// A run in progress.
@@ -94,7 +107,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// If the loss is not finite, or a file cannot be written.
-    pub fn train(mut self) -> Result<(Decoder, Outcome), TrainError> {
+    pub fn train(mut self) -> Result<Trained, TrainError> {
         let planned = self.options.schedule.total_steps;
         self.state.apply(&self.state.policy.in_force())?;
         let before_first = self.state.policy.wants(0);
@@ -124,6 +137,7 @@ impl<'a> Trainer<'a> {
         let batches = self.loader.step(step - 1);
 
         let Pass { loss, mut gradients, flops, .. } = self.forward_and_backward(step, &batches)?;
+        self.state.ledger.flops += flops;
         self.state.freezing.mask_gradients(&mut gradients);
 
         let wants = self.state.policy.wants(step);
@@ -141,10 +155,12 @@ impl<'a> Trainer<'a> {
         let (learning_rate, warmup_steps) = (self.options.schedule.rate(step - 1), self.options.schedule.warmup_steps);
         let scale = step::clip(self.options.max_grad_norm, gradient_norm);
         let gain_of = step.checked_sub(2).filter(|_| wants.gain).map(|before| self.options.schedule.rate(before));
-        let TrainState { model, optimizer, policy, average, .. } = &mut self.state;
+        let TrainState { model, optimizer, policy, average, freezing, .. } = &mut self.state;
         let gains = optimizer.update(model.parameters_mut(), &gradients, Rates { learning_rate, gain_of }, scale);
         if !gains.is_empty() {
-            policy.observe_gain(step, gains.iter().map(|(_, gain)| gain).sum());
+            let tokens: u64 = batches.iter().map(|batch| batch.ids.len() as u64).sum();
+            let (units, others) = freezing.gains(model, &gains, tokens);
+            policy.observe_gains(step, &StepGains { units: &units, others, flops: flops.total() });
         }
         if let Some(average) = average.as_mut().filter(|average| average.takes(step, warmup_steps)) {
             average.add(model.parameters());
@@ -168,7 +184,7 @@ impl<'a> Trainer<'a> {
             self.compare_average(step)?;
         }
         let tokens = batches.iter().map(|batch| batch.ids.len() as u64).sum();
-        let seconds = self.state.ledger.count_step(clock, loss, flops, tokens);
+        let seconds = self.state.ledger.count_step(clock, loss, tokens);
         let monitor_bytes = self.state.monitor_bytes();
         let ledger = &mut self.state.ledger;
         ledger.monitor_bytes = ledger.monitor_bytes.max(monitor_bytes);
@@ -226,8 +242,8 @@ impl<'a> Trainer<'a> {
         gradients: &Gradients,
         validation_loss: Option<f64>,
     ) -> Result<Decision, TrainError> {
-        let TrainState { model, policy, freezing, .. } = &mut self.state;
-        let seen = (measured, gradients, validation_loss);
+        let TrainState { model, policy, freezing, ledger, .. } = &mut self.state;
+        let seen = (measured, gradients, validation_loss, ledger.spent());
         let decision = freezing.observed(model, wants, seen, |observation| policy.observe(step, observation));
         self.state.apply(&decision)?;
         if decision.restore_best {
@@ -323,16 +339,18 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Ends with the average of the weights, unless it is known to be worse.
-    fn end_with_average(&mut self) -> Result<(), TrainError> {
+    /// Ends with the average of the weights, unless it is known to be worse. Returns whether it does; what is not taken stays
+    /// in the average.
+    fn end_with_average(&mut self) -> Result<bool, TrainError> {
         let step = self.state.ledger.steps;
         if self.state.average.as_ref().is_some_and(|average| average.compared.is_none()) {
             self.compare_average(step)?;
         }
-        let Some(mut average) = self.state.average.take().filter(Average::is_of_something) else { return Ok(()) };
+        let TrainState { average, model, .. } = &mut self.state;
+        let Some(average) = average.as_mut().filter(|average| average.is_of_something()) else { return Ok(false) };
         let is_worse = average.compared.is_some_and(|[averaged, raw]| averaged >= raw);
         if !is_worse {
-            average.swap(self.state.model.parameters_mut());
+            average.swap(model.parameters_mut());
         }
         let reason = match (average.compared, is_worse) {
             (None, _) => "the run ends with the average of its weights".to_owned(),
@@ -345,12 +363,13 @@ impl<'a> Trainer<'a> {
                  {averaged:.4}"
             ),
         };
-        self.note(RunEvent::WeightAverage { step, reason })
+        self.note(RunEvent::WeightAverage { step, reason })?;
+        Ok(!is_worse)
     }
 
     /// What a run came to, with the validation loss of its end.
-    fn finish(mut self, stopped: Option<StopReason>) -> Result<(Decoder, Outcome), TrainError> {
-        self.end_with_average()?;
+    fn finish(mut self, stopped: Option<StopReason>) -> Result<Trained, TrainError> {
+        let averaged = self.end_with_average()?;
         // For the record alone: no method asked for it, so no method is charged with it.
         let charged = self.state.ledger.clone();
         let val_loss = self.validate()?;
@@ -360,7 +379,8 @@ impl<'a> Trainer<'a> {
         if let Some(loss) = val_loss.filter(|_| self.validated_at != ledger.steps) {
             self.dir.final_validation(ledger.steps, ledger.seconds, loss)?;
         }
-        Ok((self.state.model, Outcome { ledger, stopped, val_loss, checks }))
+        let left = self.state.average.filter(Average::is_of_something);
+        Ok(Trained { model: self.state.model, outcome: Outcome { ledger, stopped, val_loss, checks }, left, averaged })
     }
 
     /// How many layers from the input on have outputs that stay what they are.

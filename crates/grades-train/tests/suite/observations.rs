@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use grades::policy::none::NoPolicy;
-use grades::{Cost, Decision, Norm, Observation, Policy, PolicyState, RestoreError, Wants};
+use grades::{Cost, Decision, Norm, Observation, Policy, PolicyState, RestoreError, StepGains, Wants};
 
 use crate::runs::exclusive;
 use crate::tiny_run;
@@ -25,6 +25,7 @@ struct Seen {
     norms: Vec<f64>,
     moves: Vec<f64>,
     validation_loss: Option<f64>,
+    spent: u64,
     gains: Vec<(usize, f64)>,
 }
 
@@ -59,13 +60,18 @@ impl Policy for Curious {
             norms: parts().filter_map(|part| part.gradient).collect(),
             moves: parts().filter_map(|part| part.weight_change).collect(),
             validation_loss: observation.validation_loss,
+            spent: observation.spent.flops,
             gains: std::mem::take(&mut self.gains),
         });
         Decision { step, ..Decision::default() }
     }
 
-    fn observe_gain(&mut self, step: usize, gain: f64) {
-        self.gains.push((step, gain));
+    fn observe_gains(&mut self, step: usize, gains: &StepGains<'_>) {
+        // A gain for every matrix, each with the arithmetic that it takes: less than a third of the step's all together.
+        assert_eq!(gains.units.len(), MATRICES);
+        let saves: u64 = gains.units.iter().map(|unit| unit.saves).sum();
+        assert!(gains.units.iter().all(|unit| unit.saves > 0) && 3 * saves < gains.flops, "{gains:?}");
+        self.gains.push((step, gains.total()));
     }
 
     fn in_force(&self) -> Decision {
@@ -99,9 +105,10 @@ fn observed(wants: Wants) -> (Vec<Seen>, Vec<f64>) {
 fn every_combination_is_observed_at_once_and_whole() {
     let _counters = exclusive();
     let (_, losses) = observed(Wants::default());
-    for combination in 1_u32..128 {
+    for combination in 1_u32..256 {
         let wanted = |bit: u32| combination & (1 << bit) != 0;
         let wants = Wants {
+            decide: wanted(7),
             gain: wanted(6),
             measure_gradients: wanted(0),
             keep_gradient: wanted(0),
@@ -123,6 +130,8 @@ fn every_combination_is_observed_at_once_and_whole() {
         let gains: Vec<_> = seen.iter().flat_map(|seen| &seen.gains).map(|(step, _)| *step).collect();
         let known = if wants.after_update() { vec![2, 3] } else { vec![2] };
         assert_eq!(gains, if wants.gain { known } else { vec![] }, "{wants:?}");
+        // All that was spent is known, with the step's own passes.
+        assert!(seen[0].spent > 0 && seen.is_sorted_by(|a, b| a.spent < b.spent), "{wants:?}, {seen:?}");
         for seen in &seen {
             let all = |wanted: bool| if wanted { MATRICES } else { 0 };
             assert_eq!(seen.gradients, all(wants.measure_gradients), "{wants:?}, {seen:?}");

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::check::ConfigError;
 use crate::decision::{Decision, PartId, Wants};
+use crate::gain::StepGains;
 use crate::norm::Norm;
 use crate::signal::{Measurement, Signal};
 use crate::state::RestoreError;
@@ -41,6 +42,17 @@ pub struct Observation<'a> {
     /// The mean loss per predicted token over the validation set after this step's update; `None` also where there is
     /// no validation set.
     pub validation_loss: Option<f64>,
+    /// What the run has spent so far, always known.
+    pub spent: Spent,
+}
+
+/// What a run has spent, on training, validation and monitoring.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Spent {
+    /// Executed floating-point operations, with those of the present step's passes.
+    pub flops: u64,
+    /// Seconds of the steps before.
+    pub seconds: f64,
 }
 
 /// What a policy has spent on its own checks, and what the loop has measured and validated for it.
@@ -111,10 +123,10 @@ pub trait Policy: fmt::Debug + Send {
     /// others does no harm. A value that is missing or not finite never freezes or stops anything.
     fn observe(&mut self, step: usize, observation: &Observation<'_>) -> Decision;
 
-    /// Takes the gain that the update of step `step` has found of the update before it, where [`Wants::gain`] asked for
-    /// it; it counts in the decisions of later steps.
-    fn observe_gain(&mut self, step: usize, gain: f64) {
-        let _ = (step, gain);
+    /// Takes the gains that the update of step `step` has found of the update before it, where [`Wants::gain`] asked for
+    /// them; they count in the decisions of later steps.
+    fn observe_gains(&mut self, step: usize, gains: &StepGains<'_>) {
+        let _ = (step, gains);
     }
 
     /// All that was decided and still holds, as one decision: what to apply to a model before its first step, freshly

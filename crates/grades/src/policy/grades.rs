@@ -4,6 +4,7 @@ use super::contract::{Cost, Method, Observation, Policy, PolicyMemory, PolicySta
 use crate::check::ConfigError;
 use crate::config::Config;
 use crate::decision::{Decision, Wants};
+use crate::gain::StepGains;
 use crate::monitor::Monitor;
 use crate::norm::Norm;
 use crate::signal::Signal;
@@ -48,8 +49,8 @@ impl Policy for Monitor {
         Self::observe(self, step, observation.measurements)
     }
 
-    fn observe_gain(&mut self, step: usize, gain: f64) {
-        Self::observe_gain(self, step, gain);
+    fn observe_gains(&mut self, step: usize, gains: &StepGains<'_>) {
+        Self::observe_gains(self, step, gains);
     }
 
     fn in_force(&self) -> Decision {

@@ -11,9 +11,11 @@ mod contract;
 
 pub mod aflora;
 pub mod autofreeze;
+pub mod budget;
 mod grades;
 pub mod loraf;
 pub mod none;
+pub mod scripted;
 pub mod validation_loss;
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +24,7 @@ use crate::check::ConfigError;
 use crate::config::Config;
 use crate::unit::UnitId;
 
-pub use contract::{Cost, Elements, Method, Observation, Policy, PolicyMemory, PolicyState};
+pub use contract::{Cost, Elements, Method, Observation, Policy, PolicyMemory, PolicyState, Spent};
 
 /// From a list of methods, each with the type of its options: the choice between them. The name of a variant, in snake
 /// case, is the name of its method.
@@ -70,6 +72,10 @@ methods! {
     Aflora(aflora::AfLoraConfig),
     /// LoRAF: A fixed, B sparse; LoRA only.
     Loraf(loraf::LorafConfig),
+    /// All parameters, until so much arithmetic or time is spent.
+    Budget(budget::BudgetConfig),
+    /// What freezes when is written down beforehand.
+    Scripted(scripted::ScriptedConfig),
 }
 
 impl Default for EarlyStopping {
@@ -142,6 +148,13 @@ mod tests {
             assert_eq!(json["method"], method.name());
             assert_eq!(serde_json::from_value::<EarlyStopping>(json).unwrap(), method);
             assert_eq!(EarlyStopping::named(method.name()), Some(method.clone()));
+            // A budget has to be given.
+            let method = match method {
+                EarlyStopping::Budget(_) => {
+                    EarlyStopping::Budget(budget::BudgetConfig { flops: Some(1e9), seconds: None })
+                }
+                method => method,
+            };
             method.validate().unwrap();
             let mut policy = method.build(&unit, 10).unwrap();
             assert_eq!((policy.name(), policy.state().memory.name()), (method.name(), method.name()));

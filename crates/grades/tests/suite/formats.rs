@@ -14,13 +14,13 @@ const WRITTEN: [[&str; 3]; 7] = [
     ],
     [
         r#"{"method": "grades", "tau": 1.5, "alpha": 0.1, "companions": "follow"}"#,
-        r#"{"method":"grades","tau":1.5,"alpha":0.1,"patience":1,"interval":1,"max_frozen_share":1.0,"companions":"follow","split_fused":true,"trace":false,"auto":{"exhausted":0.0,"stalled":0.08,"gain":0.2,"parts":"last"}}"#,
+        r#"{"method":"grades","tau":1.5,"alpha":0.1,"patience":1,"interval":1,"max_frozen_share":1.0,"companions":"follow","split_fused":true,"trace":false,"auto":{"exhausted":0.0,"stalled":0.08,"gain":0.2,"freeze":"agreement","parts":"last"}}"#,
         r#"{"memory":{"method":"grades","config":"signal=gradient_change norm=L1 tau=1.5 alpha=0.1 patience=1 interval=1 max_frozen_share=1 companions=Follow","planned_steps":10,"last_step":2,"stopped":true,"measurements":6,"units":{"vision.0.fc1":{"streak":1,"frozen_at":2},"language.0.q":{"streak":1,"frozen_at":2},"language.1.down":{"streak":1,"frozen_at":2}},"events":[{"event":"freeze","step":2,"unit":"vision.0.fc1","signal":1.4},{"event":"freeze","step":2,"unit":"language.0.q","signal":0.13999999999999999},{"event":"freeze","step":2,"unit":"language.1.down","signal":1.4},{"event":"freeze_companion","step":2,"companion":"norms","tower":"vision","layer":0},{"event":"freeze_companion","step":2,"companion":"norms","tower":"language","layer":0},{"event":"freeze_companion","step":2,"companion":"norms","tower":"language","layer":1},{"event":"freeze_companion","step":2,"companion":"embedding","tower":"vision"},{"event":"freeze_companion","step":2,"companion":"embedding","tower":"language"},{"event":"stop","step":2,"reason":"all_frozen"}]},"cost":{"measurements":6,"validations":0,"operations":0,"bytes":0}}"#,
     ],
     [
         r#"{"method": "grades", "auto": {"window": 2, "warmup_steps": 1}}"#,
-        r#"{"method":"grades","tau":"auto","patience":1,"interval":1,"max_frozen_share":1.0,"companions":"train","split_fused":true,"trace":false,"auto":{"warmup_steps":1,"window":2,"exhausted":0.0,"stalled":0.08,"gain":0.2,"parts":"last"}}"#,
-        r#"{"memory":{"method":"grades","config":"signal=relative_gradient_change norm=Frobenius tau=auto alpha=default patience=1 interval=1 max_frozen_share=1 companions=Train auto=AutoTau { warmup_steps: Some(1), epoch_steps: None, window: Some(2), floor: None, exhausted: 0.0, stalled: 0.08, gain: 0.2, parts: Last }","planned_steps":10,"last_step":6,"stopped":false,"measurements":17,"units":{"vision.0.fc1":{"streak":1,"frozen_at":6},"language.0.q":{"streak":0},"language.1.down":{"streak":1,"frozen_at":5}},"detector":{"averages":{"vision.0.fc1":{"sum":"-0.10093749999999968","weight":"1.9375","at_floor":1},"language.0.q":{"sum":"1.9375","weight":"1.9375","at_floor":0},"language.1.down":{"sum":"-0.3146874999999999","weight":"1.875","at_floor":1}},"lowest":"inf","since_lowest":0,"gains":{"count":0,"sum":"0","recent":"0","weight":"0","small_for":0}},"events":[{"event":"freeze","step":5,"unit":"language.1.down","signal":0.875},{"event":"freeze","step":6,"unit":"vision.0.fc1","signal":0.8399999999999999}]},"cost":{"measurements":17,"validations":0,"operations":0,"bytes":0}}"#,
+        r#"{"method":"grades","tau":"auto","patience":1,"interval":1,"max_frozen_share":1.0,"companions":"train","split_fused":true,"trace":false,"auto":{"warmup_steps":1,"window":2,"exhausted":0.0,"stalled":0.08,"gain":0.2,"freeze":"agreement","parts":"last"}}"#,
+        r#"{"memory":{"method":"grades","config":"signal=relative_gradient_change norm=Frobenius tau=auto alpha=default patience=1 interval=1 max_frozen_share=1 companions=Train auto=AutoTau { warmup_steps: Some(1), epoch_steps: None, window: Some(2), floor: None, exhausted: 0.0, stalled: 0.08, gain: 0.2, freeze: Agreement, parts: Last }","planned_steps":10,"last_step":6,"stopped":false,"measurements":17,"units":{"vision.0.fc1":{"streak":1,"frozen_at":6},"language.0.q":{"streak":0},"language.1.down":{"streak":1,"frozen_at":5}},"detector":{"averages":{"vision.0.fc1":{"sum":"-0.10093749999999968","weight":"1.9375","at_floor":1},"language.0.q":{"sum":"1.9375","weight":"1.9375","at_floor":0},"language.1.down":{"sum":"-0.3146874999999999","weight":"1.875","at_floor":1}},"lowest":"inf","since_lowest":0,"gains":{"count":0,"sum":"0","recent":"0","weight":"0","small_for":0}},"events":[{"event":"freeze","step":5,"unit":"language.1.down","signal":0.875},{"event":"freeze","step":6,"unit":"vision.0.fc1","signal":0.8399999999999999}]},"cost":{"measurements":17,"validations":0,"operations":0,"bytes":0}}"#,
     ],
     [
         r#"{"method": "validation_loss", "patience": 5}"#,
@@ -61,6 +61,7 @@ fn observe(policy: &mut dyn Policy, units: &[UnitId], step: usize) {
         gradients: &elements,
         weights: &elements,
         validation_loss: Some(3.0 - 0.1 * step as f64),
+        spent: grades::Spent { flops: 100 * step as u64, seconds: step as f64 },
     };
     policy.observe(step, &observation);
 }
