@@ -57,6 +57,7 @@ impl Args {
         let options = CompareOptions {
             methods: METHODS.map(str::to_owned).to_vec(),
             adapters: Vec::new(),
+            frontier: None,
             runs: RunOptions {
                 seeds: self.seeds,
                 tasks: vec![TASK.to_owned()],

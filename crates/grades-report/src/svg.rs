@@ -36,17 +36,25 @@ pub struct Series {
     pub mark: Mark,
     /// Its values from left to right; a line is interrupted where there is none.
     pub points: Vec<(f64, Option<f64>)>,
+    /// Bars from a low to a high value, at their places.
+    pub bars: Vec<(f64, [f64; 2])>,
 }
 
 impl Series {
     /// A line.
     pub fn line(name: impl Into<String>, points: Vec<(f64, Option<f64>)>) -> Self {
-        Self { name: name.into(), mark: Mark::Line, points }
+        Self { name: name.into(), mark: Mark::Line, points, bars: Vec::new() }
     }
 
     /// Points that no line joins.
     pub fn points(name: impl Into<String>, points: Vec<(f64, Option<f64>)>) -> Self {
-        Self { name: name.into(), mark: Mark::Points, points }
+        Self { name: name.into(), mark: Mark::Points, points, bars: Vec::new() }
+    }
+
+    /// With bars.
+    #[must_use]
+    pub fn with_bars(self, bars: Vec<(f64, [f64; 2])>) -> Self {
+        Self { bars, ..self }
     }
 }
 
@@ -78,7 +86,8 @@ impl Chart {
             return empty(&self.title);
         }
         let x = Axis::linear(values().map(|(x, _)| x), false);
-        let heights = values().map(|(_, y)| y).chain(self.guides.iter().map(|(y, _)| *y).filter(finite));
+        let ends = self.series.iter().flat_map(|series| &series.bars).flat_map(|(_, ends)| *ends).filter(finite);
+        let heights = values().map(|(_, y)| y).chain(ends).chain(self.guides.iter().map(|(y, _)| *y).filter(finite));
         let y = Axis::fitting(heights, self.from_zero);
         let several = self.series.len() > 1;
         // Long names stand below the plot, short ones beside their lines.
@@ -286,6 +295,12 @@ impl Frame {
         for (x, y) in drawn.iter().rev().step_by(every) {
             marker(&mut marks, index, *x, *y);
         }
+        let mut bars = String::new();
+        for (x, [low, high]) in series.bars.iter().filter(|(_, ends)| ends.iter().all(finite)) {
+            let (x, low, high) = (self.x(*x), self.y(*low), self.y(*high));
+            let _ = write!(bars, "M{:.1} {low:.1}h6m-3 0V{high:.1}m-3 0h6", x - 3.0);
+        }
+        outline(svg, index, &bars);
         outline(svg, index, &marks);
     }
 

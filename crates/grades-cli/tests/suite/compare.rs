@@ -179,6 +179,9 @@ fn mistakes_show_before_anything_is_trained() {
     };
     refuses(&["--methods", "none,gradse"], &["gradse", "grades", "validation_loss"]);
     refuses(&["--adapters", "full,lorra"], &["lorra", "full", "lora"]);
+    refuses(&["--methods", "none,shorter:grades"], &["shorter:grades", "add grades to --methods"]);
+    refuses(&["--methods", "none", "--frontier", "val_set_size=0"], &["--frontier", "val_set_size"]);
+    refuses(&["--methods", "none", "--frontier", "--frontier-lengths", "2"], &["--frontier-lengths", "at most 1"]);
     refuses(&["--tasks", "pika", "--data-dir", "."], &["pika", "piqa"]);
     refuses(&["--tasks", "piqa", "--data-dir", "absent"], &["absent/piqa"]);
     refuses(&["lorra:lora_r=4"], &["lorra", "lora"]);
@@ -212,4 +215,73 @@ fn mistakes_show_before_anything_is_trained() {
     .unwrap();
     let other = workspace.call(&scored);
     assert!(other.code() == Some(1) && other.stderr().contains("piqa.jsonl"), "{}", other.stderr());
+}
+
+#[test]
+fn a_frontier_and_controls_are_made_of_the_runs() {
+    let workspace = Workspace::new();
+    let mut config = fs::read_to_string(workspace.path("config.yaml")).unwrap();
+    config.push_str(
+        "\ncompare:\n  mine:\n    early_stopping: {method: grades, tau: 1.0e9, alpha: 0.5}\n    lr_scheduler: constant\n",
+    );
+    fs::write(workspace.path("config.yaml"), config).unwrap();
+    let methods = "shorter:mine,none,all_at_once:mine,random:mine,reverse:mine,mine,linear";
+    let compare = [
+        "compare",
+        "config.yaml",
+        "--methods",
+        methods,
+        "--seeds",
+        "2",
+        "--out",
+        "out",
+        "--frontier",
+        "--frontier-lengths",
+        "0.4,1",
+        "--frontier-rates",
+        "0.5,1,2",
+        "--json",
+    ];
+    let called = workspace.call(&compare);
+    assert!(called.succeeded(), "{}", called.stderr());
+    let result: Value = serde_json::from_str(&called.stdout()).unwrap();
+    let config = |run: &str| fs::read_to_string(workspace.path("out").join(run).join("config.yaml")).unwrap();
+    let summary = |run: &str| -> Value {
+        serde_json::from_slice(&fs::read(workspace.path("out").join(run).join("summary.json")).unwrap()).unwrap()
+    };
+    // Three rates of the short schedule, two of the long one, and of the second seed the best of each.
+    let points = result["frontiers"][0]["points"].as_array().unwrap();
+    let places: Vec<_> = points
+        .iter()
+        .map(|point| (point["length"].as_f64().unwrap(), point["runs"].as_array().unwrap().len()))
+        .collect();
+    let of_length =
+        |length: f64| places.iter().filter(|(of, _)| *of == length).map(|(_, runs)| *runs).collect::<Vec<_>>();
+    assert_eq!((of_length(0.4).len(), of_length(1.0).len()), (3, 2), "{places:?}");
+    assert_eq!((of_length(0.4).iter().sum::<usize>(), of_length(1.0).iter().sum::<usize>()), (4, 3), "{places:?}");
+    let short = summary("full-frontier-0.4-lr1e-2-seed42");
+    let steps = short["planned_steps"].as_u64().unwrap();
+    let all = summary("full-none-seed42")["planned_steps"].as_u64().unwrap();
+    assert!(0 < steps && steps < all, "{steps} of {all}");
+    // The best of the long schedules is no worse than the plain run, which is one of them or was dropped for better ones.
+    let excess = |method: &str| {
+        let row = result["rows"].as_array().unwrap().iter().find(|row| row["method"] == method).unwrap();
+        row["excess"]["by_seed"].as_array().unwrap()[0]["nats"].as_f64().unwrap()
+    };
+    assert!(excess("none") >= -1e-9, "{}", excess("none"));
+    // What each control keeps of its method's run.
+    let mine = summary("full-mine-seed42");
+    assert_eq!(summary("full-shorter-of-mine-seed42")["steps"], mine["steps"]);
+    assert!(config("full-shorter-of-mine-seed42").contains("lr_scheduler: cosine"));
+    for control in ["all_at_once", "random", "reverse"] {
+        assert!(config(&format!("full-{control}-of-mine-seed42")).contains("lr_scheduler: constant"), "{control}");
+    }
+    assert_eq!(summary("full-random-of-mine-seed42")["frozen_units"], mine["frozen_units"]);
+    assert_eq!(summary("full-random-of-mine-seed42")["steps"], mine["steps"]);
+    assert_eq!(summary("full-all_at_once-of-mine-seed42")["stopped_by"], "budget");
+    let page = fs::read_to_string(workspace.path("out/compare.html")).unwrap();
+    assert!(page.contains("Validation loss over TFLOP") && !page.contains("so far"));
+    // Again: nothing is made.
+    let again = workspace.call(&compare);
+    assert!(again.succeeded() && made(&again).is_empty(), "{}", again.stderr());
 }

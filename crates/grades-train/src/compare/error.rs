@@ -66,6 +66,9 @@ pub enum CompareError {
         /// Why.
         message: String,
     },
+    /// A frontier without a loss to draw.
+    #[error("--frontier compares validation losses: set `val_set_size` in the config")]
+    NoValidation,
     /// The config of a run.
     #[error("{name}: {source}")]
     Config {

@@ -1,7 +1,5 @@
 //! Makes the runs of a comparison or a sweep, one after the other, and puts each where it belongs.
 
-use std::path::PathBuf;
-
 use super::finished::Finished;
 use super::folder::Folder;
 use super::job::{ScoredModel, Worker};
@@ -33,27 +31,18 @@ impl Maker<'_, '_> {
         }
     }
 
-    /// Finishes a run and puts it into a row; where it fails, among the failures. Returns its directory.
-    pub(super) fn run(
-        &mut self,
-        comparison: &mut Comparison,
-        row: usize,
-        seed: u64,
-        place: &str,
-        planned: &PlannedRun,
-    ) -> Option<PathBuf> {
+    /// Finishes a run; where it fails, it goes among the failures.
+    pub(super) fn run(&mut self, failures: &mut Vec<Failure>, place: &str, planned: &PlannedRun) -> Option<Finished> {
         let there = if self.folder.finished(planned).is_some() { ", there already" } else { "" };
         (self.log)(&format!("{place} {}{there}", planned.name));
         match self.folder.finish(planned, self.questions, self.work) {
             Ok(finished) => {
                 (self.log)(&line(&finished));
-                let run = finished.run.clone();
-                comparison.rows[row].runs.push((seed, finished));
-                Some(run)
+                Some(finished)
             }
             Err(error) => {
                 (self.log)(&format!("  failed: {error}"));
-                comparison.failures.push(Failure::new(&planned.name, &error));
+                failures.push(Failure::new(&planned.name, &error));
                 None
             }
         }

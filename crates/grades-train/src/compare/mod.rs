@@ -11,9 +11,13 @@
 //! has its own peak of memory, and one that fails takes no other with it.
 
 mod adapter;
+mod contender;
+mod control;
 mod error;
+mod excess;
 mod finished;
 mod folder;
+mod frontier;
 mod job;
 mod make;
 mod options;
@@ -30,6 +34,7 @@ mod tables;
 pub use error::CompareError;
 pub use finished::Finished;
 pub use folder::Folder;
+pub use frontier::{Excess, Frontier, FrontierOptions, Point};
 pub use job::{Job, ScoredModel, Worker};
 pub use options::RunOptions;
 pub use outcome::{Comparison, Failure, Row, Test};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::adapter::FULL;
 use super::error::CompareError;
 use super::finished::Finished;
+use super::frontier::Frontier;
 use super::questions::{Answers, Metric, Questions};
 use super::significance::{holm, sign_flip};
 use grades_report::record::Answer;
@@ -32,6 +33,8 @@ pub struct Comparison {
     pub rows: Vec<Row>,
     /// Each method against `none` with the same adapter.
     pub tests: Vec<Test>,
+    /// For each adapter what training without stopping comes to, where that was asked for.
+    pub frontiers: Vec<Frontier>,
     /// What could not be made.
     pub failures: Vec<Failure>,
     /// Runs that were planned.
@@ -138,8 +141,8 @@ pub(super) fn average(metric: Metric, answers: &Answers) -> Option<f64> {
 impl Comparison {
     /// Of rows whose runs are still to be made.
     pub(super) fn new(metric: Metric, questions: &Questions, rows: Vec<Row>, planned: usize) -> Self {
-        let (tests, failures) = (Vec::new(), Vec::new());
-        Self { metric, questions: questions.counts(), base: None, rows, tests, failures, planned }
+        let (tests, frontiers, failures) = (Vec::new(), Vec::new(), Vec::new());
+        Self { metric, questions: questions.counts(), base: None, rows, tests, frontiers, failures, planned }
     }
 
     /// The row of `none` with the adapter of `row`; `None` of that row itself.

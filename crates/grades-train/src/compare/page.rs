@@ -15,7 +15,8 @@ const MOST_OVERLAID: usize = 6;
 /// The page of a comparison in `folder`, with `maps` of a sweep.
 pub(super) fn html(title: &str, comparison: &Comparison, folder: &Path, maps: &[Figure]) -> String {
     let mut body = format!("<h1>{title}</h1>\n");
-    let made: usize = comparison.rows.iter().map(|row| row.runs.len()).sum();
+    let in_frontiers = comparison.frontiers.iter().flat_map(|frontier| &frontier.points).map(|point| point.runs.len());
+    let made: usize = comparison.rows.iter().map(|row| row.runs.len()).chain(in_frontiers).sum();
     if made < comparison.planned {
         let _ = writeln!(body, "<p>{made} of {} runs so far.</p>", comparison.planned);
     }
@@ -34,7 +35,9 @@ pub(super) fn html(title: &str, comparison: &Comparison, folder: &Path, maps: &[
         let caption = std::mem::replace(&mut table.caption, title.to_owned());
         let _ = write!(body, "<h2>{title}</h2>\n<p>{}.</p>\n{}", escape(&caption), table.html());
     }
-    let _ = write!(body, "<h2>Figures</h2>\n<div class=\"figures\">\n{}", time(comparison).html());
+    body.push_str("<h2>Figures</h2>\n<div class=\"figures\">\n");
+    comparison.frontier_figures().iter().for_each(|figure| body.push_str(&figure.html()));
+    body.push_str(&time(comparison).html());
     // The runs of a sweep are too many for one figure, and begin where they fork.
     if maps.is_empty() {
         overlays(comparison).iter().for_each(|figure| body.push_str(&figure.html()));

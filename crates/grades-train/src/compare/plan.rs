@@ -1,23 +1,31 @@
 //! Which runs a comparison is made of, and making them.
 
 use super::adapter::{FULL, adapter_name, adapter_options};
+use super::contender::{Contender, known};
+use super::control::Control;
 use super::error::CompareError;
 use super::folder::Folder;
+use super::frontier::{Frontier, FrontierOptions, Point};
 use super::job::{ScoredModel, Worker};
 use super::make::{Maker, base};
 use super::options::RunOptions;
-use super::outcome::{Comparison, Row};
+use super::outcome::{Comparison, Failure, Row};
 use super::planned_run::PlannedRun;
 use super::questions::{Metric, Questions};
 use crate::config::{Adapter, Config, ConfigError, Variants};
 
+/// The name under which the runs of a frontier have options of their own.
+const FRONTIER: &str = "frontier";
+
 /// What is compared.
 #[derive(Clone, Debug)]
 pub struct CompareOptions {
-    /// Methods of early stopping.
+    /// Methods of early stopping, schedules, controls, and names of the config.
     pub methods: Vec<String>,
     /// `full`, or what `adapter` of a config may be; none: what the config has.
     pub adapters: Vec<String>,
+    /// The schedules without stopping that all are compared with, if any.
+    pub frontier: Option<FrontierOptions>,
     /// How many of each, how they are scored, and where they go.
     pub runs: RunOptions,
 }
@@ -29,9 +37,11 @@ pub struct Plan {
     questions: Questions,
     metric: Metric,
     base: Option<ScoredModel>,
-    rows: Vec<(String, String)>,
-    /// Seeds outermost, so that an interrupted comparison has whole rows of the first seeds.
+    rows: Vec<(String, Contender)>,
+    /// Seeds outermost, so that an interrupted comparison has whole rows of the first seeds; controls after what they need.
     runs: Vec<Entry>,
+    frontiers: Vec<Schedules>,
+    seeds: Vec<u64>,
 }
 
 /// A run and where it stands in the table.
@@ -40,10 +50,22 @@ struct Entry {
     row: usize,
     seed: u64,
     run: PlannedRun,
+    /// For a control: it is made from the run of that row, and `run` is what it begins with.
+    control: Option<(Control, usize)>,
+}
+
+/// The schedules of one adapter's frontier.
+#[derive(Clone, Debug)]
+struct Schedules {
+    adapter: String,
+    lengths: Vec<f64>,
+    rates: Vec<f64>,
+    /// Training without stopping over the whole length, at the config's rate.
+    config: Config,
 }
 
 impl Plan {
-    /// Plans the runs: each method with each adapter and seed. Those of a seed see the same data in the same order.
+    /// Plans the runs: each contender with each adapter and seed. Those of a seed see the same data in the same order.
     ///
     /// The options of a run are the common ones, then those under `compare:` of its adapter, its method, and
     /// `adapter+method`. Only `validation_loss` validates before the end.
@@ -53,8 +75,9 @@ impl Plan {
     /// trained then.
     pub fn new(variants: &Variants, options: &CompareOptions) -> Result<Self, CompareError> {
         let questions = options.runs.questions()?;
-        let (mut adapters, methods) = (unique(&options.adapters), unique(&options.methods));
-        check_names(variants, &adapters, &methods)?;
+        let mut adapters = unique(&options.adapters);
+        let contenders = contenders(&options.methods, variants)?;
+        check_names(variants, &adapters, &contenders)?;
         // Where adapters are named, what only an adapter has may stand among the common options.
         let common = adapters.first().map_or_else(Vec::new, |adapter| adapter_options(adapter));
         let common = variants.config(&common, &[])?;
@@ -62,21 +85,36 @@ impl Plan {
             adapters.push(adapter_name(&common));
         }
         let out = options.runs.folder(&common);
-        let rows: Vec<_> = adapters.iter().flat_map(|a| methods.iter().map(move |m| (a.clone(), m.clone()))).collect();
+        let seeds: Vec<u64> = options.runs.seeds(common.seed).collect();
+        let rows: Vec<_> =
+            adapters.iter().flat_map(|a| contenders.iter().map(move |c| (a.clone(), c.clone()))).collect();
         let mut runs = Vec::new();
-        for seed in options.runs.seeds(common.seed) {
-            for (row, (adapter, method)) in rows.iter().enumerate() {
-                let name = format!("{adapter}-{method}-seed{seed}");
-                let config = config(variants, adapter, method, seed)
+        for seed in &seeds {
+            let (mut now, mut then) = (Vec::new(), Vec::new());
+            for (row, (adapter, contender)) in rows.iter().enumerate() {
+                let name = format!("{adapter}-{}-seed{seed}", contender.to_string().replace(':', "-of-"));
+                let control = match contender {
+                    Contender::Control(control, of) => Some((*control, reference(&rows, adapter, of, contender)?)),
+                    _ => None,
+                };
+                let like = control.filter(|(control, _)| control.is_like_its_method()).map(|(_, of)| &rows[of].1);
+                let config = config(variants, adapter, like.unwrap_or(contender), contender, *seed)
                     .map_err(|source| CompareError::Config { name: name.clone(), source })?;
                 let config = Config { output_dir: out.join(&name), ..config };
-                runs.push(Entry { row, seed, run: PlannedRun { name, config, from: None } });
+                let entry = Entry { row, seed: *seed, run: PlannedRun { name, config, from: None }, control };
+                if control.is_some() { then.push(entry) } else { now.push(entry) }
             }
+            runs.append(&mut now);
+            runs.append(&mut then);
         }
+        let frontiers = match &options.frontier {
+            Some(frontier) => adapters.iter().map(|adapter| Schedules::new(variants, adapter, frontier)).collect(),
+            None => Ok(Vec::new()),
+        }?;
         let folder = Folder::open(out)?;
-        runs.iter().try_for_each(|entry| folder.check(&entry.run))?;
+        runs.iter().filter(|entry| entry.control.is_none()).try_for_each(|entry| folder.check(&entry.run))?;
         let base = base(&common, &questions);
-        Ok(Self { folder, questions, metric: options.runs.metric, base, rows, runs })
+        Ok(Self { folder, questions, metric: options.runs.metric, base, rows, runs, frontiers, seeds })
     }
 
     /// The folder that everything goes into.
@@ -91,13 +129,29 @@ impl Plan {
     /// # Errors
     /// If the results cannot be written. They are written after each run, so that they can be looked at meanwhile.
     pub fn run(&self, work: &mut Worker<'_>, log: &mut dyn FnMut(&str)) -> Result<Comparison, CompareError> {
-        let rows = self.rows.iter().map(|(adapter, method)| Row::new(adapter, method)).collect();
-        let mut comparison = Comparison::new(self.metric, &self.questions, rows, self.runs.len());
+        let rows = self.rows.iter().map(|(adapter, contender)| Row::new(adapter, &contender.to_string())).collect();
+        let in_frontiers: usize = self.frontiers.iter().map(|schedules| schedules.runs(self.seeds.len())).sum();
+        let planned = self.runs.len() + in_frontiers;
+        let mut comparison = Comparison::new(self.metric, &self.questions, rows, planned);
         let mut maker = Maker { folder: &self.folder, questions: &self.questions, work, log };
         maker.base(&mut comparison, self.base.as_ref());
-        for (index, Entry { row, seed, run }) in self.runs.iter().enumerate() {
-            let place = format!("[{}/{}]", index + 1, self.runs.len());
-            maker.run(&mut comparison, *row, *seed, &place, run);
+        let mut places = (1..).map(|index| format!("[{index}/{planned}]"));
+        let mut place = || places.next().unwrap_or_default();
+        for schedules in &self.frontiers {
+            comparison.frontiers.push(Frontier::new(&schedules.adapter));
+            schedules.run(&self.seeds, &mut maker, &mut comparison, &mut place)?;
+        }
+        for entry in &self.runs {
+            let place = place();
+            let run = match entry.made(&comparison) {
+                Ok(run) => run,
+                Err(message) => {
+                    comparison.failures.push(Failure { name: entry.run.name.clone(), message });
+                    continue;
+                }
+            };
+            let finished = maker.run(&mut comparison.failures, &place, &run);
+            comparison.rows[entry.row].runs.extend(finished.map(|finished| (entry.seed, finished)));
             comparison.test();
             comparison.write(self.folder.path())?;
         }
@@ -105,12 +159,173 @@ impl Plan {
     }
 }
 
-/// The config of one run.
-fn config(variants: &Variants, adapter: &str, method: &str, seed: u64) -> Result<Config, ConfigError> {
+impl Entry {
+    /// The run, which a control has only when that of its method is there.
+    fn made(&self, comparison: &Comparison) -> Result<PlannedRun, String> {
+        let Some((control, of)) = self.control else { return Ok(self.run.clone()) };
+        let run = comparison.rows[of].runs.iter().find(|(seed, _)| *seed == self.seed);
+        let (_, run) = run.ok_or("the run that it is a control of failed")?;
+        let config = control.config(self.run.config.clone(), run)?;
+        Ok(PlannedRun { config, ..self.run.clone() })
+    }
+}
+
+impl Schedules {
+    fn new(variants: &Variants, adapter: &str, options: &FrontierOptions) -> Result<Self, CompareError> {
+        let unusable = |key: &str, range: &str| CompareError::Unknown(format!("{key} must be {range}"));
+        let sorted = |values: &[f64]| {
+            let mut values = values.to_vec();
+            values.sort_by(f64::total_cmp);
+            values.dedup();
+            values
+        };
+        let (lengths, rates) = (sorted(&options.lengths), sorted(&options.rates));
+        if lengths.is_empty() || lengths.iter().any(|length| !(*length > 0.0 && *length <= 1.0)) {
+            return Err(unusable("--frontier-lengths", "shares of the planned run, above 0 and at most 1"));
+        }
+        if rates.is_empty() || rates.iter().any(|rate| !(*rate > 0.0 && rate.is_finite())) {
+            return Err(unusable("--frontier-rates", "multiples of the learning rate, above 0"));
+        }
+        let contender = Contender::Method("none".to_owned());
+        let mut options = contender.options();
+        options.push("lr_scheduler=cosine".to_owned());
+        let names = [adapter, "none", &format!("{adapter}+none"), FRONTIER];
+        let config = run_config(variants, adapter, options, &names, None)
+            .map_err(|source| CompareError::Config { name: FRONTIER.to_owned(), source })?;
+        if config.val_set_size.value() == 0.0 {
+            return Err(CompareError::NoValidation);
+        }
+        Ok(Self { adapter: adapter.to_owned(), lengths, rates, config })
+    }
+
+    /// How many rates are run at each length with the first seed: half as many as at the length before, but two.
+    fn kept(&self) -> impl Iterator<Item = usize> + '_ {
+        let all = self.rates.len();
+        (0..self.lengths.len() as u32).map(move |halved| all.div_ceil(2_usize.saturating_pow(halved)).max(all.min(2)))
+    }
+
+    fn runs(&self, seeds: usize) -> usize {
+        self.kept().sum::<usize>() + (seeds - 1) * self.lengths.len()
+    }
+
+    /// Runs the grid with the first seed, dropping the worse half of the rates at each longer length (successive halving),
+    /// and then the best rate of each length with the other seeds.
+    fn run(
+        &self,
+        seeds: &[u64],
+        maker: &mut Maker<'_, '_>,
+        comparison: &mut Comparison,
+        place: &mut dyn FnMut() -> String,
+    ) -> Result<(), CompareError> {
+        let Some((first, others)) = seeds.split_first() else { return Ok(()) };
+        let last = comparison.frontiers.len() - 1;
+        let mut rates: Vec<f64> = self.rates.iter().map(|rate| rounded(rate * self.config.learning_rate)).collect();
+        for (&length, kept) in self.lengths.iter().zip(self.kept()) {
+            rates.truncate(kept);
+            let mut by_rate = rates.clone();
+            by_rate.sort_by(f64::total_cmp);
+            for learning_rate in by_rate {
+                let run = self.planned(maker.folder, length, learning_rate, *first);
+                let finished = maker.run(&mut comparison.failures, &place(), &run);
+                let runs = finished.map(|finished| (*first, finished)).into_iter().collect();
+                comparison.frontiers[last].points.push(Point { length, learning_rate, runs });
+                comparison.write(maker.folder.path())?;
+            }
+            rates = comparison.frontiers[last].ranked(length, *first).iter().map(|point| point.learning_rate).collect();
+        }
+        let best: Vec<(f64, f64)> =
+            comparison.frontiers[last].best().iter().map(|point| (point.length, point.learning_rate)).collect();
+        for seed in others {
+            for (length, learning_rate) in &best {
+                let run = self.planned(maker.folder, *length, *learning_rate, *seed);
+                let finished = maker.run(&mut comparison.failures, &place(), &run);
+                let points = &mut comparison.frontiers[last].points;
+                let point = points.iter_mut().find(|p| p.length == *length && p.learning_rate == *learning_rate);
+                point.into_iter().for_each(|point| point.runs.extend(finished.clone().map(|run| (*seed, run))));
+                comparison.write(maker.folder.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn planned(&self, folder: &Folder, length: f64, learning_rate: f64, seed: u64) -> PlannedRun {
+        let name = format!("{}-{FRONTIER}-{length}-lr{learning_rate:e}-seed{seed}", self.adapter);
+        let steps = |steps: usize| ((steps as f64 * length).ceil() as usize).max(1);
+        let config = Config {
+            output_dir: folder.path().join(&name),
+            num_epochs: self.config.num_epochs * length,
+            max_steps: self.config.max_steps.map(steps),
+            learning_rate,
+            seed,
+            ..self.config.clone()
+        };
+        PlannedRun { name, config, from: None }
+    }
+}
+
+/// A number to six digits, so that a multiple of a round number is one.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.5e}").parse().unwrap_or(value)
+}
+
+/// The contenders of these names, each once.
+fn contenders(names: &[String], variants: &Variants) -> Result<Vec<Contender>, CompareError> {
+    let mut contenders: Vec<Contender> = Vec::new();
+    for name in unique(names) {
+        let contender = Contender::named(&name, variants)?;
+        if !contenders.contains(&contender) {
+            contenders.push(contender);
+        }
+    }
+    match contenders.is_empty() {
+        true => Err(CompareError::Unknown(format!("there is no method to compare; known are {}", known().join(", ")))),
+        false => Ok(contenders),
+    }
+}
+
+/// The row that a control is made from.
+fn reference(
+    rows: &[(String, Contender)],
+    adapter: &str,
+    of: &str,
+    control: &Contender,
+) -> Result<usize, CompareError> {
+    let row = rows.iter().position(|(a, c)| a == adapter && c.key() == of && !matches!(c, Contender::Control(..)));
+    row.ok_or_else(|| {
+        CompareError::Unknown(format!(
+            "`{control}` is made from the runs of `{of}`, which is not compared: add {of} to --methods, or name another method \
+             after the colon"
+        ))
+    })
+}
+
+/// The config of one run of `contender`, which begins as those of `like`.
+fn config(
+    variants: &Variants,
+    adapter: &str,
+    like: &Contender,
+    contender: &Contender,
+    seed: u64,
+) -> Result<Config, ConfigError> {
+    let with = |contender: &Contender| format!("{adapter}+{}", contender.key());
+    let names = [adapter, like.key(), &with(like), contender.key(), &with(contender)];
+    // A name that stands twice would do no harm, but its options would be applied twice.
+    let names = if like == contender { &names[..3] } else { &names[..] };
+    run_config(variants, adapter, like.options(), names, Some(seed))
+}
+
+fn run_config(
+    variants: &Variants,
+    adapter: &str,
+    own: Vec<String>,
+    names: &[&str],
+    seed: Option<u64>,
+) -> Result<Config, ConfigError> {
     let mut options = adapter_options(adapter);
-    options.extend([format!("early_stopping.method={method}"), format!("seed={seed}"), "eval_steps=0".to_owned()]);
-    let both = format!("{adapter}+{method}");
-    variants.config(&options, &[adapter, method, &both])
+    options.extend(own);
+    options.extend(seed.map(|seed| format!("seed={seed}")));
+    options.push("eval_steps=0".to_owned());
+    variants.config(&options, names)
 }
 
 fn unique(names: &[String]) -> Vec<String> {
@@ -124,35 +339,30 @@ fn unique(names: &[String]) -> Vec<String> {
 }
 
 /// Whether options of variants are of something that may be compared; one that is not compared now is none of our business.
-fn check_names(variants: &Variants, adapters: &[String], methods: &[String]) -> Result<(), CompareError> {
-    let all_methods: Vec<&str> = grades::EarlyStopping::all().iter().map(grades::EarlyStopping::name).collect();
-    if methods.is_empty() {
-        return Err(CompareError::Unknown(format!(
-            "there is no method to compare; known are {}",
-            all_methods.join(", ")
-        )));
-    }
-    if let Some(method) = methods.iter().find(|method| !all_methods.contains(&method.as_str())) {
-        return Err(CompareError::Unknown(format!(
-            "there is no method `{method}`; known are {}",
-            all_methods.join(", ")
-        )));
-    }
+fn check_names(variants: &Variants, adapters: &[String], contenders: &[Contender]) -> Result<(), CompareError> {
     let known_adapter = |name: &str| name == FULL || serde_json::from_value::<Adapter>(name.into()).is_ok();
     if let Some(adapter) = adapters.iter().find(|adapter| !known_adapter(adapter)) {
         return Err(CompareError::Unknown(format!(
             "there is no adapter `{adapter}`; give full, or what `adapter` of a config may be, such as lora"
         )));
     }
+    let all = known();
+    let known_method = |name: &str| {
+        all.contains(&name)
+            || name == FRONTIER
+            || Control::named(name).is_some()
+            || contenders.iter().any(|contender| contender.key() == name)
+            || variants.has_method(name)
+    };
     let known = |name: &str| match name.split_once('+') {
-        Some((adapter, method)) => known_adapter(adapter) && all_methods.contains(&method),
-        None => known_adapter(name) || all_methods.contains(&name),
+        Some((adapter, method)) => known_adapter(adapter) && known_method(method),
+        None => known_adapter(name) || known_method(name),
     };
     match variants.names().find(|name| !known(name)) {
         Some(name) => Err(CompareError::Unknown(format!(
-            "there are options for `{name}`, which is neither an adapter (full, lora, …) nor a method ({}) nor both with a + \
-             between them",
-            all_methods.join(", ")
+            "there are options for `{name}`, which is neither an adapter (full, lora, …) nor a method ({}), nor has an \
+             `early_stopping` of its own, nor is adapter+method",
+            all.join(", ")
         ))),
         None => Ok(()),
     }

@@ -1,10 +1,11 @@
-//! Whether a difference between two models is more than chance.
+//! Whether a difference is more than chance: between two models on the same questions, or between runs of the same seeds.
 //!
-//! Both answered the same questions, so each question gives one difference. If the two were equally good, each difference
+//! Two models answered the same questions, so each question gives one difference. If the two were equally good, each difference
 //! would as likely have the other sign: the test counts how often random signs give a sum as large as the one found
 //! (Fisher's sign-flip permutation test, two-sided). It speaks of other questions of the same kind, for these trained
 //! models; not of other seeds.
 
+use grades_report::table::Mean;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -59,9 +60,58 @@ pub fn holm(p: &[f64]) -> Vec<f64> {
     corrected
 }
 
+/// The probability, either way, of a mean as far from 0 as that of `differences`, if they were drawn from a normal
+/// distribution around 0: Student's test. `None` of fewer than two.
+#[must_use]
+pub fn t_test(differences: &[f64]) -> Option<f64> {
+    let Mean { mean, deviation } = Mean::of(differences)?;
+    let error = deviation? / (differences.len() as f64).sqrt();
+    if error == 0.0 {
+        return Some(if mean == 0.0 { 1.0 } else { 0.0 });
+    }
+    Some(1.0 - student_within((mean / error).abs(), differences.len() - 1))
+}
+
+/// The probability that a Student variable of `freedom` degrees of freedom lies between −t and t: the finite sums of
+/// Abramowitz and Stegun, 26.7.3 and 26.7.4.
+fn student_within(t: f64, freedom: usize) -> f64 {
+    let angle = (t / (freedom as f64).sqrt()).atan();
+    let (sin, cos) = angle.sin_cos();
+    let odd = freedom % 2 == 1;
+    let mut term = if odd { cos } else { 1.0 };
+    let mut sum = if freedom == 1 { 0.0 } else { term };
+    let mut next = if odd { 3 } else { 2 };
+    while next < freedom {
+        term *= cos * cos * (next - 1) as f64 / next as f64;
+        sum += term;
+        next += 2;
+    }
+    if odd { std::f64::consts::FRAC_2_PI * (angle + sin * sum) } else { sin * sum }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn students_quantiles_are_those_of_the_tables() {
+        // Two-sided 5 % and 1 % points.
+        for (freedom, five, one) in [
+            (1, 12.706_204_736, 63.656_741_163),
+            (2, 4.302_652_730, 9.924_843_201),
+            (3, 3.182_446_305, 5.840_909_310),
+            (4, 2.776_445_105, 4.604_094_871),
+            (5, 2.570_581_836, 4.032_142_984),
+            (10, 2.228_138_852, 3.169_272_673),
+            (29, 2.045_229_642, 2.756_385_904),
+        ] {
+            assert!((student_within(five, freedom) - 0.95).abs() < 1e-9, "{freedom}");
+            assert!((student_within(one, freedom) - 0.99).abs() < 1e-9, "{freedom}");
+        }
+        // 1, 2, 3: mean 2, error 1/√3, t = 2√3 with two degrees of freedom: p = 1 − t/√(2 + t²) = 1 − √(12/14).
+        assert!((t_test(&[1.0, 2.0, 3.0]).unwrap() - (1.0 - (12.0_f64 / 14.0).sqrt())).abs() < 1e-12);
+        assert_eq!((t_test(&[1.0]), t_test(&[0.5, 0.5]), t_test(&[0.0, 0.0])), (None, Some(0.0), Some(1.0)));
+    }
 
     #[test]
     fn few_differences_are_enumerated() {

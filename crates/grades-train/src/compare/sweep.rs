@@ -142,11 +142,14 @@ impl Sweep {
         let mut places = (1..).map(|index| format!("[{index}/{all}]"));
         let mut place = || places.next().unwrap_or_default();
         for SeedRuns { seed, trunk, runs } in &self.seeds {
-            let trunk = maker.run(&mut grid.comparison, 0, *seed, &place(), trunk);
+            let trunk = maker.run(&mut grid.comparison.failures, &place(), trunk);
+            let trunk_folder = trunk.as_ref().map(|finished| finished.run.clone());
+            grid.comparison.rows[0].runs.extend(trunk.map(|finished| (*seed, finished)));
             for (index, (shared, run)) in runs.iter().enumerate() {
-                let from = trunk.as_deref().and_then(|trunk| newest_checkpoint(trunk, *shared));
+                let from = trunk_folder.as_deref().and_then(|trunk| newest_checkpoint(trunk, *shared));
                 let run = PlannedRun { from, ..run.clone() };
-                maker.run(&mut grid.comparison, index + 1, *seed, &place(), &run);
+                let finished = maker.run(&mut grid.comparison.failures, &place(), &run);
+                grid.comparison.rows[index + 1].runs.extend(finished.map(|finished| (*seed, finished)));
                 grid.comparison.test();
                 grid.write(self.folder.path())?;
             }

@@ -168,7 +168,8 @@ impl Comparison {
     /// What was found, a sentence a row that is compared with `none`, and a sentence for what is missing.
     #[must_use]
     pub fn findings(&self) -> Vec<String> {
-        let mut findings: Vec<String> = self.rows.iter().filter_map(|row| self.finding(row)).collect();
+        let mut findings = self.frontier_findings();
+        findings.extend(self.rows.iter().filter_map(|row| self.finding(row)));
         if self.rows.iter().any(|row| row.runs.len() < 2) {
             findings.push("With one seed no deviation is known: times and losses may differ by chance.".to_owned());
         }
@@ -231,7 +232,7 @@ impl Comparison {
         let questions: serde_json::Map<_, _> =
             self.questions.iter().map(|(task, count)| ((*task).to_owned(), json!(count))).collect();
         json!({ "metric": self.metric.name(), "questions": questions, "ratios_against": self.reference_name(), "rows": rows,
-                "tests": tests.collect::<Vec<_>>(), "findings": self.findings(), "failed": failed.collect::<Vec<_>>() })
+                "frontiers": self.frontiers_json(), "tests": tests.collect::<Vec<_>>(), "findings": self.findings(), "failed": failed.collect::<Vec<_>>() })
     }
 
     pub(super) fn row_json(&self, row: &Row) -> Value {
@@ -254,6 +255,7 @@ impl Comparison {
             "adapter": row.adapter,
             "accuracy": accuracy,
             "average": mean_json(&row.values(|run| average(self.metric, &run.answers))),
+            "excess": self.excess_json(row),
             "val_loss": mean_json(&row.values(|run| run.summary.val_loss)),
             "seconds": mean_json(&row.values(|run| Some(run.summary.seconds))),
             "validation_seconds": row.mean(|run| run.summary.validation_seconds),
@@ -292,17 +294,26 @@ impl Comparison {
     /// The tables with their titles.
     pub(super) fn tables(&self) -> Vec<(&'static str, Table)> {
         let first = if self.questions.is_empty() { "Loss" } else { "Accuracy" };
-        let mut tables = vec![(first, self.accuracy()), ("Cost", self.cost())];
+        let mut tables = Vec::new();
+        if !self.frontiers.is_empty() {
+            tables.push(("Excess over the frontier", self.excess()));
+        }
+        tables.extend(self.controls_table().map(|table| ("Controls", table)));
+        tables.extend([(first, self.accuracy()), ("Cost", self.cost())]);
+        if !self.frontiers.is_empty() {
+            tables.push(("The frontier", self.frontier_table()));
+        }
         if !self.tests.is_empty() {
             tables.push(("Noise or not", self.tests_table()));
         }
         tables
     }
 
-    /// Both tables side by side as CSV: a row an adapter and method, accuracies as shares.
+    /// The tables of the rows side by side as CSV: a row an adapter and method, accuracies as shares.
     #[must_use]
     pub fn csv(&self) -> String {
-        self.accuracy().beside(&self.cost(), 2).csv()
+        let both = self.accuracy().beside(&self.cost(), 2);
+        if self.frontiers.is_empty() { both.csv() } else { both.beside(&self.excess(), 2).csv() }
     }
 }
 

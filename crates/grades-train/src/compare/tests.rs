@@ -33,6 +33,15 @@ fn finished(name: &str, seconds: f64, loss: f64, qa: &[u8], qb: &[u8]) -> Finish
     }
 }
 
+/// A run that costs so many FLOPs, and its validation loss.
+pub(super) fn costing(flops: f64, loss: f64) -> Finished {
+    let mut run = finished("run", 1.0, loss, &[], &[]);
+    let summary = &mut run.summary;
+    summary.flops = grades::Flops { forward: flops as u64, ..Default::default() };
+    (summary.validation_flops, summary.monitor_flops) = (0, 0);
+    run
+}
+
 fn comparison() -> Comparison {
     let row = |adapter: &str, method: &str, runs: Vec<Finished>| Row {
         runs: (0..).zip(runs).collect(),
@@ -62,6 +71,7 @@ fn comparison() -> Comparison {
             row("lora", "none", vec![finished("e", 25.0, 3.0, &[1, 1, 1, 1], &[1, 1])]),
         ],
         tests: Vec::new(),
+        frontiers: Vec::new(),
         failures: vec![Failure { name: "lora-none-seed1".into(), message: "no memory".into() }],
         planned: 6,
     };
@@ -202,4 +212,36 @@ fn an_adapter_is_scored_beside_the_base_that_it_was_trained_on() {
         let [Job::Eval { model, tasks, .. }] = jobs.as_slice() else { panic!("{jobs:?}") };
         assert_eq!((model, tasks.as_slice()), (&scored, &["piqa"][..]));
     }
+}
+
+#[test]
+fn the_excess_over_a_frontier_stands_first() {
+    let mut comparison = comparison();
+    let point = |length, flops, loss| Point { length, learning_rate: 1e-4, runs: vec![(0, costing(flops, loss))] };
+    let points = vec![point(0.5, 500.0, 3.4), point(1.0, 1000.0, 3.1)];
+    comparison.frontiers = vec![Frontier { points, ..Frontier::new("full") }];
+    comparison.rows.push(Row {
+        runs: vec![(0, finished("f", 20.0, 3.25, &[], &[])), (1, finished("g", 20.0, 3.2, &[], &[]))],
+        ..Row::new("full", "random:grades")
+    });
+    // Every run costs 1,000: 3.0 and 3.2 against 3.1, of the first seed, which alone is in the frontier.
+    let json = comparison.json();
+    let excess = |row: usize| json["rows"][row]["excess"]["mean"].as_f64();
+    assert!((excess(1).unwrap() + 0.1).abs() < 1e-12 && (excess(2).unwrap() - 0.1).abs() < 1e-12);
+    assert_eq!((excess(0), excess(3)), (None, None));
+    assert_eq!(json["frontiers"][0]["points"][0]["runs"][0]["flops"], 500.0);
+    let markdown = comparison.markdown();
+    let place = |title: &str| markdown.find(title).unwrap_or_else(|| panic!("{title} is not in: {markdown}"));
+    assert!(place("## Excess over the frontier") < place("## Controls") && place("## Controls") < place("## Accuracy"));
+    for part in [
+        "full, grades: 0.1000 nats above the frontier of training without stopping at its own FLOPs, of one seed",
+        "full, none: 0.1000 nats below",
+        // 3.25 − 3.2 and 3.2 − 3.0.
+        "full, random:grades: its loss is 0.1250 nats higher than that of grades, noise (p = 0.344)",
+    ] {
+        assert!(markdown.contains(part), "`{part}` is not in: {markdown}");
+    }
+    let html = page::html("Comparison", &comparison, Path::new("."), &[]);
+    assert!(html.contains("Validation loss over TFLOP, full") && html.contains("Accuracy (%) over TFLOP, full"));
+    assert!(comparison.csv().lines().next().unwrap().contains(",excess,"));
 }

@@ -18,6 +18,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use averaging::Averaging;
 pub use lora::{Adapter, TargetModules};
 pub use model::{Init, Model};
 pub use report_to::{ReportTo, Tracker};

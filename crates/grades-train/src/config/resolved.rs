@@ -119,6 +119,9 @@ pub struct Config {
     /// polynomial one with `tau: auto`, else none). It takes the memory of what trains once more. A matrix that freezes takes
     /// its average.
     pub weight_average: Averaging,
+    /// Whether the one that was not taken, the weights or their average, is saved as well: as `model-weights/` or
+    /// `model-average/`, with adapters `adapter-weights/` or `adapter-average/`. Default: false.
+    pub save_both_averages: bool,
     /// Where the outputs of frozen first layers are kept by sample, so that later epochs start above them: `off`
     /// (default), `memory` or `disk`. Needs `companions: follow`. A tied embedding parts when layer 0 is frozen, as its
     /// training as head would change the outputs: as input it stays what it is then, a copy trains on as head, and the
@@ -192,6 +195,7 @@ impl Default for Config {
             precision: Precision::Auto,
             gradient_checkpointing: false,
             weight_average: Averaging::Auto,
+            save_both_averages: false,
             prefix_cache: prefix_cache::Place::Off,
             prefix_cache_size: ByteSize(2_000_000_000),
             prefix_cache_dtype: prefix_cache::Dtype::F32,
@@ -384,6 +388,10 @@ impl Config {
             && let Some(problem) = kind.problem()
         {
             return Err(ConfigError::Inconsistent(problem));
+        }
+        if self.save_both_averages && self.weight_average().is_none() {
+            let problem = "`save_both_averages` needs an average: give `weight_average`, such as {kind: polynomial}";
+            return Err(ConfigError::Inconsistent(problem.to_owned()));
         }
         Ok(())
     }

@@ -218,6 +218,8 @@ fn values_out_of_range_are_named_with_the_range() {
         ("save_steps: [3, 0]", ["`save_steps: [3,0]`", "from 1"]),
         ("save_steps: often", ["`save_steps: \"often\"`", "list of steps"]),
         ("early_stopping: {alpha: 2}", ["early_stopping", "alpha"]),
+        ("early_stopping: {method: budget}", ["early_stopping", "flops"]),
+        ("early_stopping: none\nsave_both_averages: true", ["save_both_averages", "weight_average"]),
         ("early_stopping: {method: autofreeze, num_intervals: 0}", ["early_stopping", "num_intervals"]),
         ("early_stopping: {method: loraf}", ["`early_stopping.method: loraf`", "adapter: lora"]),
         ("early_stopping: {method: aflora}", ["`early_stopping.method: aflora`", "adapter: lora"]),

@@ -68,6 +68,11 @@ impl Variants {
         self.own.keys().map(String::as_str).chain(self.overrides.iter().map(|(name, _)| name.as_str()))
     }
 
+    /// Whether the file gives `name` an `early_stopping` of its own, so that it is a method under a new name.
+    pub fn has_method(&self, name: &str) -> bool {
+        self.own.get(name).is_some_and(|own| own.get("early_stopping").is_some())
+    }
+
     /// The config of one run: the common options, then `options` (`key=value`), then those of each of `names` in turn,
     /// from the file and then from the command line.
     ///
@@ -135,7 +140,7 @@ mod tests {
     fn the_ready_comparison_can_be_made() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/compare.yaml");
         let variants = Variants::load(&path, &[]).unwrap();
-        for (adapter, rate, patience) in [("full", 2e-5, 2), ("lora", 2e-4, 3)] {
+        for (adapter, rate, patience) in [("full", 8e-5, 2), ("lora", 6e-4, 3)] {
             let adapter_option = if adapter == "full" { "adapter=null" } else { "adapter=lora" };
             let options = texts(&[adapter_option, "early_stopping.method=grades"]);
             let config = variants.config(&options, &[adapter, "grades", &format!("{adapter}+grades")]).unwrap();
@@ -143,6 +148,11 @@ mod tests {
             assert_eq!((config.learning_rate, grades.patience), (rate, patience));
             let options = texts(&[adapter_option, "early_stopping.method=validation_loss"]);
             variants.config(&options, &[adapter, "validation_loss"]).unwrap();
+            let options = texts(&[adapter_option, "early_stopping=null"]);
+            let auto = variants.config(&options, &[adapter, "auto", &format!("{adapter}+auto")]).unwrap();
+            let grades::EarlyStopping::Grades(grades) = auto.early_stopping else { panic!("not grades") };
+            // Nothing of the other rule's options is left.
+            assert_eq!((grades.tau, grades.patience, grades.alpha), (grades::Tau::Auto, 1, None));
         }
     }
 

@@ -26,4 +26,4 @@ pub use prepared::common_steps;
 pub use run::run;
 pub use run_dir::RunDir;
 pub use state::TrainState;
-pub use trainer::{Outcome, Trainer};
+pub use trainer::{Outcome, Trained, Trainer};

@@ -1,11 +1,11 @@
 //! A whole run: config → model → data → trainer → run directory.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use grades::{EarlyStopping, Policy, UnitId};
 use grades_models::parameters::Parameter;
 use grades_models::source::LoadOptions;
-use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::{SaveDtype, SaveOptions, TensorToSave, save_checkpoint};
 use grades_models::{Decoder, LoraConfig, peft};
 use grades_report::record::{self, Environment, Summary, UnitThreshold, Units};
@@ -16,13 +16,12 @@ use super::checkpoint::resume;
 use super::error::TrainError;
 use super::freeze::units;
 use super::memory;
-use super::model_source::ModelSource;
 use super::optimizer::Rule;
 use super::options::TrainOptions;
 use super::prepared::Prepared;
 use super::run_dir::RunDir;
 use super::state::TrainState;
-use super::trainer::{Outcome, Trainer};
+use super::trainer::{Outcome, Trained, Trainer};
 use crate::config::{Config, Optimizer};
 
 /// Runs a config to the end and leaves everything in its directory.
@@ -74,12 +73,15 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
 
     let trainer = Trainer::new(state, prepared.loader.clone(), &prepared.validation, options, &mut dir);
     let trainer = if progress { trainer.with_progress() } else { trainer };
-    let (model, outcome) = trainer.train()?;
-    match model.adapter() {
-        Some(_) => peft::save(&dir.adapter(), &model, config.model.checkpoint())?,
-        None => save(&model, &prepared.source, &prepared.tokenizer, &dir)?,
-    }
+    let Trained { mut model, outcome, left, averaged } = trainer.train()?;
+    save(&model, &prepared, &trained_folder(&dir, &model))?;
     let summary = summary(&dir, &model, &units, &outcome, planned_steps);
+    if let Some(mut left) = left.filter(|_| config.save_both_averages) {
+        left.swap(model.parameters_mut());
+        let mut folder = trained_folder(&dir, &model).into_os_string();
+        folder.push(if averaged { "-weights" } else { "-average" });
+        save(&model, &prepared, Path::new(&folder))?;
+    }
     dir.write(record::SUMMARY, &pretty(&summary)?)?;
     grades_report::write_into(dir.path())?;
     Ok(summary)
@@ -164,7 +166,16 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Tra
     }
 }
 
-fn save(model: &Decoder, source: &ModelSource, tokenizer: &Tokenizer, dir: &RunDir) -> Result<(), TrainError> {
+/// Where the model, or with adapters the adapter, of a run goes.
+fn trained_folder(dir: &RunDir, model: &Decoder) -> PathBuf {
+    if model.adapter().is_some() { dir.adapter() } else { dir.model() }
+}
+
+fn save(model: &Decoder, prepared: &Prepared, folder: &Path) -> Result<(), TrainError> {
+    let Prepared { config, source, tokenizer, .. } = prepared;
+    if model.adapter().is_some() {
+        return Ok(peft::save(folder, model, config.model.checkpoint())?);
+    }
     let tensors = model
         .parameters()
         .iter()
@@ -175,8 +186,8 @@ fn save(model: &Decoder, source: &ModelSource, tokenizer: &Tokenizer, dir: &RunD
     if !model.is_tied() {
         config["tie_word_embeddings"] = false.into();
     }
-    save_checkpoint(&dir.model(), &config, tensors, &options)?;
-    Ok(tokenizer.save(&dir.model())?)
+    save_checkpoint(folder, &config, tensors, &options)?;
+    Ok(tokenizer.save(folder)?)
 }
 
 fn summary(dir: &RunDir, model: &Decoder, units: &[UnitId], outcome: &Outcome, planned_steps: usize) -> Summary {
@@ -187,7 +198,7 @@ fn summary(dir: &RunDir, model: &Decoder, units: &[UnitId], outcome: &Outcome, p
     let ledger = &outcome.ledger;
     Summary {
         run_dir: dir.path().into(),
-        model_dir: if model.adapter().is_some() { dir.adapter() } else { dir.model() },
+        model_dir: trained_folder(dir, model),
         steps: ledger.steps,
         planned_steps,
         stopped_by: outcome.stopped.map(|reason| reason.name().to_owned()),

@@ -43,6 +43,18 @@ fn a_run_ends_with_the_average_of_the_steps_after_the_warm_up() {
     }
 }
 
+#[test]
+fn what_is_not_taken_can_be_saved_too() {
+    let workspace = Workspace::new();
+    let options = [&OPTIONS[..], &["weight_average={kind: polynomial, power: 2}"]].concat();
+    let with = |name: &str, more: &[&str]| workspace.train(name, &[&options[..], more].concat());
+    let (one, both) = (with("one", &[]), with("both", &["save_both_averages=true"]));
+    let plain = workspace.train("plain", &OPTIONS);
+    assert_eq!(both.weights(), one.weights());
+    assert_eq!(weights_in(&both.path.join("model-weights")), plain.weights());
+    assert!(!one.path.join("model-weights").exists() && !both.path.join("model-average").exists());
+}
+
 /// In the first epoch the next samples are not known, and tell which is better: far from the minimum the newest weights.
 #[test]
 fn an_average_that_is_worse_on_new_samples_is_left() {

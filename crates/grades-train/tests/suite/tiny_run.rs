@@ -59,7 +59,7 @@ pub(crate) fn train(
     };
     let state = TrainState::new(model, policy, &options);
     let mut dir = RunDir::create(&folder.path().join("run")).unwrap();
-    let (model, _) = Trainer::new(state, loader, &[validation], options, &mut dir).train()?;
+    let model = Trainer::new(state, loader, &[validation], options, &mut dir).train()?.model;
     let metrics = fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
     Ok((model, metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect()))
 }
