@@ -38,7 +38,7 @@ use crate::unit::UnitId;
 #[serde(default, deny_unknown_fields)]
 pub struct AutoTau {
     /// Steps of learning-rate warm-up. Default: those of the run, if the training loop tells them
-    /// ([`EarlyStopping::for_schedule`](crate::EarlyStopping::for_schedule)), else 0.
+    /// ([`EarlyStopping::for_run`](crate::EarlyStopping::for_run)), else 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<usize>,
     /// Steps of one epoch, after which samples repeat. Default: those of the run, if the training loop tells them, else

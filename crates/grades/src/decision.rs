@@ -57,6 +57,8 @@ pub struct Wants {
     /// Be asked for a decision, though nothing may be measured or passed: of what is [spent](crate::Observation::spent), or
     /// of the step alone.
     pub decide: bool,
+    /// Observe and decide after the update, whatever else is asked for: for methods that decide by the step alone.
+    pub end_of_step: bool,
 }
 
 impl Wants {
@@ -65,10 +67,10 @@ impl Wants {
         *self == Self { norm: self.norm, ..Self::default() }
     }
 
-    /// Whether the observation can only be made after the optimizer's update of the step, since it holds weights or the
-    /// validation loss.
+    /// Whether the observation is made after the optimizer's update of the step, since it holds weights or the validation
+    /// loss, or is to end the step.
     pub fn after_update(&self) -> bool {
-        self.measure_weights || self.weights || self.validation_loss
+        self.measure_weights || self.weights || self.validation_loss || self.end_of_step
     }
 }
 
@@ -164,8 +166,12 @@ mod tests {
             |w| w.gain = true,
             |w| w.decide = true,
         ];
-        let after: [fn(&mut Wants); 3] =
-            [|w| w.measure_weights = true, |w| w.weights = true, |w| w.validation_loss = true];
+        let after: [fn(&mut Wants); 4] = [
+            |w| w.measure_weights = true,
+            |w| w.weights = true,
+            |w| w.validation_loss = true,
+            |w| w.end_of_step = true,
+        ];
         let asks: Vec<_> = before.iter().chain(&after).collect();
         for combination in 1_usize..1 << asks.len() {
             let mut wants = none;

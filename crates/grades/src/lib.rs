@@ -79,7 +79,9 @@ pub use gain::{StepGains, UnitGain};
 pub use monitor::Monitor;
 pub use name::NameError;
 pub use norm::{Norm, ShapeError};
-pub use policy::{Cost, EarlyStopping, Elements, Method, Observation, Policy, PolicyMemory, PolicyState, Spent};
+pub use policy::{
+    Cost, EarlyStopping, Elements, Method, Observation, Policy, PolicyMemory, PolicyState, RatePart, RunFacts, Spent,
+};
 pub use preset::Preset;
 pub use replay::{Replay, TraceStep, replay};
 pub use signal::{Measurement, Signal};

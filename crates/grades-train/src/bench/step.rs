@@ -371,7 +371,7 @@ impl Bench {
         let watch = Instant::now();
         let scale = step::clip(self.max_grad_norm, measured.gradient_norm);
         let rates = Rates { learning_rate: LEARNING_RATE, gain_of: self.wants.gain.then_some(LEARNING_RATE) };
-        self.optimizer.update(self.model.parameters_mut(), &gradients, rates, scale);
+        self.optimizer.update(self.model.parameters_mut(), &gradients, |_| rates, scale);
         let updating = watch.elapsed().as_secs_f64();
 
         let watch = Instant::now();

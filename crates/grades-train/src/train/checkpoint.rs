@@ -183,7 +183,7 @@ pub fn resume(mut state: TrainState, folder: &Path, options: &TrainOptions) -> R
             policy.buffers.insert(name.to_owned(), file.load_f32(name)?);
         }
     }
-    let shared = policy.memory.name() == "none" && idle_until(state.policy.as_ref(), progress.ledger.steps);
+    let shared = policy.memory.name() == "none" && idle_until(state.policy.as_ref(), &state.units, progress.ledger.steps);
     if !shared {
         state.policy.restore(policy)?;
     }

@@ -1,6 +1,7 @@
 //! AdamW and SGD with a state of their own for each piece of a parameter, so that freezing it gives its state back.
 
-use grades_models::parameters::Parameters;
+use grades::RatePart;
+use grades_models::parameters::{Parameters, Place};
 use grades_tensor::{AdamW, DeviceRef, Dtype, Gradients, Sgd, Tensor, Update};
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +137,23 @@ pub struct Rates {
     pub gain_of: Option<f64>,
 }
 
+impl Rates {
+    fn times(self, factor: f64) -> Self {
+        let Self { learning_rate, gain_of } = self;
+        Self { learning_rate: learning_rate * factor, gain_of: gain_of.map(|rate| rate * factor) }
+    }
+}
+
+/// The part of a model whose learning rate a piece has.
+fn rate_part(place: Place) -> RatePart {
+    match place.height() {
+        Some((tower, _)) if matches!(place, Place::Tied(_)) => RatePart::TiedEmbedding { tower },
+        None => RatePart::Rest,
+        Some((tower, 0)) => RatePart::Embedding { tower },
+        Some((tower, height)) => RatePart::Layer { tower, layer: height - 1 },
+    }
+}
+
 /// An optimizer over a model's parameter table.
 #[derive(Debug)]
 pub struct Optimizer {
@@ -175,25 +193,25 @@ impl Optimizer {
         }
     }
 
-    /// Moves every piece that still trains along its gradient times `scale`. Vectors (norms and biases) do not decay, as in
-    /// transformers' `Trainer`. Returns the gain of the update before for each piece that had one, by slot, if it is asked
-    /// for; of AdamW alone, whose moments tell what the update was.
+    /// Moves every piece that still trains along its gradient times `scale`, at the rates of its part of the model. Vectors
+    /// (norms and biases) do not decay, as in transformers' `Trainer`. Returns the gain of the update before for each piece
+    /// that had one, by slot, if it is asked for; of AdamW alone, whose moments tell what the update was.
     pub fn update(
         &mut self,
         parameters: &mut Parameters,
         gradients: &Gradients,
-        rates: Rates,
+        rates: impl Fn(RatePart) -> Rates,
         scale: f32,
     ) -> Vec<(usize, f64)> {
         let mut gains = Vec::new();
         for parameter in parameters.iter_mut() {
             let weight_decay = if parameter.shape.len() > 1 { self.weight_decay } else { 0.0 };
             let ratio = if parameter.is_lora_b() { self.loraplus_lr_ratio } else { 1.0 };
-            let rates =
-                Rates { learning_rate: rates.learning_rate * ratio, gain_of: rates.gain_of.map(|rate| rate * ratio) };
             let trainable = parameter.pieces().iter().filter(|piece| piece.is_trainable());
-            let pieces: Vec<_> = trainable.map(|piece| (piece.slot(), parameter.extent(piece).0)).collect();
-            for (slot, first) in pieces {
+            let pieces: Vec<_> =
+                trainable.map(|piece| (piece.slot(), parameter.extent(piece).0, rate_part(piece.place))).collect();
+            for (slot, first, part) in pieces {
+                let rates = rates(part).times(ratio);
                 let Some(gradient) = gradients.get(slot) else { continue };
                 let (rule, device, shape) = (self.rule, gradient.device(), gradient.shape());
                 let state = self.states[slot].get_or_insert_with(|| State::fresh(rule, device, shape));
@@ -243,7 +261,7 @@ impl Optimizer {
 
 #[cfg(test)]
 mod tests {
-    use grades_models::parameters::{Parameter, Place};
+    use grades_models::parameters::Parameter;
     use grades_tensor::device;
 
     use super::*;
@@ -267,7 +285,7 @@ mod tests {
     fn updated(rule: Rule, name: &str) -> Vec<f32> {
         let mut parameters = parameters(name);
         let mut optimizer = Optimizer::new(rule, 0.5, 1).with_loraplus_lr_ratio(16.0);
-        optimizer.update(&mut parameters, &gradients(), RATES, 1.0);
+        optimizer.update(&mut parameters, &gradients(), |_| RATES, 1.0);
         parameters[0].to_host().into_owned()
     }
 
@@ -287,10 +305,39 @@ mod tests {
         assert_close(&updated(adamw, "x.q_proj.lora_B.weight"), [0.92 - 0.16, -1.84 - 0.16]);
     }
 
+    /// As in a parameter group of PyTorch whose rate is 0.
+    #[test]
+    fn at_rate_0_nothing_moves_but_the_moments() {
+        let mut parameters = parameters("a");
+        let mut optimizer = Optimizer::new(Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 0.0 }, 0.5, 1);
+        optimizer.update(&mut parameters, &gradients(), |_| RATES.times(0.0), 1.0);
+        assert_eq!(*parameters[0].to_host(), [1.0, -2.0]);
+        let [Some(State::AdamW { steps: 1, moments: [first, _], .. })] = optimizer.states() else {
+            panic!("{:?}", optimizer.states())
+        };
+        assert_close(&first.to_host(), [0.05, 0.025]);
+    }
+
+    #[test]
+    fn each_part_of_a_model_has_its_rate() {
+        let (tower, layer) = (grades::Tower::Language, 2);
+        let unit = grades::UnitId { tower, layer, role: grades::Role::Q };
+        let (norms, embedding) = (grades::Companion::Norms { tower, layer }, grades::Companion::Embedding { tower });
+        for (place, part) in [
+            (Place::Unit(unit), RatePart::Layer { tower, layer }),
+            (Place::Companion(norms), RatePart::Layer { tower, layer }),
+            (Place::Companion(embedding), RatePart::Embedding { tower }),
+            (Place::Tied(embedding), RatePart::TiedEmbedding { tower }),
+            (Place::Always, RatePart::Rest),
+        ] {
+            assert_eq!(rate_part(place), part);
+        }
+    }
+
     #[test]
     fn a_state_is_handed_over_and_masked() {
         let mut optimizer = Optimizer::new(Rule::Sgd { momentum: 0.9 }, 0.0, 2);
-        optimizer.update(&mut parameters("a"), &gradients(), RATES, 1.0);
+        optimizer.update(&mut parameters("a"), &gradients(), |_| RATES, 1.0);
         optimizer.mask(0, &[false, true]);
         optimizer.mask(1, &[false, true]);
         optimizer.hand_over(0, 2);

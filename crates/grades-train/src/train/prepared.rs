@@ -1,6 +1,6 @@
 //! What a run is made of before its model is loaded: the model's description, the tokenizer, and the data in batches.
 
-use grades::{EarlyStopping, Role, Tau, UnitId};
+use grades::{EarlyStopping, Role, RunFacts, Tau, UnitId};
 use grades_models::tokenizer::Tokenizer;
 
 use super::error::TrainError;
@@ -56,10 +56,13 @@ impl Prepared {
         })
     }
 
-    /// The options of early stopping with what the schedule tells.
+    /// The options of early stopping with what the run tells.
     pub(super) fn early_stopping(&self) -> EarlyStopping {
-        let warmup_steps = self.config.schedule(self.planned_steps).warmup_steps;
-        self.config.early_stopping.clone().for_schedule(warmup_steps, self.loader.steps_per_epoch())
+        self.config.early_stopping.clone().for_run(&RunFacts {
+            warmup_steps: self.config.schedule(self.planned_steps).warmup_steps,
+            epoch_steps: self.loader.steps_per_epoch(),
+            seed: self.config.seed,
+        })
     }
 }
 
@@ -79,5 +82,6 @@ pub fn common_steps(config: &Config) -> Result<usize, TrainError> {
     }
     let unit = UnitId::language(0, Role::Q);
     let policy = method.build(&[unit], prepared.planned_steps)?;
-    Ok((1..prepared.planned_steps).take_while(|step| idle_until(policy.as_ref(), *step)).last().unwrap_or(0))
+    let same = |step: &usize| idle_until(policy.as_ref(), &[unit], *step);
+    Ok((1..prepared.planned_steps).take_while(same).last().unwrap_or(0))
 }

@@ -1,6 +1,6 @@
 //! What a step of training changes and a checkpoint holds.
 
-use grades::{Decision, Policy, UnitId};
+use grades::{Decision, Policy, RatePart, UnitId};
 use grades_models::Decoder;
 use grades_tensor::Tensor;
 
@@ -103,9 +103,18 @@ impl TrainState {
     }
 }
 
-/// Whether a policy at its start asks for nothing up to and including step `step`, and has decided nothing.
-pub(super) fn idle_until(policy: &dyn Policy, step: usize) -> bool {
+/// Whether a policy at its start asks for nothing up to and including step `step`, leaves the learning rates as they are, and
+/// has decided nothing.
+pub(super) fn idle_until(policy: &dyn Policy, units: &[UnitId], step: usize) -> bool {
     let in_force = policy.in_force();
     let nothing = Decision { step: in_force.step, ..Decision::default() };
-    in_force == nothing && (0..=step).all(|step| policy.wants(step).is_idle())
+    let parts: Vec<RatePart> = units
+        .iter()
+        .flat_map(|&UnitId { tower, layer, .. }| {
+            [RatePart::Embedding { tower }, RatePart::TiedEmbedding { tower }, RatePart::Layer { tower, layer }]
+        })
+        .chain([RatePart::Rest])
+        .collect();
+    let same_rates = |step: usize| parts.iter().all(|part| policy.rate_factor(step, *part) == 1.0);
+    in_force == nothing && (0..=step).all(|step| policy.wants(step).is_idle() && (step == 0 || same_rates(step)))
 }

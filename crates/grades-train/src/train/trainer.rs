@@ -152,11 +152,15 @@ impl<'a> Trainer<'a> {
         }
         self.state.ledger.monitored(monitor, before.validation_seconds);
 
-        let (learning_rate, warmup_steps) = (self.options.schedule.rate(step - 1), self.options.schedule.warmup_steps);
-        let scale = step::clip(self.options.max_grad_norm, gradient_norm);
-        let gain_of = step.checked_sub(2).filter(|_| wants.gain).map(|before| self.options.schedule.rate(before));
+        let (schedule, scale) = (self.options.schedule, step::clip(self.options.max_grad_norm, gradient_norm));
+        let (learning_rate, warmup_steps) = (schedule.rate(step - 1), schedule.warmup_steps);
         let TrainState { model, optimizer, policy, average, freezing, .. } = &mut self.state;
-        let gains = optimizer.update(model.parameters_mut(), &gradients, Rates { learning_rate, gain_of }, scale);
+        let rate = |step: usize, part| schedule.rate(step - 1) * policy.rate_factor(step, part);
+        let rates = |part| Rates {
+            learning_rate: rate(step, part),
+            gain_of: (wants.gain && step > 1).then(|| rate(step - 1, part)),
+        };
+        let gains = optimizer.update(model.parameters_mut(), &gradients, rates, scale);
         if !gains.is_empty() {
             let tokens: u64 = batches.iter().map(|batch| batch.ids.len() as u64).sum();
             let (units, others) = freezing.gains(model, &gains, tokens);

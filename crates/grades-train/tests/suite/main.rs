@@ -26,6 +26,8 @@ mod freezing;
 #[cfg(test)]
 mod from_scratch;
 #[cfg(test)]
+mod layer_rates;
+#[cfg(test)]
 mod observations;
 #[cfg(test)]
 mod optimization;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where options are declared: the heading of a table, the file, the struct, and what stands before its keys.
-const DECLARATIONS: [(&str, &str, &str, &str); 5] = [
+const DECLARATIONS: [(&str, &str, &str, &str); 8] = [
     ("A run", "crates/grades-train/src/config/resolved.rs", "Config", ""),
     ("A data set", "crates/grades-train/src/data/format.rs", "DatasetSpec", "datasets.0."),
     ("Stopping: `method: grades`", "crates/grades/src/config.rs", "Config", "early_stopping."),
@@ -15,6 +15,14 @@ const DECLARATIONS: [(&str, &str, &str, &str); 5] = [
         "early_stopping.",
     ),
     ("Stopping: `method: autofreeze`", "crates/grades/src/policy/autofreeze.rs", "AutoFreezeConfig", "early_stopping."),
+    ("Stopping: `method: freezeout`", "crates/grades/src/policy/freezeout.rs", "FreezeOutConfig", "early_stopping."),
+    (
+        "Stopping: `method: layerwise_decay`",
+        "crates/grades/src/policy/layerwise_decay.rs",
+        "LayerwiseDecayConfig",
+        "early_stopping.",
+    ),
+    ("Stopping: `method: lisa`", "crates/grades/src/policy/lisa.rs", "LisaConfig", "early_stopping."),
 ];
 
 const HEAD: &str = "\

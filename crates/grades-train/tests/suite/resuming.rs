@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::runs::{Run, Workspace};
 
 /// Methods whose memory differs: thresholds on each signal, averages, arrays of their own, the best weights.
-const METHODS: [&str; 7] = [
+const METHODS: [&str; 10] = [
     "{method: grades, alpha: 0.25, tau: {q: 1.0e9, mlp: 2.0, default: 1.0e-9}, patience: 2}",
     "{method: grades, tau: auto, auto: {window: 2, exhausted: 0.9}}",
     "{method: grades, signal: weight_change, tau: 1.0e-9, interval: 2, alpha: 0.1}",
@@ -18,6 +18,9 @@ const METHODS: [&str; 7] = [
     "{method: grades, alpha: 0.25, companions: follow, tau: {language.0.*: 1.0e9, default: 1.0e-9}}",
     "{method: validation_loss, patience: 50}",
     "{method: autofreeze, num_intervals: 4}",
+    "{method: freezeout, t0: 0.5}",
+    "{method: layerwise_decay, decay: 0.5}",
+    "{method: lisa, active_layers: 1, interval_steps: 2}",
 ];
 
 /// The lines of steps after `step`, without what a clock or the system says and without the checkpoints themselves.
@@ -95,6 +98,9 @@ fn a_run_that_forks_from_one_without_early_stopping_is_the_same_to_the_bit() {
         ("{method: grades, alpha: 0.4, signal: weight_change, tau: 1.0e9, interval: 2}", 2),
         ("{method: grades, tau: auto}", 1),
         ("{method: validation_loss, every: 0.5, patience: 1}", 3),
+        // Of one layer, which is the last one: its rate falls from the second step on.
+        ("{method: freezeout, scale_rates: false}", 1),
+        ("{method: layerwise_decay, decay: 0.5}", 0),
     ]
     .into_iter()
     .enumerate()

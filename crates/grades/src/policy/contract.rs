@@ -14,7 +14,7 @@ use crate::gain::StepGains;
 use crate::norm::Norm;
 use crate::signal::{Measurement, Signal};
 use crate::state::RestoreError;
-use crate::unit::UnitId;
+use crate::unit::{Tower, UnitId};
 
 /// The elements of one tensor `[rows, cols]`, row-major.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,6 +69,41 @@ pub struct Cost {
     pub bytes: u64,
 }
 
+/// What a run tells its method before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RunFacts {
+    /// Steps of the learning rate's warm-up.
+    pub warmup_steps: usize,
+    /// Steps of one epoch.
+    pub epoch_steps: usize,
+    /// The seed of everything random in the run, for methods that draw.
+    pub seed: u64,
+}
+
+/// What a method may give a learning rate of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RatePart {
+    /// What comes before the layers of a tower.
+    Embedding {
+        /// The tower.
+        tower: Tower,
+    },
+    /// The same where it is the head too, as which it trains on when it is frozen as input.
+    TiedEmbedding {
+        /// The tower.
+        tower: Tower,
+    },
+    /// A layer with all its matrices, biases and norms.
+    Layer {
+        /// The tower that holds the layer.
+        tower: Tower,
+        /// The layer's index in its tower, from 0.
+        layer: usize,
+    },
+    /// What comes after the layers, or belongs to no tower: the final norm, the head.
+    Rest,
+}
+
 /// The options of a method, as a config file writes them: what is known of the method before it runs.
 ///
 /// One that an [`EarlyStopping`](crate::EarlyStopping) lists also has defaults, and reads and writes itself with serde,
@@ -93,9 +128,9 @@ pub trait Method {
         true
     }
 
-    /// Fills in what the schedule of a run tells and the options leave out: the steps of the warm-up and of one epoch.
-    fn fill_in_schedule(&mut self, warmup_steps: usize, epoch_steps: usize) {
-        let _ = (warmup_steps, epoch_steps);
+    /// Fills in what the run tells and the options leave out.
+    fn fill_in(&mut self, facts: &RunFacts) {
+        let _ = facts;
     }
 
     /// Checks every option that can be checked without a model.
@@ -127,6 +162,14 @@ pub trait Policy: fmt::Debug + Send {
     /// them; they count in the decisions of later steps.
     fn observe_gains(&mut self, step: usize, gains: &StepGains<'_>) {
         let _ = (step, gains);
+    }
+
+    /// What the learning rate of a part is multiplied by in the update of step `step`, counted from 1: a function of the
+    /// step alone, which decisions and a restored state do not change. It counts where the rate does, so weight decay that is decoupled
+    /// scales with it, and at 0 the optimizer's moments still move, as with a parameter group of PyTorch.
+    fn rate_factor(&self, step: usize, part: RatePart) -> f64 {
+        let _ = (step, part);
+        1.0
     }
 
     /// All that was decided and still holds, as one decision: what to apply to a model before its first step, freshly

@@ -1,6 +1,6 @@
 //! GradES as one policy among others.
 
-use super::contract::{Cost, Method, Observation, Policy, PolicyMemory, PolicyState};
+use super::contract::{Cost, Method, Observation, Policy, PolicyMemory, PolicyState, RunFacts};
 use crate::check::ConfigError;
 use crate::config::Config;
 use crate::decision::{Decision, Wants};
@@ -22,9 +22,9 @@ impl Method for Config {
         self.split_fused
     }
 
-    fn fill_in_schedule(&mut self, warmup_steps: usize, epoch_steps: usize) {
-        self.auto.warmup_steps.get_or_insert(warmup_steps);
-        self.auto.epoch_steps.get_or_insert(epoch_steps);
+    fn fill_in(&mut self, facts: &RunFacts) {
+        self.auto.warmup_steps.get_or_insert(facts.warmup_steps);
+        self.auto.epoch_steps.get_or_insert(facts.epoch_steps);
     }
 
     fn validate(&self) -> Result<(), ConfigError> {

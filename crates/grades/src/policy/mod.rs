@@ -12,7 +12,10 @@ mod contract;
 pub mod aflora;
 pub mod autofreeze;
 pub mod budget;
+pub mod freezeout;
 mod grades;
+pub mod layerwise_decay;
+pub mod lisa;
 pub mod loraf;
 pub mod none;
 pub mod scripted;
@@ -24,7 +27,7 @@ use crate::check::ConfigError;
 use crate::config::Config;
 use crate::unit::UnitId;
 
-pub use contract::{Cost, Elements, Method, Observation, Policy, PolicyMemory, PolicyState, Spent};
+pub use contract::{Cost, Elements, Method, Observation, Policy, PolicyMemory, PolicyState, RatePart, RunFacts, Spent};
 
 /// From a list of methods, each with the type of its options: the choice between them. The name of a variant, in snake
 /// case, is the name of its method.
@@ -68,6 +71,12 @@ methods! {
     ValidationLoss(validation_loss::ValidationLossConfig),
     /// AutoFreeze: a growing prefix of layers.
     Autofreeze(autofreeze::AutoFreezeConfig),
+    /// FreezeOut: each layer's learning rate falls to 0 on its own schedule, and the layer freezes.
+    Freezeout(freezeout::FreezeOutConfig),
+    /// A learning rate that is smaller the lower a layer lies.
+    LayerwiseDecay(layerwise_decay::LayerwiseDecayConfig),
+    /// LISA: a few layers at a time, drawn anew every so many steps.
+    Lisa(lisa::LisaConfig),
     /// AFLoRA: adapter tensors along a schedule; LoRA only.
     Aflora(aflora::AfLoraConfig),
     /// LoRAF: A fixed, B sparse; LoRA only.
@@ -111,11 +120,11 @@ impl EarlyStopping {
         self.method().split_fused()
     }
 
-    /// The same options, with what the schedule of a run tells where they leave it out: the steps of the warm-up and of
-    /// one epoch, which `tau: auto` needs.
+    /// The same options, with what the run tells where they leave it out: the steps of the warm-up and of one epoch, which
+    /// `tau: auto` needs, and the seed of methods that draw.
     #[must_use]
-    pub fn for_schedule(mut self, warmup_steps: usize, epoch_steps: usize) -> Self {
-        self.method_mut().fill_in_schedule(warmup_steps, epoch_steps);
+    pub fn for_run(mut self, facts: &RunFacts) -> Self {
+        self.method_mut().fill_in(facts);
         self
     }
 

@@ -1,6 +1,6 @@
 //! Configs as users write them, and the sentences that wrong ones get.
 
-use grades::{AutoTau, Companions, Config, ConfigError, EarlyStopping, Norm, Role, Signal, Tau, UnitId};
+use grades::{AutoTau, Companions, Config, ConfigError, EarlyStopping, Norm, Role, RunFacts, Signal, Tau, UnitId};
 
 fn config(json: &str) -> Config {
     serde_json::from_str(json).unwrap()
@@ -173,6 +173,10 @@ fn options_are_checked_without_a_model() {
         (r#"{"method": "validation_loss", "patience": 0}"#, "`patience: 0`"),
         (r#"{"method": "autofreeze", "num_intervals": 0}"#, "`num_intervals: 0`"),
         (r#"{"method": "autofreeze", "percentile": 101}"#, "`percentile: 101`"),
+        (r#"{"method": "freezeout", "t0": 0}"#, "`t0: 0`"),
+        (r#"{"method": "layerwise_decay", "decay": 1.5}"#, "`decay: 1.5`"),
+        (r#"{"method": "lisa", "active_layers": 0}"#, "`active_layers: 0`"),
+        (r#"{"method": "lisa", "lisa_step_interval": 0}"#, "`interval_steps: 0`"),
         (r#"{"method": "aflora", "window": 0}"#, "`window: 0`"),
         (r#"{"method": "aflora", "beta_uncertainty": 1}"#, "`beta_uncertainty: 1`"),
         (r#"{"method": "aflora", "initial_share": 0.5, "final_share": 0.75}"#, "`final_share: 0.75`"),
@@ -204,14 +208,16 @@ fn fused_projections_are_split_unless_the_options_say_otherwise() {
     }
 }
 
+const FACTS: RunFacts = RunFacts { warmup_steps: 3, epoch_steps: 20, seed: 7 };
+
 #[test]
-fn the_schedule_fills_in_what_the_config_leaves_out() {
+fn the_run_fills_in_what_the_config_leaves_out() {
     let method: EarlyStopping = serde_json::from_str(r#"{"method": "grades", "auto": {"epoch_steps": 7}}"#).unwrap();
-    let EarlyStopping::Grades(config) = method.for_schedule(3, 20) else { panic!("still grades") };
+    let EarlyStopping::Grades(config) = method.for_run(&FACTS) else { panic!("still grades") };
     assert_eq!((config.auto.warmup_steps, config.auto.epoch_steps), (Some(3), Some(7)));
     // Warm-up and a window of ten measurements.
     assert_eq!(config.grace(120), 13);
     assert_eq!(Config { interval: 2, ..config }.grace(120), 23);
     let none = EarlyStopping::None(Default::default());
-    assert_eq!(none.clone().for_schedule(3, 20), none);
+    assert_eq!(none.clone().for_run(&FACTS), none);
 }

@@ -6,7 +6,7 @@ const UNITS: [fn() -> UnitId; 3] =
     [|| UnitId::language(0, Role::Q), || UnitId::language(1, Role::Down), || UnitId::vision(0, Role::Fc1)];
 
 /// What a config says, what it is written as in full, and the state after six steps.
-const WRITTEN: [[&str; 3]; 7] = [
+const WRITTEN: [[&str; 3]; 10] = [
     [
         r#"{"method": "none"}"#,
         r#"{"method":"none"}"#,
@@ -31,6 +31,21 @@ const WRITTEN: [[&str; 3]; 7] = [
         r#"{"method": "autofreeze", "num_intervals": 5}"#,
         r#"{"method":"autofreeze","num_intervals":5,"percentile":50.0}"#,
         r#"{"memory":{"method":"autofreeze","config":{"num_intervals":5,"percentile":50.0},"planned_steps":10,"last_step":6,"units":["vision.0.fc1","language.0.q","language.1.down"],"prefix":0,"seen":[],"baseline":[{"tower":"vision","layer":0,"norm":"3"},{"tower":"language","layer":0,"norm":"3"},{"tower":"language","layer":1,"norm":"3"}]},"cost":{"measurements":0,"validations":0,"operations":144,"bytes":0}}"#,
+    ],
+    [
+        r#"{"method": "freezeout", "t0": 0.5}"#,
+        r#"{"method":"freezeout","t0":0.5,"strategy":"cubic","scale_rates":true}"#,
+        r#"{"memory":{"method":"freezeout","config":{"t0":0.5,"strategy":"cubic","scale_rates":true},"planned_steps":10,"last_step":6,"units":["vision.0.fc1","language.0.q","language.1.down"]},"cost":{"measurements":0,"validations":0,"operations":0,"bytes":0}}"#,
+    ],
+    [
+        r#"{"method": "layerwise_decay", "decay": 0.5}"#,
+        r#"{"method":"layerwise_decay","decay":0.5}"#,
+        r#"{"memory":{"method":"layerwise_decay","config":{"decay":0.5},"planned_steps":10,"units":["vision.0.fc1","language.0.q","language.1.down"]},"cost":{"measurements":0,"validations":0,"operations":0,"bytes":0}}"#,
+    ],
+    [
+        r#"{"method": "lisa", "active_layers": 1, "seed": 3}"#,
+        r#"{"method":"lisa","active_layers":1,"interval_steps":20,"seed":3}"#,
+        r#"{"memory":{"method":"lisa","config":{"active_layers":1,"interval_steps":20,"seed":3},"planned_steps":10,"last_step":6,"units":["vision.0.fc1","language.0.q","language.1.down"]},"cost":{"measurements":0,"validations":0,"operations":0,"bytes":0}}"#,
     ],
     [
         r#"{"method": "aflora", "window": 5}"#,
@@ -132,7 +147,8 @@ fn mistakes_in_a_config_get_the_sentences_of_the_first_version() {
         (r#"{"method": "none", "tau": 1}"#, "unknown field `tau`, there are no fields"),
         (
             r#"{"method": "guess"}"#,
-            "unknown variant `guess`, expected one of `none`, `grades`, `validation_loss`, `autofreeze`, `aflora`, `loraf`",
+            "unknown variant `guess`, expected one of `none`, `grades`, `validation_loss`, `autofreeze`, `freezeout`, \
+             `layerwise_decay`, `lisa`, `aflora`, `loraf`",
         ),
         (r#"{"tau": 1}"#, "missing field `method`"),
         (
