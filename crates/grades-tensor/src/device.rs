@@ -20,7 +20,7 @@ use crate::cpu::CPU;
 use crate::dropout::Dropout;
 use crate::dtype::Dtype;
 use crate::reference::REFERENCE;
-use crate::spec::{Activation, AdamW, CrossEntropySpec, Label, Sgd, Sums};
+use crate::spec::{Activation, AdamW, CrossEntropySpec, Label, Lion, Muon, Sgd, Sums};
 use crate::tensor::Tensor;
 
 /// A device of this process; devices live as long as it does.
@@ -80,7 +80,7 @@ pub trait Memory: Send + Sync {
     /// A tensor of its own with the same elements.
     fn copy(&self, tensor: &Tensor) -> Tensor;
 
-    /// The same numbers in f32 or bf16, rounded where it has fewer bits.
+    /// The same numbers in f32 or bf16, rounded where it has fewer bits; in u8 those that are whole numbers from 0 to 255.
     fn cast(&self, tensor: &Tensor, dtype: Dtype) -> Tensor;
 
     /// Bytes that the tensor takes.
@@ -309,11 +309,32 @@ pub struct Measure<'a> {
     pub want_previous: bool,
 }
 
+/// A moment of an optimizer in 8 bits: what [`StateMap`](crate::StateMap) says of each code, times the scale of its block of 256
+/// elements.
+#[derive(Debug)]
+pub struct Blockwise<'a> {
+    /// A code an element, of the gradient's shape, [`Dtype::U8`].
+    pub codes: &'a mut Tensor,
+    /// The scales, `[1, blocks]` in f32.
+    pub scales: &'a mut Tensor,
+}
+
 /// What training does to parameters and gradients.
 pub trait Training: Send + Sync {
     /// One step of AdamW (Loshchilov and Hutter 2019); the moments have the gradient's shape. Returns the gain of the step
     /// before, −⟨gradient, change of the parameter in it⟩, if [`AdamW::gain_of`] asks for it, else 0.
     fn adamw(&self, update: Update<'_>, moments: [&mut Tensor; 2], options: &AdamW) -> f64;
+
+    /// One step of AdamW with moments in 8 bits (Dettmers et al. 2022): the first with signs, the second without. The step is
+    /// that of the moments before they are rounded.
+    fn adamw_8bit(&self, update: Update<'_>, moments: [Blockwise<'_>; 2], options: &AdamW);
+
+    /// One step of Lion (Chen et al. 2023); the momentum has the gradient's shape.
+    fn lion(&self, update: Update<'_>, momentum: &mut Tensor, options: &Lion);
+
+    /// One step of Muon (Jordan et al. 2024) as `torch.optim.Muon`, with f32 products; the momentum has the gradient's shape,
+    /// which is that of the matrix.
+    fn muon(&self, update: Update<'_>, momentum: &mut Tensor, options: &Muon);
 
     /// One step of SGD as `torch.optim.SGD`; the velocity has the gradient's shape, and there is none without momentum.
     fn sgd(&self, update: Update<'_>, velocity: Option<&mut Tensor>, options: &Sgd);
@@ -324,7 +345,7 @@ pub trait Training: Send + Sync {
     /// The norm of the difference of each pair of f32 tensors of one shape; `None` where it is not defined.
     fn distances(&self, pairs: &[(&Tensor, &Tensor)], norm: Norm) -> Vec<Option<f64>>;
 
-    /// Sets the elements that are not kept to zero.
+    /// Sets the elements, f32 or u8, that are not kept to zero.
     fn mask(&self, tensor: &mut Tensor, first: usize, keep: &[bool]);
 
     /// Elements `first..first + shape[0] · shape[1]` as a tensor of their own.

@@ -11,6 +11,8 @@ pub enum Dtype {
     F32,
     /// Eight bits of significand, the exponents of f32: what lies between, where a model chooses so.
     Bf16,
+    /// Codes of one byte, whole numbers from 0 to 255, whose meaning lies elsewhere: the optimizer's state in 8 bits.
+    U8,
     /// Blocks of 4 or 8 bits (NF4, GGUF) that products decode. Only a weight that does not train can be so.
     Packed,
 }
@@ -28,6 +30,7 @@ impl Dtype {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::U8 => "u8",
             Self::Packed => "packed",
         }
     }

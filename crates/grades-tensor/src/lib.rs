@@ -21,13 +21,16 @@ mod tests;
 
 pub use attention::{AttentionSpec, Layout, RopeTable, Segment};
 pub use device::{
-    Adapters, DEVICES, Device, DeviceRef, Gain, Layers, Losses, Measure, Memory, Projections, SavedAttention, Training,
-    UnknownDevice, Update, device,
+    Adapters, Blockwise, DEVICES, Device, DeviceRef, Gain, Layers, Losses, Measure, Memory, Projections,
+    SavedAttention, Training, UnknownDevice, Update, device,
 };
 pub use dropout::Dropout;
 pub use dtype::Dtype;
 pub use flops::executed;
 pub use reference::REFERENCE;
-pub use spec::{Activation, AdamW, CrossEntropySpec, IGNORE_INDEX, Label, Sgd, Sums, labels_of};
+pub use spec::{
+    Activation, AdamW, AdjustLr, CrossEntropySpec, IGNORE_INDEX, Label, Lion, Muon, Sgd, StateMap, Sums, labels_of,
+    state_scales,
+};
 pub use tape::{Backward, Gradients, Leaf, Node, Tape, Var};
 pub use tensor::Tensor;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub use grades_kernels::activations::Activation;
 pub use grades_kernels::cross_entropy::{IGNORE_INDEX, Label};
-pub use grades_kernels::optimizer::{AdamW, Sgd};
+pub use grades_kernels::optimizer::{AdamW, AdjustLr, Lion, Muon, Sgd, StateMap, state_scales};
 
 /// What a cross-entropy computes.
 #[derive(Clone, Debug)]

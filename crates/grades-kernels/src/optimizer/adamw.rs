@@ -59,7 +59,7 @@ impl Last {
 
 /// The factors of one step in f32, made in f64 as PyTorch does.
 #[derive(Clone, Copy)]
-struct Factors {
+pub(super) struct Factors {
     gradient: f32,
     keep: f32,
     toward1: f32,
@@ -70,24 +70,32 @@ struct Factors {
     step_size: f32,
 }
 
+impl Factors {
+    /// # Panics
+    /// If `step` is 0.
+    pub(super) fn of(options: &AdamW, gradient_scale: f32) -> Self {
+        assert!(options.step > 0, "steps count from 1");
+        let steps = options.step as f64;
+        Self {
+            gradient: gradient_scale,
+            keep: (1.0 - options.learning_rate * options.weight_decay) as f32,
+            toward1: (1.0 - options.beta1) as f32,
+            beta2: options.beta2 as f32,
+            toward2: (1.0 - options.beta2) as f32,
+            root_correction2: (1.0 - options.beta2.powf(steps)).sqrt() as f32,
+            epsilon: options.epsilon as f32,
+            step_size: (options.learning_rate / (1.0 - options.beta1.powf(steps))) as f32,
+        }
+    }
+}
+
 /// One AdamW step. Returns the gain of the step before, −⟨gradient, change of the parameter in it⟩ with the gradient before
 /// scaling, if it is wanted, else 0: found in the moments while they are in the cache, so that nothing must be kept for it.
 ///
 /// # Panics
 /// If the lengths differ or `step` is 0.
 pub fn adamw(options: &AdamW, update: Update, state: AdamWState) -> f64 {
-    assert!(options.step > 0, "steps count from 1");
-    let steps = options.step as f64;
-    let factors = Factors {
-        gradient: update.gradient_scale,
-        keep: (1.0 - options.learning_rate * options.weight_decay) as f32,
-        toward1: (1.0 - options.beta1) as f32,
-        beta2: options.beta2 as f32,
-        toward2: (1.0 - options.beta2) as f32,
-        root_correction2: (1.0 - options.beta2.powf(steps)).sqrt() as f32,
-        epsilon: options.epsilon as f32,
-        step_size: (options.learning_rate / (1.0 - options.beta1.powf(steps))) as f32,
-    };
+    let factors = Factors::of(options, update.gradient_scale);
     let (AdamWState { first_moment, second_moment }, last) = (state, Last::of(options));
     apply(update, [first_moment, second_moment], |parameter, gradient, [first, second]| {
         let gain = last.map_or(0.0, |last| gain_run(parameter, gradient, first, second, last));
@@ -115,7 +123,7 @@ multiversion! {
         sums.iter().map(|&sum| f64::from(sum)).sum()
     }
 
-    fn step_run<FMA>(
+    pub(super) fn step_run<FMA>(
         parameter: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], factors: Factors,
     ) {
         let moments = first.iter_mut().zip(second);

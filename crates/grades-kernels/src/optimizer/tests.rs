@@ -1,4 +1,7 @@
-use super::{AdamW, AdamWState, Measure, Sgd, Sums, Update, adamw, measure, sgd, sum_squares};
+use super::{
+    AdamW, AdamWState, AdjustLr, Codes, Lion, Measure, Muon, STATE_BLOCK, Sgd, StateMap, Sums, Update, adamw,
+    adamw_8bit, lion, measure, muon, sgd, state_scales, sum_squares,
+};
 use crate::testing::{assert_close, in_f64, numbers, on_any_threads};
 
 const LENGTHS: [usize; 6] = [0, 1, 7, 1000, 16_384, 40_001];
@@ -178,4 +181,148 @@ fn a_gradient_that_is_no_number_shows_in_the_sums() {
     gradient[97] = f32::NAN;
     let sums = measure(&gradient, Measure::First);
     assert!(sums.l1.is_nan() && sums.sq_change.is_nan() && sum_squares(&gradient).is_nan());
+}
+
+#[test]
+fn lion_follows_its_definition() {
+    let clip = 0.5;
+    let options = Lion { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, weight_decay: 0.2 };
+    for len in [0, 1, 33, 17_000] {
+        let start = numbers(1, len);
+        let gradients: Vec<_> = (2..5).map(|seed| numbers(seed, len)).collect();
+        let result = on_any_threads(|| {
+            let (mut parameter, mut momentum) = (start.clone(), vec![0.0; len]);
+            for gradient in &gradients {
+                let update = Update { parameter: &mut parameter, gradient, gradient_scale: clip as f32 };
+                lion(&options, update, &mut momentum);
+            }
+            vec![parameter, momentum]
+        });
+        let (mut w, mut m) = (in_f64(&start), vec![0.0; len]);
+        for gradient in &gradients {
+            for (i, &g) in gradient.iter().enumerate() {
+                let (g, direction) = (f64::from(g) * clip, 0.9 * m[i] + 0.1 * f64::from(g) * clip);
+                w[i] = w[i] * (1.0 - 0.1 * 0.2) - 0.1 * if direction == 0.0 { 0.0 } else { direction.signum() };
+                m[i] = 0.99 * m[i] + 0.01 * g;
+            }
+        }
+        assert_close(&result[0], &w, 2e-6, &format!("{len} elements"));
+        assert_close(&result[1], &m, 2e-6, &format!("{len} elements"));
+    }
+}
+
+#[test]
+fn lion_stays_where_there_is_no_direction() {
+    let options = Lion { learning_rate: 0.5, beta1: 0.9, beta2: 0.99, weight_decay: 0.5 };
+    let (mut parameter, mut momentum) = ([2.0, 2.0], [0.0, 0.0]);
+    let update = Update { parameter: &mut parameter, gradient: &[0.0, -0.0], gradient_scale: 1.0 };
+    lion(&options, update, &mut momentum);
+    assert_eq!((parameter, momentum), ([1.5, 1.5], [0.0, 0.0]));
+}
+
+#[test]
+fn muon_brings_singular_values_near_one_and_is_the_same_on_any_threads() {
+    for shape @ [rows, columns] in [[40, 24], [24, 40], [33, 33], [1, 17], [130, 3]] {
+        let gradient = numbers(1, rows * columns);
+        let options = Muon {
+            learning_rate: 1.0,
+            momentum: 0.5,
+            nesterov: false,
+            ns_steps: 5,
+            adjust: AdjustLr::Original,
+            weight_decay: 0.0,
+        };
+        let moved = on_any_threads(|| {
+            let (mut parameter, mut momentum) = (vec![0.0; gradient.len()], vec![0.0; gradient.len()]);
+            let update = Update { parameter: &mut parameter, gradient: &gradient, gradient_scale: 0.5 };
+            muon(&options, update, shape, &mut momentum);
+            vec![parameter, momentum]
+        });
+        // Half of half of the gradient.
+        assert_close(&moved[1], &in_f64(&gradient).iter().map(|g| 0.25 * g).collect::<Vec<_>>(), 1e-6, "momentum");
+        // Random matrices have singular values that are far enough from 0: all come out between 0.6 and 1.3.
+        let factor = options.adjust.factor(shape);
+        let squares = sum_squares(&moved[0]) / (factor * factor) / rows.min(columns) as f64;
+        assert!((0.36..1.69).contains(&squares), "{shape:?}: {squares}");
+        let along: f64 = moved[0].iter().zip(&gradient).map(|(m, g)| f64::from(*m) * f64::from(*g)).sum();
+        assert!(along < 0.0, "{shape:?} goes down");
+    }
+}
+
+#[test]
+fn rates_of_muon_follow_from_the_shape() {
+    let factors = |adjust: AdjustLr| [[8, 2], [2, 8]].map(|shape| adjust.factor(shape));
+    assert_eq!(factors(AdjustLr::Original), [2.0, 1.0]);
+    assert_eq!(factors(AdjustLr::SpectralUnclamped), [2.0, 0.5]);
+    assert_eq!(factors(AdjustLr::MatchRmsAdamW), [0.2 * 8.0_f64.sqrt(); 2]);
+}
+
+#[test]
+fn the_code_of_a_number_is_the_nearest_one() {
+    for (map, lowest) in [(StateMap::signed(), -1.0), (StateMap::unsigned(), 0.0)] {
+        let all = || 0..=u8::MAX;
+        assert_eq!((map.value(0), map.code(0.0), map.code(f32::NAN)), (0.0, 0, 0));
+        assert!(all().all(|code| map.code(map.value(code)) == code));
+        let grid = (0..=20_000).map(|i| i as f32 / 10_000.0 - 1.0);
+        // And all sizes down to nothing.
+        let sizes = numbers(3, 2000).into_iter().zip(0..).map(|(x, i)| (x * 0.7_f32.powi(i % 90)).clamp(-1.0, 1.0));
+        for x in grid.chain(sizes).filter(|x| *x >= lowest) {
+            let distance = |code: u8| (f64::from(map.value(code)) - f64::from(x)).abs();
+            let least = all().map(distance).fold(f64::INFINITY, f64::min);
+            // Where two are as near, to the precision of the comparison, either will do.
+            assert!(distance(map.code(x)) <= least + 1e-7 * f64::from(x.abs()), "{x}");
+        }
+    }
+}
+
+#[test]
+fn adamw_in_8_bits_is_adamw_on_rounded_moments() {
+    let options = AdamW {
+        learning_rate: 0.05,
+        beta1: 0.9,
+        beta2: 0.99,
+        epsilon: 1e-3,
+        weight_decay: 0.1,
+        step: 1,
+        gain_of: None,
+    };
+    let maps = [StateMap::signed(), StateMap::unsigned()];
+    for len in [0, 1, 255, 256, 257, 40_001] {
+        let results = on_any_threads(|| {
+            let mut parameter = numbers(1, len);
+            let [mut m, mut v] = std::array::from_fn(|_| (vec![0_u8; len], vec![0.0; state_scales(len)]));
+            for step in 1..=3_u64 {
+                let gradient = numbers(1 + step, len);
+                let options = AdamW { step, ..options };
+                let mut expected = parameter.clone();
+                let [mut first, mut second] = [(maps[0], &m), (maps[1], &v)].map(|(map, (codes, scales))| {
+                    let mut values = vec![0.0; len];
+                    map.decode(codes, scales, &mut values);
+                    values
+                });
+                let plain = Update { parameter: &mut expected, gradient: &gradient, gradient_scale: 0.3 };
+                adamw(&options, plain, AdamWState { first_moment: &mut first, second_moment: &mut second });
+                let update = Update { parameter: &mut parameter, gradient: &gradient, gradient_scale: 0.3 };
+                let moments = [&mut m, &mut v].map(|(codes, scales)| Codes { codes, scales });
+                adamw_8bit(&options, update, moments);
+                assert_eq!(parameter, expected, "{len}, step {step}");
+                for ((map, exact), (codes, scales)) in maps.into_iter().zip([&first, &second]).zip([&m, &v]) {
+                    let mut values = vec![0.0; len];
+                    map.decode(codes, scales, &mut values);
+                    for ((values, exact), scale) in
+                        values.chunks(STATE_BLOCK).zip(exact.chunks(STATE_BLOCK)).zip(scales)
+                    {
+                        assert_eq!(*scale, exact.iter().fold(0.0, |largest: f32, x| largest.max(x.abs())));
+                        for (value, exact) in values.iter().zip(exact) {
+                            // Half of the widest step of a map, 0.9 / 64, or of the smallest number that it has.
+                            assert!((value - exact).abs() <= 0.0072 * scale, "{value} for {exact}, scale {scale}");
+                        }
+                    }
+                }
+            }
+            let bytes = |codes: &[u8]| codes.iter().map(|code| f32::from(*code)).collect::<Vec<_>>();
+            vec![parameter, bytes(&m.0), m.1, bytes(&v.0), v.1]
+        });
+        assert_eq!(results[0].len(), len);
+    }
 }

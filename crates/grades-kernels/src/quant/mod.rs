@@ -14,7 +14,7 @@ mod product;
 #[cfg(test)]
 mod tests;
 
-pub use codes::{CODE as NF4_CODE, dynamic_map as nf4_scale_map};
+pub use codes::{CODE as NF4_CODE, dynamic_map, unsigned_dynamic_map};
 pub use decode::decode;
 pub use gguf::{DecodeError, GgufType};
 pub use nf4::{BLOCK as NF4_BLOCK, Nf4, Nf4Encoder, Nf4Scales, NotFinite, PartError};

@@ -4,7 +4,7 @@
 //! (what a code stands for), `….quant_state.bitsandbytes__nf4` (JSON: shape and block sizes), and with double
 //! quantisation `….nested_absmax` and `….nested_quant_map`. When a checkpoint is opened they become one tensor.
 
-use grades_kernels::quant::{NF4_BLOCK, NF4_CODE, Nf4, Nf4Scales, nf4_scale_map};
+use grades_kernels::quant::{NF4_BLOCK, NF4_CODE, Nf4, Nf4Scales, dynamic_map};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -103,7 +103,7 @@ impl Checkpoint {
             Some(offset) => Some((take(".nested_absmax")?, take(".nested_quant_map")?, offset)),
             None => None,
         };
-        for (table, known) in [(Some(&table), &NF4_CODE[..]), (nested.as_ref().map(|n| &n.1), nf4_scale_map())] {
+        for (table, known) in [(Some(&table), &NF4_CODE[..]), (nested.as_ref().map(|n| &n.1), dynamic_map())] {
             let Some(table) = table else { continue };
             let found = self.floats(weight, table)?;
             if found.len() != known.len() || found.iter().zip(known).any(|(found, known)| (found - known).abs() > 1e-6)

@@ -80,7 +80,7 @@ impl Adapters for Cpu {
             let part = columns_mut(values, shape, first, b.rows());
             match u.dtype() {
                 Dtype::Bf16 => gemm::bf16::nt(columns(u, rank, b.columns()), &[&b], &[], Output::AddF32(part)),
-                Dtype::F32 | Dtype::Packed => gemm::nt(columns(u, rank, b.columns()), b, part, true),
+                Dtype::F32 | Dtype::U8 | Dtype::Packed => gemm::nt(columns(u, rank, b.columns()), b, part, true),
             }
         }
         y

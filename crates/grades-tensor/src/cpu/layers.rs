@@ -70,7 +70,7 @@ impl Layers for Cpu {
     fn rms_norm(&self, x: &Tensor, scale: &Tensor, eps: f32, dtype: Dtype) -> (Tensor, Tensor) {
         match dtype {
             Dtype::Bf16 => rms_norm::<bf16>(x, scale, eps),
-            Dtype::F32 | Dtype::Packed => rms_norm::<f32>(x, scale, eps),
+            Dtype::F32 | Dtype::U8 | Dtype::Packed => rms_norm::<f32>(x, scale, eps),
         }
     }
 

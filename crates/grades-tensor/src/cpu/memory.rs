@@ -30,6 +30,7 @@ impl Memory for Cpu {
         match tensor.storage() {
             Values::F32(values) => Cow::Borrowed(values),
             Values::Bf16(values) => Cow::Owned(grades_kernels::widen(values)),
+            Values::U8(codes) => Cow::Owned(codes.iter().map(|code| f32::from(*code)).collect()),
             Values::Packed(matrix) => {
                 let mut values = vec![0.0; tensor.len()];
                 matrix.decode(&mut values);
@@ -41,6 +42,7 @@ impl Memory for Cpu {
     fn zeros(&self, shape @ [rows, columns]: [usize; 2], dtype: Dtype) -> Tensor {
         match dtype {
             Dtype::Bf16 => tensor::<bf16>(zeros(rows * columns), shape),
+            Dtype::U8 => Tensor::new(&CPU, shape, dtype, Values::U8(vec![0; rows * columns])),
             Dtype::F32 | Dtype::Packed => tensor::<f32>(zeros(rows * columns), shape),
         }
     }
@@ -49,6 +51,7 @@ impl Memory for Cpu {
         let values = match of.storage() {
             Values::F32(values) => Values::F32(values.clone()),
             Values::Bf16(values) => Values::Bf16(values.clone()),
+            Values::U8(codes) => Values::U8(codes.clone()),
             Values::Packed(matrix) => Values::Packed(matrix.clone()),
         };
         Tensor::new(&CPU, of.shape(), of.dtype(), values)
@@ -58,6 +61,10 @@ impl Memory for Cpu {
         match (of.storage(), dtype) {
             (Values::F32(values), Dtype::Bf16) => tensor(grades_kernels::narrow(values), of.shape()),
             (_, Dtype::Bf16) => self.cast(&self.cast(of, Dtype::F32), dtype),
+            (_, Dtype::U8) => {
+                let codes = self.to_host(of).iter().map(|value| *value as u8).collect();
+                Tensor::new(&CPU, of.shape(), dtype, Values::U8(codes))
+            }
             (_, Dtype::F32 | Dtype::Packed) => tensor::<f32>(self.to_host(of).into_owned(), of.shape()),
         }
     }
@@ -66,6 +73,7 @@ impl Memory for Cpu {
         match tensor.storage() {
             Values::F32(values) => size_of_val(values.as_slice()),
             Values::Bf16(values) => size_of_val(values.as_slice()),
+            Values::U8(codes) => codes.len(),
             Values::Packed(matrix) => matrix.bytes(),
         }
     }

@@ -24,7 +24,7 @@ impl<'a> Weight<'a> {
     pub(super) fn of(tensor: &'a Tensor) -> Self {
         match tensor.storage() {
             Values::Packed(matrix) => Self::Packed(matrix),
-            Values::F32(_) | Values::Bf16(_) => Self::Dense(matrix(tensor)),
+            Values::F32(_) | Values::Bf16(_) | Values::U8(_) => Self::Dense(matrix(tensor)),
         }
     }
 

@@ -2,12 +2,13 @@
 
 use grades::Norm;
 use grades_kernels::elementwise;
-use grades_kernels::optimizer::{self as kernel, AdamWState};
+use grades_kernels::optimizer::{self as kernel, AdamWState, Codes};
 
 use super::processor::Cpu;
-use super::values::{slice, tensor, vector};
-use crate::device::{Measure, Training, Update};
-use crate::spec::{AdamW, Sgd, Sums};
+use super::values::{codes, slice, tensor, vector};
+use crate::device::{Blockwise, Measure, Training, Update};
+use crate::dtype::Dtype;
+use crate::spec::{AdamW, Lion, Muon, Sgd, Sums};
 use crate::tensor::Tensor;
 
 fn kernel_update<'a>(update: Update<'a>) -> kernel::Update<'a> {
@@ -20,6 +21,20 @@ impl Training for Cpu {
     fn adamw(&self, update: Update<'_>, [first, second]: [&mut Tensor; 2], options: &AdamW) -> f64 {
         let state = AdamWState { first_moment: vector(first, None), second_moment: vector(second, None) };
         kernel::adamw(options, kernel_update(update), state)
+    }
+
+    fn adamw_8bit(&self, update: Update<'_>, moments: [Blockwise<'_>; 2], options: &AdamW) {
+        let moments = moments.map(|of| Codes { codes: codes(of.codes), scales: vector(of.scales, None) });
+        kernel::adamw_8bit(options, kernel_update(update), moments);
+    }
+
+    fn lion(&self, update: Update<'_>, momentum: &mut Tensor, options: &Lion) {
+        kernel::lion(options, kernel_update(update), vector(momentum, None));
+    }
+
+    fn muon(&self, update: Update<'_>, momentum: &mut Tensor, options: &Muon) {
+        let shape = update.gradient.shape();
+        kernel::muon(options, kernel_update(update), shape, vector(momentum, None));
     }
 
     fn sgd(&self, update: Update<'_>, velocity: Option<&mut Tensor>, options: &Sgd) {
@@ -37,6 +52,11 @@ impl Training for Cpu {
     }
 
     fn mask(&self, tensor: &mut Tensor, first: usize, keep: &[bool]) {
+        if tensor.dtype() == Dtype::U8 {
+            let of_keep = codes(tensor)[first..].iter_mut().zip(keep);
+            of_keep.filter(|(_, keep)| !**keep).for_each(|(code, _)| *code = 0);
+            return;
+        }
         elementwise::zero_masked(&mut vector::<f32>(tensor, None)[first..][..keep.len()], keep);
     }
 

@@ -13,6 +13,7 @@ use crate::tensor::Tensor;
 pub(super) enum Values {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
+    U8(Vec<u8>),
     Packed(PackedMatrix),
 }
 
@@ -106,6 +107,20 @@ fn wrong_dtype(tensor: &Tensor, wanted: Dtype) -> ! {
 #[expect(clippy::panic, reason = "a tensor says what its storage holds")]
 fn unreachable_dtype(wanted: Dtype) -> ! {
     panic!("a tensor of {} elements holds others", wanted.name())
+}
+
+/// The codes of a tensor, to be changed.
+///
+/// # Panics
+/// As [`slice`].
+pub(super) fn codes(tensor: &mut Tensor) -> &mut Vec<u8> {
+    if tensor.dtype() != Dtype::U8 {
+        wrong_dtype(tensor, Dtype::U8);
+    }
+    match tensor.storage_mut(None) {
+        Values::U8(codes) => codes,
+        _ => unreachable_dtype(Dtype::U8),
+    }
 }
 
 /// A new tensor.

@@ -32,6 +32,14 @@ pub fn scale(tape: &Tape, x: Var, factor: f32) -> Var {
     })
 }
 
+/// x plus a constant of its shape and dtype.
+#[must_use]
+pub fn shift(tape: &Tape, x: Var, by: &Tensor) -> Var {
+    let (node, mut y) = (x.node(), x.value);
+    by.device().add(&mut y, by);
+    tape.record(y, node.is_tracked(), move |dy, backward| backward.add(node, dy))
+}
+
 /// Rows `rows` of x; without a record.
 #[must_use]
 pub fn gather_rows(x: &Var, rows: &[u32]) -> Var {

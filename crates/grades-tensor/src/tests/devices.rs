@@ -22,7 +22,7 @@ const DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
 
 fn tolerance(dtype: Dtype) -> f64 {
     match dtype {
-        Dtype::F32 | Dtype::Packed => 1e-5,
+        Dtype::F32 | Dtype::U8 | Dtype::Packed => 1e-5,
         // Weights are rounded to bf16 (2⁻⁹ of each at most), sums are f32, results rounded once more. Where more is
         // rounded on the way, or results nearly cancel, the weights are bf16 numbers from the start.
         Dtype::Bf16 => 4e-3,

@@ -82,7 +82,7 @@ fn same(dtype: Dtype, what: &str, found: &Tensor, expected: &Tensor) {
     assert_eq!((found.shape(), found.dtype()), (expected.shape(), expected.dtype()), "{what}");
     match dtype {
         Dtype::Bf16 => assert_eq!(found.to_host(), expected.to_host(), "{what}"),
-        Dtype::F32 | Dtype::Packed => {
+        Dtype::F32 | Dtype::U8 | Dtype::Packed => {
             assert!(relative_error(&found.to_host(), &expected.to_host()) < 1e-6, "{what}");
         }
     }

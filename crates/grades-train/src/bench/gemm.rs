@@ -108,7 +108,7 @@ pub fn run(sizes: &[Size], precision: Dtype, on_size: &mut dyn FnMut(&Products))
     let measured = sizes.iter().map(|size| {
         let products = match precision {
             Dtype::Bf16 => products_bf16(*size),
-            Dtype::F32 | Dtype::Packed => products(*size),
+            Dtype::F32 | Dtype::U8 | Dtype::Packed => products(*size),
         };
         on_size(&products);
         products

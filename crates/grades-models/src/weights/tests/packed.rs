@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ::safetensors::SafeTensors;
 use ::safetensors::tensor::Dtype as Stored;
-use grades_kernels::quant::{GgufType, Nf4, PackedMatrix, nf4_scale_map};
+use grades_kernels::quant::{GgufType, Nf4, PackedMatrix, dynamic_map};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -152,7 +152,7 @@ fn scales_may_be_stored_as_they_are() {
         let mut json: serde_json::Value = serde_json::from_slice(&bytes(tensors, state)).unwrap();
         let offset = json["nested_offset"].as_f64().unwrap() as f32;
         let nested = f32::from_le_bytes(bytes(tensors, ".nested_absmax").try_into().unwrap());
-        let scale = |code: &u8| nf4_scale_map()[usize::from(*code)] * nested + offset;
+        let scale = |code: &u8| dynamic_map()[usize::from(*code)] * nested + offset;
         let scales: Vec<f32> = bytes(tensors, ".absmax").iter().map(scale).collect();
         for key in ["nested_blocksize", "nested_dtype", "nested_offset"] {
             json.as_object_mut().unwrap().shift_remove(key);

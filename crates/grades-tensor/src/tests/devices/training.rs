@@ -7,10 +7,10 @@ use grades::Norm;
 use super::super::{ALL, random, values};
 use super::{compare, compare_exactly};
 use crate::cpu::CPU;
-use crate::device::{DeviceRef, Measure, Update};
+use crate::device::{Blockwise, DeviceRef, Measure, Update};
 use crate::dtype::Dtype;
 use crate::reference::REFERENCE;
-use crate::spec::{AdamW, Sgd, Sums};
+use crate::spec::{AdamW, AdjustLr, Lion, Muon, Sgd, StateMap, Sums, state_scales};
 use crate::tensor::Tensor;
 
 /// The shape of a parameter, and the range of its elements that has a gradient of that shape.
@@ -55,6 +55,67 @@ fn adamw() {
                 [tensors, vec![device.from_host(gains, [1, 3])]].concat()
             });
         }
+    }
+}
+
+/// In f64 a number near the middle between two codes may get the other one; here there is none.
+#[test]
+fn adamw_8bit() {
+    for part @ (_, _, of) in
+        [([5, 7], 0, [5, 7]), ([40, 33], 66, [37, 33]), ([1, 1030], 3, [1, 1024]), ([3, 5], 5, [0, 5])]
+    {
+        for weight_decay in [0.0, 0.1] {
+            compare(Dtype::F32, &format!("{part:?}, decay {weight_decay}"), |device| {
+                let scales = || device.zeros([1, state_scales(of[0] * of[1])], Dtype::F32);
+                let codes = || device.zeros(of, Dtype::U8);
+                let moments = RefCell::new([(codes(), scales()), (codes(), scales())]);
+                let parameter = steps(device, part, |update, []: [&mut Tensor; 0], step| {
+                    let (beta1, beta2, learning_rate) = (0.8, 0.95, 0.05 * step as f64);
+                    let options =
+                        AdamW { learning_rate, beta1, beta2, epsilon: 1e-3, weight_decay, step, gain_of: None };
+                    let mut moments = moments.borrow_mut();
+                    let moments = moments.each_mut().map(|(codes, scales)| Blockwise { codes, scales });
+                    device.adamw_8bit(update, moments, &options);
+                });
+                let decoded = [StateMap::signed(), StateMap::unsigned()].into_iter().zip(moments.into_inner());
+                let decoded = decoded.map(|(map, (codes, scales))| {
+                    let codes: Vec<u8> = codes.to_host().iter().map(|code| *code as u8).collect();
+                    let mut values = vec![0.0; codes.len()];
+                    map.decode(&codes, &scales.to_host(), &mut values);
+                    device.from_host(values, of)
+                });
+                parameter.into_iter().chain(decoded).collect()
+            });
+        }
+    }
+}
+
+#[test]
+fn lion() {
+    for part in PARTS {
+        for weight_decay in [0.0, 0.1] {
+            let options = Lion { learning_rate: 0.05, beta1: 0.8, beta2: 0.95, weight_decay };
+            compare(Dtype::F32, &format!("{part:?}, decay {weight_decay}"), |device| {
+                steps(device, part, |update, [momentum]: [&mut Tensor; 1], _| device.lion(update, momentum, &options))
+            });
+        }
+    }
+}
+
+#[test]
+fn muon() {
+    for (part, nesterov, adjust) in [
+        (([5, 7], 0, [5, 7]), true, AdjustLr::Original),
+        (([9, 33], 33, [4, 33]), false, AdjustLr::SpectralUnclamped),
+        (([40, 17], 17, [37, 17]), true, AdjustLr::MatchRmsAdamW),
+        (([1, 67], 3, [1, 64]), true, AdjustLr::Original),
+        (([8, 8], 0, [8, 8]), false, AdjustLr::Original),
+        (([3, 5], 5, [0, 5]), true, AdjustLr::Original),
+    ] {
+        let options = Muon { learning_rate: 0.05, momentum: 0.9, nesterov, ns_steps: 5, adjust, weight_decay: 0.1 };
+        compare(Dtype::F32, &format!("{part:?}"), |device| {
+            steps(device, part, |update, [momentum]: [&mut Tensor; 1], _| device.muon(update, momentum, &options))
+        });
     }
 }
 
@@ -157,6 +218,21 @@ fn mask() {
             vec![tensor]
         });
     }
+}
+
+#[test]
+fn codes_are_kept_copied_and_masked() {
+    for device in ALL {
+        let numbers = vec![0.0, 1.0, 127.0, 128.0, 254.0, 255.0];
+        let mut codes = device.from_host(numbers.clone(), [2, 3]).cast(Dtype::U8);
+        let copy = device.copy(&codes);
+        device.mask(&mut codes, 1, &[true, false, true, false]);
+        assert_eq!((*codes.to_host()).to_vec(), [0.0, 1.0, 0.0, 128.0, 0.0, 255.0], "{}", device.name());
+        assert_eq!((copy.dtype(), (*copy.to_host()).to_vec()), (Dtype::U8, numbers));
+        assert_eq!(*device.zeros([1, 2], Dtype::U8).to_host(), [0.0; 2]);
+    }
+    let cpu: DeviceRef = &CPU;
+    assert_eq!(cpu.zeros([3, 5], Dtype::U8).bytes(), 15);
 }
 
 #[test]
