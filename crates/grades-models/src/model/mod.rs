@@ -2,6 +2,7 @@
 
 mod decoder;
 mod inputs;
+mod noise;
 mod pass;
 mod prefix;
 mod stack;

@@ -10,6 +10,7 @@ use grades_tensor::{CrossEntropySpec, Gradients, Tape, Tensor, Var, ops};
 
 use super::decoder::Decoder;
 use super::inputs::{Inputs, Prefix};
+use super::noise::embedding_noise;
 use crate::nn::DropoutKey;
 
 /// How a training pass runs.
@@ -19,8 +20,10 @@ pub struct PassOptions {
     pub prefix: Option<Prefix>,
     /// Whether layers run again in the backward pass instead of being recorded all at once.
     pub checkpointing: bool,
-    /// What the adapters' dropout is drawn from; left out, nothing is dropped.
+    /// What the adapters' dropout and the noise are drawn from; left out, nothing is dropped and there is no noise.
     pub dropout: Option<DropoutKey>,
+    /// α of NEFTune: uniform noise in ±α / √(tokens of the sample · hidden) on the input embeddings; not above a prefix.
+    pub noise: Option<f64>,
 }
 
 /// A forward pass of training, ready for its backward pass.
@@ -42,13 +45,20 @@ impl Decoder {
     /// A forward pass with the mean-like loss `scale · Σ −log p(target)`.
     #[must_use]
     pub fn pass(&self, inputs: &Inputs, targets: Arc<Vec<i64>>, scale: f32, options: PassOptions) -> Pass<'_> {
-        let PassOptions { prefix, checkpointing, dropout } = options;
+        let PassOptions { prefix, checkpointing, dropout, noise } = options;
         let (lowest, tape, count) = (self.lowest_trainable(), Tape::recording(), self.stack.layers.len());
         let prefix = prefix.filter(|prefix| prefix.layers < lowest);
+        let noise = noise.zip(dropout).filter(|_| prefix.is_none()).map(|(alpha, key)| {
+            let device = self.parameters.get(self.embedding).value.device();
+            embedding_noise(alpha, key, &inputs.layout, self.sizes().hidden_size, device)
+        });
         let mut layers = Vec::new();
         let (x, first) = match (checkpointing, prefix) {
             (true, prefix) => {
-                let start = prefix.unwrap_or_else(|| self.embedded(inputs));
+                let mut start = prefix.unwrap_or_else(|| self.embedded(inputs));
+                if let Some(noise) = &noise {
+                    start.output.device().add(&mut start.output, noise);
+                }
                 let last = count.saturating_sub(1);
                 let kept = (lowest, &mut layers);
                 let Prefix { output, layers: first } = self.keep_inputs(inputs, start, last, dropout, kept);
@@ -56,7 +66,10 @@ impl Decoder {
                 (x, first)
             }
             (false, Some(Prefix { output, layers })) => (Var::constant(output), layers),
-            (false, None) => (self.embed(&tape, inputs), 0),
+            (false, None) => {
+                let x = self.embed(&tape, inputs);
+                (if let Some(noise) = &noise { ops::shift(&tape, x, noise) } else { x }, 0)
+            }
         };
         let recorded = (checkpointing && x.is_tracked()).then(|| x.clone());
         let run = self.run(&tape, dropout);

@@ -95,7 +95,7 @@ fn a_pass_from_a_prefix_is_the_rest_of_the_pass() {
         let grow = |from: Option<Prefix>, layers| Some(model.prefix(&inputs, from, layers));
         let prefix = (0..=pattern.prefix).fold(None, grow);
         for checkpointing in [false, true] {
-            let found = run(model, PassOptions { dropout: None, prefix: prefix.clone(), checkpointing });
+            let found = run(model, PassOptions { dropout: None, prefix: prefix.clone(), checkpointing, noise: None });
             assert!((found.loss, &found.gradients) == (expected.loss, &expected.gradients), "{what}");
             let again = if checkpointing { pattern.again } else { 0 };
             let forward = expected.executed.forward + again as u64 * layer() - pattern.prefix as u64 * layer();

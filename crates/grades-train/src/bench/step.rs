@@ -16,12 +16,14 @@ use super::{BenchError, Frozen, Shape, median};
 use crate::data::{Batch, Tokenized};
 use crate::train::freeze::{Freezing, Measured, units};
 use crate::train::memory;
-use crate::train::optimizer::{Optimizer, Rates, Rule};
+use crate::train::optimizer::Optimizer;
+use crate::train::optimizer_state::Rates;
 use crate::train::prefix_cache::{self, PrefixCache, Set};
-use crate::train::step::{self, Pass};
+use crate::train::rule::{Adam, Rule};
+use crate::train::step::{self, Drawn, Pass};
 
 /// The options of transformers' `Trainer` where they do not matter for the time.
-const RULE: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+const RULE: Rule = Rule::AdamW(Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 });
 const LEARNING_RATE: f64 = 1e-5;
 const WEIGHT_DECAY: f64 = 0.01;
 /// Seed of tokens and values.
@@ -359,7 +361,7 @@ impl Bench {
         let (model, cache, layers) = (&self.model, &mut self.cache, self.model.frozen_layers());
         let mut prefix = |batch: &Batch| cache.prefix(model, layers, Set::Train, batch, true);
         let Pass { loss, mut gradients, flops, forward_seconds, backward_seconds } =
-            step::pass(&self.model, (SEED, step), batches, self.checkpointing, &mut prefix)?;
+            step::pass(&self.model, Drawn { seed: SEED, step, noise: None }, batches, self.checkpointing, &mut prefix)?;
 
         let watch = Instant::now();
         let measured = match self.max_grad_norm.is_none() && !self.wants.measure_gradients {
@@ -429,7 +431,14 @@ impl Bench {
     /// Counts the operations of a pass from the tokens on.
     fn whole(&self) -> Result<Flops, BenchError> {
         let batches = std::slice::from_ref(&self.batch);
-        Ok(step::pass(&self.model, (SEED, 0), batches, self.checkpointing, &mut |_| None)?.flops)
+        Ok(step::pass(
+            &self.model,
+            Drawn { seed: SEED, step: 0, noise: None },
+            batches,
+            self.checkpointing,
+            &mut |_| None,
+        )?
+        .flops)
     }
 }
 

@@ -9,7 +9,7 @@ use super::error::CompareError;
 use crate::config::Variants;
 
 /// Schedules that have a name of their own: `none` with another `lr_scheduler`.
-const SCHEDULES: [(&str, &str); 1] = [("linear", "linear")];
+const SCHEDULES: [(&str, &str); 2] = [("linear", "linear"), ("wsd", "warmup_stable_decay")];
 
 /// A way of training that is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 mod averaging;
 mod lora;
 mod model;
+mod optimizer;
 mod raw;
 mod report_to;
 mod resolved;
@@ -21,8 +22,9 @@ use std::path::{Path, PathBuf};
 pub use averaging::Averaging;
 pub use lora::{Adapter, TargetModules};
 pub use model::{Init, Model};
+pub use optimizer::{OptimArgs, Optimizer};
 pub use report_to::{ReportTo, Tracker};
-pub use resolved::{Config, Optimizer, Precision, Threads};
+pub use resolved::{Config, Precision, Threads};
 pub use save_steps::SaveSteps;
 pub use size::ByteSize;
 pub use variants::Variants;

@@ -14,7 +14,7 @@ pub(super) const COMPARE: &str = "compare";
 const DEFAULT_METHOD: &str = "grades";
 
 /// What other tools call an option.
-const OTHER_NAMES: [(&str, &str); 28] = [
+const OTHER_NAMES: [(&str, &str); 29] = [
     ("base_model", "model"),
     ("model_name_or_path", "model"),
     ("dataset", "datasets"),
@@ -33,6 +33,7 @@ const OTHER_NAMES: [(&str, &str); 28] = [
     ("packing", "sample_packing"),
     ("val_size", "val_set_size"),
     ("max_norm", "max_grad_norm"),
+    ("noisy_embedding_alpha", "neftune_noise_alpha"),
     ("bf16", "precision"),
     ("fp16", "precision"),
     ("lora_rank", "lora_r"),

@@ -10,14 +10,16 @@ use super::ConfigError;
 use super::averaging::Averaging;
 use super::lora::{Adapter, TargetModules};
 use super::model::{Init, Model};
+use super::optimizer::{OptimArgs, Optimizer};
 use super::report_to::ReportTo;
 use super::save_steps::SaveSteps;
 use super::size::ByteSize;
 use crate::data::split::CountOrShare;
 use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, TokenOptions};
-use crate::schedule::{LrScheduler, Schedule};
+use crate::schedule::{LrScheduler, LrSchedulerOptions, Schedule};
 use crate::train::average::WeightAverage;
 use crate::train::prefix_cache;
+use crate::train::rule::{Adam, AdjustLrFn, Rule};
 
 /// All options of a run. Names and, where the tools agree, defaults are those of Axolotl and TRL.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,29 +83,45 @@ pub struct Config {
 
     /// The learning rate at the end of the warm-up. Default: 2e-5.
     pub learning_rate: f64,
-    /// What it does then: `cosine` (default), `linear` or `constant`.
+    /// The learning rate of the embedding, and of a head that is not tied to it, in place of `learning_rate`; the schedule is the same.
+    pub embedding_lr: Option<f64>,
+    /// The same as a factor of `learning_rate`.
+    pub embedding_lr_scale: Option<f64>,
+    /// What it does then, as in transformers: `cosine` (default), `linear`, `constant` (`constant_with_warmup` is the same),
+    /// `warmup_stable_decay`, `cosine_with_min_lr`, `polynomial` or `inverse_sqrt`.
     pub lr_scheduler: LrScheduler,
+    /// The options of `lr_scheduler`, each with its own default.
+    pub lr_scheduler_kwargs: LrSchedulerOptions,
     /// Share of the steps over which it rises from 0, rounded up. Default: 0.
     pub warmup_ratio: Option<f64>,
     /// Steps over which it rises from 0, in place of `warmup_ratio`.
     pub warmup_steps: Option<usize>,
-    /// `adamw` (default; `adamw_torch` is the same) or `sgd`.
+    /// `adamw` (default; `adamw_torch` is the same), `adamw_8bit` (also `adamw_bnb_8bit`: moments in blocks of 256 8-bit codes,
+    /// a quarter of the memory, but for tensors below 4,096 elements; as bitsandbytes), `lion` (half of the memory; it wants a third to
+    /// a tenth of AdamW's rate), `muon` (for the matrices of layers, with f32 products; AdamW for the rest) or `sgd`.
     pub optimizer: Optimizer,
-    /// Weight decay of matrices and embeddings: decoupled with AdamW, added to the gradient with SGD. Vectors (norms and
-    /// biases) do not decay, as in transformers. Default: 0.
+    /// The options of `optimizer` that others do not have.
+    pub optim_args: OptimArgs,
+    /// Weight decay of matrices and embeddings: added to the gradient with SGD, else decoupled. Vectors (norms and biases)
+    /// do not decay, as in transformers. Default: 0.
     pub weight_decay: f64,
-    /// AdamW: decay of the mean gradient. Default: 0.9.
+    /// AdamW: decay of the mean gradient. Lion: weight of the momentum in a step. Default: 0.9.
     pub adam_beta1: f64,
-    /// AdamW: decay of the mean square. Default: 0.999.
-    pub adam_beta2: f64,
+    /// AdamW: decay of the mean square. Lion: of the momentum. Left out: 0.999, with `lion` 0.99.
+    pub adam_beta2: Option<f64>,
     /// AdamW: added to the root of the mean square. Default: 1e-8.
     pub adam_epsilon: f64,
-    /// SGD: momentum. Default: 0.
-    pub momentum: f64,
+    /// SGD and Muon: momentum. Left out: 0, with `muon` 0.95.
+    pub momentum: Option<f64>,
     /// Gradients with a larger norm over all parameters are scaled down to it; 0 turns that off. Default: 1.
     pub max_grad_norm: f64,
 
-    /// Seed of everything random: the validation set, the order of the samples. Default: 42.
+    /// NEFTune (Jain et al. 2023): α of the noise on the input embeddings while training, uniform in ±α / √(tokens of the sample ·
+    /// hidden size) and drawn anew at every step. 5 to 15 is usual. Left out: none.
+    pub neftune_noise_alpha: Option<f64>,
+
+    /// Seed of everything random: the validation set, the order of the samples, what methods, dropout and noise draw.
+    /// Default: 42.
     pub seed: u64,
     /// What computes: `auto` (default: `cpu`), `cpu`, or `reference`, plain loops that others are checked against, a thousand
     /// times slower.
@@ -180,16 +198,21 @@ impl Default for Config {
             num_epochs: 1.0,
             max_steps: None,
             learning_rate: 2e-5,
+            embedding_lr: None,
+            embedding_lr_scale: None,
             lr_scheduler: LrScheduler::Cosine,
+            lr_scheduler_kwargs: LrSchedulerOptions::default(),
             warmup_ratio: None,
             warmup_steps: None,
             optimizer: Optimizer::AdamW,
+            optim_args: OptimArgs::default(),
             weight_decay: 0.0,
             adam_beta1: 0.9,
-            adam_beta2: 0.999,
+            adam_beta2: None,
             adam_epsilon: 1e-8,
-            momentum: 0.0,
+            momentum: None,
             max_grad_norm: 1.0,
+            neftune_noise_alpha: None,
             seed: 42,
             device: "auto".into(),
             precision: Precision::Auto,
@@ -208,17 +231,6 @@ impl Default for Config {
             early_stopping: grades::EarlyStopping::default(),
         }
     }
-}
-
-/// The optimizers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Optimizer {
-    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019).
-    #[serde(alias = "adamw_torch", alias = "adamw_torch_fused")]
-    AdamW,
-    /// Stochastic gradient descent, with momentum as in PyTorch.
-    Sgd,
 }
 
 /// The dtype of the matrix products. Weights and optimizer state are f32 always.
@@ -322,6 +334,7 @@ impl Config {
         grades_tensor::device(&self.device).map_err(|error| ConfigError::Inconsistent(error.to_string()))?;
         self.validate_numbers()?;
         self.validate_adapter()?;
+        self.validate_embeddings()?;
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
             return Err(ConfigError::Inconsistent(
                 "`warmup_ratio` and `warmup_steps` are both set; remove one of them".to_owned(),
@@ -351,6 +364,8 @@ impl Config {
         let finite = |value: f64| value >= 0.0 && value.is_finite();
         for (key, value) in [
             ("learning_rate", self.learning_rate),
+            ("embedding_lr", self.embedding_lr.unwrap_or(0.0)),
+            ("embedding_lr_scale", self.embedding_lr_scale.unwrap_or(0.0)),
             ("weight_decay", self.weight_decay),
             ("max_grad_norm", self.max_grad_norm),
         ] {
@@ -361,13 +376,14 @@ impl Config {
             ("adam_epsilon", self.adam_epsilon),
             ("lora_alpha", self.lora_alpha),
             ("loraplus_lr_ratio", self.loraplus_lr_ratio.unwrap_or(1.0)),
+            ("neftune_noise_alpha", self.neftune_noise_alpha.unwrap_or(1.0)),
         ] {
             number(finite(value) && value > 0.0, key, value, "a number above 0")?;
         }
         for (key, value) in [
             ("adam_beta1", self.adam_beta1),
-            ("adam_beta2", self.adam_beta2),
-            ("momentum", self.momentum),
+            ("adam_beta2", self.adam_beta2.unwrap_or(0.0)),
+            ("momentum", self.momentum.unwrap_or(0.0)),
             ("lora_dropout", self.lora_dropout),
         ] {
             number((0.0..1.0).contains(&value), key, value, "a number from 0 up to, but not including, 1")?;
@@ -384,6 +400,10 @@ impl Config {
             let value = Value::from(steps.clone()).to_string();
             return Err(ConfigError::OutOfRange { key: "save_steps", value, allowed: COUNT_OR_SHARE });
         }
+        let schedule = self.lr_scheduler_kwargs.problem(self.lr_scheduler, self.learning_rate);
+        if let Some(problem) = schedule.or_else(|| self.optim_args.problem(self.optimizer)) {
+            return Err(ConfigError::Inconsistent(problem));
+        }
         if let Averaging::Kind(kind) = self.weight_average
             && let Some(problem) = kind.problem()
         {
@@ -394,6 +414,22 @@ impl Config {
             return Err(ConfigError::Inconsistent(problem.to_owned()));
         }
         Ok(())
+    }
+
+    fn validate_embeddings(&self) -> Result<(), ConfigError> {
+        let problem = if self.neftune_noise_alpha.is_some() && self.prefix_cache != prefix_cache::Place::Off {
+            "`prefix_cache` keeps outputs of layers, which the noise of `neftune_noise_alpha` changes at every step; set one of \
+             them to off, or remove it"
+        } else if self.embedding_lr.is_some() && self.embedding_lr_scale.is_some() {
+            "`embedding_lr` and `embedding_lr_scale` are both set; remove one of them"
+        } else if self.embedding_lr.is_some() && self.learning_rate == 0.0 {
+            "`embedding_lr` cannot be told from `learning_rate: 0`, whose schedule it follows; set a rate above 0"
+        } else if self.adapter.is_some() && (self.embedding_lr.is_some() || self.embedding_lr_scale.is_some()) {
+            "`embedding_lr` has no effect with an adapter, beside which embeddings do not train; remove one of them"
+        } else {
+            return Ok(());
+        };
+        Err(ConfigError::Inconsistent(problem.to_owned()))
     }
 
     fn validate_early_stopping(&self) -> Result<(), ConfigError> {
@@ -446,6 +482,32 @@ impl Config {
         }
     }
 
+    /// What the learning rate of embeddings is multiplied by.
+    pub fn embedding_lr_ratio(&self) -> f64 {
+        let of_rate = self.embedding_lr.map(|rate| rate / self.learning_rate);
+        self.embedding_lr_scale.or(of_rate).unwrap_or(1.0)
+    }
+
+    /// The rule of the update.
+    pub fn rule(&self) -> Rule {
+        let (beta1, epsilon) = (self.adam_beta1, self.adam_epsilon);
+        let beta2 = self.adam_beta2.unwrap_or(if self.optimizer == Optimizer::Lion { 0.99 } else { 0.999 });
+        let adam = Adam { beta1, beta2, epsilon };
+        match self.optimizer {
+            Optimizer::AdamW => Rule::AdamW(adam),
+            Optimizer::AdamW8bit => Rule::AdamW8bit(adam),
+            Optimizer::Lion => Rule::Lion { beta1, beta2 },
+            Optimizer::Muon => Rule::Muon {
+                momentum: self.momentum.unwrap_or(0.95),
+                nesterov: self.optim_args.nesterov.unwrap_or(true),
+                ns_steps: self.optim_args.ns_steps.unwrap_or(5),
+                adjust_lr_fn: self.optim_args.adjust_lr_fn.unwrap_or(AdjustLrFn::MatchRmsAdamW),
+                adam,
+            },
+            Optimizer::Sgd => Rule::Sgd { momentum: self.momentum.unwrap_or(0.0) },
+        }
+    }
+
     /// How outputs of frozen layers are kept.
     pub fn prefix_cache_options(&self) -> prefix_cache::Options {
         let (place, dtype) = (self.prefix_cache, self.prefix_cache_dtype);
@@ -462,6 +524,7 @@ impl Config {
         let share = || (self.warmup_ratio.unwrap_or(0.0) * total_steps as f64).ceil() as usize;
         Schedule {
             scheduler: self.lr_scheduler,
+            options: self.lr_scheduler_kwargs,
             learning_rate: self.learning_rate,
             warmup_steps: self.warmup_steps.unwrap_or_else(share),
             total_steps,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::train::rule::{Adam, AdjustLrFn, Rule};
 
 const MINIMAL: &str = "model: m\ndatasets:\n  - {path: d.jsonl, type: completion}\n";
 
@@ -184,7 +185,9 @@ fn values_of_the_wrong_type_are_named() {
         ("micro_batch_size: 2.5", ["`micro_batch_size: 2.5`", "a whole number"]),
         ("sample_packing: 3", ["`sample_packing: 3`", "true or false"]),
         ("lr_scheduler: cosin", ["`lr_scheduler: \"cosin\"`", "cosine, linear, constant"]),
-        ("optimizer: lion", ["`optimizer: \"lion\"`", "sgd"]),
+        ("lr_scheduler_kwargs: {powr: 2}", ["`lr_scheduler_kwargs.powr`", "did you mean `power`?"]),
+        ("optimizer: adam", ["`optimizer: \"adam\"`", "adamw, adamw_torch, adamw_torch_fused, adamw_8bit"]),
+        ("optim_args: {adjust_lr_fn: x}", ["`optim_args.adjust_lr_fn: \"x\"`", "original, match_rms_adamw"]),
         ("threads: none", ["`threads: \"none\"`", "auto or a whole number"]),
         ("val_set_size: half", ["`val_set_size: \"half\"`", "a number"]),
         ("early_stopping: {method: magic}", ["early_stopping.method", "grades"]),
@@ -210,8 +213,22 @@ fn values_out_of_range_are_named_with_the_range() {
         ("learning_rate: -1e-5", ["`learning_rate: -1e-5`", "from 0"]),
         ("learning_rate: .inf", ["non-finite", "line 4"]),
         ("num_epochs: 0", ["`num_epochs: 0`", "above 0"]),
+        ("optim_args: {ns_steps: 3}", ["`optim_args.ns_steps`", "muon"]),
+        ("optimizer: muon\noptim_args: {ns_steps: 0}", ["`optim_args.ns_steps: 0`", "from 1"]),
         ("adam_beta2: 1", ["`adam_beta2: 1`", "not including, 1"]),
         ("warmup_ratio: 3", ["`warmup_ratio: 3`", "0 to 1"]),
+        ("neftune_noise_alpha: 0", ["`neftune_noise_alpha: 0`", "above 0"]),
+        ("neftune_noise_alpha: 5\nprefix_cache: memory", ["`prefix_cache`", "`neftune_noise_alpha`"]),
+        ("noisy_embedding_alpha: 5", ["`noisy_embedding_alpha`", "`neftune_noise_alpha`"]),
+        ("embedding_lr: -1", ["`embedding_lr: -1`", "from 0"]),
+        ("embedding_lr: 1\nembedding_lr_scale: 1", ["`embedding_lr`", "remove one"]),
+        ("embedding_lr: 1\nlearning_rate: 0", ["`embedding_lr`", "above 0"]),
+        ("embedding_lr_scale: 1\nadapter: lora", ["`embedding_lr`", "adapter"]),
+        ("lr_scheduler_kwargs: {power: 2}", ["`lr_scheduler_kwargs.power`", "polynomial"]),
+        (
+            "lr_scheduler: polynomial\nlr_scheduler_kwargs: {lr_end: 1}",
+            ["`lr_scheduler_kwargs.lr_end`", "learning_rate"],
+        ),
         ("val_set_size: 1.5", ["`val_set_size: 1.5`", "share"]),
         ("val_set_size: -2", ["`val_set_size: -2`", "share"]),
         ("save_steps: 0", ["`save_steps: 0`", "from 1"]),
@@ -304,6 +321,27 @@ fn another_method_drops_the_options_of_the_one_in_the_file() {
     assert_eq!(method("{tau: 3.0}", "grades"), method("{method: grades, tau: 3.0}", "grades"));
     assert_ne!(method("{tau: 3.0}", "grades"), defaults);
     assert_eq!(method("{tau: 3.0}", "none").name(), "none");
+}
+
+#[test]
+fn optimizers_have_the_names_and_defaults_that_users_know() {
+    let rule = |text: &str| parse(&format!("{MINIMAL}{text}\n"), &[]).unwrap().rule();
+    let adam = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+    assert_eq!((rule(""), rule("optimizer: adamw_torch")), (Rule::AdamW(adam), Rule::AdamW(adam)));
+    for name in ["adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"] {
+        assert_eq!(rule(&format!("optimizer: {name}")), Rule::AdamW8bit(adam));
+    }
+    for name in ["lion", "lion_32bit", "lion_pytorch"] {
+        assert_eq!(rule(&format!("optimizer: {name}")), Rule::Lion { beta1: 0.9, beta2: 0.99 });
+    }
+    assert_eq!(rule("optimizer: lion\nadam_beta2: 0.95"), Rule::Lion { beta1: 0.9, beta2: 0.95 });
+    let adjust_lr_fn = AdjustLrFn::MatchRmsAdamW;
+    let muon = Rule::Muon { momentum: 0.95, nesterov: true, ns_steps: 5, adjust_lr_fn, adam };
+    assert_eq!(rule("optimizer: muon"), muon);
+    let other = "optimizer: muon\nmomentum: 0.9\noptim_args: {nesterov: false, ns_steps: 6, adjust_lr_fn: original}";
+    let adjust_lr_fn = AdjustLrFn::Original;
+    assert_eq!(rule(other), Rule::Muon { momentum: 0.9, nesterov: false, ns_steps: 6, adjust_lr_fn, adam });
+    assert_eq!(rule("optimizer: sgd"), Rule::Sgd { momentum: 0.0 });
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::{fs, io};
 
 use grades::PolicyState;
 use grades_fs::Staging;
+use grades_models::parameters::{Parameter, Piece};
 use grades_models::weights::Checkpoint;
 use grades_tensor::{DeviceRef, Tensor};
 use safetensors::serialize_to_file;
@@ -20,8 +21,9 @@ use serde::{Deserialize, Serialize};
 use super::error::TrainError;
 use super::freeze::Kept;
 use super::ledger::Ledger;
-use super::optimizer::{Rule, State};
+use super::optimizer_state::State;
 use super::options::TrainOptions;
+use super::rule::Rule;
 use super::state::{TrainState, idle_until};
 
 /// The small part of a checkpoint.
@@ -47,8 +49,9 @@ struct Progress {
     untied: bool,
 }
 
-/// f32 values as safetensors writes them, one dimension for all: the shapes are the model's.
+/// f32 values, or codes of a byte, as safetensors writes them, one dimension for all: the shapes are the model's.
 struct Flat<'a> {
+    dtype: Dtype,
     shape: [usize; 1],
     values: Cow<'a, [f32]>,
 }
@@ -56,17 +59,23 @@ struct Flat<'a> {
 impl<'a> Flat<'a> {
     fn new(values: impl Into<Cow<'a, [f32]>>) -> Self {
         let values = values.into();
-        Self { shape: [values.len()], values }
+        Self { dtype: Dtype::F32, shape: [values.len()], values }
     }
 
     fn of(tensor: &'a Tensor) -> Self {
-        Self::new(tensor.to_host())
+        let dtype = if is_codes(tensor) { Dtype::U8 } else { Dtype::F32 };
+        Self { dtype, ..Self::new(tensor.to_host()) }
     }
+}
+
+/// Whether a tensor is of an optimizer's codes.
+fn is_codes(tensor: &Tensor) -> bool {
+    tensor.dtype() == grades_tensor::Dtype::U8
 }
 
 impl View for Flat<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        self.dtype
     }
 
     fn shape(&self) -> &[usize] {
@@ -74,11 +83,14 @@ impl View for Flat<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        Cow::Owned(match self.dtype {
+            Dtype::U8 => self.values.iter().map(|code| *code as u8).collect(),
+            _ => self.values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        })
     }
 
     fn data_len(&self) -> usize {
-        self.shape[0] * size_of::<f32>()
+        self.shape[0] * if self.dtype == Dtype::U8 { 1 } else { size_of::<f32>() }
     }
 }
 
@@ -114,6 +126,19 @@ fn load(
         return Err(damaged(folder, &format!("does not fit the model at `{name}`")));
     }
     Ok(device.from_host(values, shape))
+}
+
+/// A tensor `name` of the shape and dtype of `like`.
+fn load_like(folder: &Path, file: &Checkpoint, name: &str, like: &Tensor) -> Result<Tensor, TrainError> {
+    if !is_codes(like) {
+        return load(folder, file, name, like.device(), like.shape());
+    }
+    let codes = file.raw(name)?;
+    if codes.len() != like.len() {
+        return Err(damaged(folder, &format!("does not fit the model at `{name}`")));
+    }
+    let codes = codes.into_iter().map(f32::from).collect();
+    Ok(like.device().from_host(codes, like.shape()).cast(like.dtype()))
 }
 
 /// Writes a checkpoint of a run of `planned_steps` steps into `run` and returns its folder.
@@ -183,7 +208,8 @@ pub fn resume(mut state: TrainState, folder: &Path, options: &TrainOptions) -> R
             policy.buffers.insert(name.to_owned(), file.load_f32(name)?);
         }
     }
-    let shared = policy.memory.name() == "none" && idle_until(state.policy.as_ref(), &state.units, progress.ledger.steps);
+    let shared =
+        policy.memory.name() == "none" && idle_until(state.policy.as_ref(), &state.units, progress.ledger.steps);
     if !shared {
         state.policy.restore(policy)?;
     }
@@ -240,12 +266,12 @@ fn restore_model(folder: &Path, progress: &Progress, state: &mut TrainState) -> 
 fn restore_optimizer(folder: &Path, progress: &Progress, state: &mut TrainState) -> Result<(), TrainError> {
     let file = open(folder, "optimizer")?;
     for (&slot, &steps) in &progress.optimizer_steps {
-        let (device, shape) = extent(folder, state, slot)?;
-        let mut restored = State::fresh(progress.rule, device, shape);
+        let (parameter, piece) = piece_of(folder, state, slot)?;
+        let mut restored = State::fresh(progress.rule, parameter, piece);
         restored.set_steps(steps);
         for (k, buffer) in restored.buffers_mut().enumerate() {
             let file = file.as_ref().ok_or_else(|| damaged(folder, "has no optimizer.safetensors"))?;
-            *buffer = load(folder, file, &format!("{slot}.{k}"), device, shape)?;
+            *buffer = load_like(folder, file, &format!("{slot}.{k}"), buffer)?;
         }
         state.optimizer.restore(slot, restored);
     }
@@ -302,9 +328,14 @@ fn restore_average(
     Ok(())
 }
 
+/// The piece of a slot, and its parameter.
+fn piece_of<'a>(folder: &Path, state: &'a TrainState, slot: usize) -> Result<(&'a Parameter, &'a Piece), TrainError> {
+    let found = state.model.parameters().pieces().find(|(_, piece)| piece.slot() == slot);
+    found.ok_or_else(|| damaged(folder, "is of another model"))
+}
+
 /// Where the piece of a slot is, and the shape of its gradient.
 fn extent(folder: &Path, state: &TrainState, slot: usize) -> Result<(DeviceRef, [usize; 2]), TrainError> {
-    let found = state.model.parameters().pieces().find(|(_, piece)| piece.slot() == slot);
-    let (parameter, piece) = found.ok_or_else(|| damaged(folder, "is of another model"))?;
+    let (parameter, piece) = piece_of(folder, state, slot)?;
     Ok((parameter.value.device(), parameter.extent(piece).1))
 }

@@ -1,8 +1,8 @@
 //! The options of the training loop.
 
 use super::average::WeightAverage;
-use super::optimizer::Rule;
 use super::prefix_cache;
+use super::rule::Rule;
 use crate::config::SaveSteps;
 use crate::schedule::Schedule;
 
@@ -17,10 +17,14 @@ pub struct TrainOptions {
     pub weight_decay: f64,
     /// What the learning rate of an adapter's B is multiplied by.
     pub loraplus_lr_ratio: f64,
+    /// What the learning rate of embeddings and of an untied head is multiplied by.
+    pub embedding_lr_ratio: f64,
     /// Largest global norm of the gradients; larger ones are scaled down to it.
     pub max_grad_norm: Option<f64>,
-    /// Seed of what is drawn at random in a pass: the adapters' dropout.
+    /// Seed of what is drawn at random in a pass: the adapters' dropout, noise on the embeddings.
     pub seed: u64,
+    /// α of NEFTune's noise on the input embeddings.
+    pub neftune_noise_alpha: Option<f64>,
     /// Adds a frozen adapter to its weight, so that its products vanish.
     pub fold_frozen: bool,
     /// Runs layers again in the backward pass instead of keeping their activations.

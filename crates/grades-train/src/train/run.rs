@@ -16,13 +16,12 @@ use super::checkpoint::resume;
 use super::error::TrainError;
 use super::freeze::units;
 use super::memory;
-use super::optimizer::Rule;
 use super::options::TrainOptions;
 use super::prepared::Prepared;
 use super::run_dir::RunDir;
 use super::state::TrainState;
 use super::trainer::{Outcome, Trained, Trainer};
-use crate::config::{Config, Optimizer};
+use crate::config::Config;
 
 /// Runs a config to the end and leaves everything in its directory.
 ///
@@ -140,19 +139,15 @@ fn thresholds(method: &EarlyStopping, policy: &dyn Policy, units: &[UnitId]) -> 
 }
 
 fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> TrainOptions {
-    let rule = match config.optimizer {
-        Optimizer::AdamW => {
-            Rule::AdamW { beta1: config.adam_beta1, beta2: config.adam_beta2, epsilon: config.adam_epsilon }
-        }
-        Optimizer::Sgd => Rule::Sgd { momentum: config.momentum },
-    };
     TrainOptions {
         schedule: config.schedule(planned_steps),
-        rule,
+        rule: config.rule(),
         weight_decay: config.weight_decay,
         loraplus_lr_ratio: config.loraplus_lr_ratio.unwrap_or(1.0),
+        embedding_lr_ratio: config.embedding_lr_ratio(),
         max_grad_norm: Some(config.max_grad_norm).filter(|&norm| norm > 0.0),
         seed: config.seed,
+        neftune_noise_alpha: config.neftune_noise_alpha,
         fold_frozen: config.fold_frozen,
         gradient_checkpointing: config.gradient_checkpointing,
         weight_average: config.weight_average(),

@@ -39,7 +39,8 @@ impl TrainState {
         let slots = model.parameters().slots();
         Self {
             optimizer: Optimizer::new(options.rule, options.weight_decay, slots)
-                .with_loraplus_lr_ratio(options.loraplus_lr_ratio),
+                .with_loraplus_lr_ratio(options.loraplus_lr_ratio)
+                .with_embedding_lr_ratio(options.embedding_lr_ratio),
             freezing: Freezing::new(&model).with_folding(options.fold_frozen),
             units: units(&model),
             model,

@@ -27,14 +27,25 @@ pub(crate) struct Pass {
     pub(crate) backward_seconds: f64,
 }
 
-/// Forward and backward through the micro-batches of step `step`; with `checkpointing` a layer at a time,
-/// and above what `prefix` gives of a micro-batch. Dropout is drawn from `seed`, the step and the micro-batch.
+/// What is drawn at random in a step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drawn {
+    /// The run's seed, from which with the step and the micro-batch dropout and noise are drawn.
+    pub(crate) seed: u64,
+    /// The step.
+    pub(crate) step: usize,
+    /// α of the noise on the input embeddings, if there is any.
+    pub(crate) noise: Option<f64>,
+}
+
+/// Forward and backward through the micro-batches of a step; with `checkpointing` a layer at a time, and above what `prefix`
+/// gives of a micro-batch.
 ///
 /// # Errors
 /// If the loss is not finite.
 pub(crate) fn pass(
     model: &Decoder,
-    (seed, step): (u64, usize),
+    Drawn { seed, step, noise }: Drawn,
     batches: &[Batch],
     checkpointing: bool,
     prefix: &mut dyn FnMut(&Batch) -> Option<Prefix>,
@@ -46,7 +57,7 @@ pub(crate) fn pass(
     for (micro_batch, batch) in batches.iter().enumerate() {
         let forward = Instant::now();
         let dropout = Some(DropoutKey { seed, step: step as u64, micro_batch: micro_batch as u64 });
-        let options = PassOptions { checkpointing, prefix: prefix(batch), dropout };
+        let options = PassOptions { checkpointing, prefix: prefix(batch), dropout, noise };
         let (targets, scale) = (Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
         let pass = model.pass(&batch.inputs(), targets, scale, options);
         total += pass.loss().to_host().first().copied().map_or(f64::NAN, f64::from);

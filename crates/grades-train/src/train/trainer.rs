@@ -13,12 +13,12 @@ use super::average::Average;
 use super::error::TrainError;
 use super::freeze::Measured;
 use super::ledger::Ledger;
-use super::optimizer::Rates;
+use super::optimizer_state::Rates;
 use super::options::TrainOptions;
 use super::prefix_cache::{PrefixCache, Set};
 use super::run_dir::RunDir;
 use super::state::TrainState;
-use super::step::{self, Pass};
+use super::step::{self, Drawn, Pass};
 use super::{checkpoint, memory};
 use crate::data::{Batch, Loader};
 
@@ -229,7 +229,7 @@ impl<'a> Trainer<'a> {
         let keep = step.div_ceil(epoch) * epoch < self.options.schedule.total_steps;
         let (model, cache) = (&self.state.model, &mut self.cache);
         let mut prefix = |batch: &Batch| cache.prefix(model, layers, Set::Train, batch, keep);
-        let drawn = (self.options.seed, step);
+        let drawn = Drawn { seed: self.options.seed, step, noise: self.options.neftune_noise_alpha };
         let pass = step::pass(model, drawn, batches, self.options.gradient_checkpointing, &mut prefix)?;
         if let Some(failure) = self.cache.take_failure() {
             self.note(RunEvent::PrefixCacheOff { step, reason: failure.to_string() })?;

@@ -30,6 +30,22 @@ fn layerwise_decay_shrinks_the_step_of_each_layer_by_its_factor() {
 }
 
 #[test]
+fn the_embedding_and_an_untied_head_have_a_rate_of_their_own() {
+    let workspace = Workspace::untied();
+    let sgd = ["optimizer=sgd", "learning_rate=0.5", "max_grad_norm=0", "max_steps=1"];
+    let plain = moves(&workspace, &workspace.train("plain", &sgd));
+    for (index, option) in ["embedding_lr=1", "embedding_lr_scale=2"].into_iter().enumerate() {
+        let run = workspace.train(&format!("run-{index}"), &[&sgd[..], &[option]].concat());
+        for ((name, plain), (_, moved)) in plain.iter().zip(&moves(&workspace, &run)) {
+            let is_table = ["model.embed_tokens.weight", "lm_head.weight"].contains(&name.as_str());
+            let factor = if is_table { 2.0 } else { 1.0 };
+            let expected: Vec<f32> = plain.iter().map(|moved| moved * factor).collect();
+            assert!(relative_error(moved, &expected) < 1e-3, "{name}, {option}");
+        }
+    }
+}
+
+#[test]
 fn freezeout_freezes_the_first_layer_once_its_rate_is_0() {
     let workspace = Workspace::new();
     let run = workspace.train("run", &["early_stopping={method: freezeout, t0: 0.5, strategy: linear}"]);

@@ -28,9 +28,13 @@ mod from_scratch;
 #[cfg(test)]
 mod layer_rates;
 #[cfg(test)]
+mod noise;
+#[cfg(test)]
 mod observations;
 #[cfg(test)]
 mod optimization;
+#[cfg(test)]
+mod optimizers;
 #[cfg(test)]
 mod packed_base;
 #[cfg(test)]

@@ -117,7 +117,7 @@ fn every_combination_is_observed_at_once_and_whole() {
             gradients: wanted(2),
             weights: wanted(3),
             validation_loss: wanted(4),
-            end_of_step: wanted(7),
+            end_of_step: wanted(7) && wanted(5),
             norm: if wanted(5) { Norm::Frobenius } else { Norm::L1 },
         };
         if wants.is_idle() {

@@ -4,8 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where options are declared: the heading of a table, the file, the struct, and what stands before its keys.
-const DECLARATIONS: [(&str, &str, &str, &str); 8] = [
+const DECLARATIONS: [(&str, &str, &str, &str); 10] = [
     ("A run", "crates/grades-train/src/config/resolved.rs", "Config", ""),
+    (
+        "The schedule: `lr_scheduler_kwargs`",
+        "crates/grades-train/src/schedule.rs",
+        "LrSchedulerOptions",
+        "lr_scheduler_kwargs.",
+    ),
+    ("The optimizer: `optim_args`", "crates/grades-train/src/config/optimizer.rs", "OptimArgs", "optim_args."),
     ("A data set", "crates/grades-train/src/data/format.rs", "DatasetSpec", "datasets.0."),
     ("Stopping: `method: grades`", "crates/grades/src/config.rs", "Config", "early_stopping."),
     (

@@ -9,9 +9,9 @@ use grades_models::{Decoder, LoraConfig, registry};
 use grades_tensor::device;
 use grades_train::bench::Shape;
 use grades_train::data::{Batch, Loader, LoaderOptions, Tokenized};
-use grades_train::schedule::{LrScheduler, Schedule};
-use grades_train::train::optimizer::Rule;
+use grades_train::schedule::{LrScheduler, LrSchedulerOptions, Schedule};
 use grades_train::train::prefix_cache;
+use grades_train::train::rule::{Adam, Rule};
 use grades_train::train::{RunDir, TrainError, TrainOptions, TrainState, Trainer};
 use serde_json::Value;
 
@@ -43,11 +43,19 @@ pub(crate) fn train(
     (8..10).for_each(|row| validation.push(row as usize, &sample(row)));
     let scheduler = LrScheduler::Constant;
     let options = TrainOptions {
-        schedule: Schedule { scheduler, learning_rate: RATE, warmup_steps: 0, total_steps: steps },
-        rule: Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-12 },
+        schedule: Schedule {
+            scheduler,
+            options: LrSchedulerOptions::default(),
+            learning_rate: RATE,
+            warmup_steps: 0,
+            total_steps: steps,
+        },
+        rule: Rule::AdamW(Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-12 }),
         weight_decay: 0.0,
         loraplus_lr_ratio: 1.0,
+        embedding_lr_ratio: 1.0,
         seed: 0,
+        neftune_noise_alpha: None,
         fold_frozen,
         max_grad_norm: None,
         gradient_checkpointing: false,
