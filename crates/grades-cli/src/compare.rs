@@ -19,7 +19,7 @@ use crate::{child, output};
 /// --frontier draws what training without stopping comes to over a grid of lengths and learning rates, and tells the excess of
 /// each method: how far its loss lies above the best schedule at the same arithmetic.
 ///
-/// Beside methods, --methods takes linear (no stopping, a linear schedule), names that stand under `compare:` with an
+/// Beside methods, --methods takes linear and wsd (no stopping, another schedule), names that stand under `compare:` with an
 /// early_stopping of their own, and controls of a method, made from its runs: shorter:METHOD (a cosine that ends where the
 /// method ended), all_at_once:METHOD (everything stopped when as much arithmetic is spent), random:METHOD and reverse:METHOD
 /// (as many matrices frozen at the same steps, chosen otherwise).
