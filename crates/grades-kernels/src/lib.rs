@@ -21,6 +21,7 @@
 //! | [`attention`] | blockwise attention over packed rows, with grouped heads and a sliding window |
 //! | [`cross_entropy`] | the language-model head and its loss, without holding all logits |
 //! | [`embedding`] | looking rows up, and adding their gradients back |
+//! | [`experts`] | routing tokens to experts, and adding up what these make of them |
 //! | [`elementwise`] | adding, scaling and masking in place |
 //! | [`optimizer`] | AdamW and SGD, and measuring a gradient's change before them |
 //! | [`quant`] | decoding GGUF blocks; encoding and decoding NF4; matrices that stay packed |
@@ -39,6 +40,7 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod embedding;
+pub mod experts;
 pub mod gemm;
 pub mod heads;
 pub mod norms;

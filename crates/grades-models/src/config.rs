@@ -38,6 +38,8 @@ pub struct Sizes {
     pub embedding_scale: f32,
     /// What norms add to their scale; 0 but for architectures that say otherwise.
     pub norm_offset: f32,
+    /// What the loss that balances experts counts in training; 0 where there is none.
+    pub router_aux_loss: f32,
 }
 
 impl Sizes {
@@ -134,6 +136,7 @@ pub(crate) fn sizes(config: &Fields<'_>) -> Result<Sizes, Error> {
         tie_word_embeddings: config.flag("tie_word_embeddings")?,
         embedding_scale: 1.0,
         norm_offset: 0.0,
+        router_aux_loss: 0.0,
     })
 }
 

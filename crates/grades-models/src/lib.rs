@@ -7,6 +7,7 @@ pub mod config;
 mod error;
 mod families;
 pub mod fields;
+mod fused_experts;
 pub mod generate;
 pub mod generation_config;
 pub mod model;

@@ -1,6 +1,7 @@
 //! From a checkpoint's config to its model: one line a family.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use grades_kernels::quant::PackedMatrix;
 
@@ -8,8 +9,9 @@ use crate::Error;
 use crate::adapter::peft;
 use crate::config::{self, HfConfig, Sizes};
 use crate::families::wiring::{self, LoadLayer};
-use crate::families::{gemma3_text, llama, mistral, phi3, qwen2, qwen3, smollm3};
+use crate::families::{gemma3_text, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3};
 use crate::fields::{Fields, named, warn_once};
+use crate::fused_experts::{self, FusedExperts};
 use crate::model::{Decoder, HEAD};
 use crate::source::{Builder, LoadOptions, Source};
 use crate::weights::Checkpoint;
@@ -22,9 +24,11 @@ const FAMILIES: &[(&str, Family)] = &[
     ("gemma3_text", gemma3_text::read),
     ("llama", llama::read),
     ("mistral", mistral::read),
+    ("mixtral", mixtral::read),
     ("phi3", phi3::read),
     ("qwen2", qwen2::read),
     ("qwen3", qwen3::read),
+    ("qwen3_moe", qwen3_moe::read),
     ("smollm3", smollm3::read),
 ];
 
@@ -61,6 +65,7 @@ pub fn sizes(config: &HfConfig) -> Result<Sizes, Error> {
 /// packed holds what is no finite number.
 pub fn load(config: &HfConfig, source: &dyn Source, options: LoadOptions) -> Result<Decoder, Error> {
     let (mut sizes, layer) = describe(config)?;
+    let source = &FusedExperts(source);
     sizes.tie_word_embeddings = sizes.tie_word_embeddings && !wiring::has_own_head(source, &sizes)?;
     let mut builder = Builder::new(source, options);
     let wiring = wiring::decoder(&mut builder, &sizes, &*layer)?;
@@ -90,7 +95,10 @@ fn tell_unused(checkpoint: &Checkpoint, model: &Decoder) {
         ));
     }
     const NAMED: usize = 5;
-    let taken: BTreeSet<&str> = model.parameters().iter().map(|parameter| parameter.name.as_str()).collect();
+    let mut taken: BTreeSet<&str> = model.parameters().iter().map(|parameter| parameter.name.as_str()).collect();
+    let fused = taken.iter().filter(|name| !checkpoint.contains(name)).filter_map(|name| fused_experts::holder(name));
+    let fused: BTreeSet<String> = fused.collect();
+    taken.extend(fused.iter().map(String::as_str));
     let computed = |name: &str| COMPUTED.iter().any(|end| name.ends_with(end));
     // A head that was not taken is the embedding.
     let unused = checkpoint.names().filter(|name| !taken.contains(name) && !computed(name) && *name != HEAD);
@@ -116,6 +124,10 @@ impl Source for Checkpoint {
 
     fn load(&self, name: &str, _: &[usize]) -> Result<Vec<f32>, Error> {
         Ok(self.load_f32(name)?)
+    }
+
+    fn load_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>, Error> {
+        Ok(Checkpoint::load_rows(self, name, rows)?)
     }
 
     fn load_packed(&self, name: &str, _: [usize; 2]) -> Result<PackedMatrix, Error> {

@@ -1,5 +1,7 @@
 //! Where the values of a model come from, and the table that is filled with them.
 
+use std::ops::Range;
+
 use grades::UnitId;
 use grades_kernels::quant::{Nf4, PackedMatrix};
 use grades_tensor::DeviceRef;
@@ -19,6 +21,18 @@ pub trait Source {
     /// When the tensor is missing or cannot be read.
     fn load(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error>;
 
+    /// Some rows of a tensor, whose row is its last dimension.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and if there are no such rows.
+    fn load_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>, Error> {
+        let shape = self.shape(name).unwrap_or_default();
+        let columns = shape.last().copied().unwrap_or(1);
+        let all = self.load(name, &shape)?;
+        let part = all.get(rows.start * columns..rows.end * columns);
+        part.map(<[f32]>::to_vec).ok_or_else(|| Error::Input(format!("tensor {name}: it has no rows {rows:?}")))
+    }
+
     /// The scales of a norm `[width]`, which has `offset` added to them.
     ///
     /// # Errors
@@ -31,11 +45,16 @@ pub trait Source {
     ///
     /// # Errors
     /// As [`load`](Self::load), and if a value is not finite.
-    fn load_packed(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<PackedMatrix, Error> {
-        let refused = |problem: String| Error::Input(format!("tensor {name}: {problem}"));
-        let values = Nf4::encode(&self.load(name, &[rows, columns])?).map_err(|e| refused(e.to_string()))?;
-        PackedMatrix::nf4(values, rows, columns).map_err(|e| refused(e.to_string()))
+    fn load_packed(&self, name: &str, shape: [usize; 2]) -> Result<PackedMatrix, Error> {
+        packed(name, &self.load(name, &shape)?, shape)
     }
+}
+
+/// The values of the matrix `name` in NF4.
+pub(crate) fn packed(name: &str, values: &[f32], [rows, columns]: [usize; 2]) -> Result<PackedMatrix, Error> {
+    let refused = |problem: String| Error::Input(format!("tensor {name}: {problem}"));
+    let values = Nf4::encode(values).map_err(|e| refused(e.to_string()))?;
+    PackedMatrix::nf4(values, rows, columns).map_err(|e| refused(e.to_string()))
 }
 
 /// How a model holds its projection matrices.

@@ -17,6 +17,7 @@ use grades_kernels::quant::PackedMatrix;
 
 use crate::attention::AttentionSpec;
 use crate::cpu::CPU;
+use crate::dispatch::{Dispatch, Routed};
 use crate::dropout::Dropout;
 use crate::dtype::Dtype;
 use crate::reference::REFERENCE;
@@ -55,9 +56,9 @@ impl std::fmt::Display for UnknownDevice {
 impl std::error::Error for UnknownDevice {}
 
 /// A device: its memory, the operations of models, and what training does to parameters.
-pub trait Device: Memory + Projections + Adapters + Layers + Losses + Training + Debug {}
+pub trait Device: Memory + Projections + Adapters + Layers + Experts + Losses + Training + Debug {}
 
-impl<D: Memory + Projections + Adapters + Layers + Losses + Training + Debug> Device for D {}
+impl<D: Memory + Projections + Adapters + Layers + Experts + Losses + Training + Debug> Device for D {}
 
 /// Tensors in the device's memory.
 #[expect(clippy::wrong_self_convention, reason = "it is the device that makes a tensor from what the host has")]
@@ -195,6 +196,30 @@ pub trait Layers: Send + Sync {
 
     /// x times the mask that is drawn from the dropout's key.
     fn dropout(&self, x: &Tensor, dropout: Dropout) -> Tensor;
+}
+
+/// Mixtures of experts (Shazeer et al. 2017): which tokens go where, and the sum of what experts make of them.
+pub trait Experts: Send + Sync {
+    /// The `top_k` likeliest experts of each token by the softmax of `logits`, f32 `[tokens, experts]`; of equally likely ones
+    /// the first. Each counts its probability, divided by the sum of those that were chosen if `normalise`.
+    fn route(&self, logits: &Tensor, top_k: usize, normalise: bool) -> Routed;
+
+    /// The gradient of [`route`](Self::route) in the logits: of its weights, `[tokens, top_k]`, and of its probabilities,
+    /// `slopes [experts]` for each token alike.
+    fn route_backward(&self, dweights: &Tensor, routed: &Routed, slopes: &[f32]) -> Tensor;
+
+    /// Adds to each row of `onto`, f32 `[tokens, width]`, the rows that stand for its choices in `parts` (one a group of the
+    /// dispatch, `[rows, width]`), times the weights `[tokens, top_k]`.
+    fn combine(&self, onto: Tensor, parts: &[Tensor], dispatch: &Dispatch, weights: &Tensor) -> Tensor;
+
+    /// The gradients of [`combine`](Self::combine) in each part, of its dtype, and in the weights.
+    fn combine_backward(
+        &self,
+        dy: &Tensor,
+        parts: &[Tensor],
+        dispatch: &Dispatch,
+        weights: &Tensor,
+    ) -> (Vec<Tensor>, Tensor);
 }
 
 /// The head of a language model.

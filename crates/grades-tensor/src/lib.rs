@@ -8,6 +8,7 @@
 pub mod attention;
 pub mod cpu;
 mod device;
+mod dispatch;
 mod dropout;
 mod dtype;
 mod flops;
@@ -21,9 +22,10 @@ mod tests;
 
 pub use attention::{AttentionSpec, Layout, RopeTable, Segment};
 pub use device::{
-    Adapters, Blockwise, DEVICES, Device, DeviceRef, Gain, Layers, Losses, Measure, Memory, Projections,
+    Adapters, Blockwise, DEVICES, Device, DeviceRef, Experts, Gain, Layers, Losses, Measure, Memory, Projections,
     SavedAttention, Training, UnknownDevice, Update, device,
 };
+pub use dispatch::{Dispatch, Group, Routed};
 pub use dropout::Dropout;
 pub use dtype::Dtype;
 pub use flops::executed;

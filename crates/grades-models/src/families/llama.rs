@@ -7,7 +7,7 @@ use super::wiring::{LoadLayer, heads, norm};
 use crate::Error;
 use crate::config::{self, Rotated, Sizes};
 use crate::fields::Fields;
-use crate::nn::{Attention, Heads, Layer, Mlp, Part, Projection};
+use crate::nn::{Attention, FeedForward, Heads, Layer, Mlp, Part, Projection};
 use crate::source::Builder;
 
 pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLayer>, Error> {
@@ -57,13 +57,13 @@ pub(super) fn mlp(
     prefix: &str,
     bias: bool,
     activation: Activation,
-) -> Result<Mlp, Error> {
+) -> Result<FeedForward, Error> {
     let (inner, at) = (sizes.intermediate_size, (Tower::Language, index));
     let gate_up = [Part::new("mlp.gate_proj", Role::Gate, inner), Part::new("mlp.up_proj", Role::Up, inner)];
     let down = [Part::new("mlp.down_proj", Role::Down, sizes.hidden_size)];
-    Ok(Mlp {
+    Ok(FeedForward::Dense(Mlp {
         gate_up: Projection::load(builder, prefix, at, sizes.hidden_size, bias, &gate_up)?,
         down: Projection::load(builder, prefix, at, inner, bias, &down)?,
         activation,
-    })
+    }))
 }

@@ -1,11 +1,14 @@
 //! One file per architecture, named as Hugging Face's `model_type`: it reads from the config what is its own, names the
 //! tensors and puts blocks together.
 
+mod experts;
 pub(crate) mod gemma3_text;
 pub(crate) mod llama;
 pub(crate) mod mistral;
+pub(crate) mod mixtral;
 pub(crate) mod phi3;
 pub(crate) mod qwen2;
 pub(crate) mod qwen3;
+pub(crate) mod qwen3_moe;
 pub(crate) mod smollm3;
 pub(crate) mod wiring;

@@ -7,7 +7,7 @@ use super::wiring::{LoadLayer, heads, norm};
 use crate::Error;
 use crate::config::{self, Rotated, Sizes};
 use crate::fields::Fields;
-use crate::nn::{Attention, Heads, Layer, Mlp, Part, Projection};
+use crate::nn::{Attention, FeedForward, Heads, Layer, Mlp, Part, Projection};
 use crate::source::Builder;
 
 pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLayer>, Error> {
@@ -38,7 +38,11 @@ pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLay
                 heads: heads.clone(),
             },
             mlp_norm: norm(builder, &sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
-            mlp: Mlp { gate_up: load(builder, &gate_up, hidden)?, down: load(builder, &down, inner)?, activation },
+            mlp: FeedForward::Dense(Mlp {
+                gate_up: load(builder, &gate_up, hidden)?,
+                down: load(builder, &down, inner)?,
+                activation,
+            }),
             out_norms: None,
         })
     }))

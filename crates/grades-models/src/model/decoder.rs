@@ -245,7 +245,7 @@ impl Decoder {
     pub(super) fn run<'a>(&'a self, tape: &'a Tape, dropout: Option<DropoutKey>) -> Run<'a> {
         let adapting = |config: &LoraConfig| Adapting { scaling: config.scaling(), dropout: config.lora_dropout };
         let adapting = self.adapter.as_ref().map(adapting);
-        Run { tape, parameters: &self.parameters, adapting, dropout, dtype: self.dtype }
+        Run { tape, parameters: &self.parameters, adapting, dropout, balance: None, dtype: self.dtype }
     }
 
     /// The input of the first layer, `[tokens, hidden]`.

@@ -6,9 +6,13 @@ use super::decoder::Decoder;
 use super::inputs::{Inputs, Prefix};
 
 impl Decoder {
-    /// How many layers from the input on hold nothing that trains, the embedding as input included.
+    /// How many layers from the input on hold nothing that trains, the embedding as input included. None where the loss balances
+    /// experts: it counts how the tokens are spread in every layer.
     #[must_use]
     pub fn frozen_layers(&self) -> usize {
+        if self.balances() {
+            return 0;
+        }
         self.lowest_trainable().saturating_sub(1).min(self.stack.layers.len())
     }
 

@@ -5,10 +5,38 @@ use std::sync::Arc;
 use grades_tensor::{Layout, Var};
 
 use super::attention::{Attention, KeysAndValues};
+use super::experts::Experts;
 use super::mlp::Mlp;
 use super::norm::Norm;
 use super::projection::Projection;
 use super::run::Run;
+use crate::parameters::Parameters;
+
+/// What a layer does with each row by itself.
+#[derive(Debug)]
+pub(crate) enum FeedForward {
+    /// One MLP for all.
+    Dense(Mlp),
+    /// Those of some experts for each.
+    Sparse(Experts),
+}
+
+impl FeedForward {
+    /// Of the normed input, added to the residual where there is one.
+    fn forward(&self, run: Run<'_>, x: &Var, residual: Option<&Var>) -> Var {
+        match self {
+            Self::Dense(mlp) => mlp.forward(run, x, residual),
+            Self::Sparse(experts) => experts.forward(run, x, residual),
+        }
+    }
+
+    fn mlps_mut(&mut self) -> &mut [Mlp] {
+        match self {
+            Self::Dense(mlp) => std::slice::from_mut(mlp),
+            Self::Sparse(experts) => &mut experts.experts,
+        }
+    }
+}
 
 /// One layer of a stack.
 #[derive(Debug)]
@@ -16,7 +44,7 @@ pub(crate) struct Layer {
     pub(crate) attention_norm: Norm,
     pub(crate) attention: Attention,
     pub(crate) mlp_norm: Norm,
-    pub(crate) mlp: Mlp,
+    pub(crate) mlp: FeedForward,
     /// The norms of what attention and the MLP add to the residual, where they have any.
     pub(crate) out_norms: Option<[Norm; 2]>,
 }
@@ -52,8 +80,23 @@ impl Layer {
     }
 
     /// Its linear layers, in the order of the data.
-    pub(crate) fn projections_mut(&mut self) -> [&mut Projection; 4] {
-        [&mut self.attention.qkv, &mut self.attention.o, &mut self.mlp.gate_up, &mut self.mlp.down]
+    pub(crate) fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
+        let of_mlps = self.mlp.mlps_mut().iter_mut().flat_map(|mlp| [&mut mlp.gate_up, &mut mlp.down]);
+        [&mut self.attention.qkv, &mut self.attention.o].into_iter().chain(of_mlps)
+    }
+
+    /// How many numbers of its matrices a token is multiplied by: of experts those that it has.
+    pub(crate) fn values_per_token(&self, parameters: &Parameters) -> usize {
+        let of_mlp = match &self.mlp {
+            FeedForward::Dense(mlp) => mlp.values_per_token(parameters),
+            FeedForward::Sparse(experts) => experts.values_per_token(parameters),
+        };
+        self.attention.qkv.values(parameters) + self.attention.o.values(parameters) + of_mlp
+    }
+
+    /// Whether it has experts.
+    pub(crate) fn is_sparse(&self) -> bool {
+        matches!(self.mlp, FeedForward::Sparse(_))
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod adapter;
 mod attention;
+mod experts;
 mod layer;
 mod mlp;
 mod norm;
@@ -13,7 +14,8 @@ mod run;
 pub(crate) use adapter::{Dora, Pair};
 pub use attention::KeysAndValues;
 pub(crate) use attention::{Attention, Heads};
-pub(crate) use layer::Layer;
+pub(crate) use experts::Experts;
+pub(crate) use layer::{FeedForward, Layer};
 pub(crate) use mlp::Mlp;
 pub(crate) use norm::Norm;
 pub(crate) use projection::{Part, Projection};

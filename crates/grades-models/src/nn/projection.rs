@@ -6,7 +6,7 @@ use grades_tensor::{Activation, Dropout, Var, ops};
 use super::adapter::Pair;
 use super::run::Run;
 use crate::Error;
-use crate::parameters::ParameterId;
+use crate::parameters::{ParameterId, Parameters};
 use crate::source::Builder;
 
 /// The parameters of a linear layer.
@@ -66,6 +66,11 @@ impl Projection {
             projection.units.push(unit(*role));
         }
         Ok(projection)
+    }
+
+    /// The numbers of its matrices.
+    pub(super) fn values(&self, parameters: &Parameters) -> usize {
+        self.weights.iter().map(|&id| parameters.get(id).len()).sum()
     }
 
     /// `activation(gate) · up` of the two weights' outputs, in one product where nothing comes between; `[gate | up]` may

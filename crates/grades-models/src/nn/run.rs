@@ -1,5 +1,8 @@
 //! What blocks are run with.
 
+use std::rc::Rc;
+
+use grades_tensor::ops::Balance;
 use grades_tensor::{Dtype, Leaf, Tape};
 
 use crate::parameters::{ParameterId, Parameters};
@@ -42,6 +45,8 @@ pub(crate) struct Run<'a> {
     pub(crate) adapting: Option<Adapting>,
     /// What dropout is drawn from; nothing is dropped outside training.
     pub(crate) dropout: Option<DropoutKey>,
+    /// Where routers add up how their tokens are spread, if the loss counts it.
+    pub(crate) balance: Option<&'a Rc<Balance>>,
     /// The dtype of products and of the activations between them.
     pub(crate) dtype: Dtype,
 }

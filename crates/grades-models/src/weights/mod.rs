@@ -15,6 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use grades_kernels::quant::{Nf4, NotFinite, PackedMatrix};
@@ -256,6 +257,26 @@ impl Checkpoint {
             Some(heads) => gguf::deinterleave(&values, stored.info.shape[0], heads),
             None => values,
         })
+    }
+
+    /// Some rows of a tensor, whose row is its last dimension: of one whose rows lie in the file as they are, nothing else is read.
+    pub fn load_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>> {
+        let stored = self.stored(name)?;
+        let columns = stored.info.shape.last().copied().unwrap_or(1);
+        let wanted = rows.start * columns..rows.end * columns;
+        if wanted.end > stored.info.values() {
+            let path = &self.files[stored.file].path;
+            return Err(WeightsError::malformed(path, format!("tensor {name}: it has no rows {rows:?}")));
+        }
+        let whole_blocks = stored.info.dtype.block().is_some_and(|(values, _)| columns.is_multiple_of(values));
+        if stored.scales.is_some() || stored.interleaved_heads.is_some() || !whole_blocks {
+            return Ok(self.load_f32(name)?[wanted].to_vec());
+        }
+        let mut values = zeroed::<f32>(name, wanted.len())?;
+        values.par_chunks_mut(VALUES_PER_READ).enumerate().try_for_each_init(Vec::new, |bytes, (index, piece)| {
+            self.read_piece(name, stored, wanted.start + index * VALUES_PER_READ, piece, bytes)
+        })?;
+        Ok(values)
     }
 
     /// A matrix in the blocks that it is stored in, rows in the order of [`TensorInfo::shape`]; one that is stored dense is

@@ -1,6 +1,7 @@
 //! The processor: tensors in its memory, operations by the kernels of `grades-kernels`.
 
 mod adapters;
+mod experts;
 mod layers;
 mod losses;
 mod memory;

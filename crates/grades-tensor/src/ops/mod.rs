@@ -7,12 +7,14 @@
 
 mod adapter;
 mod embedding;
+mod experts;
 mod layer;
 mod loss;
 mod projection;
 
 pub use adapter::{LowRank, Scale, adapted_row_norms, add_low_rank, rescale};
 pub use embedding::{embed, gather_rows, replace_rows, scale, shift};
+pub use experts::{Balance, combine, route, take_rows};
 pub use layer::{add_normed, attend, dropout, gated_activation, norm_heads, rms_norm, self_attention, split_heads};
 pub use loss::{cross_entropy, log_likelihoods};
 pub use projection::{gated_project, project};

@@ -4,6 +4,7 @@
 //! decoded.
 
 mod adapters;
+mod experts;
 mod layers;
 mod losses;
 mod memory;

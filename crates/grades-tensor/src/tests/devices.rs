@@ -5,6 +5,7 @@
 
 mod adapters;
 mod attention;
+mod experts;
 mod layers;
 mod losses;
 mod memory;

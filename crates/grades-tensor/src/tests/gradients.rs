@@ -1,6 +1,7 @@
 //! The gradients of every recorded operation against finite differences, through the tape as the models use it.
 
 mod adapters;
+mod experts;
 mod layers;
 mod losses;
 mod projections;

@@ -1,0 +1,160 @@
+//! Experts that a checkpoint holds in one tensor a layer, as transformers has them in memory, and saves them if it is told not
+//! to write the checkpoints' original form.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use grades_kernels::quant::PackedMatrix;
+
+use crate::Error;
+use crate::source::{Source, packed};
+
+/// A [`Source`] in which each expert has matrices of its own (`mlp.experts.3.gate_proj.weight`, or mixtral's
+/// `block_sparse_moe.experts.3.w1.weight`), also where the one below has `mlp.experts.gate_up_proj`, `[experts, 2 · inner,
+/// hidden]`, and `mlp.experts.down_proj`, `[experts, hidden, inner]`.
+pub(crate) struct FusedExperts<'a>(pub(crate) &'a dyn Source);
+
+/// Where the rows of a matrix are.
+struct Found {
+    name: String,
+    rows: Range<usize>,
+    columns: usize,
+}
+
+/// The tensor that holds the matrix `name` of an expert, which expert that is, and which of how many parts; a router has its
+/// tensor alone.
+fn tensor_of(name: &str) -> Option<(String, Option<(usize, [usize; 2])>)> {
+    if let Some(layer) = name.strip_suffix(".block_sparse_moe.gate.weight") {
+        return Some((format!("{layer}.mlp.gate.weight"), None));
+    }
+    let (rest, matrix) = name.strip_suffix(".weight")?.rsplit_once('.')?;
+    let (rest, expert) = rest.rsplit_once(".experts.")?;
+    let layer = rest.strip_suffix(".mlp").or_else(|| rest.strip_suffix(".block_sparse_moe"))?;
+    let (tensor, part) = match matrix {
+        "gate_proj" | "w1" => ("gate_up_proj", [0, 2]),
+        "up_proj" | "w3" => ("gate_up_proj", [1, 2]),
+        "down_proj" | "w2" => ("down_proj", [0, 1]),
+        _ => return None,
+    };
+    Some((format!("{layer}.mlp.experts.{tensor}"), Some((expert.parse().ok()?, part))))
+}
+
+/// The name of the tensor that holds a matrix of an expert with those of all others.
+pub(crate) fn holder(name: &str) -> Option<String> {
+    tensor_of(name).map(|(tensor, _)| tensor)
+}
+
+impl FusedExperts<'_> {
+    /// Where a matrix is that has no tensor of its own.
+    fn find(&self, name: &str) -> Option<Found> {
+        if self.0.shape(name).is_some() {
+            return None;
+        }
+        let (tensor, of) = tensor_of(name)?;
+        match (self.0.shape(&tensor)?.as_slice(), of) {
+            (&[rows, columns], None) => Some(Found { name: tensor, rows: 0..rows, columns }),
+            (&[experts, rows, columns], Some((expert, [part, parts])))
+                if expert < experts && rows.is_multiple_of(parts) =>
+            {
+                let (first, rows) = (expert * rows + part * rows / parts, rows / parts);
+                Some(Found { name: tensor, rows: first..first + rows, columns })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Source for FusedExperts<'_> {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        match self.find(name) {
+            Some(Found { rows, columns, .. }) => Some(vec![rows.len(), columns]),
+            None => self.0.shape(name),
+        }
+    }
+
+    fn load(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        match self.find(name) {
+            Some(Found { name, rows, .. }) => self.0.load_rows(&name, rows),
+            None => self.0.load(name, shape),
+        }
+    }
+
+    fn load_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>, Error> {
+        let found = self.find(name);
+        let first = found.as_ref().map_or(0, |found| found.rows.start);
+        let name = found.map_or(Cow::Borrowed(name), |found| Cow::Owned(found.name));
+        self.0.load_rows(&name, first + rows.start..first + rows.end)
+    }
+
+    fn load_scale(&self, name: &str, width: usize, offset: f32) -> Result<Vec<f32>, Error> {
+        self.0.load_scale(name, width, offset)
+    }
+
+    fn load_packed(&self, name: &str, shape: [usize; 2]) -> Result<PackedMatrix, Error> {
+        match self.find(name) {
+            Some(found) => packed(name, &self.0.load_rows(&found.name, found.rows)?, shape),
+            None => self.0.load_packed(name, shape),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tensors of these shapes, whose values count up.
+    struct Counting(&'static [(&'static str, &'static [usize])]);
+
+    impl Source for Counting {
+        fn shape(&self, name: &str) -> Option<Vec<usize>> {
+            self.0.iter().find(|(known, _)| *known == name).map(|(_, shape)| shape.to_vec())
+        }
+
+        fn load(&self, name: &str, _: &[usize]) -> Result<Vec<f32>, Error> {
+            let shape = self.shape(name).ok_or_else(|| Error::Input(format!("no {name}")))?;
+            Ok((0..shape.iter().product()).map(|i: usize| i as f32).collect())
+        }
+    }
+
+    #[test]
+    fn each_expert_has_its_rows_of_the_tensor_of_all() {
+        let source = Counting(&[
+            ("l.mlp.experts.gate_up_proj", &[3, 4, 2]),
+            ("l.mlp.experts.down_proj", &[3, 2, 2]),
+            ("l.mlp.gate.weight", &[3, 2]),
+            ("m.mlp.experts.0.gate_proj.weight", &[1, 2]),
+            ("m.mlp.experts.gate_up_proj", &[1, 3, 2]),
+        ]);
+        let fused = FusedExperts(&source);
+        for (matrix, shape, first) in [
+            ("mlp.experts.0.gate_proj", [2, 2], 0),
+            ("mlp.experts.0.up_proj", [2, 2], 4),
+            ("mlp.experts.2.gate_proj", [2, 2], 16),
+            ("mlp.experts.1.down_proj", [2, 2], 4),
+            ("mlp.gate", [3, 2], 0),
+            ("block_sparse_moe.experts.1.w1", [2, 2], 8),
+            ("block_sparse_moe.experts.1.w3", [2, 2], 12),
+            ("block_sparse_moe.experts.2.w2", [2, 2], 8),
+            ("block_sparse_moe.gate", [3, 2], 0),
+        ] {
+            let name = format!("l.{matrix}.weight");
+            assert_eq!(fused.shape(&name), Some(shape.to_vec()), "{name}");
+            let expected: Vec<f32> = (first..first + shape[0] * shape[1]).map(|i| i as f32).collect();
+            assert_eq!(fused.load(&name, &shape).unwrap(), expected, "{name}");
+            assert_eq!(fused.load_rows(&name, 1..2).unwrap(), expected[2..4], "{name}");
+            assert_eq!(fused.load_packed(&name, shape).unwrap().rows(), shape[0], "{name}");
+        }
+        // One that there is comes first, and what is not there stays absent.
+        assert_eq!(fused.shape("m.mlp.experts.0.gate_proj.weight"), Some(vec![1, 2]));
+        for name in [
+            "l.mlp.experts.3.gate_proj",
+            "l.mlp.experts.x.gate_proj",
+            "l.mlp.experts.0.q_proj",
+            "m.mlp.experts.0.up_proj",
+        ] {
+            let name = format!("{name}.weight");
+            assert_eq!(fused.shape(&name), None, "{name}");
+            assert!(fused.load(&name, &[2, 2]).unwrap_err().to_string().contains(&name));
+        }
+    }
+}
