@@ -31,7 +31,8 @@ enum Bench {
 /// Example: grades bench step --frozen scattered:0.5 --monitor
 #[derive(Debug, clap::Args)]
 struct Step {
-    /// The model: smollm2-135m, smollm2-360m, llama-1b or tiny.
+    /// The model: smollm2-135m, smollm2-moe (8 experts, 2 of them active, for each MLP of smollm2-135m: as many active
+    /// parameters), smollm2-360m, llama-1b or tiny.
     #[arg(long, default_value_t = Shape::SmolLm2M135)]
     shape: Shape,
     /// What trains: all parameters, adapters on the seven projections of every layer, or nothing: the forward pass alone, as

@@ -22,7 +22,25 @@ const NF4_64THS: u64 = 33;
 
 /// Whether a tensor is the weight of a linear layer within the model.
 fn is_projection(name: &str) -> bool {
-    name.contains(".layers.") && name.ends_with("_proj.weight")
+    name.contains(".layers.") && (name.ends_with("_proj.weight") || name.contains(".experts."))
+}
+
+/// How many matrices freeze on their own in a tensor, and the numbers of adapters beside it; experts may lie in one tensor.
+fn adaptable(name: &str, shape: &[usize]) -> (usize, u64) {
+    let (matrices, rows, columns) = match shape {
+        _ if !is_projection(name) => return (0, 0),
+        &[rows, columns] => (1, rows, columns),
+        &[experts, rows, columns] => (experts, rows, columns),
+        _ => return (0, 0),
+    };
+    let roles = if name.contains("qkv_proj") {
+        3
+    } else if name.contains("gate_up_proj") {
+        2
+    } else {
+        1
+    };
+    (matrices * roles, LORA_RANK * (matrices * (rows + columns)) as u64)
 }
 
 /// Show what a checkpoint holds and what fine-tuning it would need.
@@ -46,11 +64,14 @@ impl Args {
         let config = registry::sizes(&hf)?;
         let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
         let (mut parameters, mut bytes, mut packed, mut tensors) = (0, 0, 0, Vec::new());
+        let (mut units, mut lora) = (0, 0);
         for name in checkpoint.names() {
             let info = checkpoint.info(name)?;
             let entry = types.entry(info.dtype.to_string()).or_default();
             *entry = (entry.0 + 1, entry.1 + info.values() as u64);
             parameters += info.values() as u64;
+            let (of_units, of_adapters) = adaptable(name, &info.shape);
+            (units, lora) = (units + of_units, lora + of_adapters);
             bytes += info.bytes;
             packed += match info.values() as u64 {
                 _ if info.dtype.is_quantized() && is_projection(name) => info.bytes,
@@ -59,21 +80,7 @@ impl Args {
             };
             tensors.push(json!({ "name": name, "shape": info.shape, "type": info.dtype.to_string() }));
         }
-        let query = (config.num_attention_heads * config.head_dim) as u64;
-        let key = (config.num_key_value_heads * config.head_dim) as u64;
-        let (hidden, inner) = (config.hidden_size as u64, config.intermediate_size as u64);
-        let adapter = [
-            (query, hidden),
-            (key, hidden),
-            (key, hidden),
-            (hidden, query),
-            (inner, hidden),
-            (inner, hidden),
-            (hidden, inner),
-        ];
-        let lora: u64 = adapter.iter().map(|(rows, columns)| LORA_RANK * (rows + columns)).sum::<u64>()
-            * config.num_hidden_layers as u64;
-        let units = config.num_hidden_layers * adapter.len();
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (full_memory, lora_memory) = (parameters * FULL_BYTES, 4 * parameters + lora * FULL_BYTES);
         let packed_memory = packed + lora * FULL_BYTES;
         if json {

@@ -11,7 +11,7 @@ use crate::unit::{Tower, UnitId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "companion")]
 pub enum Companion {
-    /// The norm scales (and biases) of one layer.
+    /// The norm scales (and biases) of one layer, and the router of its experts.
     Norms {
         /// The tower that holds the layer.
         tower: Tower,
@@ -33,7 +33,7 @@ pub enum Companions {
     /// They train until the end (the paper).
     #[default]
     Train,
-    /// A layer's norms freeze with the last matrix of their layer, the embeddings with their tower's layer 0, so that
+    /// A layer's norms (and router) freeze with the last matrix of their layer, the embeddings with their tower's layer 0, so that
     /// a frozen prefix really ends the backward pass.
     Follow,
 }

@@ -28,8 +28,8 @@ pub enum Tau {
 /// `attention` and `mlp` win over the towers `vision` and `language`; of two patterns the one with more literal
 /// characters wins, of two equally long ones the alphabetically first.
 ///
-/// Towers and roles that this crate does not know belong to no kind, and a word alone does not name them: `default` and
-/// patterns such as `*.in_proj` or `audio.*` do.
+/// A role means those of experts, too: `gate` also `experts.3.gate`. Towers and roles that this crate does not know belong to no
+/// kind, and a word alone does not name them: `default` and patterns such as `*.in_proj` or `audio.*` do.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TauKey {
     /// `default`: every unit.
@@ -51,7 +51,7 @@ impl TauKey {
             Self::Default => true,
             Self::Tower(tower) => unit.tower == *tower,
             Self::Kind(kind) => unit.role.kind() == Some(*kind),
-            Self::Role(role) => unit.role == *role,
+            Self::Role(role) => unit.role.of_expert().unwrap_or(unit.role) == *role,
             Self::Pattern(pattern) => wildcard(pattern.as_bytes(), unit.to_string().as_bytes()),
         }
     }
@@ -265,6 +265,8 @@ mod tests {
         assert_eq!(of("language.24.q"), Some(6.0));
         assert_eq!(of("language.25.q"), Some(7.0));
         assert_eq!(of("vision.1.v"), Some(9.0));
+        assert_eq!(of("vision.1.experts.4.q"), Some(4.0));
+        assert_eq!(of("vision.1.experts.4.k"), Some(3.0));
         assert_eq!(Tau::ByKey(BTreeMap::new()).of(UnitId::language(0, Role::Q)), None);
     }
 

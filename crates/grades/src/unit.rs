@@ -38,7 +38,7 @@ impl Tower {
 pub enum Kind {
     /// `q`, `k`, `v`, `o`, the fused `qkv`, and a vision tower's `proj`.
     Attention,
-    /// `gate`, `up`, `down`, the fused `gate_up`, and a vision tower's `fc1` and `fc2`.
+    /// `gate`, `up`, `down`, the fused `gate_up`, a vision tower's `fc1` and `fc2`, and those of an expert (`experts.3.gate`).
     Mlp,
 }
 
@@ -58,7 +58,7 @@ impl Kind {
 /// What a matrix does in its layer.
 ///
 /// Any name parses (`in_proj`, `experts.3.gate`); roles that are not among the [`KNOWN`](Self::KNOWN) come after them,
-/// by name, and belong to no [`Kind`].
+/// by name, and belong to no [`Kind`] unless they are a known role [of an expert](Self::of_expert).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Role(Name);
 
@@ -107,9 +107,16 @@ impl Role {
 }
 
 impl Role {
-    /// The block that the role belongs to; `None` for a role that is not among the known ones.
+    /// What the matrix does in its expert, where it is of one: `gate` of `experts.3.gate`.
+    pub fn of_expert(self) -> Option<Self> {
+        let (expert, role) = self.name().strip_prefix("experts.")?.split_once('.')?;
+        let is_number = !expert.is_empty() && expert.bytes().all(|digit| digit.is_ascii_digit());
+        Self::KNOWN.into_iter().find(|known| is_number && known.name() == role)
+    }
+
+    /// The block that the role belongs to; `None` for a role that is not among the known ones, nor one of them in an expert.
     pub fn kind(self) -> Option<Kind> {
-        match self {
+        match self.of_expert().unwrap_or(self) {
             Self::Q | Self::K | Self::V | Self::O | Self::Qkv | Self::Proj => Some(Kind::Attention),
             Self::Gate | Self::Up | Self::Down | Self::GateUp | Self::Fc1 | Self::Fc2 => Some(Kind::Mlp),
             _ => None,
@@ -307,6 +314,22 @@ mod tests {
         assert_eq!(serde_json::from_str::<Tower>("\"audio\"").unwrap(), "audio".parse().unwrap());
         assert_eq!(("q".parse(), "language".parse()), (Ok(Role::Q), Ok(Tower::Language)));
         assert_eq!(format!("{:>9}|{:<7}|", role, Tower::Vision), "  in_proj|vision |");
+    }
+
+    #[test]
+    fn matrices_of_experts_are_of_the_kind_that_they_are_alone() {
+        let role = |text: &str| text.parse::<Role>().unwrap();
+        for (text, of_expert, kind) in [
+            ("experts.3.gate", Some(Role::Gate), Some(Kind::Mlp)),
+            ("experts.127.down", Some(Role::Down), Some(Kind::Mlp)),
+            ("experts.0.q", Some(Role::Q), Some(Kind::Attention)),
+            ("experts.3.in_proj", None, None),
+            ("experts.x.gate", None, None),
+            ("experts.gate", None, None),
+            ("gate", None, Some(Kind::Mlp)),
+        ] {
+            assert_eq!((role(text).of_expert(), role(text).kind()), (of_expert, kind), "{text}");
+        }
     }
 
     #[test]

@@ -9,9 +9,18 @@ use crate::fixture::{Bf16Bounds, assert_within, base, find_each, in_f64};
 
 #[test]
 fn branches_have_the_log_likelihoods_of_samples() {
-    for (family, folder) in
-        find_each(&["gemma3_text", "llama", "llama3", "mistral", "phi3", "qwen2", "qwen3", "smollm3"])
-    {
+    for (family, folder) in find_each(&[
+        "gemma3_text",
+        "llama",
+        "llama3",
+        "mistral",
+        "mixtral",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "smollm3",
+    ]) {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let tolerance = match dtype {
                 Dtype::F32 | Dtype::U8 | Dtype::Packed => 1e-5,

@@ -9,9 +9,19 @@ use crate::fixture::{assert_close, base, find_each, in_f64, relative_error};
 
 #[test]
 fn tokens_that_follow_a_cache_have_the_logits_of_the_whole_text() {
-    for (family, folder) in
-        find_each(&["gemma3_text", "llama", "llama3", "mistral", "phi3", "phi3_long", "qwen2", "qwen3", "smollm3"])
-    {
+    for (family, folder) in find_each(&[
+        "gemma3_text",
+        "llama",
+        "llama3",
+        "mistral",
+        "mixtral",
+        "phi3",
+        "phi3_long",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "smollm3",
+    ]) {
         let model = base(&folder, "config.json");
         let vocabulary = model.sizes().vocab_size;
         let ids: Vec<u32> = (0..23).map(|index| (index * 37 + 11) % vocabulary as u32).collect();

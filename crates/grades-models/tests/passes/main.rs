@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod backward;
 #[cfg(test)]
+mod experts;
+#[cfg(test)]
 mod fused;
 #[cfg(test)]
 mod model;

@@ -14,6 +14,8 @@ use super::BenchError;
 pub enum Shape {
     /// SmolLM2-135M.
     SmolLm2M135,
+    /// SmolLM2-135M with 8 experts in the place of each MLP, half as wide, of which a token has 2: as many active parameters.
+    SmolLm2Moe,
     /// SmolLM2-360M.
     SmolLm2M360,
     /// Llama-3.2-1B.
@@ -24,13 +26,14 @@ pub enum Shape {
 
 impl Shape {
     /// Every shape.
-    pub const ALL: [Self; 4] = [Self::SmolLm2M135, Self::SmolLm2M360, Self::Llama1B, Self::Tiny];
+    pub const ALL: [Self; 5] = [Self::SmolLm2M135, Self::SmolLm2Moe, Self::SmolLm2M360, Self::Llama1B, Self::Tiny];
 
     /// Its name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::SmolLm2M135 => "smollm2-135m",
+            Self::SmolLm2Moe => "smollm2-moe",
             Self::SmolLm2M360 => "smollm2-360m",
             Self::Llama1B => "llama-1b",
             Self::Tiny => "tiny",
@@ -56,6 +59,12 @@ impl Shape {
         });
         let other = match self {
             Self::SmolLm2M135 => json!({}),
+            Self::SmolLm2Moe => json!({
+                "model_type": "mixtral",
+                "intermediate_size": 768,
+                "num_local_experts": 8,
+                "num_experts_per_tok": 2,
+            }),
             Self::SmolLm2M360 => json!({
                 "hidden_size": 960,
                 "intermediate_size": 2560,

@@ -18,6 +18,8 @@ mod dropout;
 #[cfg(test)]
 mod evaluation;
 #[cfg(test)]
+mod experts;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod folding;
