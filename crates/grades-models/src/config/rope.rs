@@ -25,7 +25,10 @@ const UNUSED: &[&str] = &[
     "high_freq_factor",
     "long_factor",
     "low_freq_factor",
+    "mscale",
+    "mscale_all_dim",
     "short_factor",
+    "truncate",
 ];
 
 /// Rotary positions: `rope_parameters` of transformers 5, or `rope_theta`, `partial_rotary_factor` and `rope_scaling`
@@ -126,13 +129,71 @@ impl Reader<'_> {
                 high_freq_factor: number("high_freq_factor")?,
                 original_max_position_embeddings: original.map_or_else(|| number(ORIGINAL), Ok)?,
             },
+            Some("dynamic") if rotary_dim == 2 => {
+                return Err(Error::config("has the rope type `dynamic`, which needs more than 2 elements that rotate"));
+            }
+            Some("dynamic") => {
+                RopeScaling::Dynamic { factor: number("factor")?, max_position_embeddings: self.longest("dynamic")? }
+            }
+            Some("yarn") => self.yarn(original)?,
             // The first Phi-3 called it so.
             Some("longrope" | "su") => self.long_rope(original, rotary_dim)?,
             Some(other) => {
                 return Err(Error::config(format!(
-                    "has the rope type `{other}`; supported are default, linear, llama3 and longrope"
+                    "has the rope type `{other}`; supported are default, linear, dynamic, yarn, llama3 and longrope"
                 )));
             }
+        })
+    }
+
+    /// The length that the model was made for, which a scaling begins with.
+    fn longest(&self, kind: &str) -> Result<usize, Error> {
+        match (self.config.get("max_position_embeddings"), self.sizes.max_position_embeddings) {
+            (Some(_), longest) if longest > 0 => Ok(longest),
+            _ => Err(Error::config(format!("lacks a positive `max_position_embeddings` for its rope type `{kind}`"))),
+        }
+    }
+
+    fn yarn(&self, original: Option<f64>) -> Result<RopeScaling, Error> {
+        // Of these transformers takes 0 for left out.
+        let number = |key: &str| match self.parameters.optional::<f64>(key)? {
+            Some(number) if number < 0.0 => {
+                Err(Error::config(format!("has `{key}: {number}` in its rope scaling; it must not be below 0")))
+            }
+            number => Ok(number.filter(|number| *number > 0.0)),
+        };
+        let positive = |key: &str| match self.parameters.optional::<f64>(key)? {
+            Some(number) if number <= 0.0 => {
+                Err(Error::config(format!("has `{key}: {number}` in its rope scaling; it must be above 0")))
+            }
+            number => Ok(number),
+        };
+        let original = match original {
+            Some(original) if original > 0.0 => original,
+            Some(original) => {
+                return Err(Error::config(format!(
+                    "has `original_max_position_embeddings: {original}` for its rope scaling; it must be above 0"
+                )));
+            }
+            None => self.longest("yarn")? as f64,
+        };
+        let factor = match positive("factor")? {
+            Some(factor) => factor,
+            None => self.longest("yarn")? as f64 / original,
+        };
+        let grown = |share: f64| if factor <= 1.0 { 1.0 } else { 0.1 * share * factor.ln() + 1.0 };
+        let attention_factor = match (positive("attention_factor")?, number("mscale")?, number("mscale_all_dim")?) {
+            (Some(given), _, _) => given,
+            (None, Some(share), Some(of_all)) => grown(share) / grown(of_all),
+            (None, _, _) => grown(1.0),
+        };
+        Ok(RopeScaling::Yarn {
+            factor,
+            original_max_position_embeddings: original,
+            beta_fast: number("beta_fast")?.unwrap_or(32.0),
+            beta_slow: number("beta_slow")?.unwrap_or(1.0),
+            truncate: self.parameters.optional("truncate")?.unwrap_or(true),
+            attention_factor,
         })
     }
 
@@ -175,6 +236,7 @@ mod tests {
 
     use super::*;
     use crate::config::{HfConfig, sizes};
+    use crate::nn::Rope;
 
     fn read(rotated: Rotated, more: Value) -> Result<RopeConfig, Error> {
         let mut config = json!({
@@ -209,6 +271,79 @@ mod tests {
         }
         let half = json!({ "partial_rotary_factor": 0.5 });
         assert_eq!(read(Rotated::Share, half).unwrap().rotary_dim, 8);
+    }
+
+    /// Against the frequencies and factors of transformers' `ROPE_INIT_FUNCTIONS` (5.24), for a head of 16 elements: the scaling,
+    /// `max_position_embeddings`, the length of the text, what comes out.
+    #[test]
+    fn scalings_have_the_frequencies_of_transformers() {
+        let dynamic = json!({ "rope_type": "dynamic", "factor": 4.0 });
+        let cases: [(Value, usize, usize, [f64; 8], f64); 7] = [
+            (
+                dynamic.clone(),
+                64,
+                65,
+                [1.0, 0.3135009, 0.09828278, 0.03081174, 0.009659505, 0.003028263, 0.0009493631, 0.0002976261],
+                1.0,
+            ),
+            (
+                dynamic,
+                64,
+                200,
+                [1.0, 0.2292584, 0.0525594, 0.01204968, 0.002762491, 0.0006333241, 0.0001451948, 3.328714e-05],
+                1.0,
+            ),
+            (
+                json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16 }),
+                64,
+                3,
+                [1.0, 0.07905694, 0.025, 0.007905695, 0.0025, 0.0007905695, 0.00025, 7.905695e-05],
+                1.138629436111989,
+            ),
+            (
+                json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024, "truncate": false, "beta_fast": 24.0, "beta_slow": 2.0 }),
+                4096,
+                3,
+                [1.0, 0.3162278, 0.08831814, 0.01694019, 0.0025, 0.0007905695, 0.00025, 7.905695e-05],
+                1.138629436111989,
+            ),
+            (
+                json!({ "rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 1024, "mscale": 1.0, "mscale_all_dim": 0.5 }),
+                4096,
+                3,
+                [1.0, 0.3162278, 0.075625, 0.01620667, 0.0026875, 7.905695e-05, 2.5e-05, 7.905694e-06],
+                1.1557219901962608,
+            ),
+            (
+                json!({ "rope_type": "yarn", "factor": null, "original_max_position_embeddings": 1024, "attention_factor": 1.5 }),
+                4096,
+                3,
+                [1.0, 0.3162278, 0.08125, 0.01976424, 0.004375, 0.0007905695, 0.00025, 7.905695e-05],
+                1.5,
+            ),
+            (
+                json!({ "rope_type": "yarn", "factor": 0.5, "beta_fast": 0, "mscale": 1.0 }),
+                4096,
+                3,
+                [1.0, 0.3162278, 0.1, 0.03952847, 0.015, 0.005533986, 0.002, 0.0006324556],
+                1.0,
+            ),
+        ];
+        for (scaling, longest, tokens, frequencies, factor) in cases {
+            let config = json!({ "max_position_embeddings": longest, "rope_scaling": scaling });
+            let table = Rope::new(&read(Rotated::Whole, config).unwrap()).table(tokens);
+            assert_eq!(table.rotary_dim, 16);
+            for (pair, frequency) in frequencies.into_iter().enumerate() {
+                for position in 0..3 {
+                    let (cos, sin) = (table.cos[8 * position + pair], table.sin[8 * position + pair]);
+                    let angle = position as f64 * frequency;
+                    let close = (f64::from(cos) - factor * angle.cos()).abs() < 3e-7;
+                    // The sine shows small frequencies by their own size.
+                    let small = (f64::from(sin) - factor * angle.sin()).abs() <= 1e-6 * (factor * angle.sin()).abs();
+                    assert!(close && small, "{scaling}: pair {pair} at {position}: {cos}, {sin}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -265,8 +400,20 @@ mod tests {
                 json!({ "rope_parameters": { "partial_rotary_factor": 0.5 } }),
                 "`rope_parameters.partial_rotary_factor: 0.5`",
             ),
-            (json!({ "rope_scaling": { "rope_type": "yarn", "factor": 2.0 } }), "`yarn`"),
-            (json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } }), "`dynamic`"),
+            (json!({ "rope_scaling": { "rope_type": "proportional", "factor": 2.0 } }), "`proportional`"),
+            (json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 }, "head_dim": 2 }), "`dynamic`"),
+            (json!({ "rope_scaling": { "type": "dynamic" } }), "`factor`"),
+            (
+                json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 }, "max_position_embeddings": null }),
+                "`max_position_embeddings`",
+            ),
+            (json!({ "rope_scaling": { "type": "yarn", "factor": -2.0 } }), "`factor: -2`"),
+            (json!({ "rope_scaling": { "type": "yarn", "beta_fast": -1 } }), "`beta_fast: -1`"),
+            (json!({ "rope_scaling": { "type": "yarn", "attention_factor": 0 } }), "`attention_factor: 0`"),
+            (
+                json!({ "rope_scaling": { "type": "yarn", "original_max_position_embeddings": 0 } }),
+                "`original_max_position_embeddings: 0`",
+            ),
             (json!({ "rope_scaling": { "type": "linear" } }), "`factor`"),
             (json!({ "rope_scaling": "linear" }), "`rope_scaling: \"linear\"`"),
             (json!({ "rope_scaling": { "type": "default", "mrope_section": [1, 2] } }), "`rope_scaling.mrope_section`"),

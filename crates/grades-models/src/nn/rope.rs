@@ -26,6 +26,30 @@ pub enum RopeScaling {
         /// The factor.
         factor: f64,
     },
+    /// A base that grows with the text, in texts longer than the model was trained with (NTK-aware scaling; transformers
+    /// `rope_type: dynamic`).
+    Dynamic {
+        /// How much the base grows with the length.
+        factor: f64,
+        /// The length up to which nothing is stretched.
+        max_position_embeddings: usize,
+    },
+    /// YaRN (Peng et al. 2023): frequencies of few turns over the original length divided by a factor, those of many kept, a
+    /// ramp over the pairs between them (transformers `rope_type: yarn`).
+    Yarn {
+        /// Divisor of the long wavelengths.
+        factor: f64,
+        /// The length that the model was first trained with.
+        original_max_position_embeddings: f64,
+        /// From this many turns on a frequency is kept.
+        beta_fast: f64,
+        /// Up to this many it is divided.
+        beta_slow: f64,
+        /// Whether the ramp begins and ends at whole pairs.
+        truncate: bool,
+        /// Factor of the cosines and sines.
+        attention_factor: f64,
+    },
     /// Llama 3: long wavelengths divided by a factor, short ones kept, a ramp between them
     /// (transformers `rope_type: llama3`).
     Llama3 {
@@ -57,7 +81,16 @@ pub enum RopeScaling {
 pub struct Rope {
     usual: Angles,
     /// The angles in texts of more tokens than this, where they are others.
-    long: Option<(usize, Angles)>,
+    long: Option<(usize, Long)>,
+}
+
+/// The angles in long texts.
+#[derive(Debug)]
+enum Long {
+    /// The same in all of them.
+    Same(Angles),
+    /// Others by the length of the text, with those of the length that was last asked for.
+    ByLength(RopeConfig, Mutex<Option<(usize, Arc<RopeTable>)>>),
 }
 
 impl Rope {
@@ -65,15 +98,22 @@ impl Rope {
     #[must_use]
     pub fn new(config: &RopeConfig) -> Self {
         let RopeConfig { rotary_dim, theta, scaling } = config;
-        let plain = (0..rotary_dim / 2).map(|pair| theta.powf(-2.0 * pair as f64 / *rotary_dim as f64));
+        let plain = frequencies(*rotary_dim, *theta);
         match scaling {
             RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings, attention_factor } => {
                 let divided = |factors: &[f64]| {
                     let frequencies = plain.clone().zip(factors).map(|(frequency, factor)| frequency / factor);
                     Angles::new(frequencies.collect(), *attention_factor)
                 };
-                let long = (*original_max_position_embeddings, divided(long_factor));
-                Self { usual: divided(short_factor), long: Some(long) }
+                let long = Long::Same(divided(long_factor));
+                Self { usual: divided(short_factor), long: Some((*original_max_position_embeddings, long)) }
+            }
+            RopeScaling::Dynamic { max_position_embeddings, .. } => {
+                let long = Long::ByLength(config.clone(), Mutex::default());
+                Self { usual: Angles::new(plain.collect(), 1.0), long: Some((*max_position_embeddings, long)) }
+            }
+            RopeScaling::Yarn { attention_factor, .. } => {
+                Self { usual: Angles::new(yarn(config), *attention_factor), long: None }
             }
             scaling => {
                 let frequencies = plain.map(|frequency| scale(frequency, scaling)).collect();
@@ -86,7 +126,18 @@ impl Rope {
     #[must_use]
     pub fn table(&self, positions: usize) -> Arc<RopeTable> {
         match &self.long {
-            Some((original, long)) if positions > *original => long.table(positions),
+            Some((original, Long::Same(angles))) if positions > *original => angles.table(positions),
+            Some((original, Long::ByLength(config, last))) if positions > *original => {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                match &*last {
+                    Some((length, table)) if *length == positions => table.clone(),
+                    _ => {
+                        let table = Angles::new(dynamic(config, positions), 1.0).table(positions);
+                        *last = Some((positions, table.clone()));
+                        table
+                    }
+                }
+            }
             _ => self.usual.table(positions),
         }
     }
@@ -94,7 +145,11 @@ impl Rope {
     /// Whether a text that grows from `before` to `after` tokens changes its angles, those of its first tokens too.
     #[must_use]
     pub fn changes(&self, before: usize, after: usize) -> bool {
-        self.long.as_ref().is_some_and(|(original, _)| before <= *original && after > *original)
+        match &self.long {
+            None => false,
+            Some((original, Long::Same(_))) => before <= *original && after > *original,
+            Some((original, Long::ByLength(..))) => after > *original && after != before,
+        }
     }
 }
 
@@ -125,9 +180,49 @@ impl Angles {
     }
 }
 
+/// The frequency of each pair of dimensions, not stretched.
+fn frequencies(rotary_dim: usize, theta: f64) -> impl Iterator<Item = f64> + Clone {
+    (0..rotary_dim / 2).map(move |pair| theta.powf(-2.0 * pair as f64 / rotary_dim as f64))
+}
+
+/// The frequencies of dynamic scaling in a text of `positions` tokens, longer than what nothing is stretched in.
+fn dynamic(config: &RopeConfig, positions: usize) -> Vec<f64> {
+    let RopeScaling::Dynamic { factor, max_position_embeddings } = config.scaling else { return Vec::new() };
+    let rotary = config.rotary_dim as f64;
+    let stretched = factor * positions as f64 / max_position_embeddings as f64 - (factor - 1.0);
+    frequencies(config.rotary_dim, config.theta * stretched.powf(rotary / (rotary - 2.0))).collect()
+}
+
+/// The frequencies of YaRN.
+fn yarn(config: &RopeConfig) -> Vec<f64> {
+    let RopeScaling::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, truncate, .. } =
+        config.scaling
+    else {
+        return Vec::new();
+    };
+    let rotary = config.rotary_dim as f64;
+    // The pair, as a fraction, that makes so many turns over the original length.
+    let pair_of =
+        |turns: f64| rotary * (original_max_position_embeddings / (turns * 2.0 * PI)).ln() / (2.0 * config.theta.ln());
+    let (low, high) = match (pair_of(beta_fast), pair_of(beta_slow)) {
+        (low, high) if truncate => (low.floor(), high.ceil()),
+        range => range,
+    };
+    let (low, high) = (low.max(0.0), high.min(rotary - 1.0));
+    // As transformers keeps the two apart.
+    let high = if low == high { high + 0.001 } else { high };
+    let divided = |(pair, frequency): (usize, f64)| {
+        let share = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
+        frequency / factor * share + frequency * (1.0 - share)
+    };
+    frequencies(config.rotary_dim, config.theta).enumerate().map(divided).collect()
+}
+
 fn scale(frequency: f64, scaling: &RopeScaling) -> f64 {
     match scaling {
-        RopeScaling::None | RopeScaling::LongRope { .. } => frequency,
+        RopeScaling::None | RopeScaling::LongRope { .. } | RopeScaling::Dynamic { .. } | RopeScaling::Yarn { .. } => {
+            frequency
+        }
         RopeScaling::Linear { factor } => frequency / factor,
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
             let turns = original_max_position_embeddings * frequency / (2.0 * PI);
@@ -167,6 +262,12 @@ mod tests {
         }
         assert!(rope.changes(100, 101) && rope.changes(0, 500));
         assert!(!rope.changes(3, 100) && !rope.changes(101, 900));
+        let dynamic = RopeScaling::Dynamic { factor: 2.0, max_position_embeddings: 100 };
+        let dynamic = Rope::new(&RopeConfig { rotary_dim: 4, theta: 100.0, scaling: dynamic });
+        assert!(dynamic.changes(100, 101) && dynamic.changes(101, 102) && !dynamic.changes(3, 100));
+        // A text that is short again has the angles of short ones, and a long one those of its own length.
+        let [short, long] = [dynamic.table(100), dynamic.table(300)];
+        assert!(long.sin[3] != short.sin[3] && dynamic.table(3).sin == short.sin && dynamic.table(300).sin == long.sin);
         let plain = Rope::new(&RopeConfig { rotary_dim: 4, theta: 100.0, scaling: RopeScaling::None });
         assert!(!plain.changes(0, 900));
     }
