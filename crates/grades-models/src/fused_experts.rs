@@ -21,9 +21,15 @@ struct Found {
     columns: usize,
 }
 
-/// The tensor that holds the matrix `name` of an expert, which expert that is, and which of how many parts; a router has its
-/// tensor alone.
-fn tensor_of(name: &str) -> Option<(String, Option<(usize, [usize; 2])>)> {
+/// Which matrix of a tensor that holds those of all experts.
+struct Share {
+    expert: usize,
+    /// Which of how many below one another it is in its expert.
+    part: [usize; 2],
+}
+
+/// The tensor that holds the matrix `name`, and which of its matrices that is; a router has its tensor alone.
+fn tensor_of(name: &str) -> Option<(String, Option<Share>)> {
     if let Some(layer) = name.strip_suffix(".block_sparse_moe.gate.weight") {
         return Some((format!("{layer}.mlp.gate.weight"), None));
     }
@@ -36,7 +42,7 @@ fn tensor_of(name: &str) -> Option<(String, Option<(usize, [usize; 2])>)> {
         "down_proj" | "w2" => ("down_proj", [0, 1]),
         _ => return None,
     };
-    Some((format!("{layer}.mlp.experts.{tensor}"), Some((expert.parse().ok()?, part))))
+    Some((format!("{layer}.mlp.experts.{tensor}"), Some(Share { expert: expert.parse().ok()?, part })))
 }
 
 /// The name of the tensor that holds a matrix of an expert with those of all others.
@@ -53,7 +59,7 @@ impl FusedExperts<'_> {
         let (tensor, of) = tensor_of(name)?;
         match (self.0.shape(&tensor)?.as_slice(), of) {
             (&[rows, columns], None) => Some(Found { name: tensor, rows: 0..rows, columns }),
-            (&[experts, rows, columns], Some((expert, [part, parts])))
+            (&[experts, rows, columns], Some(Share { expert, part: [part, parts] }))
                 if expert < experts && rows.is_multiple_of(parts) =>
             {
                 let (first, rows) = (expert * rows + part * rows / parts, rows / parts);

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
+use super::sentencepiece::{Model, Options};
 use super::{Result, SpecialTokens, Templates, Tokenizer, TokenizerError};
 use crate::fields::{self, Fields, FieldsError, Rest, warn_once};
 use crate::weights::WeightsError;
@@ -15,17 +16,17 @@ use crate::weights::WeightsError;
 const MORE_TEMPLATES: &str = "additional_chat_templates";
 const TOOL_USE: &str = "additional_chat_templates/tool_use.jinja";
 
+/// The tokenizer itself, or what it was made from, which counts where there is nothing else.
+const DEFINITION: &str = "tokenizer.json";
+const SENTENCEPIECE: &str = "tokenizer.model";
+
 /// Whether a folder has a tokenizer.
 pub(super) fn present(folder: &Path) -> bool {
-    folder.join("tokenizer.json").is_file()
+    [DEFINITION, SENTENCEPIECE].iter().any(|name| folder.join(name).is_file())
 }
 
-/// Loads `tokenizer.json` and its companions, as transformers 5.24 does.
+/// Loads `tokenizer.json` or `tokenizer.model` with its companions, as transformers 5.24 does.
 pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
-    let path = folder.join("tokenizer.json");
-    let definition = read_json(&path)?.ok_or_else(|| malformed(&path, "it does not exist"))?;
-    let mut inner = build(&path, &definition)?;
-
     let config_path = folder.join("tokenizer_config.json");
     let config = read_json(&config_path)?.unwrap_or_else(|| json!({}));
     // Files of older versions, which count where the config does not list the added tokens itself; then the map wins.
@@ -42,6 +43,15 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
         described.listed.push((id, token));
     }
     described.listed.sort_by_key(|(id, _)| *id);
+    let mut path = folder.join(DEFINITION);
+    let definition = match read_json(&path)? {
+        Some(definition) => definition,
+        None => {
+            path = folder.join(SENTENCEPIECE);
+            described.by_sentencepiece(&path, &config)?
+        }
+    };
+    let mut inner = build(&path, &definition)?;
     add_listed_tokens(&config_path, &mut inner, &described.listed)?;
     add_special_tokens(&path, &mut inner, &described)?;
     inner.set_encode_special_tokens(described.split_special_tokens);
@@ -168,6 +178,24 @@ impl Described {
     }
 
     /// What `other` says counts in place of what is said here.
+    /// The definition that a SentencePiece model stands for, whose roles count where nothing else is said.
+    fn by_sentencepiece(&mut self, path: &Path, config: &Value) -> Result<Value> {
+        let bytes = fs::read(path).map_err(WeightsError::io("read", path))?;
+        let model = Model::read(path, &bytes)?;
+        let own = model.special();
+        let missing = own.named().filter(|(name, _)| !self.special.named().any(|(known, _)| known == *name));
+        let missing: Vec<(&str, &str)> = missing.collect();
+        missing.into_iter().for_each(|(name, token)| self.special.set(name, token.to_owned()));
+        let is_llama = config["tokenizer_class"].as_str().is_some_and(|class| class.starts_with("LlamaTokenizer"));
+        let options = Options {
+            around: self.flags.map(|flag| flag.unwrap_or(false)),
+            // What its class says in transformers 5, and the conversion of any other file.
+            legacy: config["legacy"].as_bool().unwrap_or(!is_llama),
+            add_prefix_space: config["add_prefix_space"].as_bool().unwrap_or(true),
+        };
+        model.definition(path, &self.special, options)
+    }
+
     fn replace(&mut self, other: Self) {
         for (name, token) in other.special.named() {
             self.special.set(name, token.to_owned());

@@ -3,6 +3,8 @@
 mod files;
 mod gguf;
 mod post_processor;
+mod protobuf;
+mod sentencepiece;
 mod special;
 mod stream;
 #[cfg(test)]
@@ -99,8 +101,9 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads the tokenizer of a checkpoint: `tokenizer.json` in the folder of `path` (with `tokenizer_config.json`,
-    /// `special_tokens_map.json` and `chat_template.jinja` where they are), or the metadata of a GGUF file.
+    /// Loads the tokenizer of a checkpoint: `tokenizer.json`, or else the SentencePiece model `tokenizer.model`, in the folder of
+    /// `path` (with `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` where they are), or the
+    /// metadata of a GGUF file.
     ///
     /// # Errors
     /// If there is none, or it is damaged.
@@ -115,7 +118,7 @@ impl Tokenizer {
             Some(file) => gguf::load(&file),
             None => Err(TokenizerError::Missing {
                 path: folder.to_owned(),
-                problem: "there is no tokenizer.json; convert the tokenizer by loading it with transformers' \
+                problem: "there is no tokenizer.json and no tokenizer.model; convert the tokenizer by loading it with transformers' \
                           AutoTokenizer and saving it"
                     .into(),
             }),
