@@ -110,7 +110,10 @@ impl Hub {
     pub fn model(&self, path: &Path) -> Result<PathBuf, HubError> {
         let Some(id) = path.to_str().filter(|id| is_id(id) && !path.exists()) else { return Ok(path.to_owned()) };
         let snapshot = self.open(Repo { kind: Kind::Model, id: id.to_owned() }, &[MAIN])?;
-        let wanted: Vec<&String> = snapshot.files.iter().filter(|file| is_of_model(file)).collect();
+        // What a tokenizer was made from counts where there is no other.
+        let has_tokenizer = snapshot.files.iter().any(|file| file == "tokenizer.json");
+        let is_wanted = |file: &&String| is_of_model(file) || (!has_tokenizer && *file == "tokenizer.model");
+        let wanted: Vec<&String> = snapshot.files.iter().filter(is_wanted).collect();
         if !wanted.iter().any(|file| file.ends_with(".safetensors")) {
             return Err(match snapshot.listed {
                 true => HubError::NoWeights { page: snapshot.repo.page(&self.endpoint) },
@@ -326,7 +329,7 @@ impl Snapshot<'_> {
             Kind::Model => {
                 let weights =
                     has("model.safetensors") || self.shards().is_some_and(|shards| shards.iter().all(|s| has(s)));
-                has("config.json") && has("tokenizer.json") && weights
+                has("config.json") && (has("tokenizer.json") || has("tokenizer.model")) && weights
             }
         }
     }

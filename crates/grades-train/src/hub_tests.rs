@@ -284,6 +284,16 @@ fn the_environment_is_that_of_the_hubs_libraries() {
 }
 
 #[test]
+fn a_sentencepiece_model_is_fetched_where_there_is_no_other_tokenizer() {
+    let files = ["config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"];
+    let contents: Vec<(&str, &[u8])> = files.iter().map(|name| (*name, name.as_bytes())).collect();
+    let (server, cache) = (FakeHub::with_model("owner/tiny", &contents), tempfile::tempdir().unwrap());
+    let folder = hub(&server, &cache).model(Path::new("owner/tiny")).unwrap();
+    assert_eq!(all_files(&folder), files);
+    assert_eq!(offline(&server, &cache).model(Path::new("owner/tiny")).unwrap(), folder);
+}
+
+#[test]
 fn a_model_is_fetched_without_what_it_does_not_need() {
     let names = [
         "config.json",
