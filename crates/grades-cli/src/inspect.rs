@@ -27,10 +27,10 @@ fn is_projection(name: &str) -> bool {
 
 /// How many matrices freeze on their own in a tensor, and the numbers of adapters beside it; experts may lie in one tensor.
 fn adaptable(name: &str, shape: &[usize]) -> (usize, u64) {
-    let (matrices, rows, columns) = match shape {
+    let (matrices, rows, columns) = match *shape {
         _ if !is_projection(name) => return (0, 0),
-        &[rows, columns] => (1, rows, columns),
-        &[experts, rows, columns] => (experts, rows, columns),
+        [rows, columns] => (1, rows, columns),
+        [experts, rows, columns] => (experts, rows, columns),
         _ => return (0, 0),
     };
     let roles = if name.contains("qkv_proj") {
