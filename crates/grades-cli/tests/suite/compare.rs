@@ -249,21 +249,27 @@ fn a_frontier_and_controls_are_made_of_the_runs() {
     let summary = |run: &str| -> Value {
         serde_json::from_slice(&fs::read(workspace.path("out").join(run).join("summary.json")).unwrap()).unwrap()
     };
-    // Three rates of the short schedule, two of the long one, and of the second seed the best of each.
+    // Every rate of the short schedule; of the long one the best of the short one and its neighbours, until the best is between
+    // two worse ones or at the edge; and of the second seed the best of each.
     let points = result["frontiers"][0]["points"].as_array().unwrap();
-    let places: Vec<_> = points
-        .iter()
-        .map(|point| (point["length"].as_f64().unwrap(), point["runs"].as_array().unwrap().len()))
-        .collect();
-    let of_length =
-        |length: f64| places.iter().filter(|(of, _)| *of == length).map(|(_, runs)| *runs).collect::<Vec<_>>();
-    assert_eq!((of_length(0.4).len(), of_length(1.0).len()), (3, 2), "{places:?}");
-    assert_eq!((of_length(0.4).iter().sum::<usize>(), of_length(1.0).iter().sum::<usize>()), (4, 3), "{places:?}");
+    let of_length = |length: f64| points.iter().filter(move |point| point["length"] == length);
+    let losses = |length: f64| -> Vec<f64> {
+        of_length(length).map(|point| point["runs"][0]["val_loss"].as_f64().unwrap()).collect()
+    };
+    assert_eq!(losses(0.4).len(), 3);
+    assert!((2..=3).contains(&losses(1.0).len()), "{points:?}");
+    for length in [0.4, 1.0] {
+        let best: Vec<bool> = of_length(length).map(|point| point["best"].as_bool().unwrap()).collect();
+        let lowest = losses(length).into_iter().fold(f64::INFINITY, f64::min);
+        assert_eq!(best, losses(length).iter().map(|loss| *loss == lowest).collect::<Vec<_>>());
+        let runs: Vec<_> = of_length(length).map(|point| point["runs"].as_array().unwrap().len()).collect();
+        assert_eq!(runs, best.iter().map(|best| 1 + usize::from(*best)).collect::<Vec<_>>());
+    }
     let short = summary("full-frontier-0.4-lr1e-2-seed42");
     let steps = short["planned_steps"].as_u64().unwrap();
     let all = summary("full-none-seed42")["planned_steps"].as_u64().unwrap();
     assert!(0 < steps && steps < all, "{steps} of {all}");
-    // The best of the long schedules is no worse than the plain run, which is one of them or was dropped for better ones.
+    // The best of the long schedules is no worse than the plain run, which is one of them or has a better neighbour.
     let excess = |method: &str| {
         let row = result["rows"].as_array().unwrap().iter().find(|row| row["method"] == method).unwrap();
         row["excess"]["by_seed"].as_array().unwrap()[0]["nats"].as_f64().unwrap()

@@ -61,8 +61,8 @@ impl Comparison {
             ("seeds", "Seeds"),
             ("best", "Best of its length"),
         ];
-        let caption = "Training without stopping: cosine schedules of shares of the planned length; the better half of the learning rates \
-                       of a length is run at the next, and the best of each length, by the first seed, with the other seeds";
+        let caption = "Training without stopping: cosine schedules of shares of the planned length. With the first seed learning rates are \
+                       tried from the best of the length before to both sides while they are better; the best is run with the other seeds";
         let mut table = Table::new(caption, columns);
         for frontier in &self.frontiers {
             let best = frontier.best();

@@ -74,6 +74,24 @@ impl Frontier {
         Self { adapter: adapter.to_owned(), points: Vec::new() }
     }
 
+    /// Adds a run to its point, which may be new; of a run that failed the point alone.
+    pub(super) fn add(&mut self, length: f64, learning_rate: f64, run: Option<(u64, Finished)>) {
+        let same = |point: &Point| point.length == length && point.learning_rate == learning_rate;
+        let place = self.points.iter().position(same).unwrap_or_else(|| {
+            let key = |point: &Point| (point.length, point.learning_rate);
+            let place = self.points.partition_point(|point| key(point) < (length, learning_rate));
+            self.points.insert(place, Point { length, learning_rate, runs: Vec::new() });
+            place
+        });
+        self.points[place].runs.extend(run);
+    }
+
+    /// The loss of a point with a seed; infinite where there is none.
+    pub(super) fn loss_of(&self, length: f64, learning_rate: f64, seed: u64) -> f64 {
+        let same = |point: &&Point| point.length == length && point.learning_rate == learning_rate;
+        self.points.iter().find(same).and_then(|point| point.loss(seed)).unwrap_or(f64::INFINITY)
+    }
+
     /// The points of a length in the order of their loss with the seed `seed`, the best first.
     pub(super) fn ranked(&self, length: f64, seed: u64) -> Vec<&Point> {
         let mut points: Vec<_> = self.points.iter().filter(|point| point.length == length).collect();
@@ -87,9 +105,8 @@ impl Frontier {
     /// The points that make the frontier: of each length the rate that was best with the first seed.
     #[must_use]
     pub fn best(&self) -> Vec<&Point> {
-        let Some(seed) = self.points.first().and_then(|point| point.runs.first()).map(|(seed, _)| *seed) else {
-            return Vec::new();
-        };
+        let first = self.points.iter().find_map(|point| point.runs.first());
+        let Some(seed) = first.map(|(seed, _)| *seed) else { return Vec::new() };
         let mut lengths: Vec<f64> = self.points.iter().map(|point| point.length).collect();
         lengths.dedup();
         lengths.into_iter().filter_map(|length| self.ranked(length, seed).into_iter().next()).collect()

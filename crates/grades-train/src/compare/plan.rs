@@ -5,7 +5,7 @@ use super::contender::{Contender, known};
 use super::control::Control;
 use super::error::CompareError;
 use super::folder::Folder;
-use super::frontier::{Frontier, FrontierOptions, Point};
+use super::frontier::{Frontier, FrontierOptions};
 use super::job::{ScoredModel, Worker};
 use super::make::{Maker, base};
 use super::options::RunOptions;
@@ -130,19 +130,14 @@ impl Plan {
     /// If the results cannot be written. They are written after each run, so that they can be looked at meanwhile.
     pub fn run(&self, work: &mut Worker<'_>, log: &mut dyn FnMut(&str)) -> Result<Comparison, CompareError> {
         let rows = self.rows.iter().map(|(adapter, contender)| Row::new(adapter, &contender.to_string())).collect();
-        let in_frontiers: usize = self.frontiers.iter().map(|schedules| schedules.runs(self.seeds.len())).sum();
-        let planned = self.runs.len() + in_frontiers;
-        let mut comparison = Comparison::new(self.metric, &self.questions, rows, planned);
+        let mut comparison = Comparison::new(self.metric, &self.questions, rows, self.runs.len());
         let mut maker = Maker { folder: &self.folder, questions: &self.questions, work, log };
         maker.base(&mut comparison, self.base.as_ref());
-        let mut places = (1..).map(|index| format!("[{index}/{planned}]"));
-        let mut place = || places.next().unwrap_or_default();
         for schedules in &self.frontiers {
-            comparison.frontiers.push(Frontier::new(&schedules.adapter));
-            schedules.run(&self.seeds, &mut maker, &mut comparison, &mut place)?;
+            schedules.run(&self.seeds, &mut maker, &mut comparison)?;
         }
-        for entry in &self.runs {
-            let place = place();
+        for (index, entry) in self.runs.iter().enumerate() {
+            let place = format!("[{}/{}]", index + 1, self.runs.len());
             let run = match entry.made(&comparison) {
                 Ok(run) => run,
                 Err(message) => {
@@ -198,54 +193,72 @@ impl Schedules {
         Ok(Self { adapter: adapter.to_owned(), lengths, rates, config })
     }
 
-    /// How many rates are run at each length with the first seed: half as many as at the length before, but two.
-    fn kept(&self) -> impl Iterator<Item = usize> + '_ {
-        let all = self.rates.len();
-        (0..self.lengths.len() as u32).map(move |halved| all.div_ceil(2_usize.saturating_pow(halved)).max(all.min(2)))
-    }
-
-    fn runs(&self, seeds: usize) -> usize {
-        self.kept().sum::<usize>() + (seeds - 1) * self.lengths.len()
-    }
-
-    /// Runs the grid with the first seed, dropping the worse half of the rates at each longer length (successive halving),
-    /// and then the best rate of each length with the other seeds.
-    fn run(
-        &self,
-        seeds: &[u64],
-        maker: &mut Maker<'_, '_>,
-        comparison: &mut Comparison,
-        place: &mut dyn FnMut() -> String,
-    ) -> Result<(), CompareError> {
+    /// Runs all rates at the shortest length with the first seed. At each longer one the search begins with the best of the
+    /// length before and goes to lower, else to higher rates as long as they are better, so that the best has a worse neighbour
+    /// on both sides, or the grid ends. Then the best of each length is run with the other seeds.
+    ///
+    /// Dropping the worse half of the rates at each length (successive halving) would cost less, but drops the wrong ones: short
+    /// runs want higher rates than long ones.
+    fn run(&self, seeds: &[u64], maker: &mut Maker<'_, '_>, comparison: &mut Comparison) -> Result<(), CompareError> {
         let Some((first, others)) = seeds.split_first() else { return Ok(()) };
-        let last = comparison.frontiers.len() - 1;
-        let mut rates: Vec<f64> = self.rates.iter().map(|rate| rounded(rate * self.config.learning_rate)).collect();
-        for (&length, kept) in self.lengths.iter().zip(self.kept()) {
-            rates.truncate(kept);
-            let mut by_rate = rates.clone();
-            by_rate.sort_by(f64::total_cmp);
-            for learning_rate in by_rate {
-                let run = self.planned(maker.folder, length, learning_rate, *first);
-                let finished = maker.run(&mut comparison.failures, &place(), &run);
-                let runs = finished.map(|finished| (*first, finished)).into_iter().collect();
-                comparison.frontiers[last].points.push(Point { length, learning_rate, runs });
-                comparison.write(maker.folder.path())?;
+        let rates: Vec<f64> = self.rates.iter().map(|rate| rounded(rate * self.config.learning_rate)).collect();
+        let mut best: Option<usize> = None;
+        for &length in &self.lengths {
+            let mut loss = |index: usize| -> Result<f64, CompareError> {
+                self.point(maker, comparison, (length, rates[index]), *first)?;
+                Ok(self.frontier(comparison).loss_of(length, rates[index], *first))
+            };
+            let Some(mut at) = best else {
+                let losses = (0..rates.len()).map(&mut loss).collect::<Result<Vec<_>, _>>()?;
+                best = (0..rates.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b]));
+                continue;
+            };
+            let (start, mut lowest) = (at, loss(at)?);
+            for up in [false, true] {
+                if up && at != start {
+                    break;
+                }
+                while let Some(next) = if up { Some(at + 1) } else { at.checked_sub(1) }.filter(|i| *i < rates.len()) {
+                    let found = loss(next)?;
+                    if found >= lowest {
+                        break;
+                    }
+                    (at, lowest) = (next, found);
+                }
             }
-            rates = comparison.frontiers[last].ranked(length, *first).iter().map(|point| point.learning_rate).collect();
+            best = Some(at);
         }
-        let best: Vec<(f64, f64)> =
-            comparison.frontiers[last].best().iter().map(|point| (point.length, point.learning_rate)).collect();
+        let points = self.frontier(comparison).best();
+        let points: Vec<(f64, f64)> = points.into_iter().map(|point| (point.length, point.learning_rate)).collect();
         for seed in others {
-            for (length, learning_rate) in &best {
-                let run = self.planned(maker.folder, *length, *learning_rate, *seed);
-                let finished = maker.run(&mut comparison.failures, &place(), &run);
-                let points = &mut comparison.frontiers[last].points;
-                let point = points.iter_mut().find(|p| p.length == *length && p.learning_rate == *learning_rate);
-                point.into_iter().for_each(|point| point.runs.extend(finished.clone().map(|run| (*seed, run))));
-                comparison.write(maker.folder.path())?;
+            for point in &points {
+                self.point(maker, comparison, *point, *seed)?;
             }
         }
         Ok(())
+    }
+
+    fn frontier<'a>(&self, comparison: &'a mut Comparison) -> &'a mut Frontier {
+        let place = comparison.frontiers.iter().position(|frontier| frontier.adapter == self.adapter);
+        let place = place.unwrap_or_else(|| {
+            comparison.frontiers.push(Frontier::new(&self.adapter));
+            comparison.frontiers.len() - 1
+        });
+        &mut comparison.frontiers[place]
+    }
+
+    /// Makes the run of a length and rate with a seed.
+    fn point(
+        &self,
+        maker: &mut Maker<'_, '_>,
+        comparison: &mut Comparison,
+        (length, learning_rate): (f64, f64),
+        seed: u64,
+    ) -> Result<(), CompareError> {
+        let run = self.planned(maker.folder, length, learning_rate, seed);
+        let finished = maker.run(&mut comparison.failures, "[frontier]", &run);
+        self.frontier(comparison).add(length, learning_rate, finished.map(|finished| (seed, finished)));
+        comparison.write(maker.folder.path())
     }
 
     fn planned(&self, folder: &Folder, length: f64, learning_rate: f64, seed: u64) -> PlannedRun {
