@@ -24,7 +24,7 @@
 //! | [`experts`] | routing tokens to experts, and adding up what these make of them |
 //! | [`elementwise`] | adding, scaling and masking in place |
 //! | [`optimizer`] | AdamW and SGD, and measuring a gradient's change before them |
-//! | [`quant`] | decoding GGUF blocks; encoding and decoding NF4; matrices that stay packed |
+//! | [`quant`] | encoding and decoding GGUF blocks and NF4; matrices that stay packed |
 
 mod dispatch;
 mod element;

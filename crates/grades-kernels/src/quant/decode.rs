@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::gguf::{DecodeError, GgufType};
 use super::part::{PART, half};
-use super::{k_quants, legacy};
+use super::{k_quants, legacy, nonlinear};
 use crate::dispatch::multiversion;
 
 /// Values that one task decodes.
@@ -75,6 +75,9 @@ multiversion! {
             GgufType::Q4_K => each_part::<_, K_PARTS>(bytes, first, out, k_quants::q4_k),
             GgufType::Q5_K => each_part::<_, K_PARTS>(bytes, first, out, k_quants::q5_k),
             GgufType::Q6_K => each_part::<_, K_PARTS>(bytes, first, out, k_quants::q6_k),
+            GgufType::IQ4_NL => each_part::<_, 1>(bytes, first, out, |b, _, y| nonlinear::iq4_nl(b, y)),
+            GgufType::IQ4_XS => each_part::<_, K_PARTS>(bytes, first, out, nonlinear::iq4_xs),
+            GgufType::MXFP4 => each_part::<_, 1>(bytes, first, out, |b, _, y| nonlinear::mxfp4(b, y)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The block types of GGUF files.
 
-use super::{k_quants, legacy};
+use super::{k_quants, legacy, nonlinear};
 
 /// A type of GGUF tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +20,9 @@ pub enum GgufType {
     Q4_K,
     Q5_K,
     Q6_K,
+    IQ4_NL,
+    IQ4_XS,
+    MXFP4,
 }
 
 /// Bytes that do not hold the values asked for.
@@ -55,7 +58,7 @@ pub enum DecodeError {
 
 impl GgufType {
     /// Every type.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -69,6 +72,9 @@ impl GgufType {
         Self::Q4_K,
         Self::Q5_K,
         Self::Q6_K,
+        Self::IQ4_NL,
+        Self::IQ4_XS,
+        Self::MXFP4,
     ];
 
     /// The type with this number in a GGUF file (ggml's `enum ggml_type`), if it is one of these.
@@ -91,7 +97,10 @@ impl GgufType {
             Self::Q4_K => 12,
             Self::Q5_K => 13,
             Self::Q6_K => 14,
+            Self::IQ4_NL => 20,
+            Self::IQ4_XS => 23,
             Self::BF16 => 30,
+            Self::MXFP4 => 39,
         }
     }
 
@@ -100,7 +109,8 @@ impl GgufType {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => legacy::BLOCK,
-            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K => k_quants::BLOCK,
+            Self::IQ4_NL | Self::MXFP4 => nonlinear::BLOCK,
+            Self::IQ4_XS | Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K => k_quants::BLOCK,
         }
     }
 
@@ -119,6 +129,9 @@ impl GgufType {
             Self::Q4_K => 144,
             Self::Q5_K => 176,
             Self::Q6_K => 210,
+            Self::IQ4_NL => 18,
+            Self::IQ4_XS => 136,
+            Self::MXFP4 => 17,
         }
     }
 

@@ -5,11 +5,22 @@ use super::decode::{TASK_VALUES, range};
 use super::part::half;
 use super::{DecodeError, GgufType, decode};
 
-/// The blocks recorded with the reference implementation; `GRADES_FIXTURES` may name other fixtures.
-fn recorded() -> Vec<u8> {
-    let folder = std::env::var("GRADES_FIXTURES")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures").to_owned());
-    std::fs::read(format!("{folder}/gguf/blocks.safetensors")).unwrap()
+/// The blocks recorded with the reference implementation; `GRADES_FIXTURES` may name other fixtures, which need not have those
+/// of unevenly spaced levels.
+fn recorded(kind: GgufType) -> (Vec<u8>, Vec<f32>) {
+    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures").to_owned();
+    let (folder, file) = match kind {
+        GgufType::IQ4_NL | GgufType::IQ4_XS | GgufType::MXFP4 => (own, "nonlinear"),
+        _ => (std::env::var("GRADES_FIXTURES").unwrap_or(own), "blocks"),
+    };
+    let file = std::fs::read(format!("{folder}/gguf/{file}.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let part = |part: &str| tensors.tensor(&format!("{kind:?}.{part}").to_lowercase()).unwrap().data().to_vec();
+    (part("bytes"), floats(&part("values")))
+}
+
+fn blocks() -> impl Iterator<Item = GgufType> {
+    GgufType::ALL.into_iter().filter(|kind| kind.block_size() > 1)
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
@@ -18,32 +29,21 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 
 #[test]
 fn every_recorded_type_decodes_exactly() {
-    let file = recorded();
-    let tensors = SafeTensors::deserialize(&file).unwrap();
-    let mut seen = 0;
-    for kind in GgufType::ALL {
-        let name = format!("{kind:?}").to_lowercase();
-        let Ok(bytes) = tensors.tensor(&format!("{name}.bytes")) else { continue };
-        let expected = floats(tensors.tensor(&format!("{name}.values")).unwrap().data());
+    for kind in blocks() {
+        let (bytes, expected) = recorded(kind);
         let mut values = vec![f32::NAN; expected.len()];
-        decode(kind, bytes.data(), &mut values).unwrap();
-        assert_eq!(values, expected, "{name}");
-        seen += 1;
+        decode(kind, &bytes, &mut values).unwrap();
+        assert_eq!(values, expected, "{kind:?}");
     }
-    assert_eq!(seen, 10);
 }
 
 #[test]
 fn tensors_longer_than_a_task_decode_as_their_blocks() {
-    let file = recorded();
-    let tensors = SafeTensors::deserialize(&file).unwrap();
-    for kind in GgufType::ALL.into_iter().filter(|kind| kind.block_size() > 1) {
-        let bytes = tensors.tensor(&format!("{kind:?}.bytes").to_lowercase()).unwrap();
-        let mut once = vec![0.0; bytes.data().len() / kind.block_bytes() * kind.block_size()];
-        decode(kind, bytes.data(), &mut once).unwrap();
+    for kind in blocks() {
+        let (bytes, once) = recorded(kind);
         let times = 2 * TASK_VALUES / once.len() + 1;
         let mut values = vec![0.0; times * once.len()];
-        decode(kind, &bytes.data().repeat(times), &mut values).unwrap();
+        decode(kind, &bytes.repeat(times), &mut values).unwrap();
         assert_eq!(values, once.repeat(times), "{kind:?}");
     }
 }
@@ -90,11 +90,8 @@ fn halves_are_those_of_ieee() {
 
 #[test]
 fn any_range_decodes_as_the_whole() {
-    let file = recorded();
-    let tensors = SafeTensors::deserialize(&file).unwrap();
-    for kind in GgufType::ALL.into_iter().filter(|kind| kind.block_size() > 1) {
-        let bytes = tensors.tensor(&format!("{kind:?}.bytes").to_lowercase()).unwrap();
-        let bytes = bytes.data().repeat(20);
+    for kind in blocks() {
+        let bytes = recorded(kind).0.repeat(20);
         let mut whole = vec![0.0; bytes.len() / kind.block_bytes() * kind.block_size()];
         decode(kind, &bytes, &mut whole).unwrap();
         for (first, len) in [(0, 0), (0, 1), (5, 3), (31, 2), (32, 96), (48, 48), (17, 300), (300, 211)] {
@@ -102,5 +99,18 @@ fn any_range_decodes_as_the_whole() {
             range(kind, &bytes, first, &mut part);
             assert_eq!(part, whole[first..first + len], "{kind:?} from {first}");
         }
+    }
+}
+
+/// The smallest and the largest scale, of which random blocks have none.
+#[test]
+fn powers_of_two_reach_from_denormal_numbers_to_the_largest() {
+    let mut values = [f32::NAN; 32];
+    for (exponent, expected) in
+        [(0, 2_f32.powi(-127)), (1, 2_f32.powi(-126)), (2, 2_f32.powi(-125)), (254, 2_f32.powi(127))]
+    {
+        let block = [&[exponent][..], &[0x2a; 16]].concat();
+        decode(GgufType::MXFP4, &block, &mut values).unwrap();
+        assert_eq!([values[0], values[16]], [-expected, expected]);
     }
 }
