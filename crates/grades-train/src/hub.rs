@@ -5,6 +5,7 @@
 //! there once needs no request again. Another state is another `revision`.
 
 pub mod error;
+mod gguf;
 
 use std::env;
 use std::fs;
@@ -102,24 +103,22 @@ impl Hub {
         self.open(repo, &revision.map_or_else(|| vec![CONVERTED, MAIN], |revision| vec![revision]))
     }
 
-    /// The folder of a model: `path` itself, or if there is no such file or folder and it may be one on the Hub
-    /// (`owner/name`), where its config, tokenizer and weights were fetched to.
+    /// The folder or file of a model: `path` itself, or if there is no such file or folder and it may be one on the Hub, where
+    /// what is read of it was fetched to. `owner/name` is a model with its config, tokenizer and weights; of GGUF files one is
+    /// fetched (or the parts of one), which `owner/name:Q4_K_M` or `owner/name:model-Q4_K_M.gguf` choose.
     ///
     /// # Errors
-    /// As of [`data_set`](Self::data_set); the model has no weights that are read.
+    /// As of [`data_set`](Self::data_set); the model has no weights that are read, or several GGUF files fit.
     pub fn model(&self, path: &Path) -> Result<PathBuf, HubError> {
-        let Some(id) = path.to_str().filter(|id| is_id(id) && !path.exists()) else { return Ok(path.to_owned()) };
+        let named = path.to_str().filter(|_| !path.exists()).and_then(gguf::named);
+        let Some((id, choice)) = named else { return Ok(path.to_owned()) };
         let snapshot = self.open(Repo { kind: Kind::Model, id: id.to_owned() }, &[MAIN])?;
         // What a tokenizer was made from counts where there is no other.
         let has_tokenizer = snapshot.files.iter().any(|file| file == "tokenizer.json");
         let is_wanted = |file: &&String| is_of_model(file) || (!has_tokenizer && *file == "tokenizer.model");
         let wanted: Vec<&String> = snapshot.files.iter().filter(is_wanted).collect();
-        if !wanted.iter().any(|file| file.ends_with(".safetensors")) {
-            return Err(match snapshot.listed {
-                true => HubError::NoWeights { page: snapshot.repo.page(&self.endpoint) },
-                // Another program did not need them.
-                false => HubError::Offline { what: format!("the weights of {id}"), cache: self.cache.clone() },
-            });
+        if choice.is_some() || !wanted.iter().any(|file| file.ends_with(".safetensors")) {
+            return snapshot.gguf(choice);
         }
         for file in wanted {
             snapshot.fetch(file)?;
@@ -329,7 +328,8 @@ impl Snapshot<'_> {
             Kind::Model => {
                 let weights =
                     has("model.safetensors") || self.shards().is_some_and(|shards| shards.iter().all(|s| has(s)));
-                has("config.json") && (has("tokenizer.json") || has("tokenizer.model")) && weights
+                let gguf = self.files.iter().any(|file| file.ends_with(".gguf"));
+                gguf || has("config.json") && (has("tokenizer.json") || has("tokenizer.model")) && weights
             }
         }
     }

@@ -332,3 +332,57 @@ fn a_model_is_fetched_without_what_it_does_not_need() {
     }
     assert_eq!(server.requests(), Vec::<String>::new());
 }
+
+/// The files of a repository with several quantisations.
+const QUANTISED: [&str; 9] = [
+    "README.md",
+    "config.json",
+    "mmproj-tiny-F16.gguf",
+    "tiny-Q4_K_M.gguf",
+    "tiny-Q4_K_S.gguf",
+    "tiny-UD-Q4_K_M.gguf",
+    "F16/tiny-F16-00001-of-00002.gguf",
+    "F16/tiny-F16-00002-of-00002.gguf",
+    "tiny.imatrix.gguf",
+];
+
+#[test]
+fn a_quantisation_is_picked_by_name() {
+    let files: Vec<(&str, &[u8])> = QUANTISED.iter().map(|name| (*name, name.as_bytes())).collect();
+    let (server, cache) = (FakeHub::with_model("owner/tiny-GGUF", &files), tempfile::tempdir().unwrap());
+    let folder = cache.path().join("models--owner--tiny-GGUF/snapshots").join(FakeHub::COMMIT);
+    let model = |choice: &str| hub(&server, &cache).model(Path::new(&format!("owner/tiny-GGUF{choice}")));
+    for choice in [":Q4_K_M", ":q4_k_m", ":tiny-Q4_K_M.gguf"] {
+        assert_eq!(model(choice).unwrap(), folder.join("tiny-Q4_K_M.gguf"));
+    }
+    let hosted = hub(&server, &cache).model(Path::new("hf.co/owner/tiny-GGUF:UD-Q4_K_M")).unwrap();
+    assert_eq!(hosted, folder.join("tiny-UD-Q4_K_M.gguf"));
+    assert_eq!(all_files(&folder), ["tiny-Q4_K_M.gguf", "tiny-UD-Q4_K_M.gguf"]);
+    assert_eq!(model(":F16").unwrap(), folder.join("F16/tiny-F16-00001-of-00002.gguf"));
+    assert!(folder.join("F16/tiny-F16-00002-of-00002.gguf").is_file());
+
+    let told = |choice: &str| model(choice).unwrap_err().to_string();
+    let listed = "the GGUF files Q4_K_M, Q4_K_S, UD-Q4_K_M, F16";
+    let error = told("");
+    assert!(error.contains(listed) && error.ends_with("as in owner/tiny-GGUF:Q4_K_M"), "{error}");
+    let error = told(":Q8_0");
+    assert!(error.contains("`Q8_0`") && error.contains(listed), "{error}");
+    // One that is not in the cache, without network.
+    let error = offline(&server, &cache).model(Path::new("owner/tiny-GGUF:Q4_K_S")).unwrap_err().to_string();
+    assert!(error.contains("tiny-Q4_K_S.gguf") && error.contains("HF_HUB_OFFLINE"), "{error}");
+    assert_eq!(offline(&server, &cache).model(Path::new("owner/tiny-GGUF:F16")).unwrap(), model(":F16").unwrap());
+}
+
+#[test]
+fn a_single_gguf_file_needs_no_choice_and_safetensors_come_first() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = FakeHub::with_model("owner/one", &[("one.gguf", b"GGUF"), ("config.json", b"{}")]);
+    let file = hub(&server, &cache).model(Path::new("owner/one")).unwrap();
+    assert_eq!((file.file_name().unwrap().to_str(), fs::read(&file).unwrap()), (Some("one.gguf"), b"GGUF".to_vec()));
+    let files: [(&str, &[u8]); 3] = [("model.safetensors", b"x"), ("config.json", b"{}"), ("a-Q8_0.gguf", b"GGUF")];
+    let server = FakeHub::with_model("owner/two", &files);
+    let model = |name: &str| hub(&server, &cache).model(Path::new(name)).unwrap();
+    assert!(model("owner/two").join("model.safetensors").is_file());
+    assert!(!model("owner/two").join("a-Q8_0.gguf").exists());
+    assert!(model("owner/two:Q8_0").ends_with("a-Q8_0.gguf"));
+}

@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use super::files::{build, malformed};
 use super::post_processor::around;
 use super::{Result, SpecialTokens, Templates, Tokenizer, TokenizerError};
+use crate::fields::warn_once;
 use crate::weights::gguf::Metadata;
 
 /// `tokenizer.ggml.token_type` of tokens like `<|im_end|>`.
@@ -148,8 +149,17 @@ impl<'a> Vocabulary<'a> {
 
 /// Byte-level BPE with the splitting that `tokenizer.ggml.pre` names.
 fn byte_level(path: &Path, metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Value> {
-    let pre = metadata.string("tokenizer.ggml.pre").unwrap_or("default");
+    let pre = metadata.string("tokenizer.ggml.pre").unwrap_or_else(|| {
+        warn_once(format!(
+            "{}: it does not say how text is cut (tokenizer.ggml.pre); it is cut as by GPT-2",
+            path.display()
+        ));
+        "default"
+    });
     let splitting = match pre {
+        "default" | "gpt-2" | "gpt2" | "phi-2" | "mpt" | "olmo" | "jais" | "roberta-bpe" | "exaone4" | "mellum" => {
+            Splitting::Gpt2
+        }
         "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "minerva-7b" => Splitting::Digits,
         "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "pixtral" | "dbrx" | "smaug-bpe" | "lfm2" => {
             Splitting::Regex(LLAMA3)
@@ -157,7 +167,15 @@ fn byte_level(path: &Path, metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> 
         "qwen2" | "deepseek-r1-qwen" | "kormo" | "megrez" => Splitting::Regex(QWEN2),
         "tekken" => Splitting::Regex(TEKKEN),
         "gpt-4o" | "llama4" | "kanana2" => Splitting::Regex(GPT_4O),
-        _ => Splitting::Gpt2,
+        other => {
+            return Err(malformed(
+                path,
+                format!(
+                    "it cuts text as `{other}` (tokenizer.ggml.pre), which is not known; put the original tokenizer.json into a \
+                     folder with it"
+                ),
+            ));
+        }
     };
     let llama3 = matches!(pre, "llama3" | "llama-v3" | "llama-bpe");
     let byte_level = |use_regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });

@@ -67,6 +67,13 @@ fn byte_level(pre: &str) -> Tokenizer {
     load(&byte_level_gguf(pre)).unwrap()
 }
 
+#[test]
+fn a_way_of_cutting_text_that_is_not_known_is_refused_by_name() {
+    let error = load(&byte_level_gguf("klingon")).unwrap_err().to_string();
+    assert!(error.contains("`klingon`") && error.contains("tokenizer.json"), "{error}");
+    byte_level("gpt-2");
+}
+
 /// A sentencepiece vocabulary: three specials, the bytes, then these with their scores.
 const PIECES: [(&str, f32); 13] = [
     ("▁", -10.0),

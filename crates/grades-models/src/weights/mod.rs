@@ -57,6 +57,8 @@ struct Stored {
     offset: u64,
     /// Rows of each head are stored interleaved (GGUF, llama architecture): the number of heads.
     interleaved_heads: Option<usize>,
+    /// What was added to the values (GGUF, norms of some architectures).
+    shift: f32,
     /// The scales of a weight in NF4.
     scales: Option<bitsandbytes::Scales>,
 }
@@ -108,24 +110,16 @@ impl Checkpoint {
     }
 
     fn open_gguf(path: &Path, file: &Path) -> Result<Self> {
-        let file = TensorFile::open(file)?;
-        let contents = gguf::read(&file)?;
+        let contents = gguf::read(file)?;
         let mut checkpoint = Self {
             path: path.to_owned(),
             config: Some(contents.config),
             generation_config: None,
-            files: vec![file],
+            files: contents.files,
             tensors: BTreeMap::new(),
         };
-        for tensor in contents.tensors {
-            let stored = Stored {
-                info: tensor.info,
-                file: 0,
-                offset: tensor.offset,
-                interleaved_heads: tensor.interleaved_heads,
-                scales: None,
-            };
-            checkpoint.insert(tensor.name, stored)?;
+        for gguf::Tensor { name, info, file, offset, interleaved_heads, shift } in contents.tensors {
+            checkpoint.insert(name, Stored { info, file, offset, interleaved_heads, shift, scales: None })?;
         }
         Ok(checkpoint)
     }
@@ -175,8 +169,14 @@ impl Checkpoint {
         let index = self.files.len();
         self.files.push(file);
         for entry in entries {
-            let stored =
-                Stored { info: entry.info, file: index, offset: entry.offset, interleaved_heads: None, scales: None };
+            let stored = Stored {
+                info: entry.info,
+                file: index,
+                offset: entry.offset,
+                interleaved_heads: None,
+                shift: 0.0,
+                scales: None,
+            };
             self.insert(entry.name, stored)?;
         }
         Ok(())
@@ -331,7 +331,13 @@ impl Checkpoint {
         let (block_values, block_bytes) = dtype.block().ok_or_else(not_float)?;
         bytes.resize(piece.len() / block_values * block_bytes, 0);
         file.read_at(stored.offset + (first / block_values * block_bytes) as u64, bytes)?;
-        if dtype.decode(bytes, piece) { Ok(()) } else { Err(not_float()) }
+        if !dtype.decode(bytes, piece) {
+            return Err(not_float());
+        }
+        if stored.shift != 0.0 {
+            piece.iter_mut().for_each(|value| *value -= stored.shift);
+        }
+        Ok(())
     }
 
     /// The bytes of a tensor as stored, rows in the order of [`TensorInfo::shape`]; of a weight in NF4 the codes alone.
@@ -399,6 +405,9 @@ fn locate(path: &Path) -> Result<Layout> {
             gguf.push(entry);
         }
     }
+    gguf.sort_unstable();
+    // The parts of one model are one file.
+    gguf.retain(|file| gguf::part_of(file).is_none_or(|part| part.number == 1));
     match (gguf.pop(), gguf.len()) {
         (Some(file), 0) => Ok(Layout::Gguf(file)),
         (Some(_), more) => Err(not_a_checkpoint(format!("it holds {} .gguf files; name the one to open", more + 1))),

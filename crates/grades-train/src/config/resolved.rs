@@ -25,7 +25,8 @@ use crate::train::rule::{Adam, AdjustLrFn, Rule};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The model: a folder in the Hugging Face layout, a GGUF file, or with `init: random` also
+    /// The model: a folder in the Hugging Face layout, a GGUF file, a model of the Hub (`owner/name`, or of its GGUF files one:
+    /// `owner/name:Q4_K_M`), or with `init: random` also
     /// `{config: config.json, tokenizer: folder}`. Required.
     pub model: Model,
     /// The values that it begins with: `pretrained` (default), or `random` to train from scratch.

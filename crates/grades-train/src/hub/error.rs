@@ -39,10 +39,30 @@ pub enum HubError {
         what: &'static str,
     },
     /// A model in other formats.
-    #[error("{page}: the model has no model.safetensors; convert it, or fetch a GGUF file and give its path")]
+    #[error("{page}: the model has no model.safetensors and no GGUF file; convert it first")]
     NoWeights {
         /// Where it is.
         page: String,
+    },
+    /// Of several GGUF files none, or several, are meant.
+    #[error("{page}: the model has {}; name one, as in {id}:{}", listed(files), files.first().map_or("Q4_K_M", |file| file))]
+    Choose {
+        /// Where it is.
+        page: String,
+        /// Its name.
+        id: String,
+        /// What may be named.
+        files: Vec<String>,
+    },
+    /// A GGUF file that is not there.
+    #[error("{page}: the model has no GGUF file `{choice}`; it has {}", listed(files))]
+    NoFile {
+        /// Where it is.
+        page: String,
+        /// What was named.
+        choice: String,
+        /// What may be named.
+        files: Vec<String>,
     },
     /// The token is none.
     #[error("{page}: the Hub does not know the token; set HF_TOKEN to a valid one, or unset it for what is public")]
@@ -92,6 +112,15 @@ pub enum HubError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// The GGUF files by what names them.
+fn listed(files: &[String]) -> String {
+    match files {
+        [] => "no GGUF file".to_owned(),
+        [file] => format!("the GGUF file {file}"),
+        files => format!("the GGUF files {}", files.join(", ")),
+    }
 }
 
 impl HubError {

@@ -5,6 +5,7 @@ use std::f64::consts::TAU;
 
 use serde_json::{Map, Value, json};
 
+use super::architecture::Architecture;
 use super::{Metadata, MetadataValue};
 use crate::fields::{named, warn_once};
 use crate::weights::error::{Result, WeightsError};
@@ -27,28 +28,6 @@ pub(super) struct Facts {
     pub(super) rope_factors: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-/// Hugging Face's class for each supported `general.architecture`, whose name is also the `model_type`.
-const ARCHITECTURES: [(&str, &str); 5] = [
-    ("llama", "LlamaForCausalLM"),
-    ("mistral", "MistralForCausalLM"),
-    ("phi3", "Phi3ForCausalLM"),
-    ("qwen2", "Qwen2ForCausalLM"),
-    ("qwen3", "Qwen3ForCausalLM"),
-];
-
-/// The architecture, if this module knows what its converter does to the weights.
-pub(super) fn architecture(metadata: &Metadata) -> Result<&str> {
-    let name = metadata.string("general.architecture").ok_or_else(|| metadata.missing("general.architecture"))?;
-    if ARCHITECTURES.iter().any(|(known, _)| *known == name) {
-        return Ok(name);
-    }
-    let known: Vec<&str> = ARCHITECTURES.iter().map(|(name, _)| *name).collect();
-    Err(WeightsError::unsupported(
-        metadata.path(),
-        format!("its architecture is {name}, and GGUF files of {} can be read", known.join(", ")),
-    ))
-}
-
 /// Number of attention heads and of key-value heads.
 pub(super) fn heads(metadata: &Metadata) -> Result<(usize, usize)> {
     let heads = metadata.size("attention.head_count")?;
@@ -57,28 +36,35 @@ pub(super) fn heads(metadata: &Metadata) -> Result<(usize, usize)> {
 }
 
 /// The config in the keys that checkpoints on the Hub have.
-pub(super) fn synthesize(metadata: &Metadata, facts: &Facts) -> Result<Value> {
-    let architecture = architecture(metadata)?;
-    let class = ARCHITECTURES.iter().find(|(name, _)| *name == architecture).map_or("", |(_, class)| class);
+pub(super) fn synthesize(metadata: &Metadata, architecture: &Architecture, facts: &Facts) -> Result<Value> {
+    let name = architecture.name;
     let hidden = metadata.size("embedding_length")?;
+    let layers = metadata.size("block_count")?;
     let (heads, kv_heads) = heads(metadata)?;
-    // Only llama and mistral state the head's size as the rotary size; phi3 may rotate a part of the head.
+    // Only llama and its kin state the head's size as the rotary size; phi3 may rotate a part of the head.
     let rotary = metadata.optional_size("rope.dimension_count")?;
     let head_dim = match metadata.optional_size("attention.key_length")? {
         Some(size) => size,
-        None => rotary.filter(|_| matches!(architecture, "llama" | "mistral")).unwrap_or(hidden / heads),
+        None => rotary.filter(|_| matches!(name, "llama" | "mistral" | "smollm3")).unwrap_or(hidden / heads),
     };
+    if let Some(rotary) = rotary.filter(|rotary| name != "phi3" && *rotary != head_dim) {
+        let problem = format!("it rotates {rotary} of a head's {head_dim} elements, which {name} does not do here");
+        return Err(WeightsError::unsupported(metadata.path(), problem));
+    }
     let context = metadata.size("context_length")?;
     let theta = metadata.optional_float("rope.freq_base")?.unwrap_or(10_000.0);
 
     let mut config = Map::new();
     let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
-    set("architectures", json!([class]));
-    set("model_type", json!(architecture));
-    set("hidden_act", json!("silu"));
+    set("architectures", json!([architecture.class]));
+    set("model_type", json!(architecture.model_type));
+    match name {
+        "gemma3" => set("hidden_activation", json!("gelu_pytorch_tanh")),
+        _ => set("hidden_act", json!("silu")),
+    };
     set("hidden_size", json!(hidden));
     set("intermediate_size", json!(metadata.size("feed_forward_length")?));
-    set("num_hidden_layers", json!(metadata.size("block_count")?));
+    set("num_hidden_layers", json!(layers));
     set("num_attention_heads", json!(heads));
     set("num_key_value_heads", json!(kv_heads));
     set("head_dim", json!(head_dim));
@@ -90,18 +76,38 @@ pub(super) fn synthesize(metadata: &Metadata, facts: &Facts) -> Result<Value> {
     set("max_position_embeddings", json!(context));
     set("vocab_size", json!(facts.vocab_size));
     set("tie_word_embeddings", json!(facts.tied));
-    if architecture == "llama" {
-        set("attention_bias", json!(facts.attention_bias));
-        set("mlp_bias", json!(facts.mlp_bias));
-    }
-    if matches!(architecture, "mistral" | "phi3") {
-        set("sliding_window", json!(metadata.optional_size("attention.sliding_window")?));
-    }
-    if architecture == "phi3" {
-        set("partial_rotary_factor", json!(rotary.map_or(1.0, |r| r as f64 / head_dim as f64)));
-        if let Some(original) = metadata.optional_size("rope.scaling.original_context_length")? {
-            set("original_max_position_embeddings", json!(original));
+    match name {
+        "llama" | "smollm3" => {
+            set("attention_bias", json!(facts.attention_bias));
+            set("mlp_bias", json!(facts.mlp_bias));
+            if name == "smollm3" {
+                // llama.cpp has this number in its code.
+                set("no_rope_layer_interval", json!(4));
+            }
         }
+        "mistral" => {
+            set("sliding_window", json!(metadata.optional_count("attention.sliding_window")?));
+        }
+        "phi3" => {
+            set("sliding_window", json!(metadata.optional_count("attention.sliding_window")?));
+            set("partial_rotary_factor", json!(rotary.map_or(1.0, |r| r as f64 / head_dim as f64)));
+            if let Some(original) = metadata.optional_size("rope.scaling.original_context_length")? {
+                set("original_max_position_embeddings", json!(original));
+            }
+        }
+        "gemma3" => {
+            // So it is in llama.cpp's code: the largest model alone divides by the hidden size of a head.
+            const LARGEST: usize = 62;
+            set("query_pre_attn_scalar", json!(if layers == LARGEST { hidden / heads } else { head_dim }));
+            set("rope_local_base_freq", json!(metadata.optional_float("rope.freq_base_swa")?.unwrap_or(10_000.0)));
+            let window = metadata.optional_count("attention.sliding_window")?;
+            set("sliding_window", json!(window));
+            let slides = |layer: &bool| if *layer { "sliding_attention" } else { "full_attention" };
+            let layers = sliding_layers(metadata, layers)?;
+            let types: Vec<&str> = layers.iter().map(|layer| slides(&(*layer && window.is_some()))).collect();
+            set("layer_types", json!(types));
+        }
+        _ => {}
     }
     set("attention_dropout", json!(0.0));
     set("torch_dtype", json!(facts.torch_dtype));
@@ -119,23 +125,35 @@ pub(super) fn synthesize(metadata: &Metadata, facts: &Facts) -> Result<Value> {
     Ok(Value::Object(config))
 }
 
+/// In which layers of a Gemma the window slides: all but every sixth where the file does not say.
+fn sliding_layers(metadata: &Metadata, layers: usize) -> Result<Vec<bool>> {
+    let key = metadata.architecture_key("attention.sliding_window_pattern");
+    let every = |pattern: usize| (1..=layers).map(|layer| pattern == 0 || layer % pattern != 0).collect();
+    match metadata.get(&key) {
+        None => Ok(every(6)),
+        Some(MetadataValue::Integer(pattern)) if usize::try_from(*pattern).is_ok() => Ok(every(*pattern as usize)),
+        Some(MetadataValue::Integers(listed)) if listed.len() == layers => {
+            Ok(listed.iter().map(|&on| on != 0).collect())
+        }
+        Some(_) => Err(metadata.missing(&key)),
+    }
+}
+
 /// Keys of an architecture that say what the tensors say, or nothing of a forward pass.
-const HARMLESS: [&str; 7] = [
-    "attention.causal",
-    "attention.value_length",
-    "rope.dimension_count",
-    "rope.scaling.attn_factor",
-    "rope.scaling.finetuned",
-    "tensor_data_layout",
-    "vocab_size",
-];
+const HARMLESS: [&str; 5] =
+    ["attention.causal", "attention.value_length", "rope.scaling.finetuned", "tensor_data_layout", "vocab_size"];
 
 /// Keys of an architecture that change the mathematics, and are nothing where they are 0 or false.
-const OFF: [&str; 15] = [
+const OFF: [&str; 25] = [
     "attention.clamp_kqv",
+    "attention.kv_lora_rank",
     "attention.max_alibi_bias",
+    "attention.output_scale",
+    "attention.q_lora_rank",
     "attention.scale",
+    "attention.shared_kv_layers",
     "attention.sliding_window",
+    "attention.temperature_length",
     "attention.temperature_scale",
     "attn_logit_softcapping",
     "embedding_scale",
@@ -143,11 +161,20 @@ const OFF: [&str; 15] = [
     "expert_shared_count",
     "expert_used_count",
     "final_logit_softcapping",
+    "full_attention_interval",
+    "interleave_moe_layer_step",
     "leading_dense_block_count",
     "logit_scale",
     "residual_scale",
+    "rope.dimension_sections",
+    "rope.scaling.yarn_log_multiplier",
+    "swin_norm",
     "use_parallel_residual",
 ];
+
+/// Keys of an architecture that change the mathematics, and are nothing where they are 1.
+const UNIT: [&str; 4] =
+    ["rope.scaling.alpha", "rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_ext_factor"];
 
 /// Refuses keys of the architecture that nobody has read and that change the mathematics; others that are not known to be
 /// harmless are named once in a warning.
@@ -161,9 +188,12 @@ pub(super) fn settle(metadata: &Metadata) -> Result<()> {
             Some(MetadataValue::Float(value)) => *value == 0.0,
             _ => false,
         };
+        let unit = matches!(metadata.get(key), Some(MetadataValue::Float(1.0)));
         match name {
-            _ if off || HARMLESS.contains(&name) => {}
-            _ if OFF.contains(&name) => {
+            _ if HARMLESS.contains(&name) => {}
+            _ if UNIT.contains(&name) && unit => {}
+            _ if !UNIT.contains(&name) && off => {}
+            _ if OFF.contains(&name) || UNIT.contains(&name) => {
                 let problem = format!("its metadata has `{key}`, which its architecture does not have here");
                 return Err(WeightsError::unsupported(metadata.path(), problem));
             }
@@ -188,7 +218,11 @@ fn rope_scaling(
         return llama3_scaling(metadata, divisors, theta, head_dim).map(Some);
     }
     if let Some((short, long)) = &facts.rope_factors {
-        return Ok(Some(json!({ "type": "longrope", "short_factor": short, "long_factor": long })));
+        let mut scaling = json!({ "type": "longrope", "short_factor": short, "long_factor": long });
+        if let Some(factor) = metadata.optional_float("rope.scaling.attn_factor")? {
+            scaling["attention_factor"] = json!(factor);
+        }
+        return Ok(Some(scaling));
     }
     let kind = metadata.architecture_string("rope.scaling.type").unwrap_or("none");
     let factor = metadata.optional_float("rope.scaling.factor")?.unwrap_or(1.0);
@@ -197,9 +231,15 @@ fn rope_scaling(
         "linear" => Ok(Some(json!({ "rope_type": "linear", "factor": factor }))),
         "yarn" => {
             let original = metadata.optional_size("rope.scaling.original_context_length")?.unwrap_or(context);
-            Ok(Some(json!({
+            let mut scaling = json!({
                 "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original,
-            })))
+            });
+            for key in ["beta_fast", "beta_slow"] {
+                if let Some(beta) = metadata.optional_float(&format!("rope.scaling.yarn_{key}"))? {
+                    scaling[key] = json!(beta);
+                }
+            }
+            Ok(Some(scaling))
         }
         other => Err(WeightsError::unsupported(
             metadata.path(),

@@ -1,8 +1,10 @@
 //! GGUF files: llama.cpp's container for weights, config and tokenizer.
 
+pub(crate) mod architecture;
 mod config;
-mod names;
+pub(crate) mod names;
 mod parse;
+mod parts;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -16,8 +18,10 @@ use super::error::{Result, WeightsError};
 use super::file::TensorFile;
 use super::{Dtype, TensorInfo};
 use crate::fields::Taken;
+use architecture::Architecture;
 pub use parse::MetadataValue;
 use parse::RawTensor;
+pub use parts::{Part, part_of};
 
 /// The metadata of a GGUF file, with typed access that names file and key where something is missing.
 #[derive(Debug)]
@@ -115,6 +119,14 @@ impl Metadata {
         self.string(&self.architecture_key(key))
     }
 
+    /// A number, or none where it is 0.
+    fn optional_count(&self, key: &str) -> Result<Option<usize>> {
+        match self.get(&self.architecture_key(key)) {
+            Some(MetadataValue::Integer(0)) => Ok(None),
+            _ => self.optional_size(key),
+        }
+    }
+
     /// A positive size; an array (one value per layer) counts if all its values agree.
     fn optional_size(&self, key: &str) -> Result<Option<usize>> {
         let key = self.architecture_key(key);
@@ -154,45 +166,54 @@ impl Metadata {
 pub(super) struct Tensor {
     pub(super) name: String,
     pub(super) info: TensorInfo,
-    /// In the file.
+    /// Which of the files, and where in it.
+    pub(super) file: usize,
     pub(super) offset: u64,
     pub(super) interleaved_heads: Option<usize>,
+    /// What was added to the values.
+    pub(super) shift: f32,
 }
 
-/// Config and weights of a GGUF file.
+/// Config and weights of a GGUF model, with the files that hold them.
 pub(super) struct Contents {
     pub(super) config: Value,
     pub(super) tensors: Vec<Tensor>,
+    pub(super) files: Vec<TensorFile>,
 }
 
-/// Reads the header; every tensor lies within the file.
-pub(super) fn read(file: &TensorFile) -> Result<Contents> {
-    let header = parse::read_header(file)?;
-    let metadata = Metadata { path: file.path.clone(), values: header.metadata, taken: Taken::default() };
-    if metadata.integer("split.count").is_some_and(|count| count > 1) {
-        return Err(WeightsError::unsupported(
-            &file.path,
-            "it is one part of a split GGUF; join the parts with llama-gguf-split --merge",
-        ));
-    }
-    let architecture = config::architecture(&metadata)?;
+/// Reads the headers of a file and of the parts that belong to it; every tensor lies within its file.
+pub(super) fn read(path: &Path) -> Result<Contents> {
+    let first = TensorFile::open(path)?;
+    let header = parse::read_header(&first)?;
+    let metadata = Metadata { path: first.path.clone(), values: header.metadata, taken: Taken::default() };
+    let architecture = Architecture::of(&metadata)?;
     let (heads, kv_heads) = config::heads(&metadata)?;
+    let mut tables = vec![(header.tensors, header.data)];
+    let mut files = vec![first];
+    for part in parts::others(&metadata)? {
+        let part = TensorFile::open(&part)?;
+        let header = parse::read_header(&part)?;
+        tables.push((header.tensors, header.data));
+        files.push(part);
+    }
+    parts::check(&metadata, tables.iter().map(|(tensors, _)| tensors.len()).sum())?;
 
     let mut seen = HashSet::new();
     let mut tensors = Vec::new();
     let mut rope = HashMap::new();
-    for raw in &header.tensors {
+    for (number, (raw, data)) in
+        tables.iter().enumerate().flat_map(|(file, (raws, data))| raws.iter().map(move |raw| (file, (raw, *data))))
+    {
+        let file = &files[number];
         if !seen.insert(raw.name.as_str()) {
             return Err(WeightsError::malformed(&file.path, format!("tensor {} occurs twice", raw.name)));
         }
-        let (info, offset) = place(file, raw, header.data)?;
+        let (info, offset) = place(file, raw, data)?;
         match names::to_hugging_face(&raw.name, architecture) {
             names::Mapped::Weight(name) => {
-                // llama.cpp rotates neighbouring pairs, Hugging Face halves of the head: for llama the converter
-                // interleaved the halves of each query and key head.
                 let interleaved_heads = match raw.name.split('.').nth(2) {
-                    Some("attn_q") if architecture == "llama" => Some(heads),
-                    Some("attn_k") if architecture == "llama" => Some(kv_heads),
+                    Some("attn_q") if architecture.interleaved => Some(heads),
+                    Some("attn_k") if architecture.interleaved => Some(kv_heads),
                     _ => None,
                 };
                 if interleaved_heads.is_some_and(|heads| !info.shape[0].is_multiple_of(2 * heads)) {
@@ -201,27 +222,29 @@ pub(super) fn read(file: &TensorFile) -> Result<Contents> {
                         format!("tensor {} has {} rows, no multiple of two per head", raw.name, info.shape[0]),
                     ));
                 }
-                tensors.push(Tensor { name, info, offset, interleaved_heads });
+                let shift = if name.ends_with("norm.weight") { architecture.norm_shift } else { 0.0 };
+                tensors.push(Tensor { name, info, file: number, offset, interleaved_heads, shift });
             }
             names::Mapped::Skipped => {
-                rope.insert(raw.name.as_str(), (info, offset));
+                rope.insert(raw.name.as_str(), (number, info, offset));
             }
             names::Mapped::Unknown => {
-                return Err(WeightsError::unsupported(
-                    &file.path,
-                    format!("no {architecture} model has a tensor {}; use the safetensors weights", raw.name),
-                ));
+                let problem =
+                    format!("no {} model has a tensor {}; use the safetensors weights", architecture.name, raw.name);
+                return Err(WeightsError::unsupported(&file.path, problem));
             }
         }
     }
 
-    let factors = |name: &str| rope.get(name).map(|(info, offset)| small_f32(file, name, info, *offset)).transpose();
+    let factors = |name: &str| {
+        rope.get(name).map(|(file, info, offset)| small_f32(&files[*file], name, info, *offset)).transpose()
+    };
     let facts = config::Facts {
         vocab_size: tensors
             .iter()
             .find(|t| t.name == "model.embed_tokens.weight")
             .map(|t| t.info.shape[0])
-            .ok_or_else(|| WeightsError::malformed(&file.path, "it has no tensor token_embd.weight"))?,
+            .ok_or_else(|| WeightsError::malformed(path, "it has no tensor token_embd.weight"))?,
         tied: !seen.contains("output.weight"),
         attention_bias: seen.contains("blk.0.attn_q.bias"),
         mlp_bias: seen.contains("blk.0.ffn_up.bias"),
@@ -229,9 +252,9 @@ pub(super) fn read(file: &TensorFile) -> Result<Contents> {
         rope_freqs: factors("rope_freqs.weight")?,
         rope_factors: factors("rope_factors_short.weight")?.zip(factors("rope_factors_long.weight")?),
     };
-    let config = config::synthesize(&metadata, &facts)?;
+    let config = config::synthesize(&metadata, architecture, &facts)?;
     config::settle(&metadata)?;
-    Ok(Contents { config, tensors })
+    Ok(Contents { config, tensors, files })
 }
 
 /// The rows of `[rows, …]` values with the two halves of each head apart again.

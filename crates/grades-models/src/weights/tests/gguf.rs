@@ -92,7 +92,7 @@ fn other_architectures_keep_their_rows() {
 
 #[test]
 fn blocks_of_every_type_decode_as_ggml_does() {
-    const KINDS: [(&str, u32); 10] = [
+    const EVENLY: [(&str, u32); 10] = [
         ("q4_0", 2),
         ("q4_1", 3),
         ("q5_0", 6),
@@ -104,29 +104,30 @@ fn blocks_of_every_type_decode_as_ggml_does() {
         ("q5_k", 13),
         ("q6_k", 14),
     ];
+    const NONLINEAR: [(&str, u32); 3] = [("iq4_nl", 20), ("iq4_xs", 23), ("mxfp4", 39)];
     let dir = TempDir::new().unwrap();
-    let bytes = fs::read(fixture("gguf/blocks.safetensors")).unwrap();
-    let reference = SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = |name: String| {
-        let found = reference.iter().find(|(key, _)| key.eq_ignore_ascii_case(&name));
-        found.unwrap_or_else(|| panic!("the fixture has no {name}")).1
-    };
-    for (name, kind) in KINDS {
-        let (blocks, expected) = (tensor(format!("{name}.bytes")), tensor(format!("{name}.values")));
-        let columns = expected.data().len() / 4;
-        let path = dir.path().join("model.gguf");
-        GgufBuilder::default()
-            .architecture("qwen2", 32, 4, 2)
-            .f32_tensor("token_embd.weight", &[1, 4], &[0.0; 4])
-            .tensor("blk.0.ffn_down.weight", &[1, columns], kind, blocks.data())
-            .write(&path);
-        let checkpoint = Checkpoint::open(&path).unwrap();
-        let weight = "model.layers.0.mlp.down_proj.weight";
-        assert_eq!(le_bytes(&checkpoint.load_f32(weight).unwrap()), expected.data(), "{name}");
-        assert_eq!(checkpoint.raw(weight).unwrap(), blocks.data(), "{name}");
-        let info = checkpoint.info(weight).unwrap();
-        assert!(info.dtype.is_quantized());
-        assert_eq!(info.dtype.to_string().to_lowercase(), name);
+    let nonlinear = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/gguf/nonlinear.safetensors").into();
+    for (file, kinds) in [(fixture("gguf/blocks.safetensors"), &EVENLY[..]), (nonlinear, &NONLINEAR)] {
+        let bytes = fs::read(file).unwrap();
+        let reference = SafeTensors::deserialize(&bytes).unwrap();
+        for &(name, kind) in kinds {
+            let tensor = |part: &str| reference.tensor(&format!("{name}.{part}")).unwrap();
+            let (blocks, expected) = (tensor("bytes"), tensor("values"));
+            let columns = expected.data().len() / 4;
+            let path = dir.path().join("model.gguf");
+            GgufBuilder::default()
+                .architecture("qwen2", 32, 4, 2)
+                .f32_tensor("token_embd.weight", &[1, 4], &[0.0; 4])
+                .tensor("blk.0.ffn_down.weight", &[1, columns], kind, blocks.data())
+                .write(&path);
+            let checkpoint = Checkpoint::open(&path).unwrap();
+            let weight = "model.layers.0.mlp.down_proj.weight";
+            assert_eq!(le_bytes(&checkpoint.load_f32(weight).unwrap()), expected.data(), "{name}");
+            assert_eq!(checkpoint.raw(weight).unwrap(), blocks.data(), "{name}");
+            let info = checkpoint.info(weight).unwrap();
+            assert!(info.dtype.is_quantized());
+            assert_eq!(info.dtype.to_string().to_lowercase(), name);
+        }
     }
 }
 
@@ -233,6 +234,124 @@ fn llama3_scaling_is_found_in_the_frequency_divisors() {
 }
 
 #[test]
+fn a_gemma_is_read_as_its_converter_wrote_it() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("model.gguf");
+    let norm = values(HIDDEN, 3);
+    let shifted: Vec<f32> = norm.iter().map(|scale| scale + 1.0).collect();
+    let file = || {
+        let norms = ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "attn_q_norm"];
+        let file = GgufBuilder::default()
+            .architecture("gemma3", 32, 2, 1)
+            .u32("gemma3.attention.key_length", 8)
+            .u32("gemma3.attention.sliding_window", 9)
+            .f32("gemma3.rope.freq_base", 1e6)
+            .string("gemma3.rope.scaling.type", "linear")
+            .f32("gemma3.rope.scaling.factor", 8.0)
+            .f32_tensor("token_embd.weight", &[2, 32], &values(64, 4))
+            .f32_tensor("output_norm.weight", &[HIDDEN], &shifted);
+        norms.iter().fold(file, |file, name| file.f32_tensor(&format!("blk.1.{name}.weight"), &[HIDDEN], &shifted))
+    };
+    file().write(&path);
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let layer = ["input", "post_attention", "pre_feedforward", "post_feedforward"];
+    let layer = layer.map(|norm| format!("model.layers.1.{norm}_layernorm.weight"));
+    for name in layer.iter().map(String::as_str).chain(["model.layers.1.self_attn.q_norm.weight", "model.norm.weight"])
+    {
+        let found = checkpoint.load_f32(name).unwrap();
+        assert!(found.iter().zip(&norm).all(|(found, norm)| (found - norm).abs() < 1e-6), "{name}");
+    }
+    assert_eq!(checkpoint.load_f32("model.embed_tokens.weight").unwrap(), values(64, 4));
+    let config = checkpoint.config().unwrap();
+    let expected = serde_json::json!({
+        "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+        "rope_scaling": { "rope_type": "linear", "factor": 8.0 }, "query_pre_attn_scalar": 8, "sliding_window": 9,
+        "layer_types": ["sliding_attention", "sliding_attention"], "max_position_embeddings": 128, "vocab_size": 2,
+        "tie_word_embeddings": true, "attention_dropout": 0.0, "torch_dtype": "float32",
+    });
+    assert_eq!(*config, expected);
+    let types = |file: GgufBuilder| {
+        file.write(&path);
+        Checkpoint::open(&path).unwrap().config().unwrap()["layer_types"].clone()
+    };
+    let [slides, whole] = ["sliding_attention", "full_attention"];
+    assert_eq!(types(file().u32("gemma3.attention.sliding_window_pattern", 2)), serde_json::json!([slides, whole]));
+    assert_eq!(
+        types(file().i32s("gemma3.attention.sliding_window_pattern", &[0, 1])),
+        serde_json::json!([whole, slides])
+    );
+    file().f32("gemma3.final_logit_softcapping", 30.0).write(&path);
+    assert!(open_error(&path).contains("`gemma3.final_logit_softcapping`"));
+}
+
+#[test]
+fn a_smollm3_has_the_row_order_of_a_llama() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("model.gguf");
+    let weights = values(HIDDEN * HIDDEN, 5);
+    GgufBuilder::default()
+        .architecture("smollm3", 32, 4, 2)
+        .f32_tensor("token_embd.weight", &[1, 4], &[0.0; 4])
+        .f32_tensor("blk.0.attn_q.weight", &[HIDDEN, HIDDEN], &interleave(&weights, HIDDEN, 4))
+        .write(&path);
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    assert_eq!(checkpoint.load_f32("model.layers.0.self_attn.q_proj.weight").unwrap(), weights);
+    assert_eq!(checkpoint.config().unwrap()["no_rope_layer_interval"], 4);
+}
+
+#[test]
+fn a_phi_without_a_window_has_none() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("model.gguf");
+    GgufBuilder::default()
+        .architecture("phi3", 32, 4, 2)
+        .u32("phi3.attention.sliding_window", 0)
+        .u32("phi3.rope.dimension_count", 4)
+        .u32("phi3.rope.scaling.original_context_length", 16)
+        .f32("phi3.rope.scaling.attn_factor", 1.25)
+        .f32_tensor("rope_factors_short.weight", &[2], &[1.0, 2.0])
+        .f32_tensor("rope_factors_long.weight", &[2], &[3.0, 4.0])
+        .f32_tensor("token_embd.weight", &[1, 4], &[0.0; 4])
+        .write(&path);
+    let config = Checkpoint::open(&path).unwrap().config().unwrap().clone();
+    assert_eq!((&config["sliding_window"], &config["partial_rotary_factor"]), (&().into(), &0.5.into()));
+    let expected = serde_json::json!({
+        "type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [3.0, 4.0], "attention_factor": 1.25,
+    });
+    assert_eq!(config["rope_scaling"], expected);
+}
+
+#[test]
+fn the_parts_of_a_model_are_one() {
+    let dir = TempDir::new().unwrap();
+    let path = |part: u32| dir.path().join(format!("tiny-Q8_0-{part:05}-of-00003.gguf"));
+    let part = |number: u32| {
+        let part = GgufBuilder::default().u32("split.no", number).u32("split.count", 3).u32("split.tensors.count", 3);
+        if number == 0 { part.architecture("qwen2", 32, 4, 2) } else { part }
+    };
+    part(0).f32_tensor("token_embd.weight", &[2, 32], &values(64, 1)).write(&path(1));
+    part(1).f32_tensor("blk.0.ffn_up.weight", &[2, 32], &values(64, 2)).write(&path(2));
+    assert!(open_error(&path(1)).contains("tiny-Q8_0-00003-of-00003.gguf, another part"));
+    part(2).f32_tensor("blk.1.ffn_up.weight", &[2, 32], &values(64, 3)).write(&path(3));
+    for opened in [path(1), dir.path().to_owned()] {
+        let checkpoint = Checkpoint::open(opened).unwrap();
+        for (name, seed) in [("embed_tokens", 1), ("layers.0.mlp.up_proj", 2), ("layers.1.mlp.up_proj", 3)] {
+            assert_eq!(checkpoint.load_f32(&format!("model.{name}.weight")).unwrap(), values(64, seed));
+        }
+    }
+    assert!(open_error(&path(2)).contains("general.architecture"));
+    part(2).write(&path(3));
+    assert!(open_error(&path(1)).contains("has 3 tensors, and its parts 2"));
+    part(2).f32_tensor("token_embd.weight", &[2, 32], &values(64, 3)).write(&path(3));
+    assert!(open_error(&path(1)).contains("token_embd.weight occurs twice"));
+    // Another part alone says which is the first.
+    part(1).architecture("qwen2", 32, 4, 2).write(&path(2));
+    assert!(open_error(&path(2)).contains("give tiny-Q8_0-00001-of-00003.gguf"));
+}
+
+#[test]
 fn half_precision_files_say_so() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("model.gguf");
@@ -268,7 +387,16 @@ fn a_damaged_or_foreign_file_is_named() {
     assert!(written(sound().u32("general.alignment", 0)).contains("general.alignment"));
     assert!(written(sound().u32("llama.expert_count", 8)).contains("`llama.expert_count`"));
     assert!(written(sound().f32("llama.attention.scale", 0.1)).contains("`llama.attention.scale`"));
-    assert!(written(sound().u32("split.count", 3)).contains("llama-gguf-split"));
+    assert!(written(sound().u32("split.count", 3)).contains("model-00001-of-00003.gguf"));
+    assert!(written(sound().string("general.type", "adapter")).contains("`general.type` is adapter"));
+    assert!(
+        written(sound().u32("llama.attention.key_length", 8).u32("llama.rope.dimension_count", 4))
+            .contains("rotates 4 of a head's")
+    );
+    assert!(written(sound().f32("llama.rope.scaling.attn_factor", 1.5)).contains("`llama.rope.scaling.attn_factor`"));
+    assert!(
+        written(sound().i32s("llama.rope.dimension_sections", &[2, 2])).contains("`llama.rope.dimension_sections`")
+    );
     assert!(written(GgufBuilder::default().architecture("mamba", 32, 4, 2)).contains("architecture is mamba"));
     assert!(written(GgufBuilder::default()).contains("general.architecture"));
     assert!(written(GgufBuilder::default().architecture("llama", 32, 4, 2)).contains("token_embd.weight"));
