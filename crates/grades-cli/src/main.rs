@@ -4,6 +4,7 @@ mod bench;
 mod child;
 mod compare;
 mod eval;
+mod export;
 mod generate;
 mod inspect;
 mod merge;
@@ -50,6 +51,8 @@ enum Command {
     Generate(generate::Args),
     /// Fold an adapter into its base.
     Merge(merge::Args),
+    /// Write a model as GGUF files, for llama.cpp, Ollama and LM Studio.
+    Export(export::Args),
     /// Show what a checkpoint holds and what fine-tuning it would need.
     Inspect(inspect::Args),
     /// Show runs as one HTML file: losses, signals, what froze when, time, memory, arithmetic.
@@ -74,6 +77,9 @@ fn main() -> ExitCode {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
         }
         Command::Merge(args) => {
+            output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
+        }
+        Command::Export(args) => {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
         }
         Command::Inspect(args) => args.run(cli.json),

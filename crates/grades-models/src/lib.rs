@@ -5,6 +5,7 @@
 pub mod adapter;
 pub mod config;
 mod error;
+pub mod export;
 mod families;
 pub mod fields;
 mod fused_experts;

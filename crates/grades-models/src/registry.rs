@@ -85,6 +85,11 @@ pub fn open(checkpoint: &Checkpoint, options: LoadOptions) -> Result<Decoder, Er
 /// Ends of the names of tensors that are computed from the config, and that older programs saved.
 const COMPUTED: [&str; 3] = [".rotary_emb.inv_freq", ".masked_bias", ".rotary_emb.cos_cached"];
 
+/// Whether a tensor is one of those.
+pub(crate) fn is_computed(name: &str) -> bool {
+    COMPUTED.iter().any(|end| name.ends_with(end))
+}
+
 /// Names the tensors of a checkpoint that nothing in the model has taken, and an adapter that lies beside them.
 fn tell_unused(checkpoint: &Checkpoint, model: &Decoder) {
     let adapter = checkpoint.path().join(peft::CONFIG);
@@ -99,9 +104,8 @@ fn tell_unused(checkpoint: &Checkpoint, model: &Decoder) {
     let fused = taken.iter().filter(|name| !checkpoint.contains(name)).filter_map(|name| fused_experts::holder(name));
     let fused: BTreeSet<String> = fused.collect();
     taken.extend(fused.iter().map(String::as_str));
-    let computed = |name: &str| COMPUTED.iter().any(|end| name.ends_with(end));
     // A head that was not taken is the embedding.
-    let unused = checkpoint.names().filter(|name| !taken.contains(name) && !computed(name) && *name != HEAD);
+    let unused = checkpoint.names().filter(|name| !taken.contains(name) && !is_computed(name) && *name != HEAD);
     let unused: Vec<&str> = unused.collect();
     if unused.is_empty() {
         return;

@@ -68,6 +68,11 @@ fn refuse(path: &Path, problem: impl std::fmt::Display) -> Error {
     Error::Input(format!("{}: {problem}", path.display()))
 }
 
+/// The name of a tensor of a module's adapter, `lora_A` or `lora_B`.
+pub(crate) fn tensor(module: &str, part: &str) -> String {
+    format!("{PREFIX}{module}.{part}.weight")
+}
+
 /// The module of an adapter's tensor, `model.layers.0.self_attn.q_proj`.
 fn module(tensor: &str) -> Option<&str> {
     let name = tensor.strip_prefix(PREFIX)?;

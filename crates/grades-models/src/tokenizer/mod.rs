@@ -2,6 +2,7 @@
 
 mod files;
 mod gguf;
+mod gguf_out;
 mod post_processor;
 mod protobuf;
 mod sentencepiece;
@@ -71,6 +72,12 @@ pub enum TokenizerError {
         id: u32,
         /// Rows of the model's embedding.
         vocab_size: usize,
+    },
+    /// llama.cpp has no such tokenizer.
+    #[error("the tokenizer cannot be written to a GGUF file: {problem}")]
+    NotGguf {
+        /// What it has that llama.cpp has not.
+        problem: String,
     },
     /// A text cannot be encoded.
     #[error("a text of {length} bytes cannot be tokenized: {problem}")]

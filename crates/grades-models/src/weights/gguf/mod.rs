@@ -272,6 +272,21 @@ pub(super) fn deinterleave<T: Copy>(values: &[T], rows: usize, heads: usize) -> 
     out
 }
 
+/// The rows of `[rows, …]` values as a converter stores them: the halves of each head interleaved. Undoes [`deinterleave`].
+pub(crate) fn interleave<T: Copy>(values: &[T], rows: usize, heads: usize) -> Vec<T> {
+    let row = values.len() / rows;
+    let half = rows / heads / 2;
+    let mut out = Vec::with_capacity(values.len());
+    for head in values.chunks_exact(2 * half * row) {
+        let (first, second) = head.split_at(half * row);
+        for (first, second) in first.chunks_exact(row).zip(second.chunks_exact(row)) {
+            out.extend(first);
+            out.extend(second);
+        }
+    }
+    out
+}
+
 /// Checks a tensor against its type and the file, and turns its shape around.
 fn place(file: &TensorFile, raw: &RawTensor, data: u64) -> Result<(TensorInfo, u64)> {
     let malformed = |problem: &str| WeightsError::malformed(&file.path, format!("tensor {} {problem}", raw.name));

@@ -1,0 +1,158 @@
+//! `grades export`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use grades_models::export::{FileType, Model, save_adapter};
+use grades_models::source::LoadOptions;
+use grades_models::tokenizer::Tokenizer;
+use grades_models::weights::Checkpoint;
+use grades_models::{peft, registry};
+use grades_tensor::device;
+use grades_train::hub::Hub;
+use serde_json::{Value, json};
+
+use crate::output;
+
+/// Write a model as GGUF files, for llama.cpp, Ollama and LM Studio.
+///
+/// Each type is a file of its own: `NAME-Q4_K_M.gguf`. Types are mixed by tensor as llama.cpp's quantiser mixes them; rows that
+/// are no multiple of 256 get types of smaller blocks, as there. Tokenizer and chat template are in the file, and a Modelfile
+/// for `ollama create` lies beside it. A run with an adapter is merged into its base first; with --lora the adapter alone is
+/// written, which llama.cpp adds to its base while it loads.
+///
+/// Example: grades export runs/first --quantize Q4_K_M,Q8_0
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The directory of a run, a model folder in the Hugging Face layout, a GGUF file, a model of the Hugging Face Hub
+    /// (owner/name), or the folder of an adapter.
+    source: PathBuf,
+    /// Write a file whose matrices are not quantised: f32, f16 or bf16; without --quantize it is f16.
+    #[arg(long, value_parser = ["f32", "f16", "bf16"])]
+    outtype: Option<String>,
+    /// Write a quantised file of each of these types: Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0.
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    quantize: Vec<FileType>,
+    /// Write the adapter alone.
+    #[arg(long, conflicts_with = "quantize")]
+    lora: bool,
+    /// The base of the adapter; left out, that which the adapter names.
+    #[arg(long)]
+    base: Option<PathBuf>,
+    /// The folder to write to; files in it are never overwritten. Left out, `gguf` in the source's folder.
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+    /// The name of the files before their type; left out, that of the source.
+    #[arg(long)]
+    name: Option<String>,
+}
+
+/// The files of what is to be exported.
+struct Parts {
+    model: PathBuf,
+    adapter: Option<PathBuf>,
+}
+
+impl Args {
+    pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
+        let types = self.types()?;
+        let parts = self.parts()?;
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => name_of(&self.source),
+        };
+        let out = self.output_dir.clone().unwrap_or_else(|| folder_of(&self.source).join("gguf"));
+        let model = Hub::from_env().model(&parts.model)?;
+        let checkpoint = Checkpoint::open(&model)?;
+        let files = match (&parts.adapter, self.lora) {
+            (Some(adapter), true) => {
+                let save = |kind: &FileType| save_adapter(adapter, checkpoint.config()?, *kind, (&out, &name));
+                types.iter().map(save).collect::<Result<Vec<_>, _>>()?
+            }
+            (None, true) => bail!("{}: there is no adapter; leave --lora out", self.source.display()),
+            (Some(adapter), false) => {
+                let tokenizer = Tokenizer::from_checkpoint(&model)?;
+                let base = registry::open(&checkpoint, LoadOptions::new(device("auto")?))?;
+                let merged = peft::attach(base, adapter)?.merged();
+                Model::of_decoder(&name, checkpoint.config()?, &merged, &tokenizer)?.save(&out, &types)?
+            }
+            (None, false) => {
+                let tokenizer = Tokenizer::from_checkpoint(&model)?;
+                Model::of_checkpoint(&name, &checkpoint, &tokenizer)?.save(&out, &types)?
+            }
+        };
+        if json {
+            let listed = types.iter().zip(&files).map(|(kind, file)| json!({ "type": kind.to_string(), "path": file }));
+            return output::print_json(&json!({ "files": listed.collect::<Vec<_>>() }));
+        }
+        for file in &files {
+            let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+            output::print(&format!("{}  {}B", file.display(), output::short(bytes)));
+        }
+        Ok(())
+    }
+
+    fn types(&self) -> anyhow::Result<Vec<FileType>> {
+        let mut types = self.quantize.clone();
+        let plain = self.outtype.as_deref().or(types.is_empty().then_some("f16"));
+        if let Some(plain) = plain {
+            types.insert(0, plain.parse().map_err(anyhow::Error::msg)?);
+        }
+        if let Some((_, twice)) = types.iter().enumerate().find(|(at, kind)| types[..*at].contains(kind)) {
+            bail!("--quantize: {twice} is named twice; each type is one file");
+        }
+        Ok(types)
+    }
+
+    fn parts(&self) -> anyhow::Result<Parts> {
+        let has_adapter = |folder: &Path| folder.join("adapter_config.json").is_file();
+        let (run_model, run_adapter) = (self.source.join("model"), self.source.join("adapter"));
+        let adapter = [&self.source, &run_adapter].into_iter().find(|folder| has_adapter(folder)).cloned();
+        let model = match &adapter {
+            Some(adapter) => match &self.base {
+                Some(base) => base.clone(),
+                None => base_of(adapter)?,
+            },
+            None if run_model.join("config.json").is_file() => run_model,
+            None => self.source.clone(),
+        };
+        Ok(Parts { model, adapter })
+    }
+}
+
+/// The base that an adapter names.
+fn base_of(adapter: &Path) -> anyhow::Result<PathBuf> {
+    let path = adapter.join("adapter_config.json");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let config: Value = serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+    let base = config["base_model_name_or_path"].as_str().filter(|base| !base.is_empty());
+    let base =
+        base.with_context(|| format!("{} does not name the adapter's base; give it with --base", path.display()))?;
+    Ok(base.into())
+}
+
+/// The folder of a source on disk, or the current one for a model of the Hub.
+fn folder_of(source: &Path) -> PathBuf {
+    match source {
+        source if source.is_dir() => source.to_owned(),
+        source if source.is_file() => source.parent().unwrap_or(Path::new("")).to_owned(),
+        _ => PathBuf::new(),
+    }
+}
+
+/// What files are called after a source: the last part of its path, without what tells a GGUF file's type.
+fn name_of(source: &Path) -> String {
+    let whole = source.canonicalize().unwrap_or_else(|_| source.to_owned());
+    let name = whole.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.split(':').next().unwrap_or(&name);
+    let Some(stem) = name.strip_suffix(".gguf") else { return name.to_owned() };
+    let is_type = |end: &str| {
+        end.len() > 1
+            && end.starts_with(['Q', 'F', 'B', 'I', 'q', 'f', 'b'])
+            && end.contains(|c: char| c.is_ascii_digit())
+    };
+    match stem.rsplit_once(['.', '-']) {
+        Some((before, end)) if is_type(end) => before.to_owned(),
+        _ => stem.to_owned(),
+    }
+}

@@ -1,0 +1,193 @@
+//! Models and adapters as GGUF files, as llama.cpp's converter and quantiser write them.
+
+mod adapter;
+mod container;
+mod metadata;
+mod modelfile;
+mod recipe;
+#[cfg(test)]
+mod tests;
+mod tokens;
+
+use std::path::{Path, PathBuf};
+
+use grades_fs::Staging;
+use grades_kernels::quant::{GgufType, encode};
+use serde_json::Value;
+
+use crate::Error;
+use crate::config::{HfConfig, Sizes};
+use crate::model::{Decoder, HEAD};
+use crate::registry;
+use crate::tokenizer::Tokenizer;
+use crate::weights::gguf::architecture::Architecture;
+use crate::weights::gguf::{interleave, names};
+use crate::weights::{Checkpoint, WeightsError};
+
+pub use adapter::save_adapter;
+pub use recipe::FileType;
+
+/// The values of a tensor, by its name.
+type Values<'a> = dyn Fn(&str) -> Result<Vec<f32>, WeightsError> + 'a;
+
+/// A model that is to be written.
+pub struct Model<'a> {
+    name: &'a str,
+    config: HfConfig,
+    tokenizer: &'a Tokenizer,
+    sizes: Sizes,
+    architecture: &'static Architecture,
+    /// Names and shapes.
+    tensors: Vec<(String, Vec<usize>)>,
+    values: Box<Values<'a>>,
+}
+
+impl<'a> Model<'a> {
+    /// A checkpoint as it is.
+    ///
+    /// # Errors
+    /// Its config is not sound, or llama.cpp has no such architecture.
+    pub fn of_checkpoint(name: &'a str, checkpoint: &'a Checkpoint, tokenizer: &'a Tokenizer) -> Result<Self, Error> {
+        let config = HfConfig::new(checkpoint.config()?.clone())?;
+        let tied = registry::sizes(&config)?.tie_word_embeddings;
+        // One that is the embedding again says nothing.
+        let again = tied
+            && checkpoint.contains(HEAD)
+            && checkpoint.load_f32(HEAD)? == checkpoint.load_f32("model.embed_tokens.weight")?;
+        let tensors = checkpoint.names().filter(|name| !(again && *name == HEAD) && !registry::is_computed(name));
+        let tensors = tensors.map(|name| Ok((name.to_owned(), checkpoint.info(name)?.shape.clone())));
+        let tensors = tensors.collect::<Result<_, WeightsError>>()?;
+        Self::new(name, config, tokenizer, tensors, Box::new(|name| checkpoint.load_f32(name)))
+    }
+
+    /// A model in memory without adapters; `config` is that of its checkpoint.
+    ///
+    /// # Errors
+    /// As [`of_checkpoint`](Self::of_checkpoint).
+    pub fn of_decoder(
+        name: &'a str,
+        config: &Value,
+        model: &'a Decoder,
+        tokenizer: &'a Tokenizer,
+    ) -> Result<Self, Error> {
+        let parameter = |name: &str| model.parameters().iter().find(|parameter| parameter.name == name);
+        let tensors = model.parameters().iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone()));
+        let values = move |name: &str| match parameter(name) {
+            Some(parameter) => Ok(parameter.to_host().into_owned()),
+            None => Err(WeightsError::Values(format!("it has no tensor {name}"))),
+        };
+        Self::new(name, HfConfig::new(config.clone())?, tokenizer, tensors.collect(), Box::new(values))
+    }
+
+    fn new(
+        name: &'a str,
+        config: HfConfig,
+        tokenizer: &'a Tokenizer,
+        tensors: Vec<(String, Vec<usize>)>,
+        values: Box<Values<'a>>,
+    ) -> Result<Self, Error> {
+        let (sizes, architecture) = (registry::sizes(&config)?, architecture(&config)?);
+        Ok(Self { name, config, tokenizer, sizes, architecture, tensors, values })
+    }
+
+    /// Writes a file of each type, and a `Modelfile` of the first, into the folder `dir`: all of them or none. Gives the files
+    /// of the model.
+    ///
+    /// # Errors
+    /// If a file is in the way, a tensor has no place in a GGUF file or holds what is no number, or the disk refuses.
+    pub fn save(&self, dir: &Path, types: &[FileType]) -> Result<Vec<PathBuf>, Error> {
+        let names: Vec<String> = types.iter().map(|kind| format!("{}-{kind}.gguf", self.name)).collect();
+        let mut files = names.clone();
+        files.push(modelfile::NAME.to_owned());
+        refuse_existing(dir, &files)?;
+        let staging = Staging::beside(dir).map_err(WeightsError::from)?;
+        for (name, kind) in names.iter().zip(types) {
+            self.write(&staging.path().join(name), *kind)?;
+        }
+        let text = modelfile::text(names.first().map_or("", |name| name), self.config.value(), self.tokenizer);
+        grades_fs::create(&staging.path().join(modelfile::NAME), text).map_err(WeightsError::from)?;
+        publish(staging, dir, &files)?;
+        Ok(names.iter().map(|name| dir.join(name)).collect())
+    }
+
+    fn write(&self, path: &Path, kind: FileType) -> Result<(), Error> {
+        let tied = !self.tensors.iter().any(|(name, _)| name == HEAD);
+        let (metadata, factors) = metadata::of_model(self, kind)?;
+        let mut entries: Vec<container::Entry> = Vec::new();
+        let mut sources = Vec::new();
+        for (name, values) in factors {
+            entries.push(container::Entry { name, shape: vec![values.len()], kind: GgufType::F32 });
+            sources.push(Origin::Factors(values));
+        }
+        for (name, shape) in &self.tensors {
+            let gguf = names::from_hugging_face(name, self.architecture).ok_or_else(|| {
+                let name = self.architecture.name;
+                Error::Input(format!("the tensor {name} has no place in a GGUF file of a {name}"))
+            })?;
+            let kind = recipe::of_tensor(&gguf, shape, kind, &self.sizes, tied);
+            entries.push(container::Entry { name: gguf, shape: shape.clone(), kind });
+            sources.push(Origin::Tensor(name));
+        }
+        container::write(path, &metadata, &entries, |index| {
+            let values = match &sources[index] {
+                Origin::Factors(values) => values.clone(),
+                Origin::Tensor(name) => self.converted(name, &entries[index].shape)?,
+            };
+            let entry = &entries[index];
+            encode(entry.kind, &values).map_err(|error| Error::Input(format!("tensor {}: {error}", entry.name)))
+        })
+    }
+
+    /// The values of a tensor as llama.cpp wants them.
+    fn converted(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        let mut values = (self.values)(name)?;
+        if values.len() != shape.iter().product::<usize>() {
+            let (expected, values) = (shape.iter().product(), values.len());
+            return Err(WeightsError::WrongSize { name: name.into(), shape: shape.to_vec(), expected, values }.into());
+        }
+        if name.ends_with("norm.weight") && self.architecture.norm_shift != 0.0 {
+            values.iter_mut().for_each(|value| *value += self.architecture.norm_shift);
+        }
+        Ok(match heads(name, self.architecture, &self.sizes) {
+            Some(heads) => interleave(&values, shape[0], heads),
+            None => values,
+        })
+    }
+}
+
+/// Where the values of a tensor come from.
+enum Origin<'a> {
+    Tensor(&'a str),
+    /// Of the rotary positions.
+    Factors(Vec<f32>),
+}
+
+/// The architecture that llama.cpp has for a config.
+fn architecture(config: &HfConfig) -> Result<&'static Architecture, Error> {
+    let found = config.model_type()?;
+    Architecture::of_model(&found).ok_or_else(|| Error::Family { found, known: Architecture::model_types().join(", ") })
+}
+
+/// The number of heads whose rows are interleaved in a tensor, if they are.
+fn heads(name: &str, architecture: &Architecture, sizes: &Sizes) -> Option<usize> {
+    let of = |part: &str| architecture.interleaved && name.contains(part);
+    match () {
+        () if of(".self_attn.q_proj.") => Some(sizes.num_attention_heads),
+        () if of(".self_attn.k_proj.") => Some(sizes.num_key_value_heads),
+        () => None,
+    }
+}
+
+/// Fails if one of `files` is in the folder already.
+fn refuse_existing<'f>(dir: &Path, files: impl IntoIterator<Item = &'f String>) -> Result<(), Error> {
+    match files.into_iter().map(|file| dir.join(file)).find(|path| path.exists()) {
+        Some(path) => Err(WeightsError::Exists { path }.into()),
+        None => Ok(()),
+    }
+}
+
+/// Lets `files` appear in the folder: a new folder whole.
+fn publish(staging: Staging, dir: &Path, files: &[String]) -> Result<(), Error> {
+    let published = if dir.exists() { staging.publish_into(files) } else { staging.publish() };
+    Ok(published.map_err(WeightsError::from)?)
+}
