@@ -47,6 +47,7 @@ fn every_verb_explains_itself() {
         ("inspect", "--tensors"),
         ("report", "--watch"),
         ("merge", "--adapter"),
+        ("export", "--quantize"),
         ("compare", "--methods"),
         ("sweep", "--alpha"),
     ] {
@@ -172,6 +173,29 @@ fn an_adapter_beside_its_base_and_folded_into_it_are_one_model() {
     }
     let text = |model: &[&str]| continuation(&workspace, model);
     assert_eq!(text(&["--model", "model", "--adapter", "run/adapter"]), text(&["--model", "merged"]));
+}
+
+#[test]
+fn an_exported_model_says_what_the_original_says() {
+    let workspace = Workspace::new();
+    let export = ["export", "model", "--outtype", "f32", "--quantize", "Q8_0", "--name", "tiny"];
+    let files = workspace.json(&export)["files"].clone();
+    assert_eq!(files[0], serde_json::json!({ "type": "F32", "path": "model/gguf/tiny-F32.gguf" }));
+    assert_eq!(files[1]["type"], "Q8_0");
+    assert!(fs::read_to_string(workspace.path("model/gguf/Modelfile")).unwrap().starts_with("FROM ./tiny-F32.gguf\n"));
+    let again = workspace.call(&export);
+    assert!(!again.succeeded() && again.stderr().contains("already exists"), "{}", again.stderr());
+    let text = |model: &str| continuation(&workspace, &["--model", model]);
+    assert_eq!(text("model/gguf/tiny-F32.gguf"), text("model"));
+
+    workspace.json(&["train", "config.yaml", "adapter=lora", "lora_r=4", "max_steps=12", "val_set_size=0"]);
+    workspace.json(&["export", "run", "--outtype", "f32", "--name", "tiny"]);
+    let beside = continuation(&workspace, &["--model", "model", "--adapter", "run/adapter"]);
+    assert_eq!(text("run/gguf/tiny-F32.gguf"), beside);
+    let lora = workspace.json(&["export", "run", "--lora", "--name", "tiny"]);
+    assert_eq!(lora["files"][0]["path"], "run/gguf/tiny-lora-F16.gguf");
+    assert!(!workspace.call(&["export", "model", "--lora"]).succeeded());
+    assert!(workspace.call(&["export", "model", "--quantize", "Q3_K_M"]).stderr().contains("Q4_K_M"));
 }
 
 #[test]

@@ -54,7 +54,8 @@ impl<'a> Model<'a> {
         let again = tied
             && checkpoint.contains(HEAD)
             && checkpoint.load_f32(HEAD)? == checkpoint.load_f32("model.embed_tokens.weight")?;
-        let tensors = checkpoint.names().filter(|name| !(again && *name == HEAD) && !registry::is_computed(name));
+        let left_out = |name: &str| registry::is_computed(name) || again && name == HEAD;
+        let tensors = checkpoint.names().filter(|name| !left_out(name));
         let tensors = tensors.map(|name| Ok((name.to_owned(), checkpoint.info(name)?.shape.clone())));
         let tensors = tensors.collect::<Result<_, WeightsError>>()?;
         Self::new(name, config, tokenizer, tensors, Box::new(|name| checkpoint.load_f32(name)))
