@@ -9,6 +9,11 @@ use super::outcome::{Comparison, LEVEL, Row, average, flops};
 use grades_report::table::{Cell, Mean, Table};
 use grades_report::{Figure, number, svg};
 
+/// A number that not every run has.
+type Measure<'a> = &'a dyn Fn(&Finished) -> Option<f64>;
+/// A number that every run has.
+type Cost<'a> = &'a dyn Fn(&Finished) -> f64;
+
 impl Comparison {
     fn frontier(&self, row: &Row) -> Option<&Frontier> {
         self.frontiers.iter().find(|frontier| frontier.adapter == row.adapter)
@@ -177,10 +182,10 @@ impl Comparison {
     pub(super) fn frontier_figures(&self) -> Vec<Figure> {
         let mut figures = Vec::new();
         for frontier in &self.frontiers {
-            let loss: &dyn Fn(&Finished) -> Option<f64> = &|run| run.summary.val_loss;
-            let share: &dyn Fn(&Finished) -> Option<f64> = &|run| average(self.metric, &run.answers).map(|a| 100.0 * a);
-            let arithmetic: &dyn Fn(&Finished) -> f64 = &|run| flops(run) / 1e12;
-            let seconds: &dyn Fn(&Finished) -> f64 = &|run| run.summary.seconds;
+            let loss: Measure<'_> = &|run| run.summary.val_loss;
+            let share: Measure<'_> = &|run| average(self.metric, &run.answers).map(|a| 100.0 * a);
+            let arithmetic: Cost<'_> = &|run| flops(run) / 1e12;
+            let seconds: Cost<'_> = &|run| run.summary.seconds;
             figures.push(self.figure(frontier, "loss-flops", ("Validation loss", loss), ("TFLOP", arithmetic)));
             figures.push(self.figure(frontier, "loss-time", ("Validation loss", loss), ("seconds", seconds)));
             if !self.questions.is_empty() {
@@ -194,8 +199,8 @@ impl Comparison {
         &self,
         frontier: &Frontier,
         name: &str,
-        (y, value): (&str, &dyn Fn(&Finished) -> Option<f64>),
-        (x, cost): (&str, &dyn Fn(&Finished) -> f64),
+        (y, value): (&str, Measure<'_>),
+        (x, cost): (&str, Cost<'_>),
     ) -> Figure {
         let mut table = Table::new(y, [("name", "Name"), ("cost", x), ("value", y)]);
         let mut place = |name: &str, runs: &[(u64, Finished)]| {
