@@ -66,6 +66,8 @@ fn each_family_comes_back_as_it_was() {
         for text in ["abba", "a<|end|>b", "x<tool>ab"] {
             assert_eq!(read.encode(text, true).unwrap(), tokenizer.encode(text, true).unwrap());
         }
+        // A row without a token has none again.
+        assert_eq!((tokenizer.token(95), read.token(95)), (None, None));
         assert_eq!((read.eos_id(), read.chat_template()), (tokenizer.eos_id(), tokenizer.chat_template()));
     }
 }

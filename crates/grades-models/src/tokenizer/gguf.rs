@@ -23,6 +23,8 @@ use crate::weights::gguf::Metadata;
 
 /// `tokenizer.ggml.token_type` of tokens like `<|im_end|>`.
 pub(super) const CONTROL: i64 = 3;
+/// `tokenizer.ggml.token_type` of what stands for nothing; a row of the embedding without a token is called `[PAD7]`.
+pub(super) const UNUSED: i64 = 5;
 /// `tokenizer.ggml.token_type` of tokens like `<think>`, matched whole but part of the text.
 pub(super) const USER_DEFINED: i64 = 4;
 
@@ -79,6 +81,7 @@ pub(super) fn load(path: &Path) -> Result<Tokenizer> {
 /// The token table.
 struct Vocabulary<'a> {
     tokens: &'a [String],
+    types: &'a [i64],
     /// Ids of tokens that are matched whole, with whether they are special.
     added: Vec<(usize, bool)>,
     roles: SpecialTokens,
@@ -120,7 +123,13 @@ impl<'a> Vocabulary<'a> {
             pad: text(&pad),
             ..SpecialTokens::default()
         };
-        Ok(Self { tokens, added, roles, bos: bos.map(|r| r.0), eos: eos.map(|r| r.0) })
+        Ok(Self { tokens, types, added, roles, bos: bos.map(|r| r.0), eos: eos.map(|r| r.0) })
+    }
+
+    /// The tokens with their ids, without rows that have none.
+    fn tokens(&self) -> impl Iterator<Item = (usize, &'a String)> {
+        let empty = |id: usize, token: &str| self.types.get(id) == Some(&UNUSED) && token == format!("[PAD{id}]");
+        self.tokens.iter().enumerate().filter(move |(id, token)| !empty(*id, token))
     }
 
     /// `added_tokens` of a tokenizer.json.
@@ -200,9 +209,7 @@ fn byte_level(path: &Path, metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> 
     let alphabet: BTreeSet<char> = spelling.into_iter().collect();
     let added: BTreeSet<usize> = vocabulary.added.iter().map(|(id, _)| *id).collect();
     let vocab: Map<String, Value> = vocabulary
-        .tokens
-        .iter()
-        .enumerate()
+        .tokens()
         .map(|(id, token)| {
             let spelled = added.contains(&id) || token.chars().all(|c| alphabet.contains(&c));
             let token = match spelled {
@@ -271,8 +278,7 @@ fn sentencepiece(path: &Path, metadata: &Metadata, vocabulary: &Vocabulary<'_>) 
     if prefix_space || phi3 {
         decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
     }
-    let vocab: Map<String, Value> =
-        vocabulary.tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
+    let vocab: Map<String, Value> = vocabulary.tokens().map(|(id, token)| (token.clone(), json!(id))).collect();
     let add_bos = metadata.bool("tokenizer.ggml.add_bos_token").unwrap_or(vocabulary.bos.is_some());
     let add_eos = metadata.bool("tokenizer.ggml.add_eos_token").unwrap_or(false);
     Ok(json!({

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::gguf::{CONTROL, GPT_4O, LLAMA3, QWEN2, TEKKEN, USER_DEFINED};
+use super::gguf::{CONTROL, GPT_4O, LLAMA3, QWEN2, TEKKEN, UNUSED, USER_DEFINED};
 use super::{Result, Tokenizer, TokenizerError};
 use crate::fields::warn_once;
 
 const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
-const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
 /// A tokenizer in the terms of `tokenizer.ggml.*`.
@@ -88,7 +87,7 @@ impl Tokenizer {
         }
         let unknown = self.special.unk.as_deref();
         let of = |id: usize| match (known.get(&(id as u32)), added.get(&(id as u32))) {
-            (None, _) => (format!("[PAD{id}]"), UNUSED),
+            (None, _) => (format!("[PAD{id}]"), UNUSED as i32),
             (Some(token), _) if sentencepiece && unknown == Some(token) => (token.clone(), UNKNOWN),
             (Some(token), Some(added)) => {
                 (token.clone(), if added.special { CONTROL as i32 } else { USER_DEFINED as i32 })

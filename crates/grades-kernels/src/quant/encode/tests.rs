@@ -4,9 +4,6 @@ use super::{EncodeError, TASK_VALUES, encode, is_written};
 use crate::quant::{DecodeError, GgufType, decode};
 use crate::testing::numbers;
 
-/// The row of the fixture whose values are all one.
-const CONSTANT: usize = 6;
-
 /// Values and the blocks that ggml makes of them; `fixtures/make_encoded.py` wrote them.
 fn recorded(kind: GgufType) -> (Vec<f32>, Vec<u8>) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/gguf/encoded.safetensors");
@@ -36,28 +33,16 @@ fn blocks_are_as_good_as_those_of_ggml() {
     for kind in block_types() {
         let (values, reference) = recorded(kind);
         let blocks = encode(kind, &values).unwrap();
-        let (rows, row_bytes) = (values.len() / 512, reference.len() / (values.len() / 512));
-        let mut same = 0;
-        for row in 0..rows {
-            let bytes = row * row_bytes..(row + 1) * row_bytes;
-            let of = |blocks: &[u8]| {
-                let found = decoded(kind, &blocks[bytes.clone()], 512);
-                error(&values[512 * row..][..512], &found)
-            };
-            let (found, wanted) = (of(&blocks), of(&reference));
+        let of = |blocks: &[u8]| decoded(kind, blocks, values.len());
+        let (found, wanted) = (of(&blocks), of(&reference));
+        for (row, original) in values.chunks(512).enumerate() {
+            let error = |decoded: &[f32]| error(original, &decoded[512 * row..][..512]);
+            let (found, wanted) = (error(&found), error(&wanted));
             assert!(found <= 1.001 * wanted + 1e-12, "{kind:?}, row {row}: {found:e} where ggml has {wanted:e}");
-            // Of a constant row many blocks are as good.
-            if row != CONSTANT {
-                same += blocks[bytes.clone()]
-                    .iter()
-                    .zip(&reference[bytes])
-                    .filter(|(found, wanted)| found == wanted)
-                    .count();
-            }
         }
-        // Sums in another order decide otherwise between trials that are as good.
-        let all = (rows - 1) * row_bytes;
-        assert!(same as f64 > 0.97 * all as f64, "{kind:?}: {same} of {all} bytes");
+        // Sums in another order decide otherwise between trials that are as good; a scale of 0 leaves the codes open.
+        let same = found.iter().zip(&wanted).filter(|(found, wanted)| found == wanted).count();
+        assert!(same as f64 > 0.99 * values.len() as f64, "{kind:?}: {same} of {}", values.len());
     }
 }
 
