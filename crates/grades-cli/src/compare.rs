@@ -51,7 +51,8 @@ pub(crate) struct Args {
     /// Lengths of these schedules as shares of the planned run, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "0.25,0.5,1", value_name = "SHARES", requires = "frontier")]
     frontier_lengths: Vec<f64>,
-    /// Their learning rates as multiples of the config's, separated by commas; all are tried at the shortest length, and at longer ones the best and its neighbours.
+    /// Their learning rates as multiples of the config's, separated by commas; all are tried at the shortest length, and at
+    /// longer ones the best and its neighbours.
     #[arg(long, value_delimiter = ',', default_value = "0.5,1,2,4", value_name = "MULTIPLES", requires = "frontier")]
     frontier_rates: Vec<f64>,
     #[command(flatten)]

@@ -41,21 +41,16 @@ fn reference_adamw(options: &AdamW, parameter: &[f32], gradients: &[Vec<f32>], c
     [w, m, v]
 }
 
+const ADAMW: AdamW =
+    AdamW { learning_rate: 0.05, beta1: 0.9, beta2: 0.99, epsilon: 1e-3, weight_decay: 0.1, step: 1, gain_of: None };
+
 #[test]
 fn adamw_follows_its_definition() {
     let clip = 0.3;
     for len in LENGTHS {
         let start = numbers(1, len);
         let gradients: Vec<_> = (2..5).map(|seed| numbers(seed, len)).collect();
-        let options = AdamW {
-            learning_rate: 0.05,
-            beta1: 0.9,
-            beta2: 0.99,
-            epsilon: 1e-3,
-            weight_decay: 0.1,
-            step: 1,
-            gain_of: None,
-        };
+        let options = ADAMW;
         let results = on_any_threads(|| {
             let mut parameter = start.clone();
             let [mut first, mut second] = std::array::from_fn(|_| vec![0.0; len]);
@@ -78,15 +73,7 @@ fn adamw_follows_its_definition() {
 #[test]
 fn adamw_finds_the_gain_of_the_step_before() {
     for len in LENGTHS {
-        let options = AdamW {
-            learning_rate: 0.05,
-            beta1: 0.9,
-            beta2: 0.99,
-            epsilon: 1e-3,
-            weight_decay: 0.5,
-            step: 1,
-            gain_of: None,
-        };
+        let options = AdamW { weight_decay: 0.5, ..ADAMW };
         let gains = on_any_threads(|| {
             let mut parameter = numbers(1, len);
             let [mut first, mut second] = std::array::from_fn(|_| vec![0.0; len]);
@@ -277,15 +264,7 @@ fn the_code_of_a_number_is_the_nearest_one() {
 
 #[test]
 fn adamw_in_8_bits_is_adamw_on_rounded_moments() {
-    let options = AdamW {
-        learning_rate: 0.05,
-        beta1: 0.9,
-        beta2: 0.99,
-        epsilon: 1e-3,
-        weight_decay: 0.1,
-        step: 1,
-        gain_of: None,
-    };
+    let options = ADAMW;
     let maps = [StateMap::signed(), StateMap::unsigned()];
     for len in [0, 1, 255, 256, 257, 40_001] {
         let results = on_any_threads(|| {

@@ -94,8 +94,7 @@ impl Comparison {
     /// Each control with the method that it is a control of, and how much higher its loss is.
     fn controls(&self) -> Vec<(&Row, &Row, Excess)> {
         let of = |row: &Row| {
-            let (kind, of) = row.method.split_once(':').filter(|(kind, _)| Control::named(kind).is_some())?;
-            let _ = kind;
+            let (_, of) = row.method.split_once(':').filter(|(kind, _)| Control::named(kind).is_some())?;
             self.rows.iter().find(|other| other.adapter == row.adapter && other.method == of)
         };
         let differences = |row: &'_ Row, of: &Row| {

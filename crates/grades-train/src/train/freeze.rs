@@ -137,17 +137,16 @@ impl Freezing {
     /// The gains of the units in a step over so many `tokens`, from those of pieces by slot; and the gain of all else.
     pub(super) fn gains(&self, model: &Decoder, of_pieces: &[(usize, f64)], tokens: u64) -> (Vec<UnitGain>, f64) {
         let (mut units, mut others): (BTreeMap<UnitId, UnitGain>, f64) = (BTreeMap::new(), 0.0);
-        let pieces: BTreeMap<usize, (&Parameter, &Piece)> =
-            model.parameters().pieces().map(|(parameter, piece)| (piece.slot(), (parameter, piece))).collect();
-        for (slot, gain) in of_pieces {
-            let Some((parameter, piece)) = pieces.get(slot) else { continue };
+        let of_pieces: BTreeMap<usize, f64> = of_pieces.iter().copied().collect();
+        for (parameter, piece) in model.parameters().pieces() {
+            let Some(gain) = of_pieces.get(&piece.slot()) else { continue };
             let Some(unit) = piece.place.unit() else {
                 others += gain;
                 continue;
             };
             let entry = units.entry(unit).or_insert(UnitGain { unit, gain: 0.0, saves: 0 });
             entry.gain += gain;
-            if self.matrices.contains_key(slot) {
+            if self.matrices.contains_key(&piece.slot()) {
                 entry.saves += 2 * tokens * parameter.extent(piece).1.iter().product::<usize>() as u64;
             }
         }

@@ -135,6 +135,7 @@ impl<'a> Trainer<'a> {
     fn step(&mut self, step: usize) -> Result<Option<StopReason>, TrainError> {
         let (clock, before, own_peak) = (Instant::now(), self.state.ledger.clone(), memory::reset_peak());
         let batches = self.loader.step(step - 1);
+        let tokens: u64 = batches.iter().map(|batch| batch.ids.len() as u64).sum();
 
         let Pass { loss, mut gradients, flops, .. } = self.forward_and_backward(step, &batches)?;
         self.state.ledger.flops += flops;
@@ -162,7 +163,6 @@ impl<'a> Trainer<'a> {
         };
         let gains = optimizer.update(model.parameters_mut(), &gradients, rates, scale);
         if !gains.is_empty() {
-            let tokens: u64 = batches.iter().map(|batch| batch.ids.len() as u64).sum();
             let (units, others) = freezing.gains(model, &gains, tokens);
             policy.observe_gains(step, &StepGains { units: &units, others, flops: flops.total() });
         }
@@ -187,7 +187,6 @@ impl<'a> Trainer<'a> {
         if step + COMPARED == self.options.schedule.total_steps {
             self.compare_average(step)?;
         }
-        let tokens = batches.iter().map(|batch| batch.ids.len() as u64).sum();
         let seconds = self.state.ledger.count_step(clock, loss, tokens);
         let monitor_bytes = self.state.monitor_bytes();
         let ledger = &mut self.state.ledger;

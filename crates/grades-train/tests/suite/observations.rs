@@ -27,6 +27,8 @@ struct Seen {
     validation_loss: Option<f64>,
     spent: u64,
     gains: Vec<(usize, f64)>,
+    /// The arithmetic that freezing all matrices would save, as the last gains have it.
+    saves: u64,
 }
 
 /// Wants the same at every step, and decides nothing.
@@ -36,6 +38,7 @@ struct Curious {
     seen: Arc<Mutex<Vec<Seen>>>,
     /// The gains that came since the last observation, with their steps.
     gains: Vec<(usize, f64)>,
+    saves: u64,
 }
 
 impl Policy for Curious {
@@ -62,6 +65,7 @@ impl Policy for Curious {
             validation_loss: observation.validation_loss,
             spent: observation.spent.flops,
             gains: std::mem::take(&mut self.gains),
+            saves: self.saves,
         });
         Decision { step, ..Decision::default() }
     }
@@ -71,6 +75,7 @@ impl Policy for Curious {
         assert_eq!(gains.units.len(), MATRICES);
         let saves: u64 = gains.units.iter().map(|unit| unit.saves).sum();
         assert!(gains.units.iter().all(|unit| unit.saves > 0) && 3 * saves < gains.flops, "{gains:?}");
+        self.saves = saves;
         self.gains.push((step, gains.total()));
     }
 
@@ -95,7 +100,8 @@ impl Policy for Curious {
 fn observed(wants: Wants) -> (Vec<Seen>, Vec<f64>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (_, metrics) =
-        tiny_run::train(Box::new(Curious { wants, seen: seen.clone(), gains: Vec::new() }), STEPS, None).unwrap();
+        tiny_run::train(Box::new(Curious { wants, seen: seen.clone(), gains: Vec::new(), saves: 0 }), STEPS, None)
+            .unwrap();
     let losses = metrics.iter().map(|line| line["loss"].as_f64().unwrap()).collect();
     let seen = seen.lock().unwrap().iter().filter(|seen| seen.step > 0).cloned().collect();
     (seen, losses)
@@ -149,4 +155,18 @@ fn every_combination_is_observed_at_once_and_whole() {
             }
         }
     }
+}
+
+/// A weight gradient of n tokens takes two operations a token and element.
+#[test]
+fn freezing_a_matrix_saves_its_weight_gradient() {
+    let _counters = exclusive();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let wants = Wants { gain: true, end_of_step: true, ..Wants::default() };
+    let policy = Curious { wants, seen: seen.clone(), gains: Vec::new(), saves: 0 };
+    let (model, metrics) = tiny_run::train(Box::new(policy), STEPS, None).unwrap();
+    let matrices = model.parameters().iter().filter(|parameter| parameter.name.ends_with("_proj.weight"));
+    let elements: u64 = matrices.map(|parameter| parameter.len() as u64).sum();
+    let tokens = metrics[2]["tokens"].as_u64().unwrap() - metrics[1]["tokens"].as_u64().unwrap();
+    assert_eq!(seen.lock().unwrap().last().unwrap().saves, 2 * tokens * elements);
 }

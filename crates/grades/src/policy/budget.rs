@@ -94,10 +94,6 @@ impl Policy for Budget {
         Decision::default()
     }
 
-    fn cost(&self) -> Cost {
-        Cost::default()
-    }
-
     fn state(&self) -> PolicyState {
         let Self { config, planned_steps, stopped } = self.clone();
         let memory = PolicyMemory::new(NAME, &BudgetState { config, planned_steps, stopped });

@@ -192,8 +192,10 @@ pub trait Policy: fmt::Debug + Send {
         None
     }
 
-    /// What its checks have cost so far.
-    fn cost(&self) -> Cost;
+    /// What its checks have cost so far; nothing by default.
+    fn cost(&self) -> Cost {
+        Cost::default()
+    }
 
     /// What must be saved to go on from here.
     fn state(&self) -> PolicyState;

@@ -6,12 +6,13 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-use super::contract::{Cost, Method, Observation, Policy, PolicyMemory, PolicyState, RatePart, check_run_of};
+use super::contract::{Method, Observation, Policy, PolicyState, RatePart};
+use super::step_memory::StepMemory;
 use crate::check::{ConfigError, check_run, require};
 use crate::companion::{Companion, Companions};
 use crate::config::share_of_steps;
 use crate::decision::{Decision, Wants};
-use crate::state::{RestoreError, check_units};
+use crate::state::RestoreError;
 use crate::unit::{Tower, UnitId};
 
 const NAME: &str = "freezeout";
@@ -73,19 +74,9 @@ type Layer = (Tower, usize);
 /// 0 the embedding of its tower. An embedding that is the head too has the head's rate, and trains on as head.
 #[derive(Debug, Clone)]
 pub struct FreezeOut {
-    memory: FreezeOutState,
+    memory: StepMemory<FreezeOutConfig>,
     /// The share of the steps that each layer trains.
     shares: BTreeMap<Layer, f64>,
-}
-
-/// The memory of [`FreezeOut`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FreezeOutState {
-    config: FreezeOutConfig,
-    planned_steps: usize,
-    last_step: usize,
-    units: BTreeSet<UnitId>,
 }
 
 impl FreezeOut {
@@ -108,8 +99,7 @@ impl FreezeOut {
         // A single layer is the last one.
         let first = if layers.len() == 1 { 1 } else { 0 };
         let shares = layers.into_iter().zip(first..).map(|(layer, index)| (layer, share(index))).collect();
-        let memory = FreezeOutState { config, planned_steps, last_step: 0, units: units.iter().copied().collect() };
-        Ok(Self { memory, shares })
+        Ok(Self { memory: StepMemory::new(config, units, planned_steps), shares })
     }
 
     /// The last step whose update a layer gets.
@@ -176,21 +166,12 @@ impl Policy for FreezeOut {
         }
     }
 
-    fn cost(&self) -> Cost {
-        Cost::default()
-    }
-
     fn state(&self) -> PolicyState {
-        let memory = PolicyMemory::new(NAME, &self.memory);
-        PolicyState { memory, cost: Cost::default(), buffers: BTreeMap::new() }
+        self.memory.state(NAME)
     }
 
     fn restore(&mut self, state: PolicyState) -> Result<(), RestoreError> {
-        let saved: FreezeOutState = state.memory.read(NAME)?;
-        check_run_of((&saved.config, saved.planned_steps), (&self.memory.config, self.memory.planned_steps))?;
-        check_units(&saved.units, &self.memory.units)?;
-        self.memory = saved;
-        Ok(())
+        self.memory.restore(NAME, state)
     }
 }
 

@@ -109,10 +109,6 @@ impl Policy for LayerwiseDecay {
         Decision::default()
     }
 
-    fn cost(&self) -> Cost {
-        Cost::default()
-    }
-
     fn state(&self) -> PolicyState {
         let memory = PolicyMemory::new(NAME, &self.memory);
         PolicyState { memory, cost: Cost::default(), buffers: BTreeMap::new() }

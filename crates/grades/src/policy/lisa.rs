@@ -1,18 +1,19 @@
 //! LISA (Pan et al. 2024, arXiv 2403.17919): a few layers at a time train, drawn anew every so many steps; the embedding and
 //! the head train always.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::contract::{Cost, Method, Observation, Policy, PolicyMemory, PolicyState, RunFacts, check_run_of};
+use super::contract::{Method, Observation, Policy, PolicyState, RunFacts};
+use super::step_memory::StepMemory;
 use crate::check::{ConfigError, check_run, require};
 use crate::companion::Companion;
 use crate::decision::{Decision, Wants};
-use crate::state::{RestoreError, check_units};
+use crate::state::RestoreError;
 use crate::unit::{Tower, UnitId};
 
 const NAME: &str = "lisa";
@@ -65,19 +66,9 @@ impl Method for LisaConfig {
 /// the embedding, the final norm and the head train throughout.
 #[derive(Debug, Clone)]
 pub struct Lisa {
-    memory: LisaState,
+    memory: StepMemory<LisaConfig>,
     /// The layers to draw from.
     layers: Vec<usize>,
-}
-
-/// The memory of [`Lisa`]: which layers train follows from the seed and the step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LisaState {
-    config: LisaConfig,
-    planned_steps: usize,
-    last_step: usize,
-    units: BTreeSet<UnitId>,
 }
 
 impl Lisa {
@@ -88,10 +79,9 @@ impl Lisa {
     pub fn new(config: LisaConfig, units: &[UnitId], planned_steps: usize) -> Result<Self, ConfigError> {
         config.validate()?;
         check_run(units, planned_steps)?;
-        let units: BTreeSet<UnitId> = units.iter().copied().collect();
         let language = units.iter().filter(|unit| unit.tower == Tower::Language);
         let layers = language.map(|unit| unit.layer).collect::<BTreeSet<usize>>().into_iter().collect();
-        Ok(Self { memory: LisaState { config, planned_steps, last_step: 0, units }, layers })
+        Ok(Self { memory: StepMemory::new(config, units, planned_steps), layers })
     }
 
     /// The layers that train in the step after `step`.
@@ -147,21 +137,12 @@ impl Policy for Lisa {
         Decision { step, freeze, freeze_companions, ..Decision::default() }
     }
 
-    fn cost(&self) -> Cost {
-        Cost::default()
-    }
-
     fn state(&self) -> PolicyState {
-        let memory = PolicyMemory::new(NAME, &self.memory);
-        PolicyState { memory, cost: Cost::default(), buffers: BTreeMap::new() }
+        self.memory.state(NAME)
     }
 
     fn restore(&mut self, state: PolicyState) -> Result<(), RestoreError> {
-        let saved: LisaState = state.memory.read(NAME)?;
-        check_run_of((&saved.config, saved.planned_steps), (&self.memory.config, self.memory.planned_steps))?;
-        check_units(&saved.units, &self.memory.units)?;
-        self.memory = saved;
-        Ok(())
+        self.memory.restore(NAME, state)
     }
 }
 

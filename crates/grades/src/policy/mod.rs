@@ -19,6 +19,7 @@ pub mod lisa;
 pub mod loraf;
 pub mod none;
 pub mod scripted;
+mod step_memory;
 pub mod validation_loss;
 
 use serde::{Deserialize, Serialize};

@@ -55,10 +55,6 @@ impl Policy for NoPolicy {
         Decision::default()
     }
 
-    fn cost(&self) -> Cost {
-        Cost::default()
-    }
-
     fn state(&self) -> PolicyState {
         let memory = PolicyMemory::new(NAME, &NoneState {});
         PolicyState { memory, cost: Cost::default(), buffers: Default::default() }

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::contract::{Cost, Method, Observation, Policy, PolicyMemory, PolicyState, check_run_of};
-use crate::check::{ConfigError, check_run};
+use super::contract::{Method, Observation, Policy, PolicyState};
+use super::step_memory::StepMemory;
+use crate::check::{ConfigError, check_run, require};
 use crate::companion::{Companion, Companions};
 use crate::decision::{Decision, Wants};
 use crate::event::StopReason;
@@ -54,6 +55,8 @@ impl Method for ScriptedConfig {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
+        let first = self.freeze.iter().map(|freeze| freeze.step).min().unwrap_or(1);
+        require(first >= 1, "freeze.step", first as f64, "at least 1")?;
         let mut named = BTreeSet::new();
         match self.named().find(|unit| !named.insert(**unit)) {
             Some(unit) => Err(ConfigError::DuplicateUnit { unit: *unit }),
@@ -67,42 +70,23 @@ impl Method for ScriptedConfig {
         if let Some(unit) = self.named().find(|unit| !units.contains(unit)) {
             return Err(ConfigError::NoSuchUnit { unit: *unit });
         }
-        let units = units.iter().copied().collect();
-        Ok(Box::new(Scripted { config: self.clone(), planned_steps, units, last_step: 0 }))
+        Ok(Box::new(Scripted { memory: StepMemory::new(self.clone(), units, planned_steps) }))
     }
 }
 
 /// A script being played.
 #[derive(Debug, Clone)]
 struct Scripted {
-    config: ScriptedConfig,
-    planned_steps: usize,
-    units: BTreeSet<UnitId>,
-    last_step: usize,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ScriptedState {
-    config: ScriptedConfig,
-    planned_steps: usize,
-    last_step: usize,
+    memory: StepMemory<ScriptedConfig>,
 }
 
 impl Scripted {
-    fn frozen_by(&self, step: usize) -> BTreeSet<UnitId> {
-        self.config.freeze.iter().filter(|f| f.step <= step).flat_map(|f| &f.units).copied().collect()
-    }
-
-    fn companions_by(&self, step: usize) -> BTreeSet<Companion> {
-        self.config.companions.frozen_with(&self.units, &self.frozen_by(step))
-    }
-
-    fn stop(&self, step: usize) -> Option<StopReason> {
-        match self.config.stop {
-            Some(last) => (step >= last).then_some(StopReason::Script),
-            None => (self.frozen_by(step).len() == self.units.len()).then_some(StopReason::AllFrozen),
-        }
+    fn frozen_by(&self, step: usize) -> (BTreeSet<UnitId>, BTreeSet<Companion>) {
+        let StepMemory { config, units, .. } = &self.memory;
+        let frozen = config.freeze.iter().filter(|freeze| freeze.step <= step).flat_map(|freeze| &freeze.units);
+        let frozen = frozen.copied().collect();
+        let companions = config.companions.frozen_with(units, &frozen);
+        (frozen, companions)
     }
 }
 
@@ -112,48 +96,43 @@ impl Policy for Scripted {
     }
 
     fn wants(&self, step: usize) -> Wants {
-        let decide = self.config.freeze.iter().any(|freeze| freeze.step == step) || self.config.stop == Some(step);
-        Wants { decide, ..Wants::default() }
+        let ScriptedConfig { freeze, stop, .. } = &self.memory.config;
+        Wants { decide: freeze.iter().any(|freeze| freeze.step == step) || *stop == Some(step), ..Wants::default() }
     }
 
     fn observe(&mut self, step: usize, _observation: &Observation<'_>) -> Decision {
-        let before = self.last_step;
-        self.last_step = before.max(step);
         let mut decision = Decision { step, ..Decision::default() };
-        if step > before || step == 0 {
-            let frozen = if step == 0 { BTreeSet::new() } else { self.frozen_by(before) };
-            let companions = if step == 0 { BTreeSet::new() } else { self.companions_by(before) };
-            decision.freeze = self.frozen_by(step).difference(&frozen).copied().collect();
-            decision.freeze_companions = self.companions_by(step).difference(&companions).copied().collect();
-            decision.stop = self.stop(step);
+        if step <= self.memory.last_step {
+            return decision;
         }
+        let (before, now) = (self.frozen_by(self.memory.last_step), self.frozen_by(step));
+        self.memory.last_step = step;
+        decision.stop = match self.memory.config.stop {
+            Some(last) => (step >= last).then_some(StopReason::Script),
+            None => (now.0.len() == self.memory.units.len()).then_some(StopReason::AllFrozen),
+        };
+        decision.freeze = now.0.difference(&before.0).copied().collect();
+        decision.freeze_companions = now.1.difference(&before.1).copied().collect();
         decision
     }
 
     fn in_force(&self) -> Decision {
+        let step = self.memory.last_step;
+        let (frozen, companions) = self.frozen_by(step);
         Decision {
-            step: self.last_step,
-            freeze: self.frozen_by(self.last_step).into_iter().collect(),
-            freeze_companions: self.companions_by(self.last_step).into_iter().collect(),
+            step,
+            freeze: frozen.into_iter().collect(),
+            freeze_companions: companions.into_iter().collect(),
             ..Decision::default()
         }
     }
 
-    fn cost(&self) -> Cost {
-        Cost::default()
-    }
-
     fn state(&self) -> PolicyState {
-        let Self { config, planned_steps, last_step, .. } = self.clone();
-        let memory = PolicyMemory::new(NAME, &ScriptedState { config, planned_steps, last_step });
-        PolicyState { memory, cost: Cost::default(), buffers: Default::default() }
+        self.memory.state(NAME)
     }
 
     fn restore(&mut self, state: PolicyState) -> Result<(), RestoreError> {
-        let saved: ScriptedState = state.memory.read(NAME)?;
-        check_run_of((&saved.config, saved.planned_steps), (&self.config, self.planned_steps))?;
-        self.last_step = saved.last_step;
-        Ok(())
+        self.memory.restore(NAME, state)
     }
 }
 
@@ -209,6 +188,8 @@ mod tests {
         let twice = vec![at(3, &[0]), at(7, &[0])];
         let config = ScriptedConfig { freeze: twice, ..ScriptedConfig::default() };
         assert!(config.validate().unwrap_err().to_string().contains("language.0.q"));
+        let early = ScriptedConfig { freeze: vec![at(0, &[0])], ..ScriptedConfig::default() };
+        assert!(early.validate().unwrap_err().to_string().contains("freeze.step"));
         let absent = vec![Freeze { step: 3, units: vec![UnitId::language(9, Role::Q)] }];
         let config = ScriptedConfig { freeze: absent, ..ScriptedConfig::default() };
         assert!(config.build(&units(), 20).unwrap_err().to_string().contains("language.9.q"));
