@@ -32,7 +32,7 @@ enum Bench {
 #[derive(Debug, clap::Args)]
 struct Step {
     /// The model: smollm2-135m, smollm2-moe (8 experts, 2 of them active, for each MLP of smollm2-135m: as many active
-    /// parameters), smollm2-360m, llama-1b or tiny.
+    /// parameters), smollm2-360m, llama-1b, qwen3-0.6b, qwen3-14b or tiny.
     #[arg(long, default_value_t = Shape::SmolLm2M135)]
     shape: Shape,
     /// What trains: all parameters, adapters on the seven projections of every layer, or nothing: the forward pass alone, as
@@ -184,7 +184,8 @@ fn print(report: &StepReport) {
     ));
     let peak = report.peak_memory_bytes.map_or("unknown".into(), |peak| format!("{}B", short(peak)));
     output::print(&format!(
-        "memory        peak {peak}, optimizer {}B, kept gradients {}B",
+        "memory        peak {peak} (planned {}B), optimizer {}B, kept gradients {}B",
+        short(report.memory.peak),
         short(report.optimizer_bytes),
         short(report.kept_bytes)
     ));

@@ -3,108 +3,125 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use grades_models::config::HfConfig;
-use grades_models::registry;
+use grades_models::model::Outline;
+use grades_models::parameters::Parameter;
 use grades_models::weights::Checkpoint;
+use grades_models::{LoraConfig, registry};
+use grades_tensor::Dtype;
+use grades_train::config::{Config, Precision};
 use grades_train::hub::Hub;
-use serde_json::json;
+use grades_train::train::plan::{MemoryPlan, Workload};
+use serde_json::{Value, json};
 
 use crate::output;
-
-/// Bytes of a full fine-tune for each parameter: weight, gradient, the previous gradient that GradES compares with, and
-/// AdamW's two moments, all f32.
-const FULL_BYTES: u64 = 20;
-/// Rank of the LoRA estimate.
-const LORA_RANK: u64 = 16;
-
-/// 64ths of a byte that a value takes in NF4.
-const NF4_64THS: u64 = 33;
-
-/// Whether a tensor is the weight of a linear layer within the model.
-fn is_projection(name: &str) -> bool {
-    name.contains(".layers.") && (name.ends_with("_proj.weight") || name.contains(".experts."))
-}
-
-/// How many matrices freeze on their own in a tensor, and the numbers of adapters beside it; experts may lie in one tensor.
-fn adaptable(name: &str, shape: &[usize]) -> (usize, u64) {
-    let (matrices, rows, columns) = match *shape {
-        _ if !is_projection(name) => return (0, 0),
-        [rows, columns] => (1, rows, columns),
-        [experts, rows, columns] => (experts, rows, columns),
-        _ => return (0, 0),
-    };
-    let roles = if name.contains("qkv_proj") {
-        3
-    } else if name.contains("gate_up_proj") {
-        2
-    } else {
-        1
-    };
-    (matrices * roles, LORA_RANK * (matrices * (rows + columns)) as u64)
-}
+use crate::train::print_memory;
 
 /// Show what a checkpoint holds and what fine-tuning it would need.
 ///
-/// Reads headers only. The memory figures are those of the parameters, gradients and optimizer state; activations come on
-/// top, and depend on the tokens of a batch.
+/// Reads headers only, and with --config-only not even those. The memory is what a run holds at its highest: with AdamW and
+/// GradES, which keeps the gradients of the step before, one micro-batch a step, and all matrices adapted in those with
+/// adapters.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A model folder in the Hugging Face layout, a safetensors or GGUF file, or a model of the Hugging Face Hub (owner/name).
+    /// A model folder in the Hugging Face layout, a safetensors or GGUF file, or a model of the Hugging Face Hub (owner/name);
+    /// with --config-only also a config.json.
     path: PathBuf,
     /// List every tensor.
     #[arg(long)]
     tensors: bool,
+    /// Read the config alone; of a model of the Hub no weights are fetched.
+    #[arg(long)]
+    config_only: bool,
+    /// Rows of the micro-batch that memory is planned for.
+    #[arg(long, default_value_t = 1, value_name = "ROWS")]
+    micro_batch_size: u64,
+    /// Tokens of each row.
+    #[arg(long, default_value_t = 2048, value_name = "TOKENS")]
+    sequence_len: u64,
+    /// Rank of the adapters.
+    #[arg(long, default_value_t = 16)]
+    lora_r: usize,
+    /// Numbers of the products: auto (bf16 where the processor has them), f32 or bf16.
+    #[arg(long, default_value = "auto")]
+    precision: Precision,
+    /// Compute each layer again in the backward pass instead of keeping its activations.
+    #[arg(long)]
+    gradient_checkpointing: bool,
+}
+
+/// What is known of a model.
+struct Found {
+    config: HfConfig,
+    /// Name, shape, type and bytes of every tensor.
+    tensors: Vec<Stored>,
+}
+
+/// A tensor as it is stored, or of a config alone as it would be.
+struct Stored {
+    name: String,
+    shape: Vec<usize>,
+    dtype: String,
+    bytes: u64,
+    packed: bool,
+}
+
+impl Stored {
+    fn values(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64
+    }
 }
 
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
-        let path = Hub::from_env().model(&self.path)?;
-        let checkpoint = Checkpoint::open(&path)?;
-        let hf = HfConfig::new(checkpoint.config()?.clone())?;
-        let config = registry::sizes(&hf)?;
-        let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
-        let (mut parameters, mut bytes, mut packed, mut tensors) = (0, 0, 0, Vec::new());
-        let (mut units, mut lora) = (0, 0);
-        for name in checkpoint.names() {
-            let info = checkpoint.info(name)?;
-            let entry = types.entry(info.dtype.to_string()).or_default();
-            *entry = (entry.0 + 1, entry.1 + info.values() as u64);
-            parameters += info.values() as u64;
-            let (of_units, of_adapters) = adaptable(name, &info.shape);
-            (units, lora) = (units + of_units, lora + of_adapters);
-            bytes += info.bytes;
-            packed += match info.values() as u64 {
-                _ if info.dtype.is_quantized() && is_projection(name) => info.bytes,
-                values if is_projection(name) => values * NF4_64THS / 64,
-                values => 4 * values,
-            };
-            tensors.push(json!({ "name": name, "shape": info.shape, "type": info.dtype.to_string() }));
+        let found = if self.config_only { self.described()? } else { self.stored()? };
+        let outline = registry::outline(&found.config, true)?;
+        let (full, lora, packed) = (
+            self.plan(&found, &outline, None, false)?,
+            self.plan(&found, &outline, Some(&self.adapter()), false)?,
+            self.plan(&found, &outline, Some(&self.adapter()), true)?,
+        );
+        let mut types: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+        for tensor in &found.tensors {
+            let entry = types.entry(&tensor.dtype).or_default();
+            *entry = (entry.0 + 1, entry.1 + tensor.values());
         }
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (full_memory, lora_memory) = (parameters * FULL_BYTES, 4 * parameters + lora * FULL_BYTES);
-        let packed_memory = packed + lora * FULL_BYTES;
+        let parameters: u64 = found.tensors.iter().map(Stored::values).sum();
+        let bytes: u64 = found.tensors.iter().map(|tensor| tensor.bytes).sum();
+        let units = outline.units(None).len();
+        let hf = &found.config;
         if json {
+            let of_types = types
+                .iter()
+                .map(|(name, (count, values))| ((*name).to_owned(), json!({ "tensors": count, "values": values })));
+            let tensor =
+                |Stored { name, shape, dtype, .. }: &Stored| json!({ "name": name, "shape": shape, "type": dtype });
             return output::print_json(&json!({
                 "path": self.path,
                 "model_type": hf.model_type()?,
                 "config": hf.value(),
                 "parameters": parameters,
                 "bytes": bytes,
-                "types": types.iter().map(|(name, (count, values))| (name.clone(), json!({ "tensors": count, "values": values }))).collect::<serde_json::Map<_, _>>(),
+                "types": of_types.collect::<serde_json::Map<_, _>>(),
                 "units": units,
-                "full_memory_bytes": full_memory,
-                "lora_memory_bytes": lora_memory,
-                "lora_4bit_memory_bytes": packed_memory,
-                "lora_r": LORA_RANK,
-                "tensors": tensors,
+                "micro_batch_size": self.micro_batch_size,
+                "sequence_len": self.sequence_len,
+                "lora_r": self.lora_r,
+                "full_memory": full,
+                "lora_memory": lora,
+                "lora_4bit_memory": packed,
+                "tensors": found.tensors.iter().map(tensor).collect::<Vec<_>>(),
             }));
         }
-        let short = output::short;
+        let (short, config) = (output::short, outline.sizes());
         output::print(&format!("family      {}", hf.model_type()?));
         output::print(&format!("parameters  {} in {}B", short(parameters), short(bytes)));
         output::print(&format!(
-            "sizes       {} layers, hidden {hidden}, MLP {inner}, {} heads of {} ({} for keys and values), vocabulary {}{}",
+            "sizes       {} layers, hidden {}, MLP {}, {} heads of {} ({} for keys and values), vocabulary {}{}",
             config.num_hidden_layers,
+            config.hidden_size,
+            config.intermediate_size,
             config.num_attention_heads,
             config.head_dim,
             config.num_key_value_heads,
@@ -117,17 +134,96 @@ impl Args {
         }
         output::print(&format!("units       {units} matrices that freeze one by one"));
         output::print(&format!(
-            "memory      full fine-tune {}B, LoRA of rank {LORA_RANK} {}B, with load_in_4bit {}B, and the activations",
-            short(full_memory),
-            short(lora_memory),
-            short(packed_memory)
+            "for {} rows of {} tokens, products in {}:",
+            self.micro_batch_size,
+            self.sequence_len,
+            self.precision.resolve().name()
         ));
+        for (what, plan) in [
+            ("full fine-tune".to_owned(), full),
+            (format!("LoRA of rank {}", self.lora_r), lora),
+            ("LoRA, load_in_4bit".to_owned(), packed),
+        ] {
+            print_memory(&format!("{what:<19}"), &plan);
+        }
         if self.tensors {
-            for name in checkpoint.names() {
-                let info = checkpoint.info(name)?;
-                output::print(&format!("{name}  {:?}  {}", info.shape, info.dtype));
+            for Stored { name, shape, dtype, .. } in &found.tensors {
+                output::print(&format!("{name}  {shape:?}  {dtype}"));
             }
         }
         Ok(())
+    }
+
+    /// The headers of a checkpoint.
+    fn stored(&self) -> anyhow::Result<Found> {
+        let checkpoint = Checkpoint::open(Hub::from_env().model(&self.path)?)?;
+        let stored = |name: &str| {
+            let info = checkpoint.info(name)?;
+            Ok::<_, anyhow::Error>(Stored {
+                name: name.to_owned(),
+                shape: info.shape.clone(),
+                dtype: info.dtype.to_string(),
+                bytes: info.bytes,
+                packed: info.dtype.is_quantized(),
+            })
+        };
+        let tensors = checkpoint.names().map(stored).collect::<Result<_, _>>()?;
+        Ok(Found { config: HfConfig::new(checkpoint.config()?.clone())?, tensors })
+    }
+
+    /// The config, and the tensors that it describes, in the type that it names.
+    fn described(&self) -> anyhow::Result<Found> {
+        let path = Hub::from_env().description(&self.path)?;
+        let path = if path.is_dir() { path.join("config.json") } else { path };
+        if path.extension().is_some_and(|extension| extension == "gguf") {
+            return self.stored();
+        }
+        let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        let config: Value =
+            serde_json::from_slice(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+        let named = ["torch_dtype", "dtype"].into_iter().find_map(|key| config.get(key)?.as_str());
+        let (dtype, size) = match named {
+            Some("bfloat16") => ("BF16", 2),
+            Some("float16") => ("F16", 2),
+            _ => ("F32", 4),
+        };
+        let config = HfConfig::new(config)?;
+        let outline = registry::outline(&config, true)?;
+        let stored = |parameter: &Parameter| Stored {
+            name: parameter.name.clone(),
+            shape: parameter.shape.clone(),
+            dtype: dtype.to_owned(),
+            bytes: size * parameter.len() as u64,
+            packed: false,
+        };
+        let tensors = outline.parameters().iter().map(stored).collect();
+        Ok(Found { config, tensors })
+    }
+
+    fn adapter(&self) -> LoraConfig {
+        LoraConfig { r: self.lora_r, ..LoraConfig::default() }
+    }
+
+    fn plan(
+        &self,
+        found: &Found,
+        outline: &Outline,
+        adapter: Option<&LoraConfig>,
+        load_in_4bit: bool,
+    ) -> anyhow::Result<MemoryPlan> {
+        let precision: Dtype = self.precision.resolve();
+        let workload = Workload {
+            adapter,
+            load_in_4bit,
+            precision,
+            rule: Config::default().rule(),
+            tokens: self.micro_batch_size.saturating_mul(self.sequence_len),
+            accumulates: false,
+            gradient_checkpointing: self.gradient_checkpointing,
+            kept_copies: 1,
+            weight_average: false,
+        };
+        let packed = |name: &str| found.tensors.iter().find(|t| t.name == name && t.packed).map(|t| t.bytes);
+        Ok(MemoryPlan::of(outline, &workload, &packed)?)
     }
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use grades_report::record::Summary;
 use grades_train::config::Config;
-use grades_train::train::run;
+use grades_train::train::plan::MemoryPlan;
+use grades_train::train::{DryRun, dry_run, run};
 
 use crate::output;
 
@@ -24,12 +25,24 @@ pub(crate) struct Args {
     /// Options that replace those of the file: key=value, dotted for nested keys.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    /// Go through config, tokenizer and data up to where the weights would be loaded, and show what the run would be and how
+    /// much memory it would take. Of a model of the Hub no weights are fetched; nothing is written.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Args {
     pub(crate) fn run(self, json: bool, threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
         let config = Config::load(&self.config, &self.overrides)?;
         output::set_threads(threads.or(config.threads.count()))?;
+        if self.dry_run {
+            let plan = dry_run(&config)?;
+            if json {
+                return output::print_json(&plan);
+            }
+            print_plan(&plan);
+            return Ok(());
+        }
         let summary = grades_kernels::on_worker(|| run(&config, true))?;
         if json {
             return output::print_json(&summary);
@@ -37,6 +50,50 @@ impl Args {
         print(&summary);
         Ok(())
     }
+}
+
+fn print_plan(plan: &DryRun) {
+    let short = output::short;
+    output::print(&format!(
+        "model         {}, {} of {} parameters train in {} matrices, products in {}",
+        plan.model_type,
+        short(plan.trainable_parameters),
+        short(plan.parameters),
+        plan.units,
+        plan.precision
+    ));
+    let left_out = |count: usize, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
+    output::print(&format!(
+        "data          {} samples of {} tokens{}{}{}",
+        plan.samples,
+        short(plan.tokens),
+        left_out(plan.validation_samples, "kept for validation"),
+        left_out(plan.dropped_samples, "left out as too long"),
+        left_out(plan.truncated_samples, "cut")
+    ));
+    output::print(&format!(
+        "steps         {}, {} an epoch; {} tokens in the largest micro-batch",
+        plan.planned_steps, plan.steps_per_epoch, plan.largest_batch_tokens
+    ));
+    print_memory("memory       ", &plan.memory);
+    if let Some(available) = plan.available_memory {
+        output::print(&format!("available     {}B", short(available)));
+    }
+}
+
+/// A plan of memory, after what it is of.
+pub(crate) fn print_memory(what: &str, memory: &MemoryPlan) {
+    let short = output::short;
+    output::print(&format!(
+        "{what} {}B: weights {}B, gradients {}B, optimizer {}B, kept for the method {}B, average {}B, activations {}B",
+        short(memory.peak),
+        short(memory.weights),
+        short(memory.gradients),
+        short(memory.optimizer),
+        short(memory.kept),
+        short(memory.average),
+        short(memory.activations)
+    ));
 }
 
 fn print(summary: &Summary) {

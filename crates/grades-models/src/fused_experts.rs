@@ -7,11 +7,12 @@ use std::ops::Range;
 use grades_kernels::quant::PackedMatrix;
 
 use crate::Error;
-use crate::source::{Source, packed};
+use crate::source::Source;
 
 /// A [`Source`] in which each expert has matrices of its own (`mlp.experts.3.gate_proj.weight`, or mixtral's
 /// `block_sparse_moe.experts.3.w1.weight`), also where the one below has `mlp.experts.gate_up_proj`, `[experts, 2 · inner,
-/// hidden]`, and `mlp.experts.down_proj`, `[experts, hidden, inner]`.
+/// hidden]`, and `mlp.experts.down_proj`, `[experts, hidden, inner]`, or as GGUF files a tensor of all experts for each role,
+/// `mlp.experts.gate_proj.weight`.
 pub(crate) struct FusedExperts<'a>(pub(crate) &'a dyn Source);
 
 /// Where the rows of a matrix are.
@@ -21,33 +22,50 @@ struct Found {
     columns: usize,
 }
 
-/// Which matrix of a tensor that holds those of all experts.
-struct Share {
-    expert: usize,
-    /// Which of how many below one another it is in its expert.
-    part: [usize; 2],
+/// A matrix of an expert, or the router of all: where it belongs.
+struct Matrix<'a> {
+    /// The prefix of its layer's tensors, without the dot.
+    layer: &'a str,
+    /// Gate, up or down, and the expert; a router has neither.
+    of: Option<(&'static str, usize)>,
 }
 
-/// The tensor that holds the matrix `name`, and which of its matrices that is; a router has its tensor alone.
-fn tensor_of(name: &str) -> Option<(String, Option<Share>)> {
-    if let Some(layer) = name.strip_suffix(".block_sparse_moe.gate.weight") {
-        return Some((format!("{layer}.mlp.gate.weight"), None));
+fn matrix(name: &str) -> Option<Matrix<'_>> {
+    let inside =
+        |rest: &'_ str| rest.strip_suffix(".mlp").or_else(|| rest.strip_suffix(".block_sparse_moe")).map(str::len);
+    let name = name.strip_suffix(".weight")?;
+    let (rest, last) = name.rsplit_once('.')?;
+    if last == "gate" {
+        return Some(Matrix { layer: &name[..inside(rest)?], of: None });
     }
-    let (rest, matrix) = name.strip_suffix(".weight")?.rsplit_once('.')?;
-    let (rest, expert) = rest.rsplit_once(".experts.")?;
-    let layer = rest.strip_suffix(".mlp").or_else(|| rest.strip_suffix(".block_sparse_moe"))?;
-    let (tensor, part) = match matrix {
-        "gate_proj" | "w1" => ("gate_up_proj", [0, 2]),
-        "up_proj" | "w3" => ("gate_up_proj", [1, 2]),
-        "down_proj" | "w2" => ("down_proj", [0, 1]),
+    let role = match last {
+        "gate_proj" | "w1" => "gate_proj",
+        "up_proj" | "w3" => "up_proj",
+        "down_proj" | "w2" => "down_proj",
         _ => return None,
     };
-    Some((format!("{layer}.mlp.experts.{tensor}"), Some(Share { expert: expert.parse().ok()?, part })))
+    let (rest, expert) = rest.rsplit_once(".experts.")?;
+    Some(Matrix { layer: &name[..inside(rest)?], of: Some((role, expert.parse().ok()?)) })
 }
 
-/// The name of the tensor that holds a matrix of an expert with those of all others.
-pub(crate) fn holder(name: &str) -> Option<String> {
-    tensor_of(name).map(|(tensor, _)| tensor)
+/// The tensor of a GGUF file in which a matrix of an expert lies with those of all others, and which of them it is; a router
+/// has its tensor alone.
+pub(crate) fn stacked(name: &str) -> Option<(String, Option<usize>)> {
+    let Matrix { layer, of } = matrix(name)?;
+    Some(match of {
+        None => (format!("{layer}.mlp.gate.weight"), None),
+        Some((role, expert)) => (format!("{layer}.mlp.experts.{role}.weight"), Some(expert)),
+    })
+}
+
+/// The names of the tensors in which a matrix of an expert may lie with those of all others.
+pub(crate) fn holders(name: &str) -> Vec<String> {
+    let fused = matrix(name).and_then(|matrix| {
+        let (role, _) = matrix.of?;
+        let tensor = if role == "down_proj" { role } else { "gate_up_proj" };
+        Some(format!("{}.mlp.experts.{tensor}", matrix.layer))
+    });
+    fused.into_iter().chain(stacked(name).map(|(tensor, _)| tensor)).collect()
 }
 
 impl FusedExperts<'_> {
@@ -56,17 +74,22 @@ impl FusedExperts<'_> {
         if self.0.shape(name).is_some() {
             return None;
         }
-        let (tensor, of) = tensor_of(name)?;
-        match (self.0.shape(&tensor)?.as_slice(), of) {
+        let expert = matrix(name)?.of;
+        let of_tensor = |tensor: String| match (self.0.shape(&tensor)?.as_slice(), expert) {
             (&[rows, columns], None) => Some(Found { name: tensor, rows: 0..rows, columns }),
-            (&[experts, rows, columns], Some(Share { expert, part: [part, parts] }))
-                if expert < experts && rows.is_multiple_of(parts) =>
-            {
-                let (first, rows) = (expert * rows + part * rows / parts, rows / parts);
-                Some(Found { name: tensor, rows: first..first + rows, columns })
+            (&[experts, rows, columns], Some((role, expert))) if expert < experts => {
+                // Gate and up lie below one another where they are fused.
+                let (part, parts) = match role {
+                    _ if !tensor.ends_with("gate_up_proj") => (0, 1),
+                    "up_proj" => (1, 2),
+                    _ => (0, 2),
+                };
+                let (first, own) = (expert * rows + part * rows / parts, rows / parts);
+                rows.is_multiple_of(parts).then_some(Found { name: tensor, rows: first..first + own, columns })
             }
             _ => None,
-        }
+        };
+        holders(name).into_iter().find_map(of_tensor)
     }
 }
 
@@ -98,7 +121,7 @@ impl Source for FusedExperts<'_> {
 
     fn load_packed(&self, name: &str, shape: [usize; 2]) -> Result<PackedMatrix, Error> {
         match self.find(name) {
-            Some(found) => packed(name, &self.0.load_rows(&found.name, found.rows)?, shape),
+            Some(found) => self.0.load_packed_rows(&found.name, found.rows, found.columns),
             None => self.0.load_packed(name, shape),
         }
     }
@@ -128,10 +151,18 @@ mod tests {
             ("l.mlp.experts.gate_up_proj", &[3, 4, 2]),
             ("l.mlp.experts.down_proj", &[3, 2, 2]),
             ("l.mlp.gate.weight", &[3, 2]),
+            ("n.mlp.experts.up_proj.weight", &[3, 2, 2]),
             ("m.mlp.experts.0.gate_proj.weight", &[1, 2]),
             ("m.mlp.experts.gate_up_proj", &[1, 3, 2]),
         ]);
         let fused = FusedExperts(&source);
+        let check = |name: &str, shape: [usize; 2], first: usize| {
+            assert_eq!(fused.shape(name), Some(shape.to_vec()), "{name}");
+            let expected: Vec<f32> = (first..first + shape[0] * shape[1]).map(|i| i as f32).collect();
+            assert_eq!(fused.load(name, &shape).unwrap(), expected, "{name}");
+            assert_eq!(fused.load_rows(name, 1..2).unwrap(), expected[2..4], "{name}");
+            assert_eq!(fused.load_packed(name, shape).unwrap().rows(), shape[0], "{name}");
+        };
         for (matrix, shape, first) in [
             ("mlp.experts.0.gate_proj", [2, 2], 0),
             ("mlp.experts.0.up_proj", [2, 2], 4),
@@ -143,13 +174,11 @@ mod tests {
             ("block_sparse_moe.experts.2.w2", [2, 2], 8),
             ("block_sparse_moe.gate", [3, 2], 0),
         ] {
-            let name = format!("l.{matrix}.weight");
-            assert_eq!(fused.shape(&name), Some(shape.to_vec()), "{name}");
-            let expected: Vec<f32> = (first..first + shape[0] * shape[1]).map(|i| i as f32).collect();
-            assert_eq!(fused.load(&name, &shape).unwrap(), expected, "{name}");
-            assert_eq!(fused.load_rows(&name, 1..2).unwrap(), expected[2..4], "{name}");
-            assert_eq!(fused.load_packed(&name, shape).unwrap().rows(), shape[0], "{name}");
+            check(&format!("l.{matrix}.weight"), shape, first);
         }
+        check("n.mlp.experts.2.up_proj.weight", [2, 2], 8);
+        check("n.block_sparse_moe.experts.1.w3.weight", [2, 2], 4);
+
         // One that there is comes first, and what is not there stays absent.
         assert_eq!(fused.shape("m.mlp.experts.0.gate_proj.weight"), Some(vec![1, 2]));
         for name in [

@@ -17,6 +17,7 @@ pub mod parameters;
 pub mod random;
 pub mod registry;
 pub mod sampling;
+pub mod save;
 pub mod source;
 pub mod template;
 pub mod tokenizer;

@@ -12,8 +12,8 @@ use crate::families::wiring::{self, LoadLayer};
 use crate::families::{gemma3_text, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3};
 use crate::fields::{Fields, named, warn_once};
 use crate::fused_experts::{self, FusedExperts};
-use crate::model::{Decoder, HEAD};
-use crate::source::{Builder, LoadOptions, Source};
+use crate::model::{Decoder, HEAD, Outline};
+use crate::source::{Builder, LoadOptions, Source, Storage, packed};
 use crate::weights::Checkpoint;
 
 /// Reads what an architecture asks of a config, puts right what it means by the sizes, and says how a layer of it is loaded.
@@ -72,6 +72,30 @@ pub fn load(config: &HfConfig, source: &dyn Source, options: LoadOptions) -> Res
     Ok(Decoder::new(sizes, wiring, builder.finish()))
 }
 
+/// What the model of a config is made of, without values: nothing is read, and little is held. `split_fused` makes the roles
+/// inside fused projections units of their own.
+///
+/// # Errors
+/// As [`sizes`].
+pub fn outline(config: &HfConfig, split_fused: bool) -> Result<Outline, Error> {
+    let device = grades_tensor::device("cpu").map_err(|error| Error::Input(error.to_string()))?;
+    let options = LoadOptions { storage: Storage::Outline, split_fused, ..LoadOptions::new(device) };
+    Ok(Outline::new(load(config, &Nothing, options)?))
+}
+
+/// Holds no tensor.
+struct Nothing;
+
+impl Source for Nothing {
+    fn shape(&self, _: &str) -> Option<Vec<usize>> {
+        None
+    }
+
+    fn load(&self, _: &str, _: &[usize]) -> Result<Vec<f32>, Error> {
+        Ok(Vec::new())
+    }
+}
+
 /// The model of a checkpoint on disk, read tensor by tensor. Tensors that it does not have are named once in a warning.
 ///
 /// # Errors
@@ -101,7 +125,7 @@ fn tell_unused(checkpoint: &Checkpoint, model: &Decoder) {
     }
     const NAMED: usize = 5;
     let mut taken: BTreeSet<&str> = model.parameters().iter().map(|parameter| parameter.name.as_str()).collect();
-    let fused = taken.iter().filter(|name| !checkpoint.contains(name)).filter_map(|name| fused_experts::holder(name));
+    let fused = taken.iter().filter(|name| !checkpoint.contains(name)).flat_map(|name| fused_experts::holders(name));
     let fused: BTreeSet<String> = fused.collect();
     taken.extend(fused.iter().map(String::as_str));
     // A head that was not taken is the embedding.
@@ -136,5 +160,12 @@ impl Source for Checkpoint {
 
     fn load_packed(&self, name: &str, _: [usize; 2]) -> Result<PackedMatrix, Error> {
         Ok(self.packed(name)?)
+    }
+
+    fn load_packed_rows(&self, name: &str, rows: Range<usize>, columns: usize) -> Result<PackedMatrix, Error> {
+        match self.packed_rows(name, rows.clone())? {
+            Some(matrix) => Ok(matrix),
+            None => packed(name, &Checkpoint::load_rows(self, name, rows.clone())?, [rows.len(), columns]),
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use grades::UnitId;
 use grades_kernels::quant::{Nf4, PackedMatrix};
-use grades_tensor::DeviceRef;
+use grades_tensor::{DeviceRef, Dtype, Tensor};
 
 use crate::Error;
 use crate::nn::Norm;
@@ -48,6 +48,15 @@ pub trait Source {
     fn load_packed(&self, name: &str, shape: [usize; 2]) -> Result<PackedMatrix, Error> {
         packed(name, &self.load(name, &shape)?, shape)
     }
+
+    /// Some rows of a tensor, whose row are its `columns` of the last dimension, as a matrix in the blocks that they are stored
+    /// in, or in NF4.
+    ///
+    /// # Errors
+    /// As [`load_packed`](Self::load_packed), and if there are no such rows.
+    fn load_packed_rows(&self, name: &str, rows: Range<usize>, columns: usize) -> Result<PackedMatrix, Error> {
+        packed(name, &self.load_rows(name, rows.clone())?, [rows.len(), columns])
+    }
 }
 
 /// The values of the matrix `name` in NF4.
@@ -65,6 +74,8 @@ pub enum Storage {
     Dense,
     /// In the blocks of their checkpoint where it is quantised, else in NF4. They do not train.
     Packed,
+    /// Nothing of the whole model is held or read but names, shapes and places; it cannot compute.
+    Outline,
 }
 
 impl Storage {
@@ -144,14 +155,16 @@ impl<'a> Builder<'a> {
         self.check_shape(name, shape)?;
         let device = self.options.device;
         let unit = pieces.iter().all(|(_, place)| place.unit().is_some());
+        let columns = shape.last().copied().unwrap_or(1);
+        let extent = [shape.iter().product::<usize>() / columns.max(1), columns];
         let value = match (shape, self.options.storage) {
+            (_, Storage::Outline) => Tensor::new(device, extent, Dtype::F32, ()),
             (&[rows, columns], Storage::Packed) if unit => {
                 device.from_packed(self.source.load_packed(name, [rows, columns])?)
             }
             _ => {
                 let values = Some(self.source.load(name, shape)?).filter(|values| !values.is_empty()).unwrap_or(start);
-                let columns = shape.last().copied().unwrap_or(1);
-                device.from_host(values, [shape.iter().product::<usize>() / columns.max(1), columns])
+                device.from_host(values, extent)
             }
         };
         Ok(self.parameters.push(Parameter::new(name, shape, value, pieces)))
@@ -173,8 +186,13 @@ impl<'a> Builder<'a> {
         (eps, offset): (f32, f32),
     ) -> Result<Norm, Error> {
         self.check_shape(name, &[width])?;
-        let (device, values) = (self.options.device, self.source.load_scale(name, width, offset)?);
-        let value = device.from_host(values, [1, width]);
+        let device = self.options.device;
+        let value = match self.options.storage {
+            Storage::Outline => Tensor::new(device, [1, width], Dtype::F32, ()),
+            Storage::Dense | Storage::Packed => {
+                device.from_host(self.source.load_scale(name, width, offset)?, [1, width])
+            }
+        };
         let scale = self.parameters.push(Parameter::new(name, &[width], value, &[(width, place)]));
         let offset = (offset != 0.0).then(|| device.from_host(vec![offset; width], [1, width]));
         Ok(Norm { scale, offset, eps })

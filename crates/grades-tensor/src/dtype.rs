@@ -24,6 +24,17 @@ impl Dtype {
         if grades_kernels::gemm::bf16::is_native() { Self::Bf16 } else { Self::F32 }
     }
 
+    /// Bytes of an element; of packed blocks, which are none an element, 0.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::U8 => 1,
+            Self::Packed => 0,
+        }
+    }
+
     /// As in a config.
     #[must_use]
     pub fn name(self) -> &'static str {

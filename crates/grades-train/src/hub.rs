@@ -110,14 +110,26 @@ impl Hub {
     /// # Errors
     /// As of [`data_set`](Self::data_set); the model has no weights that are read, or several GGUF files fit.
     pub fn model(&self, path: &Path) -> Result<PathBuf, HubError> {
+        self.model_with(path, is_of_model)
+    }
+
+    /// The same without the weights, where these are no GGUF file, which describes itself.
+    ///
+    /// # Errors
+    /// As of [`model`](Self::model).
+    pub fn description(&self, path: &Path) -> Result<PathBuf, HubError> {
+        self.model_with(path, |file| is_of_model(file) && !file.ends_with(".safetensors"))
+    }
+
+    fn model_with(&self, path: &Path, is_read: fn(&str) -> bool) -> Result<PathBuf, HubError> {
         let named = path.to_str().filter(|_| !path.exists()).and_then(gguf::named);
         let Some((id, choice)) = named else { return Ok(path.to_owned()) };
         let snapshot = self.open(Repo { kind: Kind::Model, id: id.to_owned() }, &[MAIN])?;
         // What a tokenizer was made from counts where there is no other.
         let has_tokenizer = snapshot.files.iter().any(|file| file == "tokenizer.json");
-        let is_wanted = |file: &&String| is_of_model(file) || (!has_tokenizer && *file == "tokenizer.model");
+        let is_wanted = |file: &&String| is_read(file) || (!has_tokenizer && *file == "tokenizer.model");
         let wanted: Vec<&String> = snapshot.files.iter().filter(is_wanted).collect();
-        if choice.is_some() || !wanted.iter().any(|file| file.ends_with(".safetensors")) {
+        if choice.is_some() || !snapshot.files.iter().any(|file| is_of_model(file) && file.ends_with(".safetensors")) {
             return snapshot.gguf(choice);
         }
         for file in wanted {

@@ -74,3 +74,22 @@ fn what_cannot_be_measured_is_said_in_a_sentence() {
         assert!(!output.status.success() && message.contains(part), "{arguments}: {message}");
     }
 }
+
+/// Most memory of a step is its weights, its gradients and states, or its activations, in turn.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_plan_of_memory_is_what_a_step_takes() {
+    for options in [
+        "--rows 4 --tokens 256 --precision f32",
+        "--rows 2 --tokens 128 --precision bf16 --monitor",
+        "--rows 2 --tokens 256 --precision f32 --gradient-checkpointing",
+        "--rows 4 --tokens 256 --precision f32 --mode lora --lora-r 64",
+        "--rows 1 --tokens 256 --precision bf16 --mode lora --load-in-4bit",
+        "--rows 1 --tokens 128 --precision f32 --shape smollm2-moe",
+    ] {
+        let report = json(&format!("bench step {options} --steps 1 --json"));
+        let peak = report["peak_memory_bytes"].as_f64().unwrap();
+        let planned = report["memory"]["peak"].as_f64().unwrap();
+        assert!((planned / peak - 1.0).abs() < 0.1, "{options}: planned {planned}, held {peak}");
+    }
+}

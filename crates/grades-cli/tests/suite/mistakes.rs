@@ -233,3 +233,17 @@ fn prompts_and_options_that_cannot_be_used() {
     refuses(&workspace, &generate(&["--prompt", "a", "--top-p", "0"]), &["top_p"]);
     refuses(&workspace, &generate(&["--prompt", "a", "--chat"]), &["chat"]);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_that_does_not_fit_in_memory_is_refused_before_it_begins() {
+    let workspace = Workspace::new();
+    let config = json!({
+        "model_type": "llama", "hidden_size": 65_536, "intermediate_size": 262_144, "num_hidden_layers": 200,
+        "num_attention_heads": 512, "vocab_size": 96, "max_position_embeddings": 4096,
+    });
+    fs::write(workspace.path("huge.json"), config.to_string()).unwrap();
+    let options = ["init=random", "model={config: huge.json, tokenizer: model}"];
+    train_refuses(&workspace, &options, &["GB of memory", "adapter: lora", "--dry-run"]);
+    assert!(!workspace.path("run").exists());
+}

@@ -241,7 +241,26 @@ fn quantised_weights_that_are_decoded_are_told() {
     assert!(workspace.call(&merge).stdout().contains("dense weights in bf16 decoded from NF4"));
     let found = workspace.json(&["inspect", "model"]);
     assert_eq!(found["types"]["NF4"]["tensors"], 14);
-    assert!(found["lora_4bit_memory_bytes"].as_u64() < found["lora_memory_bytes"].as_u64());
+    assert!(found["lora_4bit_memory"]["weights"].as_u64() < found["lora_memory"]["weights"].as_u64());
+
+    // The merged matrices in 4 bits again, in files of a few tensors each.
+    let merge = |name: &'static str, options: &[&str]| {
+        let merge = ["merge", "--model", "model", "--adapter", "packed/adapter", "--output-dir", name];
+        workspace.json(&[&merge[..], options].concat())
+    };
+    assert_eq!(merge("again", &["--quantize", "nf4", "--max-shard-size", "20kB"])["quantize"], "nf4");
+    assert!(workspace.path("again/model.safetensors.index.json").is_file());
+    assert_eq!(workspace.json(&["inspect", "again"])["types"]["NF4"]["tensors"], 14);
+    merge("dense", &["--dtype", "f32"]);
+    let scores = |name: &str| likelihoods(&workspace, &format!("{name}.jsonl"), &["--model", name]);
+    for (again, dense) in scores("again").iter().zip(scores("dense")) {
+        assert!((again - dense).abs() < 0.02 * dense.abs(), "{again} {dense}");
+    }
+    let files = &merge("file", &["--quantize", "Q8_0"])["files"];
+    assert_eq!(files[0], "file/file-Q8_0.gguf");
+    assert_eq!(workspace.json(&["inspect", "file"])["model_type"], "llama");
+    let wrong = ["merge", "--model", "model", "--adapter", "a", "--output-dir", "b", "--quantize", "Q3"];
+    assert!(workspace.call(&wrong).stderr().contains("there is no type Q3"));
 }
 
 #[test]
@@ -263,11 +282,40 @@ fn generate_repeats_itself() {
 }
 
 #[test]
+fn a_dry_run_needs_no_weights_and_tells_what_the_run_would_be() {
+    let workspace = Workspace::new();
+    let dry = ["train", "config.yaml", "--dry-run"];
+    let plan = workspace.json(&dry);
+    assert_keys(&plan, &["parameters", "samples", "tokens", "largest_batch_tokens", "precision", "model_type"]);
+    assert!(workspace.call(&dry).stdout().contains("in the largest micro-batch"));
+    fs::rename(workspace.path("model/model.safetensors"), workspace.path("kept")).unwrap();
+    let mut without = workspace.json(&dry);
+    without["available_memory"] = plan["available_memory"].clone();
+    assert_eq!(without, plan);
+    assert!(!workspace.path("run").exists());
+
+    fs::rename(workspace.path("kept"), workspace.path("model/model.safetensors")).unwrap();
+    let summary = workspace.json(&["train", "config.yaml"]);
+    assert_eq!((&plan["planned_steps"], &plan["units"]), (&summary["planned_steps"], &summary["units"]));
+    let environment: Value =
+        serde_json::from_slice(&fs::read(workspace.path("run/environment.json")).unwrap()).unwrap();
+    assert_eq!(environment["planned_memory_bytes"], plan["memory"]["peak"]);
+    assert_eq!(environment["parameters"], plan["parameters"]);
+    assert!(!workspace.call(&dry).succeeded(), "the directory is in use");
+}
+
+#[test]
 fn inspect_tells_sizes_tensors_and_memory() {
     let workspace = Workspace::new();
     let found = workspace.json(&["inspect", "model"]);
     assert_keys(&found, &["model_type", "config", "parameters", "types", "tensors", "units"]);
-    assert_keys(&found, &["full_memory_bytes", "lora_memory_bytes"]);
+    for plan in ["full_memory", "lora_memory", "lora_4bit_memory"] {
+        assert_keys(&found[plan], &["weights", "gradients", "optimizer", "kept", "average", "activations", "peak"]);
+    }
+    let described = workspace.json(&["inspect", "model/config.json", "--config-only"]);
+    for key in ["parameters", "units", "full_memory", "lora_memory"] {
+        assert_eq!(described[key], found[key], "{key}");
+    }
     let parameters = 96 * 32 + 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32 + 2 * 32) + 32;
     assert_eq!((&found["parameters"], &found["units"]), (&parameters.into(), &14.into()));
     assert_eq!(found["model_type"], "llama");

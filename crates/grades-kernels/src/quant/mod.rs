@@ -20,6 +20,6 @@ pub use codes::{CODE as NF4_CODE, dynamic_map, unsigned_dynamic_map};
 pub use decode::decode;
 pub use encode::{EncodeError, encode, is_written};
 pub use gguf::{DecodeError, GgufType};
-pub use nf4::{BLOCK as NF4_BLOCK, Nf4, Nf4Encoder, Nf4Scales, NotFinite, PartError};
+pub use nf4::{BLOCK as NF4_BLOCK, NESTED_BLOCK as NF4_NESTED_BLOCK, Nf4, Nf4Encoder, Nf4Scales, NotFinite, PartError};
 pub use packed::{PackError, PackedMatrix};
 pub use product::{nn, nt};

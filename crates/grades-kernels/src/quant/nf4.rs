@@ -11,7 +11,7 @@ use super::lookup;
 /// Values of a block that share a scale.
 pub const BLOCK: usize = 64;
 /// Scales that share a scale of their own.
-const NESTED_BLOCK: usize = 256;
+pub const NESTED_BLOCK: usize = 256;
 /// Blocks that one task encodes or decodes.
 const TASK_BLOCKS: usize = 256;
 
@@ -212,6 +212,12 @@ impl Nf4 {
             lookup::scaled(codes, scale, part);
             (at, out) = (at + count, rest);
         }
+    }
+
+    /// Two codes a byte, the first in the high four bits, and the scales of the blocks.
+    #[must_use]
+    pub fn parts(&self) -> (&[u8], &Nf4Scales) {
+        (&self.codes, &self.scales)
     }
 
     /// Number of values.

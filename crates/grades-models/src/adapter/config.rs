@@ -56,12 +56,12 @@ impl LoraConfig {
     }
 
     /// Whether a linear layer of this name has an adapter.
-    pub(super) fn targets(&self, module: &str) -> bool {
+    pub(crate) fn targets(&self, module: &str) -> bool {
         self.target_modules.iter().any(|target| matches(target, module))
     }
 
     /// Refuses targets that no layer has, and ranks that do not fit.
-    pub(super) fn check(&self, layers: &[(&str, &[usize])]) -> Result<(), Error> {
+    pub(crate) fn check(&self, layers: &[(&str, &[usize])]) -> Result<(), Error> {
         let ends = |target: &str| layers.iter().any(|(module, _)| matches(target, module));
         if let Some(unknown) = self.target_modules.iter().find(|target| !ends(target)) {
             let mut known: Vec<&str> = layers.iter().map(|(module, _)| last(module)).collect();
@@ -87,7 +87,7 @@ impl LoraConfig {
 }
 
 /// The name of the layer that a weight belongs to.
-pub(super) fn module(weight: &str) -> &str {
+pub(crate) fn module(weight: &str) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
 

@@ -36,7 +36,12 @@ pub(super) fn of_model(model: &Model<'_>, kind: FileType) -> Result<(Vec<(String
     set("attention.value_length", number(sizes.head_dim));
     set("attention.layer_norm_rms_epsilon", Value::F32(sizes.rms_norm_eps as f32));
     set("vocab_size", number(sizes.vocab_size));
-    let Facts { rope, window } = Facts::of(model)?;
+    let Facts { rope, window, experts } = Facts::of(model)?;
+    if let Some([experts, used, inner]) = experts {
+        set("expert_count", number(experts));
+        set("expert_used_count", number(used));
+        set("expert_feed_forward_length", number(inner));
+    }
     set("rope.dimension_count", number(rope.rotary_dim));
     set("rope.freq_base", Value::F32(rope.theta as f32));
     match (name, window) {
@@ -53,6 +58,16 @@ pub(super) fn of_model(model: &Model<'_>, kind: FileType) -> Result<(Vec<(String
     if let RopeScaling::Linear { factor } = &rope.scaling {
         set("rope.scaling.type", Value::Text("linear".to_owned()));
         set("rope.scaling.factor", Value::F32(*factor as f32));
+    } else if let &RopeScaling::Yarn {
+        factor, original_max_position_embeddings: original, beta_fast, beta_slow, ..
+    } = &rope.scaling
+    {
+        check_yarn(&rope.scaling)?;
+        set("rope.scaling.type", Value::Text("yarn".to_owned()));
+        set("rope.scaling.factor", Value::F32(factor as f32));
+        set("rope.scaling.original_context_length", number(original as usize));
+        set("rope.scaling.yarn_beta_fast", Value::F32(beta_fast as f32));
+        set("rope.scaling.yarn_beta_slow", Value::F32(beta_slow as f32));
     } else if let RopeScaling::LongRope {
         short_factor,
         long_factor,
@@ -78,6 +93,8 @@ pub(super) fn of_model(model: &Model<'_>, kind: FileType) -> Result<(Vec<(String
 struct Facts {
     rope: RopeConfig,
     window: Option<usize>,
+    /// How many experts a layer has, how many a token, and their width.
+    experts: Option<[usize; 3]>,
 }
 
 impl Facts {
@@ -100,12 +117,64 @@ impl Facts {
             };
             let slides = matches!(name, "llama" | "phi3" | "gemma3");
             let window = fields.optional("sliding_window")?.filter(|_| slides);
+            let experts = match model.config.model_type()?.as_str() {
+                "mixtral" => Some([8, 2, sizes.intermediate_size]),
+                "qwen3_moe" => Some([128, 8, fields.optional("moe_intermediate_size")?.unwrap_or(768)]),
+                _ => None,
+            };
+            let experts = match experts {
+                Some([_, used, inner]) => {
+                    check_experts(fields, sizes.num_hidden_layers, name)?;
+                    Some([
+                        super::experts_of(&model.config),
+                        fields.optional("num_experts_per_tok")?.unwrap_or(used),
+                        inner,
+                    ])
+                }
+                None => None,
+            };
             // The family has judged all the keys when the model was described.
             let rest: Vec<String> = fields.left();
             fields.harmless(&rest.iter().map(String::as_str).collect::<Vec<_>>());
-            Ok(Self { rope, window })
+            Ok(Self { rope, window, experts })
         })
     }
+}
+
+/// llama.cpp lets YaRN's ramp begin and end at whole pairs, and its factor of cosines and sines follow from the divisor.
+fn check_yarn(scaling: &RopeScaling) -> Result<(), Error> {
+    let &RopeScaling::Yarn { factor, original_max_position_embeddings, truncate, attention_factor, .. } = scaling
+    else {
+        return Ok(());
+    };
+    let usual = if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
+    let key = match () {
+        () if !truncate => "truncate",
+        () if (attention_factor - usual).abs() > 1e-6 => "attention_factor` or `mscale",
+        () if original_max_position_embeddings.fract() != 0.0 => "original_max_position_embeddings",
+        () => return Ok(()),
+    };
+    Err(Error::config(format!(
+        "has a `{key}` in its rope scaling that llama.cpp does not read from a GGUF file, which would compute otherwise there"
+    )))
+}
+
+/// In llama.cpp every layer of a mixture has experts, and the weights of those of a token add up to 1.
+fn check_experts(fields: &Fields<'_>, layers: usize, name: &str) -> Result<(), Error> {
+    if name != "qwen3moe" {
+        return Ok(());
+    }
+    let sparse = fields.optional::<usize>("decoder_sparse_step")?.unwrap_or(1) == 1;
+    let dense: Vec<usize> = fields.optional("mlp_only_layers")?.unwrap_or_default();
+    let key = match () {
+        () if !sparse => "decoder_sparse_step",
+        () if dense.iter().any(|layer| *layer < layers) => "mlp_only_layers",
+        () if !fields.flag("norm_topk_prob")? => "norm_topk_prob",
+        () => return Ok(()),
+    };
+    Err(Error::config(format!(
+        "has a `{key}` that llama.cpp does not read from a GGUF file of a Qwen 3 with experts, which would compute otherwise there"
+    )))
 }
 
 /// llama.cpp has some of what a Gemma 3 is in its code, and not in the file.

@@ -9,6 +9,7 @@ mod recipe;
 mod tests;
 mod tokens;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use grades_fs::Staging;
@@ -17,8 +18,10 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::config::{HfConfig, Sizes};
+use crate::fused_experts::{self, FusedExperts};
 use crate::model::{Decoder, HEAD};
 use crate::registry;
+use crate::source::Source;
 use crate::tokenizer::Tokenizer;
 use crate::weights::gguf::architecture::Architecture;
 use crate::weights::gguf::{interleave, names};
@@ -28,7 +31,17 @@ pub use adapter::save_adapter;
 pub use recipe::FileType;
 
 /// The values of a tensor, by its name.
-type Values<'a> = dyn Fn(&str) -> Result<Vec<f32>, WeightsError> + 'a;
+type Values<'a> = dyn Fn(&str) -> Result<Vec<f32>, Error> + 'a;
+
+/// A tensor's name and shape.
+type Shaped = (String, Vec<usize>);
+
+/// A tensor of a file, and those of the model that it is made of, one behind another.
+struct Stacked<'a> {
+    name: String,
+    shape: Vec<usize>,
+    parts: Vec<&'a Shaped>,
+}
 
 /// A model that is to be written.
 pub struct Model<'a> {
@@ -37,8 +50,7 @@ pub struct Model<'a> {
     tokenizer: &'a Tokenizer,
     sizes: Sizes,
     architecture: &'static Architecture,
-    /// Names and shapes.
-    tensors: Vec<(String, Vec<usize>)>,
+    tensors: Vec<Shaped>,
     values: Box<Values<'a>>,
 }
 
@@ -49,6 +61,15 @@ impl<'a> Model<'a> {
     /// Its config is not sound, or llama.cpp has no such architecture.
     pub fn of_checkpoint(name: &'a str, checkpoint: &'a Checkpoint, tokenizer: &'a Tokenizer) -> Result<Self, Error> {
         let config = HfConfig::new(checkpoint.config()?.clone())?;
+        let experts = experts_of(&config);
+        if experts > 0 {
+            // They may lie in one tensor or apart.
+            let outline = registry::outline(&config, true)?;
+            let tensors =
+                outline.parameters().iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone()));
+            let values = move |name: &str| FusedExperts(checkpoint).load(name, &[]);
+            return Self::new(name, config, tokenizer, tensors.collect(), Box::new(values));
+        }
         let tied = registry::sizes(&config)?.tie_word_embeddings;
         // One that is the embedding again says nothing.
         let again = tied
@@ -58,7 +79,7 @@ impl<'a> Model<'a> {
         let tensors = checkpoint.names().filter(|name| !left_out(name));
         let tensors = tensors.map(|name| Ok((name.to_owned(), checkpoint.info(name)?.shape.clone())));
         let tensors = tensors.collect::<Result<_, WeightsError>>()?;
-        Self::new(name, config, tokenizer, tensors, Box::new(|name| checkpoint.load_f32(name)))
+        Self::new(name, config, tokenizer, tensors, Box::new(|name| Ok(checkpoint.load_f32(name)?)))
     }
 
     /// A model in memory without adapters; `config` is that of its checkpoint.
@@ -75,7 +96,7 @@ impl<'a> Model<'a> {
         let tensors = model.parameters().iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone()));
         let values = move |name: &str| match parameter(name) {
             Some(parameter) => Ok(parameter.to_host().into_owned()),
-            None => Err(WeightsError::Values(format!("it has no tensor {name}"))),
+            None => Err(WeightsError::Values(format!("it has no tensor {name}")).into()),
         };
         Self::new(name, HfConfig::new(config.clone())?, tokenizer, tensors.collect(), Box::new(values))
     }
@@ -84,7 +105,7 @@ impl<'a> Model<'a> {
         name: &'a str,
         config: HfConfig,
         tokenizer: &'a Tokenizer,
-        tensors: Vec<(String, Vec<usize>)>,
+        tensors: Vec<Shaped>,
         values: Box<Values<'a>>,
     ) -> Result<Self, Error> {
         let (sizes, architecture) = (registry::sizes(&config)?, architecture(&config)?);
@@ -113,6 +134,7 @@ impl<'a> Model<'a> {
 
     fn write(&self, path: &Path, kind: FileType) -> Result<(), Error> {
         let tied = !self.tensors.iter().any(|(name, _)| name == HEAD);
+        let facts = recipe::Facts { tied, experts: experts_of(&self.config) };
         let (metadata, factors) = metadata::of_model(self, kind)?;
         let mut entries: Vec<container::Entry> = Vec::new();
         let mut sources = Vec::new();
@@ -120,19 +142,22 @@ impl<'a> Model<'a> {
             entries.push(container::Entry { name, shape: vec![values.len()], kind: GgufType::F32 });
             sources.push(Origin::Factors(values));
         }
-        for (name, shape) in &self.tensors {
-            let gguf = names::from_hugging_face(name, self.architecture).ok_or_else(|| {
-                let name = self.architecture.name;
-                Error::Input(format!("the tensor {name} has no place in a GGUF file of a {name}"))
+        for Stacked { name, shape, parts } in stacked(&self.tensors) {
+            let gguf = names::from_hugging_face(&name, self.architecture).ok_or_else(|| {
+                let architecture = self.architecture.name;
+                Error::Input(format!("the tensor {name} has no place in a GGUF file of a {architecture}"))
             })?;
-            let kind = recipe::of_tensor(&gguf, shape, kind, &self.sizes, tied);
-            entries.push(container::Entry { name: gguf, shape: shape.clone(), kind });
-            sources.push(Origin::Tensor(name));
+            let kind = recipe::of_tensor(&gguf, &shape, kind, &self.sizes, &facts);
+            entries.push(container::Entry { name: gguf, shape, kind });
+            sources.push(Origin::Tensors(parts));
         }
         container::write(path, &metadata, &entries, |index| {
             let values = match &sources[index] {
                 Origin::Factors(values) => values.clone(),
-                Origin::Tensor(name) => self.converted(name, &entries[index].shape)?,
+                Origin::Tensors(parts) => {
+                    let converted = parts.iter().map(|(name, shape)| self.converted(name, shape));
+                    converted.collect::<Result<Vec<_>, _>>()?.concat()
+                }
             };
             let entry = &entries[index];
             encode(entry.kind, &values).map_err(|error| Error::Input(format!("tensor {}: {error}", entry.name)))
@@ -158,9 +183,37 @@ impl<'a> Model<'a> {
 
 /// Where the values of a tensor come from.
 enum Origin<'a> {
-    Tensor(&'a str),
+    /// One behind another.
+    Tensors(Vec<&'a Shaped>),
     /// Of the rotary positions.
     Factors(Vec<f32>),
+}
+
+/// Tensors with names and shapes as a GGUF file has them, and what each is made of: the matrices of all experts are one.
+fn stacked(tensors: &[Shaped]) -> Vec<Stacked<'_>> {
+    let mut found: Vec<Stacked<'_>> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for tensor @ (name, shape) in tensors {
+        match fused_experts::stacked(name) {
+            Some((holder, Some(_))) => {
+                let place = *places.entry(holder.clone()).or_insert(found.len());
+                if place == found.len() {
+                    found.push(Stacked { name: holder, shape: [&[0], shape.as_slice()].concat(), parts: Vec::new() });
+                }
+                found[place].shape[0] += 1;
+                found[place].parts.push(tensor);
+            }
+            Some((router, None)) => found.push(Stacked { name: router, shape: shape.clone(), parts: vec![tensor] }),
+            None => found.push(Stacked { name: name.clone(), shape: shape.clone(), parts: vec![tensor] }),
+        }
+    }
+    found
+}
+
+/// Experts of a layer, by the config.
+fn experts_of(config: &HfConfig) -> usize {
+    let number = |key: &str| config.value().get(key).and_then(Value::as_u64);
+    number("num_local_experts").or_else(|| number("num_experts")).unwrap_or(0) as usize
 }
 
 /// The architecture that llama.cpp has for a config.

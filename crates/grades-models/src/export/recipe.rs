@@ -76,9 +76,25 @@ impl FromStr for FileType {
     }
 }
 
+/// What of a model its tensors' types depend on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Facts {
+    /// Whether the embedding is the head, too.
+    pub(super) tied: bool,
+    /// Experts of a layer.
+    pub(super) experts: usize,
+}
+
+/// Experts of a Mixtral.
+const EIGHT: usize = 8;
+
 /// The type of a tensor of a model, by its name in the file.
-pub(super) fn of_tensor(name: &str, shape: &[usize], file: FileType, sizes: &Sizes, tied: bool) -> GgufType {
-    let (&[_, columns], true) = (shape, name.ends_with(".weight")) else { return GgufType::F32 };
+pub(super) fn of_tensor(name: &str, shape: &[usize], file: FileType, sizes: &Sizes, of: &Facts) -> GgufType {
+    let (&[.., _, columns], true) = (shape, name.ends_with(".weight")) else { return GgufType::F32 };
+    if name.ends_with(".ffn_gate_inp.weight") {
+        return GgufType::F32;
+    }
+    let &Facts { tied, experts } = of;
     let plain = file.plain();
     if plain.block_size() == 1 {
         return plain;
@@ -92,7 +108,10 @@ pub(super) fn of_tensor(name: &str, shape: &[usize], file: FileType, sizes: &Siz
         // The head, also where it is the embedding.
         "output.weight" => head(plain, columns),
         "token_embd.weight" if tied => head(plain, columns),
-        "attn_v.weight" | "ffn_down.weight" if more => GgufType::Q6_K,
+        // In models like Mixtral these are small beside the experts.
+        "attn_v.weight" | "attn_k.weight" if experts == EIGHT => GgufType::Q8_0,
+        "attn_output.weight" if experts == EIGHT && file == FileType::Q4_K_M => GgufType::Q5_K,
+        "attn_v.weight" | "ffn_down.weight" | "ffn_down_exps.weight" if more => GgufType::Q6_K,
         // In models like Llama 70B values are an eighth of the queries.
         "attn_v.weight" if file == FileType::Q4_K_M && is_70b(sizes) => GgufType::Q5_K,
         "attn_qkv.weight" if file == FileType::Q4_K_M => GgufType::Q5_K,
@@ -147,7 +166,7 @@ mod tests {
     }
 
     fn of(name: &str, columns: usize, file: FileType, tied: bool) -> GgufType {
-        of_tensor(name, &[64, columns], file, &sizes(16), tied)
+        of_tensor(name, &[64, columns], file, &sizes(16), &Facts { tied, experts: 0 })
     }
 
     /// The layers with more bits as the Q4_K_M files of a model of 16 layers (Llama 3.2 1B) have them.
@@ -166,8 +185,28 @@ mod tests {
         }
         assert_eq!(of("blk.0.attn_v.weight", 2048, FileType::Q4_0, true), GgufType::Q4_0);
         assert_eq!(of("blk.2.attn_qkv.weight", 2048, FileType::Q4_K_M, true), GgufType::Q5_K);
-        let large = of_tensor("blk.10.attn_v.weight", &[64, 2048], FileType::Q4_K_M, &sizes(80), false);
+        let large = of_tensor("blk.10.attn_v.weight", &[64, 2048], FileType::Q4_K_M, &sizes(80), &Facts::default());
         assert_eq!(large, GgufType::Q5_K);
+    }
+
+    /// As llama.cpp's quantiser decides for a Mixtral of 32 layers.
+    #[test]
+    fn experts_have_a_mix_of_their_own() {
+        let of = |name: &str, shape: &[usize], file, experts| {
+            of_tensor(name, shape, file, &sizes(32), &Facts { tied: false, experts })
+        };
+        let stacked = [8, 64, 512];
+        assert_eq!(of("blk.9.ffn_gate_exps.weight", &stacked, FileType::Q4_K_M, 8), GgufType::Q4_K);
+        assert_eq!(of("blk.0.ffn_down_exps.weight", &stacked, FileType::Q4_K_M, 8), GgufType::Q6_K);
+        assert_eq!(of("blk.0.ffn_gate_inp.weight", &[8, 512], FileType::Q4_K_M, 8), GgufType::F32);
+        for part in ["attn_v", "attn_k"] {
+            let name = format!("blk.10.{part}.weight");
+            assert_eq!(of(&name, &[64, 512], FileType::Q4_K_M, 8), GgufType::Q8_0);
+            assert_eq!(of(&name, &[64, 512], FileType::Q4_K_M, 128), GgufType::Q4_K);
+        }
+        assert_eq!(of("blk.9.attn_output.weight", &[64, 512], FileType::Q4_K_M, 8), GgufType::Q5_K);
+        assert_eq!(of("blk.9.attn_output.weight", &[64, 512], FileType::Q5_K_M, 8), GgufType::Q5_K);
+        assert_eq!(of("blk.9.attn_output.weight", &[64, 512], FileType::Q6_K, 8), GgufType::Q6_K);
     }
 
     #[test]
@@ -199,8 +238,11 @@ mod tests {
 
     #[test]
     fn what_is_no_matrix_stays_as_it_is() {
-        assert_eq!(of_tensor("blk.0.attn_q.bias", &[512], FileType::Q4_K_M, &sizes(2), true), GgufType::F32);
-        assert_eq!(of_tensor("output_norm.weight", &[512], FileType::F16, &sizes(2), true), GgufType::F32);
+        assert_eq!(
+            of_tensor("blk.0.attn_q.bias", &[512], FileType::Q4_K_M, &sizes(2), &Facts::default()),
+            GgufType::F32
+        );
+        assert_eq!(of_tensor("output_norm.weight", &[512], FileType::F16, &sizes(2), &Facts::default()), GgufType::F32);
         assert_eq!(of("blk.0.attn_q.weight", 40, FileType::BF16, true), GgufType::BF16);
     }
 

@@ -1,14 +1,19 @@
 //! What is written is read back as it was, with the logits of the original.
 
+use std::sync::Arc;
+
+use grades_tensor::{Layout, device};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::{FileType, Model, save_adapter};
 use crate::config::HfConfig;
-use crate::registry;
+use crate::random::Random;
+use crate::source::LoadOptions;
 use crate::tokenizer::Tokenizer;
 use crate::weights::gguf::{Metadata, MetadataValue};
 use crate::weights::{Checkpoint, Dtype};
+use crate::{Decoder, Inputs, registry};
 
 fn fixture(name: &str) -> std::path::PathBuf {
     concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/").to_owned().parse::<std::path::PathBuf>().unwrap().join(name)
@@ -69,6 +74,68 @@ fn each_family_comes_back_as_it_was() {
         // A row without a token has none again.
         assert_eq!((tokenizer.token(95), read.token(95)), (None, None));
         assert_eq!((read.eos_id(), read.chat_template()), (tokenizer.eos_id(), tokenizer.chat_template()));
+    }
+}
+
+/// What llama.cpp has in its code and not in the file is as its models are; the values are random.
+#[test]
+fn families_that_llama_cpp_fixes_in_its_code_come_back_with_their_logits() {
+    let common = json!({
+        "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "vocab_size": 96, "max_position_embeddings": 64, "num_hidden_layers": 2, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
+        "initializer_range": 0.2, "tie_word_embeddings": false,
+    });
+    let yarn = json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 2.0 });
+    for more in [
+        json!({ "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2 }),
+        json!({ "model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "norm_topk_prob": true }),
+        json!({ "model_type": "smollm3", "num_hidden_layers": 5, "tie_word_embeddings": true }),
+        json!({ "model_type": "gemma3_text", "num_hidden_layers": 7, "query_pre_attn_scalar": 8, "sliding_window": 4,
+            "tie_word_embeddings": true, "rope_local_base_freq": 1e4, "hidden_activation": "gelu_pytorch_tanh" }),
+        json!({ "model_type": "llama", "rope_scaling": yarn }),
+    ] {
+        let mut config = common.clone();
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let dir = TempDir::new().unwrap();
+        let tokenizer = tokenizer(&dir.path().join("tokenizer"));
+        let options = LoadOptions::new(device("cpu").unwrap());
+        let values = Random { std: 0.3, ..Random::new(5) };
+        let original = registry::load(&HfConfig::new(config.clone()).unwrap(), &values, options).unwrap();
+        let out = dir.path().join("out");
+        let model = Model::of_decoder("tiny", &config, &original, &tokenizer).unwrap();
+        let files = model.save(&out, &[FileType::F32, FileType::Q8_0]).unwrap();
+        let logits = |model: &Decoder| {
+            let ids: Vec<u32> = (0..40).map(|i| i * 7 % 96).collect();
+            let layout = Layout::packed(std::slice::from_ref(&(0..ids.len())));
+            model.logits(&Inputs::tokens(Arc::new(ids), Arc::new(layout))).to_host().into_owned()
+        };
+        let expected = logits(&original);
+        let largest = expected.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs()));
+        let open = |file, options| logits(&registry::open(&Checkpoint::open(file).unwrap(), options).unwrap());
+        let close = |found: &[f32], expected: &[f32]| {
+            let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off <= 1e-5 * largest, "{more}: {off} of {largest}");
+        };
+        close(&open(&files[0], options), &expected);
+        // The blocks of a quantised file give the same numbers packed and decoded.
+        close(&open(&files[1], options.in_4bit(true)), &open(&files[1], options));
+    }
+}
+
+#[test]
+fn what_llama_cpp_would_compute_otherwise_is_refused() {
+    for (folder, key) in [
+        ("qwen3_moe", "mlp_only_layers"),
+        ("smollm3", "layers without rotary"),
+        ("yarn", "truncate"),
+        ("dynamic", "rotary positions"),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let tokenizer = tokenizer(&dir.path().join("tokenizer"));
+        let original = Checkpoint::open(fixture(folder)).unwrap();
+        let model = Model::of_checkpoint(folder, &original, &tokenizer).unwrap();
+        let error = model.save(&dir.path().join("out"), &[FileType::F32]).unwrap_err().to_string();
+        assert!(error.contains(key), "{folder}: {error}");
     }
 }
 

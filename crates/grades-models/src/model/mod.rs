@@ -3,6 +3,7 @@
 mod decoder;
 mod inputs;
 mod noise;
+mod outline;
 mod pass;
 mod prefix;
 mod stack;
@@ -11,6 +12,7 @@ mod tied;
 pub(crate) use decoder::Wiring;
 pub use decoder::{Decoder, KvCache};
 pub use inputs::{Inputs, Prefix, Replaced};
+pub use outline::Outline;
 pub use pass::{Pass, PassOptions};
 pub(crate) use stack::Stack;
 pub(crate) use tied::HEAD;

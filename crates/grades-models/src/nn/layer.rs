@@ -30,6 +30,13 @@ impl FeedForward {
         }
     }
 
+    fn mlps(&self) -> &[Mlp] {
+        match self {
+            Self::Dense(mlp) => std::slice::from_ref(mlp),
+            Self::Sparse(experts) => &experts.experts,
+        }
+    }
+
     fn mlps_mut(&mut self) -> &mut [Mlp] {
         match self {
             Self::Dense(mlp) => std::slice::from_mut(mlp),
@@ -80,6 +87,12 @@ impl Layer {
     }
 
     /// Its linear layers, in the order of the data.
+    pub(crate) fn projections(&self) -> impl Iterator<Item = &Projection> {
+        let of_mlps = self.mlp.mlps().iter().flat_map(|mlp| [&mlp.gate_up, &mlp.down]);
+        [&self.attention.qkv, &self.attention.o].into_iter().chain(of_mlps)
+    }
+
+    /// The same, to be changed.
     pub(crate) fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
         let of_mlps = self.mlp.mlps_mut().iter_mut().flat_map(|mlp| [&mut mlp.gate_up, &mut mlp.down]);
         [&mut self.attention.qkv, &mut self.attention.o].into_iter().chain(of_mlps)

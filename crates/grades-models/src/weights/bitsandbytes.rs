@@ -4,7 +4,7 @@
 //! (what a code stands for), `….quant_state.bitsandbytes__nf4` (JSON: shape and block sizes), and with double
 //! quantisation `….nested_absmax` and `….nested_quant_map`. When a checkpoint is opened they become one tensor.
 
-use grades_kernels::quant::{NF4_BLOCK, NF4_CODE, Nf4, Nf4Scales, dynamic_map};
+use grades_kernels::quant::{NF4_BLOCK, NF4_CODE, NF4_NESTED_BLOCK as NESTED_BLOCK, Nf4, Nf4Scales, dynamic_map};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,11 +13,9 @@ use super::{Checkpoint, Dtype, Stored, TensorInfo};
 use crate::fields::{self, Fields, FieldsError, Rest};
 
 /// Between a weight's name and its format.
-const STATE: &str = ".quant_state.bitsandbytes__";
+pub(super) const STATE: &str = ".quant_state.bitsandbytes__";
 /// Ends of the names of a weight's other tensors.
 const PARTS: [&str; 4] = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"];
-/// Scales that share a scale.
-const NESTED_BLOCK: usize = 256;
 /// What can be read, for messages.
 const KNOWN: &str =
     "of quantised weights, nf4 of bitsandbytes and GGUF files can be read; or take the unquantised weights";

@@ -3,6 +3,7 @@
 //! Nothing here knows the tensor framework: values are host `Vec<f32>`, one tensor at a time.
 
 mod bitsandbytes;
+mod bitsandbytes_out;
 mod dtype;
 mod error;
 mod file;
@@ -22,6 +23,7 @@ use grades_kernels::quant::{Nf4, NotFinite, PackedMatrix};
 use rayon::prelude::*;
 use serde_json::Value;
 
+pub use bitsandbytes_out::{nf4_tensors, quantization_config};
 pub use dtype::Dtype;
 pub use error::{Result, WeightsError};
 pub use save::{SaveDtype, SaveOptions, TensorToSave, save_adapter, save_checkpoint};
@@ -297,6 +299,26 @@ impl Checkpoint {
             _ => PackedMatrix::nf4(self.encode(name, stored)?, rows, columns),
         };
         matrix.map_err(|e| malformed(e.to_string()))
+    }
+
+    /// Some rows of a tensor, whose row is its last dimension, in the blocks that they are stored in; `None` where they are not
+    /// stored so.
+    pub fn packed_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<PackedMatrix>> {
+        let stored = self.stored(name)?;
+        let columns = stored.info.shape.last().copied().unwrap_or(1);
+        let Dtype::Gguf(kind) = stored.info.dtype else { return Ok(None) };
+        let (values, bytes) = (kind.block_size(), kind.block_bytes());
+        let in_order = stored.interleaved_heads.is_none() && stored.shift == 0.0;
+        if values == 1 || !columns.is_multiple_of(values) || !in_order || rows.end * columns > stored.info.values() {
+            return Ok(None);
+        }
+        let row = columns / values * bytes;
+        let mut blocks = zeroed::<u8>(name, rows.len() * row)?;
+        self.files[stored.file].read_at(stored.offset + (rows.start * row) as u64, &mut blocks)?;
+        let matrix = PackedMatrix::gguf(kind, blocks, rows.len(), columns);
+        matrix
+            .map(Some)
+            .map_err(|e| WeightsError::malformed(&self.files[stored.file].path, format!("tensor {name}: {e}")))
     }
 
     /// A tensor that is stored dense, in NF4.

@@ -25,13 +25,6 @@ pub enum SaveDtype {
 }
 
 impl SaveDtype {
-    fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::BF16 => 2,
-        }
-    }
-
     fn stored(self) -> Stored {
         match self {
             Self::F32 => Stored::F32,
@@ -65,33 +58,48 @@ impl SaveDtype {
 /// How to save.
 #[derive(Debug, Clone, Copy)]
 pub struct SaveOptions<'a> {
-    /// The type of all weights.
+    /// The type of all weights that are not quantised.
     pub dtype: SaveDtype,
     /// Bytes of tensors above which a new shard begins; a larger tensor has a shard of its own.
     pub max_shard_size: u64,
     /// `generation_config.json`; without it one is made from the config's token ids, if it has any.
     pub generation_config: Option<&'a Value>,
+    /// `quantization_config` of `config.json`, where some weights are quantised.
+    pub quantization_config: Option<&'a Value>,
 }
 
 impl Default for SaveOptions<'_> {
     /// BF16 in shards of 5 GB.
     fn default() -> Self {
-        Self { dtype: SaveDtype::BF16, max_shard_size: 5_000_000_000, generation_config: None }
+        Self {
+            dtype: SaveDtype::BF16,
+            max_shard_size: 5_000_000_000,
+            generation_config: None,
+            quantization_config: None,
+        }
     }
 }
 
 /// One tensor to save; its values are asked for when their turn has come.
 pub struct TensorToSave<'a> {
-    name: String,
+    pub(super) name: String,
     shape: Vec<usize>,
-    values: Box<dyn FnOnce() -> Result<Cow<'a, [f32]>> + 'a>,
+    content: Content<'a>,
+}
+
+/// What is written of a tensor.
+enum Content<'a> {
+    /// Values that are rounded to the type of the file.
+    Values(Box<dyn FnOnce() -> Result<Cow<'a, [f32]>> + 'a>),
+    /// Bytes as they are, of this type.
+    Bytes(Stored, Box<dyn FnOnce() -> Result<Vec<u8>> + 'a>),
 }
 
 impl<'a> TensorToSave<'a> {
     /// A tensor of values in memory, row-major in `shape`.
     pub fn new(name: impl Into<String>, shape: &[usize], values: impl Into<Cow<'a, [f32]>>) -> Self {
         let values = values.into();
-        Self { name: name.into(), shape: shape.to_vec(), values: Box::new(move || Ok(values)) }
+        Self::deferred(name, shape, move || Ok(values))
     }
 
     /// A tensor whose values are produced by `values` when it is written.
@@ -100,11 +108,56 @@ impl<'a> TensorToSave<'a> {
         shape: &[usize],
         values: impl FnOnce() -> Result<Cow<'a, [f32]>> + 'a,
     ) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), values: Box::new(values) }
+        Self { name: name.into(), shape: shape.to_vec(), content: Content::Values(Box::new(values)) }
+    }
+
+    /// A tensor that is written as it is.
+    pub(super) fn bytes(
+        name: String,
+        dtype: Stored,
+        shape: &[usize],
+        bytes: impl FnOnce() -> Result<Vec<u8>> + 'a,
+    ) -> Self {
+        Self { name, shape: shape.to_vec(), content: Content::Bytes(dtype, Box::new(bytes)) }
+    }
+
+    /// Its type in a file of floating-point tensors of `dtype`.
+    fn stored(&self, dtype: SaveDtype) -> Stored {
+        match &self.content {
+            Content::Values(_) => dtype.stored(),
+            Content::Bytes(stored, _) => *stored,
+        }
     }
 
     fn values(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Its size in such a file, in bytes.
+    fn size(&self, dtype: SaveDtype) -> usize {
+        self.values() * self.stored(dtype).bitsize() / 8
+    }
+
+    /// Writes it into such a file.
+    fn write(self, dtype: SaveDtype, path: &Path, out: &mut impl Write) -> Result<()> {
+        let (name, shape, expected) = (self.name.clone(), self.shape.clone(), self.size(dtype));
+        let wrong = |expected, values| WeightsError::WrongSize { name, shape, expected, values };
+        match self.content {
+            Content::Values(values) => {
+                let (values, expected) = (values()?, self.shape.iter().product());
+                if values.len() != expected {
+                    return Err(wrong(expected, values.len()));
+                }
+                dtype.write(&values, out).map_err(WeightsError::io("write", path))
+            }
+            Content::Bytes(_, bytes) => {
+                let bytes = bytes()?;
+                if bytes.len() != expected {
+                    return Err(wrong(expected, bytes.len()));
+                }
+                out.write_all(&bytes).map_err(WeightsError::io("write", path))
+            }
+        }
     }
 }
 
@@ -140,7 +193,7 @@ pub fn save_checkpoint<'a>(
         write_json(&staging.path().join("generation_config.json"), &generation)?;
         files.push("generation_config.json".into());
     }
-    write_json(&staging.path().join("config.json"), &with_dtype(config, options.dtype))?;
+    write_json(&staging.path().join("config.json"), &saved_config(config, options))?;
     files.push("config.json".into());
     publish(staging, dir, &files)
 }
@@ -167,7 +220,7 @@ fn write_shards(dir: &Path, tensors: Vec<TensorToSave<'_>>, options: &SaveOption
     let mut shards: Vec<Vec<TensorToSave<'_>>> = vec![Vec::new()];
     let (mut filled, mut total) = (0, 0);
     for tensor in tensors {
-        let bytes = (tensor.values() * options.dtype.bytes()) as u64;
+        let bytes = tensor.size(options.dtype) as u64;
         if filled > 0 && filled + bytes > options.max_shard_size {
             shards.push(Vec::new());
             filled = 0;
@@ -205,8 +258,9 @@ fn write_safetensors(path: &Path, tensors: Vec<TensorToSave<'_>>, dtype: SaveDty
         .iter()
         .map(|tensor| {
             let begin = end;
-            end += tensor.values() * dtype.bytes();
-            let info = TensorInfo { dtype: dtype.stored(), shape: tensor.shape.clone(), data_offsets: (begin, end) };
+            end += tensor.size(dtype);
+            let info =
+                TensorInfo { dtype: tensor.stored(dtype), shape: tensor.shape.clone(), data_offsets: (begin, end) };
             (tensor.name.clone(), info)
         })
         .collect();
@@ -223,17 +277,7 @@ fn write_safetensors(path: &Path, tensors: Vec<TensorToSave<'_>>, dtype: SaveDty
     out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io())?;
     out.write_all(&header).map_err(io())?;
     for tensor in tensors {
-        let expected = tensor.values();
-        let values = (tensor.values)()?;
-        if values.len() != expected {
-            return Err(WeightsError::WrongSize {
-                name: tensor.name,
-                shape: tensor.shape,
-                expected,
-                values: values.len(),
-            });
-        }
-        dtype.write(&values, &mut out).map_err(io())?;
+        tensor.write(dtype, path, &mut out)?;
     }
     out.flush().map_err(io())
 }
@@ -242,14 +286,17 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
     Ok(grades_fs::create(path, format!("{value:#}\n"))?)
 }
 
-/// The config with the type of the saved weights, under the key that it already uses (`dtype` since transformers 5), and
-/// without what it says of quantisation: saved weights are dense.
-fn with_dtype(config: &Value, dtype: SaveDtype) -> Value {
+/// The config with the type of the saved weights, under the key that it already uses (`dtype` since transformers 5), and with
+/// what it says of quantisation put right.
+fn saved_config(config: &Value, options: &SaveOptions<'_>) -> Value {
     let mut config = config.clone();
     if let Value::Object(config) = &mut config {
         let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        config.insert(key.to_owned(), json!(dtype.torch_name()));
+        config.insert(key.to_owned(), json!(options.dtype.torch_name()));
         config.remove("quantization_config");
+        if let Some(quantization) = options.quantization_config {
+            config.insert("quantization_config".to_owned(), quantization.clone());
+        }
     }
     config
 }

@@ -45,6 +45,9 @@ pub struct Environment {
     /// Memory of the weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_bytes: Option<u64>,
+    /// What the run was planned to hold at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned_memory_bytes: Option<u64>,
     /// Matrices that can freeze.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub units: Option<usize>,

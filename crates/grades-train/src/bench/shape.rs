@@ -20,13 +20,25 @@ pub enum Shape {
     SmolLm2M360,
     /// Llama-3.2-1B.
     Llama1B,
+    /// Qwen3-0.6B.
+    Qwen3B06,
+    /// Qwen3-14B.
+    Qwen3B14,
     /// Four small layers, for tests.
     Tiny,
 }
 
 impl Shape {
     /// Every shape.
-    pub const ALL: [Self; 5] = [Self::SmolLm2M135, Self::SmolLm2Moe, Self::SmolLm2M360, Self::Llama1B, Self::Tiny];
+    pub const ALL: [Self; 7] = [
+        Self::SmolLm2M135,
+        Self::SmolLm2Moe,
+        Self::SmolLm2M360,
+        Self::Llama1B,
+        Self::Qwen3B06,
+        Self::Qwen3B14,
+        Self::Tiny,
+    ];
 
     /// Its name on the command line.
     #[must_use]
@@ -36,6 +48,8 @@ impl Shape {
             Self::SmolLm2Moe => "smollm2-moe",
             Self::SmolLm2M360 => "smollm2-360m",
             Self::Llama1B => "llama-1b",
+            Self::Qwen3B06 => "qwen3-0.6b",
+            Self::Qwen3B14 => "qwen3-14b",
             Self::Tiny => "tiny",
         }
     }
@@ -88,6 +102,33 @@ impl Shape {
                     "original_max_position_embeddings": 8192,
                 },
                 "max_position_embeddings": 131_072,
+            }),
+            Self::Qwen3B06 => json!({
+                "model_type": "qwen3",
+                "vocab_size": 151_936,
+                "hidden_size": 1024,
+                "intermediate_size": 3072,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 16,
+                "num_key_value_heads": 8,
+                "head_dim": 128,
+                "rms_norm_eps": 1e-6,
+                "rope_theta": 1_000_000.0,
+                "max_position_embeddings": 40_960,
+            }),
+            Self::Qwen3B14 => json!({
+                "model_type": "qwen3",
+                "vocab_size": 151_936,
+                "hidden_size": 5120,
+                "intermediate_size": 17_408,
+                "num_hidden_layers": 40,
+                "num_attention_heads": 40,
+                "num_key_value_heads": 8,
+                "head_dim": 128,
+                "rms_norm_eps": 1e-6,
+                "rope_theta": 1_000_000.0,
+                "max_position_embeddings": 40_960,
+                "tie_word_embeddings": false,
             }),
             Self::Tiny => json!({
                 "vocab_size": 256,

@@ -18,6 +18,7 @@ use crate::train::freeze::{Freezing, Measured, units};
 use crate::train::memory;
 use crate::train::optimizer::Optimizer;
 use crate::train::optimizer_state::Rates;
+use crate::train::plan::{MemoryPlan, Workload};
 use crate::train::prefix_cache::{self, PrefixCache, Set};
 use crate::train::rule::{Adam, Rule};
 use crate::train::step::{self, Drawn, Pass};
@@ -123,6 +124,12 @@ impl Default for StepOptions {
     }
 }
 
+impl StepOptions {
+    fn adapter(&self) -> LoraConfig {
+        LoraConfig { r: self.lora_r, lora_alpha: ALPHA * self.lora_r as f64, ..LoraConfig::default() }
+    }
+}
+
 /// The time of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Figures {
@@ -177,6 +184,8 @@ pub struct StepReport {
     pub best: Figures,
     /// Most memory that the process held until the last measured step.
     pub peak_memory_bytes: Option<u64>,
+    /// What a plan says of it.
+    pub memory: MemoryPlan,
     /// Executed operations of a step by kind.
     pub flops: Flops,
     /// Their sum against that of a step in which everything trains, which is executed once to be counted.
@@ -248,6 +257,7 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
         median,
         best: fastest.unwrap_or(median),
         peak_memory_bytes,
+        memory: plan(options)?,
         flops,
         flops_ratio,
         optimizer_bytes,
@@ -277,6 +287,24 @@ fn check(options: &StepOptions) -> Result<(), BenchError> {
         return Ok(());
     };
     Err(BenchError::Option(wrong))
+}
+
+/// What a plan says of the memory of a step in which everything trains.
+fn plan(options: &StepOptions) -> Result<MemoryPlan, BenchError> {
+    let outline = registry::outline(&options.shape.config(), true)?;
+    let adapter = (options.mode == Mode::Lora).then(|| options.adapter());
+    let workload = Workload {
+        adapter: adapter.as_ref(),
+        load_in_4bit: options.load_in_4bit,
+        precision: options.precision,
+        rule: RULE,
+        tokens: (options.rows * options.tokens) as u64,
+        accumulates: false,
+        gradient_checkpointing: options.gradient_checkpointing,
+        kept_copies: options.monitor.into(),
+        weight_average: false,
+    };
+    MemoryPlan::of(&outline, &workload, &|_| None).map_err(|error| BenchError::Option(error.to_string()))
 }
 
 /// A model with all that its steps need.
@@ -326,9 +354,7 @@ impl Bench {
         let mut model = registry::load(&options.shape.config(), &Random::new(SEED), load)?;
         let base = Base::of(&model);
         if options.mode == Mode::Lora {
-            let (r, lora_alpha) = (options.lora_r, ALPHA * options.lora_r as f64);
-            let adapter = LoraConfig { r, lora_alpha, ..LoraConfig::default() };
-            model = model.with_adapter(adapter, &LoraConfig::initial(SEED))?;
+            model = model.with_adapter(options.adapter(), &LoraConfig::initial(SEED))?;
         }
         model.set_dtype(options.precision);
         model.parameters_mut().train();

@@ -47,6 +47,17 @@ impl Model {
         }
     }
 
+    /// The same without the weights of a model of the Hub.
+    ///
+    /// # Errors
+    /// It cannot be fetched.
+    pub fn described(&self, hub: &Hub) -> Result<Self, HubError> {
+        match self {
+            Self::Checkpoint(path) => hub.description(path).map(Self::Checkpoint),
+            Self::New { .. } => Ok(self.clone()),
+        }
+    }
+
     /// Where the tokenizer is.
     pub fn tokenizer(&self) -> &Path {
         match self {

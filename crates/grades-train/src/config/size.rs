@@ -1,5 +1,7 @@
 //! Numbers of bytes.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -34,6 +36,14 @@ impl TryFrom<Value> for ByteSize {
     }
 }
 
+impl FromStr for ByteSize {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map_or_else(|_| Value::from(text), |bytes: u64| Value::from(bytes)).try_into()
+    }
+}
+
 impl From<ByteSize> for Value {
     fn from(size: ByteSize) -> Self {
         size.0.into()
@@ -56,5 +66,7 @@ mod tests {
         }
         assert_eq!((bytes((-1).into()), bytes(true.into())), (None, None));
         assert_eq!(Value::from(ByteSize(7)), 7);
+        assert_eq!(("5GB".parse(), "7".parse()), (Ok(ByteSize(5_000_000_000)), Ok(ByteSize(7))));
+        assert!("5 lots".parse::<ByteSize>().is_err());
     }
 }

@@ -37,6 +37,21 @@ pub enum TrainError {
         /// The indices of the step's samples.
         samples: String,
     },
+    /// The run needs more memory than there is.
+    #[error(
+        "the run needs about {:.1} GB of memory, of which {:.1} GB are free; {way_out} (grades train --dry-run shows what takes \
+         how much)",
+        *needed as f64 / 1e9,
+        *available as f64 / 1e9
+    )]
+    Memory {
+        /// What it needs, in bytes.
+        needed: u64,
+        /// What there is.
+        available: u64,
+        /// What to change.
+        way_out: &'static str,
+    },
     /// The data.
     #[error(transparent)]
     Data(#[from] crate::data::DataError),

@@ -1,5 +1,6 @@
 //! What the process holds, as the operating system counts it.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The highest peak that was reset.
@@ -36,6 +37,34 @@ pub fn peak_since_reset() -> Option<u64> {
 #[must_use]
 pub fn resident() -> Option<u64> {
     status("VmRSS:")
+}
+
+/// Memory that is left for this process, in bytes: what the system can give without swapping, and no more than what its
+/// control group may still take (Linux only).
+#[must_use]
+pub fn available() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    Some(groups.lines().filter_map(left_in_group).fold(kilobytes * 1024, u64::min))
+}
+
+/// What a control group may still take, by its line in `/proc/self/cgroup`, `hierarchy:controllers:path`.
+fn left_in_group(line: &str) -> Option<u64> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+    let (root, limit, used) = match controllers {
+        "" => ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        _ => return None,
+    };
+    let number =
+        |folder: &Path, name| -> Option<u64> { std::fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok() };
+    // A limit holds for all groups below; inside a container the path from outside may not exist.
+    let folder = Path::new(root).join(path);
+    let folders = folder.ancestors().take_while(|folder| folder.starts_with(root));
+    folders.filter_map(|folder| Some(number(folder, limit)?.saturating_sub(number(folder, used)?))).min()
 }
 
 /// The processor's name (Linux only).

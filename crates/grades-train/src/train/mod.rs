@@ -2,6 +2,7 @@
 
 pub mod average;
 mod checkpoint;
+mod dry_run;
 mod error;
 pub mod freeze;
 mod ledger;
@@ -10,6 +11,7 @@ mod model_source;
 pub mod optimizer;
 pub mod optimizer_state;
 mod options;
+pub mod plan;
 pub mod prefix_cache;
 mod prepared;
 pub mod rule;
@@ -21,6 +23,7 @@ mod trackers;
 pub mod trainer;
 
 pub use checkpoint::resume;
+pub use dry_run::{DryRun, dry_run};
 pub use error::TrainError;
 pub use ledger::Ledger;
 pub use options::TrainOptions;

@@ -1,12 +1,13 @@
 //! Where the model of a run comes from: a checkpoint, or a description and random values.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use grades_models::config::{HfConfig, Sizes};
+use grades_models::model::Outline;
 use grades_models::random::Random;
 use grades_models::source::LoadOptions;
-use grades_models::weights::Checkpoint;
+use grades_models::weights::{Checkpoint, WeightsError};
 use grades_models::{Decoder, registry};
 use serde_json::Value;
 
@@ -28,6 +29,8 @@ pub(super) struct ModelSource {
 enum Values {
     Pretrained(Checkpoint),
     Random(Random),
+    /// Of a folder that holds the description alone.
+    Absent(PathBuf),
 }
 
 impl ModelSource {
@@ -54,6 +57,22 @@ impl ModelSource {
         })
     }
 
+    /// The same, also where there is nothing of the model but its description.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub(super) fn described(model: &Model, config: &Config) -> Result<Self, TrainError> {
+        match (Self::of(model, config), model) {
+            (Err(TrainError::Weights(WeightsError::NotACheckpoint { .. })), Model::Checkpoint(folder))
+                if folder.join("config.json").is_file() =>
+            {
+                let config = HfConfig::new(read(folder)?)?;
+                Ok(Self { config, generation_config: None, values: Values::Absent(folder.clone()) })
+            }
+            (source, _) => source,
+        }
+    }
+
     fn random(config: Value, seed: u64) -> Result<Self, TrainError> {
         let std = config.get("initializer_range").and_then(Value::as_f64).unwrap_or(STANDARD_DEVIATION) as f32;
         let values = Values::Random(Random { std, ..Random::new(seed) });
@@ -63,6 +82,22 @@ impl ModelSource {
     /// The model's sizes.
     pub(super) fn sizes(&self) -> Result<Sizes, TrainError> {
         Ok(registry::sizes(&self.config)?)
+    }
+
+    /// What it is made of.
+    pub(super) fn outline(&self, split_fused: bool) -> Result<Outline, TrainError> {
+        Ok(registry::outline(&self.config, split_fused)?)
+    }
+
+    /// Its architecture.
+    pub(super) fn model_type(&self) -> Result<String, TrainError> {
+        Ok(self.config.model_type()?)
+    }
+
+    /// Bytes of a tensor that is stored packed.
+    pub(super) fn packed_bytes(&self, name: &str) -> Option<u64> {
+        let Values::Pretrained(checkpoint) = &self.values else { return None };
+        checkpoint.info(name).ok().filter(|info| info.dtype.is_quantized()).map(|info| info.bytes)
     }
 
     /// Its `config.json`.
@@ -80,6 +115,10 @@ impl ModelSource {
         Ok(match &self.values {
             Values::Pretrained(checkpoint) => registry::open(checkpoint, options)?,
             Values::Random(random) => registry::load(&self.config, random, options)?,
+            Values::Absent(folder) => {
+                let missing = "its weights are not there".to_owned();
+                return Err(WeightsError::NotACheckpoint { path: folder.clone(), problem: missing }.into());
+            }
         })
     }
 

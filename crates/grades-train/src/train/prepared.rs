@@ -6,7 +6,7 @@ use grades_models::tokenizer::Tokenizer;
 use super::error::TrainError;
 use super::model_source::ModelSource;
 use super::state::idle_until;
-use crate::config::Config;
+use crate::config::{Config, Model};
 use crate::data::{self, Batch, DataError, Loader, batch, split};
 use crate::encoder::Encoder;
 use crate::hub::Hub;
@@ -28,7 +28,16 @@ pub(super) struct Prepared {
 impl Prepared {
     pub(super) fn of(config: &Config) -> Result<Self, TrainError> {
         let model = config.model.fetched(&Hub::from_env()).map_err(DataError::from)?;
-        let source = ModelSource::of(&model, config)?;
+        Self::with(config, &model, ModelSource::of(&model, config)?)
+    }
+
+    /// The same without the weights, which need not be there.
+    pub(super) fn without_weights(config: &Config) -> Result<Self, TrainError> {
+        let model = config.model.described(&Hub::from_env()).map_err(DataError::from)?;
+        Self::with(config, &model, ModelSource::described(&model, config)?)
+    }
+
+    fn with(config: &Config, model: &Model, source: ModelSource) -> Result<Self, TrainError> {
         let tokenizer = Tokenizer::from_checkpoint(model.tokenizer())?;
         let sizes = source.sizes()?;
         tokenizer.check_fits(sizes.vocab_size)?;

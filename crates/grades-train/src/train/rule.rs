@@ -1,7 +1,7 @@
 //! The rules by which optimizers update.
 
 use grades_models::parameters::{Parameter, Piece};
-use grades_tensor::AdjustLr;
+use grades_tensor::{AdjustLr, state_scales};
 use serde::{Deserialize, Serialize};
 
 /// The constants of Adam, with PyTorch's names.
@@ -63,6 +63,18 @@ impl Rule {
             Self::AdamW8bit(adam) if rows * columns < MIN_8BIT => Self::AdamW(adam),
             Self::Muon { adam, .. } if parameter.shape.len() != 2 || piece.place.unit().is_none() => Self::AdamW(adam),
             rule => rule,
+        }
+    }
+
+    /// Memory of what it remembers of a piece of `elements` that goes by it, in bytes.
+    #[must_use]
+    pub fn state_bytes(self, elements: usize) -> u64 {
+        let f32s = 4 * elements as u64;
+        match self {
+            Self::AdamW8bit(_) if elements >= MIN_8BIT => 2 * (elements + 4 * state_scales(elements)) as u64,
+            Self::AdamW(_) | Self::AdamW8bit(_) => 2 * f32s,
+            Self::Sgd { momentum: 0.0 } => 0,
+            Self::Lion { .. } | Self::Muon { .. } | Self::Sgd { .. } => f32s,
         }
     }
 }

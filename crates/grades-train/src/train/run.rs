@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 use grades::{EarlyStopping, Policy, UnitId};
 use grades_models::parameters::Parameter;
+use grades_models::save::{self, Matrices};
 use grades_models::source::LoadOptions;
-use grades_models::weights::{SaveDtype, SaveOptions, TensorToSave, save_checkpoint};
+use grades_models::weights::{SaveDtype, SaveOptions};
 use grades_models::{Decoder, LoraConfig, peft};
 use grades_report::record::{self, Environment, Summary, UnitThreshold, Units};
 use grades_tensor::device;
 use serde::Serialize;
 
 use super::checkpoint::resume;
+use super::dry_run::DryRun;
 use super::error::TrainError;
 use super::freeze::units;
 use super::memory;
@@ -43,13 +45,16 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     // Data first: a mistake in a row shows before the model is loaded.
     let prepared = Prepared::of(config)?;
     let (config, planned_steps) = (&prepared.config, prepared.planned_steps);
+    let plan = DryRun::of(&prepared)?;
+    plan.check_memory(config)?;
     let early_stopping = prepared.early_stopping();
     let model = load(&prepared, &early_stopping)?;
     let units = units(&model);
     let policy = early_stopping.build(&units, planned_steps)?;
     let options = options(config, planned_steps, prepared.loader.steps_per_epoch());
     let thresholds = thresholds(&early_stopping, policy.as_ref(), &units);
-    let environment = environment(&prepared, &model, units.len());
+    let mut environment = environment(&prepared, &model, units.len());
+    environment.planned_memory_bytes = Some(plan.memory.peak);
     let mut state = TrainState::new(model, policy, &options);
     if let Some(checkpoint) = resumed {
         state = resume(state, checkpoint, &options)?;
@@ -171,17 +176,9 @@ fn save(model: &Decoder, prepared: &Prepared, folder: &Path) -> Result<(), Train
     if model.adapter().is_some() {
         return Ok(peft::save(folder, model, config.model.checkpoint())?);
     }
-    let tensors = model
-        .parameters()
-        .iter()
-        .map(|parameter| TensorToSave::deferred(&parameter.name, &parameter.shape, move || Ok(parameter.to_host())));
     let options =
         SaveOptions { dtype: SaveDtype::F32, generation_config: source.generation_config(), ..SaveOptions::default() };
-    let mut config = source.config().clone();
-    if !model.is_tied() {
-        config["tie_word_embeddings"] = false.into();
-    }
-    save_checkpoint(folder, &config, tensors, &options)?;
+    save::save(folder, model, source.config(), Matrices::Dense, &options)?;
     Ok(tokenizer.save(folder)?)
 }
 

@@ -23,15 +23,20 @@ const fn plain(name: &'static str, class: &'static str) -> Architecture {
     Architecture { name, model_type: name, class, interleaved: false, norm_shift: 0.0 }
 }
 
-const ARCHITECTURES: [Architecture; 7] = [
+const ARCHITECTURES: [Architecture; 8] = [
     Architecture { model_type: "gemma3_text", norm_shift: 1.0, ..plain("gemma3", "Gemma3ForCausalLM") },
     Architecture { interleaved: true, ..plain("llama", "LlamaForCausalLM") },
     plain("mistral", "MistralForCausalLM"),
     plain("phi3", "Phi3ForCausalLM"),
     plain("qwen2", "Qwen2ForCausalLM"),
     plain("qwen3", "Qwen3ForCausalLM"),
+    Architecture { model_type: "qwen3_moe", ..plain("qwen3moe", "Qwen3MoeForCausalLM") },
     Architecture { interleaved: true, ..plain("smollm3", "SmolLM3ForCausalLM") },
 ];
+
+/// A llama with experts, as llama.cpp calls it.
+pub(super) const MIXTRAL: Architecture =
+    Architecture { model_type: "mixtral", interleaved: true, ..plain("llama", "MixtralForCausalLM") };
 
 impl Architecture {
     /// That of a file.
@@ -41,6 +46,9 @@ impl Architecture {
             return Err(WeightsError::unsupported(metadata.path(), problem));
         }
         let name = metadata.string("general.architecture").ok_or_else(|| metadata.missing("general.architecture"))?;
+        if name == MIXTRAL.name && metadata.optional_count("expert_count")?.is_some() {
+            return Ok(&MIXTRAL);
+        }
         ARCHITECTURES.iter().find(|known| known.name == name).ok_or_else(|| {
             let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
             let problem = format!("its architecture is {name}, and GGUF files of {} can be read", known.join(", "));
@@ -50,12 +58,15 @@ impl Architecture {
 
     /// That which llama.cpp has for a `model_type`; a Mistral is a llama to it.
     pub(crate) fn of_model(model_type: &str) -> Option<&'static Self> {
+        if model_type == MIXTRAL.model_type {
+            return Some(&MIXTRAL);
+        }
         let name = if model_type == "mistral" { "llama" } else { model_type };
         ARCHITECTURES.iter().find(|known| known.model_type == name)
     }
 
     /// The names of all of them as `model_type`.
     pub(crate) fn model_types() -> Vec<&'static str> {
-        ARCHITECTURES.iter().map(|known| known.model_type).collect()
+        ARCHITECTURES.iter().chain([&MIXTRAL]).map(|known| known.model_type).collect()
     }
 }

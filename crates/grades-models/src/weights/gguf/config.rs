@@ -63,7 +63,21 @@ pub(super) fn synthesize(metadata: &Metadata, architecture: &Architecture, facts
         _ => set("hidden_act", json!("silu")),
     };
     set("hidden_size", json!(hidden));
-    set("intermediate_size", json!(metadata.size("feed_forward_length")?));
+    let experts = matches!(architecture.model_type, "mixtral" | "qwen3_moe");
+    let inner = metadata.optional_size("expert_feed_forward_length")?.filter(|_| experts);
+    let of_mlp = metadata.optional_count("feed_forward_length")?;
+    let of_mlp = of_mlp.or(inner).ok_or_else(|| metadata.missing(&metadata.architecture_key("feed_forward_length")))?;
+    set("intermediate_size", json!(of_mlp));
+    if experts {
+        set("num_local_experts", json!(metadata.size("expert_count")?));
+        set("num_experts_per_tok", json!(metadata.size("expert_used_count")?));
+    }
+    if architecture.model_type == "qwen3_moe" {
+        set("moe_intermediate_size", json!(inner.unwrap_or(of_mlp)));
+        // llama.cpp has both in its code.
+        set("norm_topk_prob", json!(true));
+        set("decoder_sparse_step", json!(1));
+    }
     set("num_hidden_layers", json!(layers));
     set("num_attention_heads", json!(heads));
     set("num_key_value_heads", json!(kv_heads));
@@ -77,7 +91,7 @@ pub(super) fn synthesize(metadata: &Metadata, architecture: &Architecture, facts
     set("vocab_size", json!(facts.vocab_size));
     set("tie_word_embeddings", json!(facts.tied));
     match name {
-        "llama" | "smollm3" => {
+        "llama" | "smollm3" if !experts => {
             set("attention_bias", json!(facts.attention_bias));
             set("mlp_bias", json!(facts.mlp_bias));
             if name == "smollm3" {

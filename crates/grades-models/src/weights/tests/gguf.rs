@@ -385,7 +385,7 @@ fn a_damaged_or_foreign_file_is_named() {
     assert!(written(sound().version(3_u32.swap_bytes())).contains("big-endian"));
     assert!(written(sound().u32("llama.block_count", 1)).contains("llama.block_count occurs twice"));
     assert!(written(sound().u32("general.alignment", 0)).contains("general.alignment"));
-    assert!(written(sound().u32("llama.expert_count", 8)).contains("`llama.expert_count`"));
+    assert!(written(sound().u32("llama.expert_count", 8)).contains("llama.expert_used_count"));
     assert!(written(sound().f32("llama.attention.scale", 0.1)).contains("`llama.attention.scale`"));
     assert!(written(sound().u32("split.count", 3)).contains("model-00001-of-00003.gguf"));
     assert!(written(sound().string("general.type", "adapter")).contains("`general.type` is adapter"));

@@ -5,12 +5,16 @@ use std::fs;
 use std::path::Path;
 
 use ::safetensors::SafeTensors;
+use grades_kernels::quant::Nf4;
 use half::{bf16, f16};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{fixture, values};
-use crate::weights::{Checkpoint, Dtype, SaveDtype, SaveOptions, TensorToSave, WeightsError, save_checkpoint};
+use crate::weights::{
+    Checkpoint, Dtype, SaveDtype, SaveOptions, TensorToSave, WeightsError, nf4_tensors, quantization_config,
+    save_checkpoint,
+};
 
 fn options(dtype: SaveDtype) -> SaveOptions<'static> {
     SaveOptions { dtype, ..SaveOptions::default() }
@@ -114,6 +118,40 @@ fn large_checkpoints_are_sharded_with_an_index() {
     let saved = Checkpoint::open(&target).unwrap();
     assert_eq!(saved.load_f32("c").unwrap(), weights);
     assert_eq!(saved.load_f32("e").unwrap(), weights[..4]);
+}
+
+/// Three blocks of scales of 256, the last of them short, in matrices whose rows end within blocks.
+#[test]
+fn nf4_is_read_back_as_it_was_encoded() {
+    let dir = TempDir::new().unwrap();
+    let matrices = [([257, 129], values(257 * 129, 3)), ([3, 21], values(63, 4))];
+    let target = dir.path().join("model");
+    let save = |target: &Path, matrices: &[([usize; 2], Vec<f32>)]| {
+        let quantization = quantization_config(SaveDtype::BF16);
+        let mut tensors = vec![TensorToSave::new("norm.weight", &[4], values(4, 5))];
+        for (index, (shape, values)) in matrices.iter().enumerate() {
+            tensors.extend(nf4_tensors(&format!("{index}.weight"), *shape, SaveDtype::BF16, || values.clone()));
+        }
+        let options = SaveOptions { quantization_config: Some(&quantization), ..options(SaveDtype::BF16) };
+        save_checkpoint(target, &json!({ "model_type": "llama" }), tensors, &options)
+    };
+    save(&target, &matrices).unwrap();
+    let saved = Checkpoint::open(&target).unwrap();
+    assert_eq!(saved.names().collect::<Vec<_>>(), ["0.weight", "1.weight", "norm.weight"]);
+    assert_eq!(saved.info("norm.weight").unwrap().dtype, Dtype::BF16);
+    for (index, (shape, values)) in matrices.iter().enumerate() {
+        let name = format!("{index}.weight");
+        assert_eq!(saved.info(&name).unwrap().dtype, Dtype::Nf4);
+        assert_eq!(saved.info(&name).unwrap().shape, shape);
+        let mut expected = vec![0.0; values.len()];
+        Nf4::encode(values).unwrap().decode(&mut expected);
+        assert_eq!(saved.load_f32(&name).unwrap(), expected);
+    }
+    // 63 values: 32 bytes of codes, and a scale with its own.
+    assert_eq!(saved.info("1.weight").unwrap().bytes, 32 + 1 + 4);
+
+    let error = save(&dir.path().join("other"), &[([1, 2], vec![1.0, f32::NAN])]).unwrap_err().to_string();
+    assert!(error.contains("tensor 0.weight: value 1 is not a finite number"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,137 @@
+//! All of a run but its weights and its steps: what it would train, on what, and in how much memory.
+
+use grades::{Policy, UnitId};
+use serde::Serialize;
+
+use super::error::TrainError;
+use super::memory;
+use super::plan::{MemoryPlan, Workload};
+use super::prepared::Prepared;
+use super::run_dir::RunDir;
+use crate::config::Config;
+
+/// What a run would be.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DryRun {
+    /// The model's architecture.
+    pub model_type: String,
+    /// Its numbers.
+    pub parameters: u64,
+    /// Those that train: the model's or the adapters'.
+    pub trainable_parameters: u64,
+    /// Matrices that freeze one by one.
+    pub units: usize,
+    /// Training samples.
+    pub samples: usize,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Samples kept back for validation.
+    pub validation_samples: usize,
+    /// Samples that were left out, or cut, as too long.
+    pub dropped_samples: usize,
+    /// See above.
+    pub truncated_samples: usize,
+    /// Steps of an epoch.
+    pub steps_per_epoch: usize,
+    /// Steps of the run.
+    pub planned_steps: usize,
+    /// Tokens of its largest micro-batch.
+    pub largest_batch_tokens: u64,
+    /// The dtype of its products.
+    pub precision: &'static str,
+    /// Its memory.
+    pub memory: MemoryPlan,
+    /// The memory that is free for it, where the system tells.
+    pub available_memory: Option<u64>,
+}
+
+/// Goes through a run up to where its weights would be loaded. Of a model of the Hub the weights are not fetched.
+///
+/// # Errors
+/// As [`run`](super::run()).
+pub fn dry_run(config: &Config) -> Result<DryRun, TrainError> {
+    if config.resume_from_checkpoint.is_none() {
+        RunDir::check_free(&config.output_dir)?;
+    }
+    DryRun::of(&Prepared::without_weights(config)?)
+}
+
+impl DryRun {
+    /// Refuses a run that certainly needs more memory than there is, before the system ends it.
+    ///
+    /// # Errors
+    /// If its plan is above what is available by more than a plan is ever off.
+    pub(super) fn check_memory(&self, config: &Config) -> Result<(), TrainError> {
+        /// By how much a plan may be too high.
+        const DOUBT: f64 = 1.1;
+        let Some(available) = self.available_memory else { return Ok(()) };
+        if self.memory.peak as f64 <= DOUBT * available as f64 {
+            return Ok(());
+        }
+        let way_out = match () {
+            () if self.memory.activations > self.memory.peak / 2 && config.gradient_checkpointing => {
+                "lower micro_batch_size or sequence_len"
+            }
+            () if self.memory.activations > self.memory.peak / 2 => {
+                "set gradient_checkpointing: true, or lower micro_batch_size or sequence_len"
+            }
+            () if config.adapter.is_none() => "set adapter: lora, or optimizer: adamw_8bit, or take a smaller model",
+            () if !config.load_in_4bit => "set load_in_4bit: true, or take a smaller model",
+            () => "take a smaller model",
+        };
+        Err(TrainError::Memory { needed: self.memory.peak, available, way_out })
+    }
+
+    /// Of a run whose data are read.
+    pub(super) fn of(prepared: &Prepared) -> Result<Self, TrainError> {
+        let (config, early_stopping) = (&prepared.config, prepared.early_stopping());
+        let outline = prepared.source.outline(early_stopping.split_fused())?;
+        let lora = config.lora();
+        let units: Vec<UnitId> = outline.units(lora.as_ref()).into_iter().collect();
+        let policy = early_stopping.build(&units, prepared.planned_steps)?;
+        let mut loader = prepared.loader.clone();
+        let batches = (0..prepared.planned_steps).flat_map(|step| loader.step(step));
+        let largest_batch_tokens = batches.map(|batch| batch.ids.len() as u64).max().unwrap_or(0);
+        let precision = config.precision.resolve();
+        let workload = Workload {
+            adapter: lora.as_ref(),
+            load_in_4bit: config.load_in_4bit,
+            precision,
+            rule: config.rule(),
+            tokens: largest_batch_tokens,
+            accumulates: config.gradient_accumulation_steps > 1,
+            gradient_checkpointing: config.gradient_checkpointing,
+            kept_copies: kept_copies(policy.as_ref(), prepared.planned_steps),
+            weight_average: config.weight_average().is_some(),
+        };
+        let memory = MemoryPlan::of(&outline, &workload, &|name| prepared.source.packed_bytes(name))?;
+        let parameters: u64 = outline.parameters().iter().map(|parameter| parameter.len() as u64).sum();
+        let samples = prepared.loader.samples();
+        Ok(Self {
+            model_type: prepared.source.model_type()?,
+            parameters,
+            trainable_parameters: match &lora {
+                Some(config) => outline.adapters(config)?.iter().sum::<usize>() as u64,
+                None => parameters,
+            },
+            units: units.len(),
+            samples: samples.len(),
+            tokens: samples.iter().map(|sample| sample.ids.len() as u64).sum(),
+            validation_samples: prepared.validation_samples,
+            dropped_samples: prepared.dropped_samples,
+            truncated_samples: prepared.truncated_samples,
+            steps_per_epoch: prepared.loader.steps_per_epoch(),
+            planned_steps: prepared.planned_steps,
+            largest_batch_tokens,
+            precision: precision.name(),
+            memory,
+            available_memory: memory::available(),
+        })
+    }
+}
+
+/// The copies that a method keeps of the matrices at some step: of their gradients, and of their weights.
+fn kept_copies(policy: &dyn Policy, steps: usize) -> u64 {
+    let wants = || (0..=steps).map(|step| policy.wants(step));
+    u64::from(wants().any(|wants| wants.keep_gradient)) + u64::from(wants().any(|wants| wants.keep_weight))
+}

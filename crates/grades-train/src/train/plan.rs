@@ -1,0 +1,140 @@
+//! How much memory a run will hold, from the model's outline and the largest batch, before anything is loaded.
+
+use grades_models::LoraConfig;
+use grades_models::model::Outline;
+use grades_models::parameters::Parameter;
+use grades_tensor::Dtype;
+use serde::Serialize;
+
+use super::error::TrainError;
+use super::rule::Rule;
+
+/// Bytes of a number in f32.
+const F32: u64 = 4;
+/// 64ths of a byte that a value takes in NF4.
+const NF4_64THS: u64 = 33;
+/// The program, its threads' buffers, tokenizer and data.
+const PROGRAM: u64 = 64 << 20;
+/// Gradients of logits that the head holds at a time, and a block of logits (`grades_kernels::cross_entropy`).
+const HEAD: u64 = (96 + 8) << 20;
+
+/// What decides how much memory a run takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload<'a> {
+    /// The adapters; without them the model itself trains.
+    pub adapter: Option<&'a LoraConfig>,
+    /// Whether the matrices under the adapters are packed.
+    pub load_in_4bit: bool,
+    /// The dtype of the products.
+    pub precision: Dtype,
+    /// The update.
+    pub rule: Rule,
+    /// Tokens of the largest micro-batch.
+    pub tokens: u64,
+    /// Whether a step has several micro-batches.
+    pub accumulates: bool,
+    /// Whether layers run again in the backward pass.
+    pub gradient_checkpointing: bool,
+    /// Copies of the matrices that the method keeps from step to step: gradients, weights.
+    pub kept_copies: u64,
+    /// Whether an average of the weights is kept.
+    pub weight_average: bool,
+}
+
+/// The memory of a run at its highest, in bytes, by what holds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MemoryPlan {
+    /// The model's values, and those of its adapters.
+    pub weights: u64,
+    /// A gradient for each value that trains.
+    pub gradients: u64,
+    /// What the optimizer remembers.
+    pub optimizer: u64,
+    /// What the method keeps of the step before.
+    pub kept: u64,
+    /// The average of the weights.
+    pub average: u64,
+    /// What the backward pass needs of the forward pass.
+    pub activations: u64,
+    /// All of it when most of it is held at once, with the program itself.
+    pub peak: u64,
+}
+
+impl MemoryPlan {
+    /// Of a run. `packed` gives the bytes of a matrix that is stored packed already; others take NF4's.
+    ///
+    /// # Errors
+    /// If the adapters do not fit the model.
+    pub fn of(
+        outline: &Outline,
+        workload: &Workload<'_>,
+        packed: &dyn Fn(&str) -> Option<u64>,
+    ) -> Result<Self, TrainError> {
+        let base = outline.parameters().iter().map(|parameter| match workload.load_in_4bit && is_matrix(parameter) {
+            true => packed(&parameter.name).unwrap_or(parameter.len() as u64 * NF4_64THS / 64),
+            false => F32 * parameter.len() as u64,
+        });
+        let base: u64 = base.sum();
+        let (adapters, trains, matrices, optimizer) = match workload.adapter {
+            Some(config) => {
+                let adapters = outline.adapters(config)?;
+                let values = adapters.iter().sum::<usize>() as u64;
+                let state = adapters.iter().map(|&values| workload.rule.state_bytes(values)).sum();
+                (values, values, values, state)
+            }
+            None => {
+                let pieces = || outline.parameters().pieces();
+                let values = |(parameter, piece): (&Parameter, &_)| parameter.extent(piece).1.iter().product::<usize>();
+                let of_units = pieces().filter(|(_, piece)| piece.place.unit().is_some());
+                let state = |(parameter, piece)| {
+                    workload.rule.of_piece(parameter, piece).state_bytes(values((parameter, piece)))
+                };
+                let trains = pieces().map(values).sum::<usize>() as u64;
+                (0, trains, of_units.map(values).sum::<usize>() as u64, pieces().map(state).sum())
+            }
+        };
+        let mut plan = Self {
+            weights: base + F32 * adapters,
+            gradients: F32 * trains,
+            optimizer,
+            kept: workload.kept_copies * F32 * matrices,
+            average: if workload.weight_average { F32 * trains } else { 0 },
+            ..Self::default()
+        };
+        let by_layers = outline.kept_by_layers(workload.precision, workload.adapter);
+        plan.activations = activations(outline, workload, &by_layers);
+        plan.peak = plan.highest(outline, workload, &by_layers);
+        Ok(plan)
+    }
+
+    /// Either the backward pass begins, with all activations, or it ends, with all gradients.
+    fn highest(&self, outline: &Outline, workload: &Workload<'_>, by_layers: &[usize]) -> u64 {
+        let always = PROGRAM + self.weights + self.optimizer + self.kept + self.average;
+        let sizes = outline.sizes();
+        let number = workload.precision.bytes() as u64;
+        let [hidden, vocabulary] = [sizes.hidden_size, sizes.vocab_size].map(|size| size as u64);
+        let of_head = if workload.adapter.is_some() { 0 } else { F32 * hidden * vocabulary };
+        let head = HEAD.min(number * workload.tokens * vocabulary) + 2 * number * workload.tokens * hidden;
+        let before = if workload.accumulates { self.gradients } else { of_head };
+        let begin = self.activations + head + before;
+        let largest = by_layers.iter().max().copied().unwrap_or(0) as u64;
+        let end = self.gradients + 2 * workload.tokens * largest;
+        always + begin.max(end)
+    }
+}
+
+/// What is kept of all layers until the backward pass begins.
+fn activations(outline: &Outline, workload: &Workload<'_>, by_layers: &[usize]) -> u64 {
+    let hidden = outline.sizes().hidden_size;
+    let per_token = match (workload.gradient_checkpointing, by_layers) {
+        // The input of each but the last, which is recorded.
+        (true, [before @ .., last]) => F32 as usize * hidden * before.len() + last,
+        (_, all) => all.iter().sum(),
+    };
+    workload.tokens * per_token as u64
+}
+
+/// Whether it is the weight of a linear layer inside the model.
+fn is_matrix(parameter: &Parameter) -> bool {
+    parameter.shape.len() == 2 && parameter.pieces().iter().all(|piece| piece.place.unit().is_some())
+}
