@@ -351,6 +351,9 @@ impl Checkpoint {
         let dtype = stored.info.dtype;
         let not_float = || WeightsError::NotFloat { path: file.path.clone(), name: name.to_owned(), dtype };
         let (block_values, block_bytes) = dtype.block().ok_or_else(not_float)?;
+        if dtype == Dtype::F32 && cfg!(target_endian = "little") && stored.shift == 0.0 {
+            return file.read_at(stored.offset + (first * block_bytes) as u64, bytemuck::cast_slice_mut(piece));
+        }
         bytes.resize(piece.len() / block_values * block_bytes, 0);
         file.read_at(stored.offset + (first / block_values * block_bytes) as u64, bytes)?;
         if !dtype.decode(bytes, piece) {
@@ -441,15 +444,13 @@ fn locate(path: &Path) -> Result<Layout> {
     }
 }
 
-/// Memory for one tensor; the count comes from a header that was checked against the size of the file.
-fn zeroed<T: Clone + Default>(name: &str, count: usize) -> Result<Vec<T>> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(count).map_err(|_| WeightsError::OutOfMemory {
+/// Memory for one tensor; the count comes from a header that was checked against the size of the file. The system's own zeros
+/// are taken, so that the threads that read touch the pages first.
+fn zeroed<T: bytemuck::Zeroable>(name: &str, count: usize) -> Result<Vec<T>> {
+    bytemuck::allocation::try_zeroed_vec(count).map_err(|()| WeightsError::OutOfMemory {
         name: name.to_owned(),
         bytes: (count as u64).saturating_mul(size_of::<T>() as u64),
-    })?;
-    values.resize(count, T::default());
-    Ok(values)
+    })
 }
 
 fn is_plain_file_name(name: &str) -> bool {
