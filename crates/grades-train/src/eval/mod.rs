@@ -4,6 +4,7 @@ mod model;
 mod questions;
 mod request;
 pub mod score;
+pub mod scorers;
 pub mod task;
 mod tasks;
 
