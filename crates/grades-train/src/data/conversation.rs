@@ -4,6 +4,8 @@ use grades_models::template::{Given, Message};
 use serde_json::{Map, Value};
 
 use super::error::DataError;
+use super::parts::{self, Part};
+use super::picture::{Picture, PictureColumns};
 use super::record::Record;
 
 /// The columns of a conversation.
@@ -15,6 +17,8 @@ pub struct Columns {
     pub role: String,
     /// Key of a message's text.
     pub content: String,
+    /// Where its pictures are.
+    pub pictures: PictureColumns,
 }
 
 /// A conversation, to be rendered by the model's chat template.
@@ -26,6 +30,16 @@ pub struct Conversation {
     pub learnt: Vec<bool>,
     /// What else the template gets.
     pub given: Given,
+    /// The pictures, in the order of the parts of type `image` that stand for them in the messages.
+    pub pictures: Vec<Picture>,
+}
+
+/// A message before its pictures are known to be there.
+struct Read {
+    fields: Vec<(String, Value)>,
+    /// What it says in parts, and where among its fields that goes.
+    content: Option<(usize, Vec<Part>)>,
+    learnt: bool,
 }
 
 /// The role whose messages are learnt.
@@ -58,17 +72,20 @@ impl Columns {
         record: &Record,
         role_of: fn(&str) -> Option<&str>,
     ) -> Result<Conversation, DataError> {
-        let mut conversation = Conversation::default();
         let messages = record.objects(&self.messages)?;
         if messages.is_empty() {
             return Err(record.error(format!("`{}` holds no messages; remove the row", self.messages)));
         }
+        let pictures = self.pictures.of(record).map_err(|problem| record.error(problem))?;
+        let mut read = Vec::with_capacity(messages.len());
         for (number, message) in (1..).zip(messages) {
             let fail = |problem: String| record.error(format!("message {number} in `{}` {problem}", self.messages));
-            let (message, learnt) = self.message(message, role_of).map_err(fail)?;
-            conversation.messages.push(message);
-            conversation.learnt.push(learnt);
+            let of_part = |value: &Value| self.pictures.picture(value, record);
+            read.push(self.message(message, role_of, pictures.is_some(), &of_part).map_err(fail)?);
         }
+        let mut conversation = with_pictures(read, pictures.unwrap_or_default()).map_err(|problem| {
+            record.error(format!("`{}` {problem}; make them agree, or remove the row", self.messages))
+        })?;
         if !conversation.messages.iter().any(|message| message.role() == ASSISTANT) {
             return Err(record.error(format!(
                 "`{}` has no message of the assistant, so there is nothing to learn; remove the row",
@@ -80,46 +97,60 @@ impl Columns {
         Ok(conversation)
     }
 
-    /// A message, and whether it is to be learnt.
+    /// A message; its texts have markers for pictures where the row has a column of them.
     fn message(
         &self,
         fields: &Map<String, Value>,
         role_of: fn(&str) -> Option<&str>,
-    ) -> Result<(Message, bool), String> {
+        has_pictures: bool,
+        picture: &dyn Fn(&Value) -> Result<Picture, String>,
+    ) -> Result<Read, String> {
         let found = || fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         let missing = |key: &str| format!("has no text `{key}`; it has {}", found());
         let speaker = fields.get(&self.role).and_then(Value::as_str).ok_or_else(|| missing(&self.role))?;
         let role = role_of(speaker).ok_or_else(|| unknown_speaker(speaker))?.to_owned();
         let calls = ["tool_calls", "function_call"].iter().any(|key| fields.get(*key).is_some_and(|v| !v.is_null()));
-        let content = match fields.get(&self.content) {
-            Some(Value::String(text)) => Some(Value::String(text.clone())),
-            Some(Value::Array(parts)) => Some(Value::String(text_of(parts)?)),
-            Some(Value::Null) if calls => Some(Value::Null),
+        let of_learner = role == ASSISTANT;
+        let mut read =
+            Read { fields: vec![("role".to_owned(), Value::String(role))], content: None, learnt: of_learner };
+        let with_markers = |part: Part| match part {
+            Part::Text(text) if has_pictures => parts::by_markers(&text),
+            part => vec![part],
+        };
+        let said = match fields.get(&self.content) {
+            Some(Value::String(text)) => Some(vec![Part::Text(text.clone())]),
+            Some(Value::Array(all)) => Some(parts::of_content(all, picture)?),
+            Some(Value::Null) if calls => {
+                read.fields.push(("content".to_owned(), Value::Null));
+                None
+            }
             None if calls => None,
             _ => return Err(missing(&self.content)),
         };
-        let of_assistant = role == ASSISTANT;
-        let mut learnt = of_assistant;
-        let mut kept = vec![("role".to_owned(), Value::String(role))];
-        kept.extend(content.map(|content| ("content".to_owned(), content)));
+        if let Some(said) = said {
+            read.content = Some((read.fields.len(), said.into_iter().flat_map(with_markers).collect()));
+        }
         for (key, value) in
             fields.iter().filter(|(key, value)| **key != self.role && **key != self.content && !value.is_null())
         {
             match key.as_str() {
                 "role" | "content" => return Err(format!("has both `{key}` and what stands for it; remove one")),
-                mark if MARKS.contains(&mark) => learnt &= marked(mark, value, of_assistant)?,
+                mark if MARKS.contains(&mark) => read.learnt &= marked(mark, value, of_learner)?,
                 mark if OTHER_MARKS.contains(&mark) => {
                     return Err(format!(
                         "has `{mark}`, which is not supported; mark a whole message by `train: false` or `weight: 0`"
                     ));
                 }
                 media if MEDIA.contains(&media) && !is_empty(value) => {
-                    return Err(format!("has `{media}`, but only text can be learnt; remove the row"));
+                    return Err(format!(
+                        "has `{media}` beside its content, which is not read; give pictures as parts of the content, or as \
+                         column `images` of the row, and remove what is neither text nor a picture"
+                    ));
                 }
-                _ => kept.push((key.clone(), value.clone())),
+                _ => read.fields.push((key.clone(), value.clone())),
             }
         }
-        Ok((Message::from_fields(kept), learnt))
+        Ok(read)
     }
 
     /// Puts the row's system message in front, if the conversation does not begin with one.
@@ -169,19 +200,58 @@ fn marked(key: &str, value: &Value, of_assistant: bool) -> Result<bool, String> 
     }
 }
 
-/// The text of a content in parts, if it has nothing else.
-fn text_of(parts: &[Value]) -> Result<String, String> {
-    let text = |part: &Value| match part {
-        Value::String(text) => Ok(text.clone()),
-        _ => match (part["type"].as_str(), part["text"].as_str()) {
-            (Some("text") | None, Some(text)) => Ok(text.to_owned()),
-            (kind, _) => Err(format!(
-                "has a part of type {}, but only text can be learnt; remove the row",
-                kind.unwrap_or("unknown")
-            )),
-        },
-    };
-    parts.iter().map(text).collect()
+/// The messages with their pictures, of which there must be as many as there are places for them.
+fn with_pictures(read: Vec<Read>, pictures: Vec<Picture>) -> Result<Conversation, String> {
+    let places: usize =
+        read.iter().filter_map(|message| message.content.as_ref()).map(|(_, parts)| parts::places(parts)).sum();
+    if places != pictures.len() {
+        let counted = |n: usize, one: &str, more: &str| format!("{n} {}", if n == 1 { one } else { more });
+        return Err(format!(
+            "has {} (`{}`, or parts of type image without a source), but the row has {}",
+            counted(places, "place for a picture", "places for pictures"),
+            parts::MARKER,
+            counted(pictures.len(), "picture", "pictures"),
+        ));
+    }
+    let mut of_row = pictures.into_iter();
+    let mut conversation = Conversation::default();
+    for Read { mut fields, content, learnt } in read {
+        if let Some((place, parts)) = content {
+            let content = parts::content(parts, &mut of_row, &mut conversation.pictures);
+            fields.insert(place, ("content".to_owned(), content));
+        }
+        conversation.messages.push(Message::from_fields(fields));
+        conversation.learnt.push(learnt);
+    }
+    Ok(conversation)
+}
+
+impl Conversation {
+    /// Questions and their answers about pictures, which stand before the first question unless markers say where.
+    ///
+    /// # Errors
+    /// A sentence: there are other numbers of markers and pictures.
+    pub(super) fn of_turns<'a>(
+        turns: impl IntoIterator<Item = (&'a str, &'a str)>,
+        pictures: Vec<Picture>,
+    ) -> Result<Self, String> {
+        let with_markers =
+            |text: &str| if pictures.is_empty() { vec![Part::Text(text.to_owned())] } else { parts::by_markers(text) };
+        let said = turns.into_iter().flat_map(|(user, assistant)| [("user", user), (ASSISTANT, assistant)]);
+        let mut read: Vec<Read> = said
+            .map(|(role, text)| Read {
+                fields: vec![("role".to_owned(), role.into())],
+                content: Some((1, with_markers(text))),
+                learnt: role == ASSISTANT,
+            })
+            .collect();
+        let marked =
+            read.iter().filter_map(|message| message.content.as_ref()).any(|(_, parts)| parts::places(parts) > 0);
+        if let Some((_, parts)) = read.first_mut().and_then(|message| message.content.as_mut()).filter(|_| !marked) {
+            parts.splice(0..0, pictures.iter().map(|_| Part::Picture(None)));
+        }
+        with_pictures(read, pictures)
+    }
 }
 
 fn tools(record: &Record) -> Result<Option<Value>, DataError> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::error::DataError;
 
 /// The formats that are read, by extension.
-pub(super) const EXTENSIONS: [&str; 4] = ["jsonl", "json", "csv", "parquet"];
+pub(super) const EXTENSIONS: [&str; 5] = ["jsonl", "json", "csv", "parquet", "tar"];
 
 /// How deep folders are looked into: `data/<configuration>/<split>/<file>`.
 const DEPTH: usize = 3;

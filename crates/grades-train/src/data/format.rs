@@ -1,11 +1,14 @@
-//! The shapes in which rows hold samples: `completion`, `alpaca`, `sharegpt`, `messages`, `text`, and the benchmark
-//! tasks by name.
+//! The shapes in which rows hold samples: `completion`, `alpaca`, `sharegpt`, `messages`, `text`, those with pictures `cauldron`
+//! and `vqa`, and the benchmark tasks by name.
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::conversation::{Columns, MARKS, is_empty};
+use super::conversation::{Columns, Conversation, MARKS, is_empty};
 use super::error::DataError;
+use super::picture::{Picture, PictureColumns};
 use super::record::Record;
 use super::sample::{Sample, Written};
 use super::source::Source;
@@ -16,23 +19,24 @@ use crate::eval::task::Task;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSpec {
-    /// A jsonl, json, csv or parquet file, a folder with files for each split, or a data set of the Hugging Face Hub
-    /// (`owner/name`), which is fetched once.
+    /// A jsonl, json, csv or parquet file, a tar file of webdataset, a folder with files for each split, or a data set of the
+    /// Hugging Face Hub (`owner/name`), which is fetched once.
     pub path: String,
     /// The configuration of a set that has several, as in Hugging Face datasets.
     pub name: Option<String>,
     /// A branch, tag or commit of a set of the Hub; left out, the set as parquet that the Hub makes of every public one.
     pub revision: Option<String>,
-    /// `completion`, `alpaca`, `sharegpt`, `messages` (also called `chat_template`), `text`, `multiple_choice`, or a task such as `piqa`.
+    /// `completion`, `alpaca`, `sharegpt` (also called `llava`), `messages` (also called `chat_template`), `text`, `cauldron` (also
+    /// called `finevision`), `vqa`, `multiple_choice`, or a task such as `piqa`.
     #[serde(rename = "type")]
     pub kind: String,
     /// As in Hugging Face datasets: `train`, `train[:1000]`, `train[10%:20%]`. Of a single file only the slice counts.
     pub split: Option<String>,
     /// `text`: the text (`text`).
     pub field: Option<String>,
-    /// `completion`: the prompt (`prompt`).
+    /// `completion`: the prompt (`prompt`). `vqa`: the question (`question`).
     pub field_prompt: Option<String>,
-    /// `completion`: the answer (`completion`).
+    /// `completion`: the answer (`completion`). `vqa`: the answer (`answer`).
     pub field_completion: Option<String>,
     /// `alpaca`: the instruction (`instruction`).
     pub field_instruction: Option<String>,
@@ -46,6 +50,11 @@ pub struct DatasetSpec {
     pub message_field_role: Option<String>,
     /// `messages`, `sharegpt`: what is said (`content`, `value`).
     pub message_field_content: Option<String>,
+    /// `messages`, `sharegpt`, `cauldron`, `vqa`: the pictures of a row, one or a list (`images` or `image`). Where they stand in a
+    /// conversation, parts of type `image` say, or `<image>` in its texts.
+    pub field_images: Option<String>,
+    /// The folder of pictures that rows give by path, which may not leave it; left out, the folder of the data file.
+    pub image_folder: Option<PathBuf>,
 }
 
 impl DatasetSpec {
@@ -63,6 +72,8 @@ impl DatasetSpec {
         let mut take = |key: fn(&mut Self) -> &mut Option<String>, default: &str| {
             key(&mut unused).take().unwrap_or_else(|| default.to_owned())
         };
+        let pictures = PictureColumns { column: self.field_images.clone(), folder: self.image_folder.clone() };
+        let shown = ["sharegpt", "llava", "messages", "chat_template", "cauldron", "finevision", "vqa"];
         let format = match self.kind.as_str() {
             "completion" => Format::Completion {
                 prompt: take(|spec| &mut spec.field_prompt, "prompt"),
@@ -73,15 +84,23 @@ impl DatasetSpec {
                 input: take(|spec| &mut spec.field_input, "input"),
                 output: take(|spec| &mut spec.field_output, "output"),
             },
-            "sharegpt" => Format::ShareGpt(Columns {
+            "cauldron" | "finevision" => Format::Cauldron(pictures),
+            "vqa" => Format::Vqa {
+                question: take(|spec| &mut spec.field_prompt, "question"),
+                answer: take(|spec| &mut spec.field_completion, "answer"),
+                pictures,
+            },
+            "sharegpt" | "llava" => Format::ShareGpt(Columns {
                 messages: take(|spec| &mut spec.field_messages, "conversations"),
                 role: take(|spec| &mut spec.message_field_role, "from"),
                 content: take(|spec| &mut spec.message_field_content, "value"),
+                pictures,
             }),
             "messages" | "chat_template" => Format::Messages(Columns {
                 messages: take(|spec| &mut spec.field_messages, "messages"),
                 role: take(|spec| &mut spec.message_field_role, "role"),
                 content: take(|spec| &mut spec.message_field_content, "content"),
+                pictures,
             }),
             "text" => Format::Text { field: take(|spec| &mut spec.field, "text") },
             name => match Task::named(name) {
@@ -89,13 +108,17 @@ impl DatasetSpec {
                 None => {
                     return Err(format!(
                         "type `{name}` of data set {} is not known; the types are completion, alpaca, sharegpt, messages, \
-                         text and the tasks {}",
+                         text, cauldron, vqa and the tasks {}",
                         self.path,
                         Task::names()
                     ));
                 }
             },
         };
+        if shown.contains(&self.kind.as_str()) {
+            unused.field_images = None;
+            unused.image_folder = None;
+        }
         match unused.column_key() {
             Some(key) => Err(format!("{key} of data set {} is not used by type `{}`; remove it", self.path, self.kind)),
             None => Ok(format),
@@ -105,7 +128,8 @@ impl DatasetSpec {
     /// The first key for a column that is set.
     fn column_key(&self) -> Option<String> {
         let Ok(Value::Object(keys)) = serde_json::to_value(self) else { return None };
-        keys.into_iter().find(|(key, value)| key.contains("field") && !value.is_null()).map(|(key, _)| key)
+        let of_column = |key: &str| key.contains("field") || key == "image_folder";
+        keys.into_iter().find(|(key, value)| of_column(key) && !value.is_null()).map(|(key, _)| key)
     }
 }
 
@@ -137,9 +161,24 @@ pub enum Format {
         /// Column of the text.
         field: String,
     },
+    /// Pictures (`images`) and turns about them (`texts`: user, assistant), as The Cauldron and FineVision have them.
+    Cauldron(PictureColumns),
+    /// A picture, a question and its answer.
+    Vqa {
+        /// Column of the question.
+        question: String,
+        /// Column of the answer.
+        answer: String,
+        /// Where the picture is.
+        pictures: PictureColumns,
+    },
     /// A benchmark: the question as prompt, the right choice as answer.
     Task(&'static Task),
 }
+
+/// FineVision's ratings of turns, each a list. A turn with one below 1 is left out, as in nanoVLM.
+const RATINGS: [&str; 4] =
+    ["relevance_ratings", "image_correspondence_ratings", "visual_dependency_ratings", "formatting_ratings"];
 
 /// Columns that other programs know and that change what is learnt, so that reading past them would learn something else. In
 /// a conversation `system` and `tools` are read.
@@ -187,6 +226,11 @@ impl Format {
                 columns.conversation(record, role_of).map(Sample::Conversation)
             }
             Self::Messages(columns) => columns.conversation(record, |role| Some(role)).map(Sample::Conversation),
+            Self::Cauldron(pictures) => cauldron(record, pictures),
+            Self::Vqa { question, answer, pictures } => {
+                let shown = pictures.of(record).map_err(|problem| record.error(problem))?.unwrap_or_default();
+                conversation(record, [(filled(record, question)?, filled(record, answer)?)], shown)
+            }
             Self::Text { field } => Ok(Sample::Text(Written::whole(filled(record, field)?.to_owned()))),
             Self::Task(task) => {
                 let question = (task.question)(record)?;
@@ -206,6 +250,9 @@ impl Format {
         let left = record.left();
         let harmless = match self {
             Self::Task(task) => task.unused,
+            Self::Cauldron(_) => {
+                &["relevance_min", "image_correspondence_min", "visual_dependency_min", "formatting_min"]
+            }
             _ => &[],
         };
         // A mark of 1 or true says that the row counts, as all do.
@@ -228,7 +275,9 @@ impl Format {
             Self::Text { .. } | Self::Task(_) => false,
             // What marks a message may stand beside all of them, too.
             Self::ShareGpt(_) | Self::Messages(_) => CHANGING.contains(&column) || MARKS.contains(&column),
-            Self::Completion { .. } | Self::Alpaca { .. } => CHANGING.contains(&column),
+            Self::Completion { .. } | Self::Alpaca { .. } | Self::Cauldron(_) | Self::Vqa { .. } => {
+                CHANGING.contains(&column)
+            }
         }
     }
 
@@ -240,9 +289,47 @@ impl Format {
             Self::ShareGpt(_) => "sharegpt",
             Self::Messages(_) => "messages",
             Self::Text { .. } => "text",
+            Self::Cauldron(_) => "cauldron",
+            Self::Vqa { .. } => "vqa",
             Self::Task(task) => task.name,
         }
     }
+}
+
+/// The turns of a row that its ratings leave.
+fn cauldron(record: &Record, pictures: &PictureColumns) -> Result<Sample, DataError> {
+    let texts = record.objects("texts")?;
+    let mut turns = Vec::with_capacity(texts.len());
+    for (number, text) in texts.iter().enumerate() {
+        let said = |key: &str| {
+            text.get(key).and_then(Value::as_str).ok_or_else(|| {
+                record.error(format!("turn {} in `texts` has no text `{key}`; correct the row", number + 1))
+            })
+        };
+        let mut kept = true;
+        for column in RATINGS {
+            let rating = record.optional(column)?.and_then(|ratings| ratings.get(number)).and_then(Value::as_f64);
+            kept &= rating.is_none_or(|rating| rating >= 1.0);
+        }
+        if kept {
+            turns.push((said("user")?, said("assistant")?));
+        }
+    }
+    if texts.is_empty() {
+        return Err(record.error("`texts` holds no turns; remove the row"));
+    }
+    let shown = pictures.of(record).map_err(|problem| record.error(problem))?.unwrap_or_default();
+    if turns.is_empty() { Ok(Sample::LeftOut) } else { conversation(record, turns, shown) }
+}
+
+fn conversation<'a>(
+    record: &Record,
+    turns: impl IntoIterator<Item = (&'a str, &'a str)>,
+    pictures: Vec<Picture>,
+) -> Result<Sample, DataError> {
+    let conversation = Conversation::of_turns(turns, pictures)
+        .map_err(|problem| record.error(format!("the row {problem}; make them agree, or remove the row")))?;
+    Ok(Sample::Conversation(conversation))
 }
 
 /// The answer with a space before it, unless there is white space already: a prompt that ends its line wants its answer

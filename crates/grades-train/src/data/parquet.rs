@@ -1,23 +1,31 @@
 //! Rows of a parquet file as JSON has them: text, numbers, truth values, lists and structs of them. Other types have no form in
-//! JSON; a column of one can be there, but not be used.
+//! JSON; a column of one can be there, but not be used. Bytes of pictures are kept beside the columns, which have their numbers.
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use parquet::data_type::Decimal;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::{Field, Row};
+use parquet::record::Field;
 use serde_json::{Map, Number, Value};
 
 use super::error::DataError;
 use super::record::Columns;
 
+/// A row: its columns, and the bytes that they number.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    pub(super) columns: Columns,
+    pub(super) blobs: Vec<Arc<[u8]>>,
+}
+
 /// Reads all rows.
 ///
 /// # Errors
 /// The file cannot be read, is no parquet or a damaged one, or is compressed by something else than snappy.
-pub(super) fn rows(path: &Path) -> Result<Vec<Columns>, DataError> {
+pub(super) fn rows(path: &Path) -> Result<Vec<Row>, DataError> {
     // Of some damages the library takes no notice until it indexes past the end of a page.
     std::panic::catch_unwind(|| read(path)).unwrap_or_else(|_| {
         Err(DataError::Invalid {
@@ -27,19 +35,22 @@ pub(super) fn rows(path: &Path) -> Result<Vec<Columns>, DataError> {
     })
 }
 
-fn read(path: &Path) -> Result<Vec<Columns>, DataError> {
+fn read(path: &Path) -> Result<Vec<Row>, DataError> {
     let file = File::open(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
     let invalid = |error: ParquetError| DataError::Invalid { path: path.to_owned(), message: explain(&error) };
     let reader = SerializedFileReader::new(file).map_err(invalid)?;
     let mut rows = Vec::new();
     for row in reader.get_row_iter(None).map_err(invalid)? {
-        rows.push(row.map_err(invalid)?.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect());
+        let mut blobs = Vec::new();
+        let read = row.map_err(invalid)?;
+        let columns = read.get_column_iter().map(|(name, field)| (name.clone(), value(field, &mut blobs))).collect();
+        rows.push(Row { columns, blobs });
     }
     Ok(rows)
 }
 
-/// A value as JSON has it, or why it has none.
-fn value(field: &Field) -> Result<Value, String> {
+/// A value as JSON has it, or why it has none. The bytes of a picture go to `blobs`.
+fn value(field: &Field, blobs: &mut Vec<Arc<[u8]>>) -> Result<Value, String> {
     let float = |number: f64| Number::from_f64(number).map(Value::Number).ok_or_else(|| format!("it holds {number}"));
     let other = |kind: &str| Err(format!("it holds {kind}, which is no text or number; write it as one"));
     match field {
@@ -66,11 +77,11 @@ fn value(field: &Field) -> Result<Value, String> {
         Field::Date(_) => other("a date"),
         Field::TimeMillis(_) | Field::TimeMicros(_) => other("a time"),
         Field::TimestampMillis(_) | Field::TimestampMicros(_) => other("a time stamp"),
-        Field::Group(row) => object(row),
-        Field::ListInternal(list) => list.elements().iter().map(value).collect(),
+        Field::Group(row) => object(row, blobs),
+        Field::ListInternal(list) => list.elements().iter().map(|field| value(field, blobs)).collect(),
         Field::MapInternal(map) => {
             let entry = |(key, field): &(Field, Field)| match key {
-                Field::Str(key) => Ok((key.clone(), value(field)?)),
+                Field::Str(key) => Ok((key.clone(), value(field, blobs)?)),
                 _ => Err("it holds a map whose keys are no text".to_owned()),
             };
             map.entries().iter().map(entry).collect::<Result<Map<_, _>, _>>().map(Value::Object)
@@ -79,10 +90,17 @@ fn value(field: &Field) -> Result<Value, String> {
 }
 
 /// A struct. All of a column have the same fields, so one that is null in it is none: else a message would have the fields of
-/// all others.
-fn object(row: &Row) -> Result<Value, String> {
+/// all others. One that is called `bytes` and holds some is a picture's, as `datasets` writes them.
+fn object(row: &parquet::record::Row, blobs: &mut Vec<Arc<[u8]>>) -> Result<Value, String> {
     let there = row.get_column_iter().filter(|(_, field)| !matches!(field, Field::Null));
-    there.map(|(name, field)| Ok((name.clone(), value(field)?))).collect::<Result<Map<_, _>, _>>().map(Value::Object)
+    let member = |(name, field): (&String, &Field)| match field {
+        Field::Bytes(bytes) if name == "bytes" => {
+            blobs.push(bytes.data().into());
+            Ok((name.clone(), Value::from(blobs.len() - 1)))
+        }
+        _ => Ok((name.clone(), value(field, blobs)?)),
+    };
+    there.map(member).collect::<Result<Map<_, _>, _>>().map(Value::Object)
 }
 
 /// A number as JSON writes it: a whole one, or the nearest double.
@@ -143,7 +161,7 @@ mod tests {
             .collect();
         assert_eq!(wanted.len(), 5);
         for name in ["datasets.parquet", "plain.parquet"] {
-            let object = |columns: Columns| -> Value { columns.into_iter().map(|(k, v)| (k, v.unwrap())).collect() };
+            let object = |row: Row| -> Value { row.columns.into_iter().map(|(k, v)| (k, v.unwrap())).collect() };
             let rows: Vec<Value> = rows(&fixture(name)).unwrap().into_iter().map(object).collect();
             assert_eq!(rows, wanted, "{name}");
         }
@@ -152,7 +170,7 @@ mod tests {
     #[test]
     fn other_types_are_read_as_what_they_stand_for_or_not_used() {
         let wanted: Map<String, Value> = serde_json::from_slice(&fs::read(fixture("kinds.json")).unwrap()).unwrap();
-        let row = rows(&fixture("kinds.parquet")).unwrap().remove(0);
+        let row = rows(&fixture("kinds.parquet")).unwrap().remove(0).columns;
         assert_eq!(row.len(), wanted.len());
         for (name, value) in row {
             match &wanted[&name] {

@@ -38,6 +38,8 @@ pub struct Record {
     /// Where the row was read.
     pub place: Place,
     columns: Columns,
+    /// Bytes of pictures, which JSON has no form for: where they stand in a column, it has their number here.
+    blobs: Vec<Arc<[u8]>>,
     taken: Taken,
 }
 
@@ -47,7 +49,17 @@ pub(super) type Columns = Vec<(String, Result<Value, String>)>;
 
 impl Record {
     pub(super) fn new(place: Place, columns: Columns) -> Self {
-        Self { place, columns, taken: Taken::default() }
+        Self { place, columns, blobs: Vec::new(), taken: Taken::default() }
+    }
+
+    /// With the bytes that its columns number.
+    pub(super) fn with_blobs(self, blobs: Vec<Arc<[u8]>>) -> Self {
+        Self { blobs, ..self }
+    }
+
+    /// The bytes of that number.
+    pub(super) fn blob(&self, number: u64) -> Option<Arc<[u8]>> {
+        self.blobs.get(usize::try_from(number).ok()?).cloned()
     }
 
     /// The columns with a value that nobody has asked for.

@@ -11,6 +11,8 @@ pub enum Sample {
     Text(Written),
     /// A conversation, to be rendered by the model's chat template.
     Conversation(Conversation),
+    /// Nothing: the row's own ratings leave it out.
+    LeftOut,
 }
 
 /// A text, and the bytes of it that are to be learnt.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::encode::{Encode, Tokenized};
 use super::error::DataError;
 use super::format::DatasetSpec;
+use super::sample::Sample;
 use super::tokens;
 use crate::hub::Hub;
 
@@ -56,9 +57,14 @@ pub fn load(specs: &[DatasetSpec], encoder: &dyn Encode, options: TokenOptions) 
     for spec in specs {
         let format = spec.format().map_err(DataError::Format)?;
         let mut unread: BTreeSet<String> = BTreeSet::new();
+        let mut rated_out = 0;
         for record in spec.source().read(spec.split.as_deref(), &hub)? {
             let sample = format.sample(&record)?;
             unread.extend(format.unread(&record)?.into_iter().map(str::to_owned));
+            if sample == Sample::LeftOut {
+                rated_out += 1;
+                continue;
+            }
             let mut tokens =
                 tokens::tokenize(&sample, encoder, options.train_on_inputs).map_err(|message| record.error(message))?;
             if tokens.ids.len() > options.sequence_len {
@@ -90,6 +96,12 @@ pub fn load(specs: &[DatasetSpec], encoder: &dyn Encode, options: TokenOptions) 
             all.samples.push(tokens);
         }
         tell_unread(&spec.path, format.name(), unread);
+        if rated_out > 0 {
+            warn_once(format!(
+                "{}: {rated_out} rows are left out, as each of their turns has a rating below 1",
+                spec.path
+            ));
+        }
     }
     if all.samples.is_empty() {
         return Err(DataError::NothingLeft { dropped: all.dropped, sequence_len: options.sequence_len });

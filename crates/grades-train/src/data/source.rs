@@ -1,4 +1,4 @@
-//! Rows of data sets: of files (jsonl, json, csv, parquet), of folders with files for each split, and of sets of the
+//! Rows of data sets: of files (jsonl, json, csv, parquet, tar), of folders with files for each split, and of sets of the
 //! Hugging Face Hub; and slices of them.
 
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::error::DataError;
 use super::record::{At, Place, Record};
-use super::{files, json, parquet};
+use super::{files, json, parquet, webdataset};
 use crate::hub::{Hub, is_id};
 
 /// Where a data set is.
@@ -114,7 +114,12 @@ fn read_file(path: &Path) -> Result<Vec<Record>, DataError> {
         "parquet" => {
             let place = |row| Place { file: file.clone(), at: At::Row(row) };
             let rows = (1..).zip(parquet::rows(path)?);
-            rows.map(|(row, columns)| Record::new(place(row), columns)).collect()
+            rows.map(|(row, read)| Record::new(place(row), read.columns).with_blobs(read.blobs)).collect()
+        }
+        "tar" => {
+            let rows = (1..).zip(webdataset::rows(path)?);
+            let place = |row| Place { file: file.clone(), at: At::Row(row) };
+            rows.map(|(row, read)| Record::new(place(row), read.columns).with_blobs(read.blobs)).collect()
         }
         "jsonl" => json_lines(&file, &read_text(path)?)?,
         "json" => json_array(&file, &read_text(path)?)?,

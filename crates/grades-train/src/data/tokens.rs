@@ -17,6 +17,13 @@ use super::template;
 /// A sentence: the tokenizer or the chat template failed.
 pub(super) fn tokenize(sample: &Sample, encoder: &dyn Encode, train_on_inputs: bool) -> Result<Tokenized, String> {
     let (written, around) = match sample {
+        Sample::LeftOut => return Ok(Tokenized::default()),
+        Sample::Conversation(conversation) if !conversation.pictures.is_empty() => {
+            return Err(
+                "the row has pictures, but the model reads none; remove the row, or train a vision-language model"
+                    .to_owned(),
+            );
+        }
         Sample::Text(written) if train_on_inputs => (Written::whole(written.text.clone()), Around::Sample),
         Sample::Text(written) => (written.clone(), Around::Sample),
         Sample::Conversation(conversation) if train_on_inputs => {
