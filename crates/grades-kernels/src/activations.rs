@@ -23,32 +23,37 @@ pub enum Activation {
 /// Elements of a block of work.
 const BLOCK: usize = 8192;
 
-/// `out = activation(x)`, all of one length.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn activate(activation: Activation, x: &[f32], out: &mut [f32]) {
-    assert_eq!(out.len(), x.len());
-    each(x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)), |(x, out)| match activation {
-        Activation::Silu => plain_silu(x, out),
-        Activation::Gelu => plain_gelu(x, out),
-        Activation::GeluTanh => plain_gelu_tanh(x, out),
-    });
+/// `activation(x)` of every element.
+#[must_use]
+pub fn activated_new<E: Element>(activation: Activation, x: &[E]) -> Vec<E> {
+    let activate = |out: &mut [MaybeUninit<E>]| {
+        each(x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)), |(x, out)| match activation {
+            Activation::Silu => plain_silu(x, out),
+            Activation::Gelu => plain_gelu(x, out),
+            Activation::GeluTanh => plain_gelu_tanh(x, out),
+        });
+    };
+    // SAFETY: both are of one length, and each element is written.
+    unsafe { written(x.len(), activate) }
 }
 
-/// `dx = dout · activation′(x)`, all of one length.
+/// The gradient of [`activated_new`] in x: `dout · activation′(x)`.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn activate_backward(activation: Activation, x: &[f32], dout: &[f32], dx: &mut [f32]) {
+#[must_use]
+pub fn activated_backward_new<E: Element>(activation: Activation, x: &[E], dout: &[E]) -> Vec<E> {
     assert_eq!(dout.len(), x.len());
-    assert_eq!(dx.len(), x.len());
-    let blocks = x.chunks(BLOCK).zip(dout.chunks(BLOCK)).zip(dx.chunks_mut(BLOCK));
-    each(blocks, |((x, dout), dx)| match activation {
-        Activation::Silu => plain_silu_backward(x, dout, dx),
-        Activation::Gelu => plain_gelu_backward(x, dout, dx),
-        Activation::GeluTanh => plain_gelu_tanh_backward(x, dout, dx),
-    });
+    let gradient = |dx: &mut [MaybeUninit<E>]| {
+        let blocks = x.chunks(BLOCK).zip(dout.chunks(BLOCK)).zip(dx.chunks_mut(BLOCK));
+        each(blocks, |((x, dout), dx)| match activation {
+            Activation::Silu => plain_silu_backward(x, dout, dx),
+            Activation::Gelu => plain_gelu_backward(x, dout, dx),
+            Activation::GeluTanh => plain_gelu_tanh_backward(x, dout, dx),
+        });
+    };
+    // SAFETY: all three are of one length, and each element is written.
+    unsafe { written(x.len(), gradient) }
 }
 
 /// Rows of a block of joined rows.
@@ -156,15 +161,15 @@ fn gelu_tanh<const FMA: bool>(x: f32) -> (f32, f32) {
 macro_rules! loops {
     ($function:ident: $plain:ident $plain_backward:ident $gated:ident $gated_backward:ident) => {
         multiversion! {
-            fn $plain<FMA>(x: &[f32], out: &mut [f32]) {
+            fn $plain<FMA; E: Element>(x: &[E], out: &mut [MaybeUninit<E>]) {
                 for (x, out) in x.iter().zip(out) {
-                    *out = $function::<FMA>(*x).0;
+                    out.write(E::narrow($function::<FMA>(x.widen()).0));
                 }
             }
 
-            fn $plain_backward<FMA>(x: &[f32], dout: &[f32], dx: &mut [f32]) {
+            fn $plain_backward<FMA; E: Element>(x: &[E], dout: &[E], dx: &mut [MaybeUninit<E>]) {
                 for ((x, dout), dx) in x.iter().zip(dout).zip(dx) {
-                    *dx = dout * $function::<FMA>(*x).1;
+                    dx.write(E::narrow(dout.widen() * $function::<FMA>(x.widen()).1));
                 }
             }
 
@@ -194,7 +199,7 @@ loops!(gelu_tanh: plain_gelu_tanh plain_gelu_tanh_backward gated_gelu_tanh gated
 
 #[cfg(test)]
 mod tests {
-    use super::{Activation, activate, activate_backward, gated_joined_backward_new, gated_joined_new};
+    use super::{Activation, activated_backward_new, activated_new, gated_joined_backward_new, gated_joined_new};
     use crate::testing::{assert_close, assert_gradient, in_f64, numbers, on_any_threads};
 
     const ALL: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh];
@@ -227,10 +232,7 @@ mod tests {
             for len in [0, 1, 15, 100, 8200] {
                 let (x, dout) = (spread(1, len), numbers(2, len));
                 let results = on_any_threads(|| {
-                    let [mut out, mut dx] = std::array::from_fn(|_| vec![f32::NAN; len]);
-                    activate(activation, &x, &mut out);
-                    activate_backward(activation, &x, &dout, &mut dx);
-                    vec![out, dx]
+                    vec![activated_new(activation, &x), activated_backward_new(activation, &x, &dout)]
                 });
                 let expected: Vec<f64> = x.iter().map(|&x| reference(activation, f64::from(x))).collect();
                 assert_close(&results[0], &expected, 1e-6, &format!("{activation:?}"));
@@ -283,9 +285,7 @@ mod tests {
     fn far_from_zero_they_are_the_identity_or_nothing() {
         for activation in ALL {
             let x = [-1e4, -100.0, 100.0, 1e4];
-            let (mut out, mut slope) = ([f32::NAN; 4], [f32::NAN; 4]);
-            activate(activation, &x, &mut out);
-            activate_backward(activation, &x, &[1.0; 4], &mut slope);
+            let (out, slope) = (activated_new(activation, &x), activated_backward_new(activation, &x, &[1.0; 4]));
             for (out, expected) in out.iter().zip([0.0, 0.0, 100.0, 1e4]) {
                 assert!((out - expected).abs() <= 1e-6 * expected.max(1.0), "{activation:?}: {out}");
             }

@@ -144,6 +144,12 @@ pub trait Projections: Send + Sync {
 
 /// The rest of a layer: norms, attention, gates, dropout.
 pub trait Layers: Send + Sync {
+    /// `activation(x)` of each element.
+    fn activate(&self, x: &Tensor, activation: Activation) -> Tensor;
+
+    /// The gradient of [`activate`](Self::activate) in x.
+    fn activate_backward(&self, dy: &Tensor, x: &Tensor, activation: Activation) -> Tensor;
+
     /// `activation(gate) · up` of `[gate | up]` `[tokens, 2 · width]` (Shazeer 2020).
     fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Tensor;
 
@@ -164,6 +170,21 @@ pub trait Layers: Send + Sync {
         inverse_rms: &Tensor,
         want_scale: bool,
     ) -> (Tensor, Option<Tensor>);
+
+    /// `y = (x − mean) / √(var + eps) · scale + bias` by row, in `dtype`, and the mean and `1 / √(var + eps)` of each row,
+    /// `[tokens, 2]`: f32 x `[tokens, width]`, scale and bias `[1, width]` (Ba et al. 2016).
+    fn layer_norm(&self, x: &Tensor, scale: &Tensor, bias: &Tensor, eps: f32, dtype: Dtype) -> (Tensor, Tensor);
+
+    /// The gradients of [`layer_norm`](Self::layer_norm): dx `[tokens, width]` in f32, and dscale and dbias `[1, width]` where
+    /// they are wanted.
+    fn layer_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        scale: &Tensor,
+        moments: &Tensor,
+        want_parameters: bool,
+    ) -> (Tensor, Option<[Tensor; 2]>);
 
     /// `[q | k | v]` with each head of q and k normed as by [`rms_norm`](Self::rms_norm), by the scale of all q's heads and that
     /// of all k's, `[1, head_dim]` each; and the `1 / √(mean(x²) + eps)` of each, `[tokens, heads + kv_heads]` in f32.

@@ -79,6 +79,16 @@ impl Tensor {
         if self.dtype == dtype { self.clone() } else { self.device.cast(self, dtype) }
     }
 
+    /// The same elements, row-major, as a matrix of another shape; the storage is shared.
+    ///
+    /// # Panics
+    /// If the number of elements differs.
+    #[must_use]
+    pub fn reshaped(&self, shape: [usize; 2]) -> Self {
+        assert_eq!(self.len(), shape[0] * shape[1], "the elements do not fill the shape {shape:?}");
+        Self { shape, ..self.clone() }
+    }
+
     /// Its bytes in the device's memory.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -8,5 +8,5 @@ mod rows;
 mod tests;
 
 pub use heads::HeadNorms;
-pub use layer::{LayerNormGradients, layer_norm, layer_norm_backward};
+pub use layer::{layer_norm_backward_new, layer_norm_new};
 pub use rms::{rms_norm_backward_new, rms_norm_new};

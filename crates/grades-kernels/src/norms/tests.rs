@@ -1,4 +1,4 @@
-use super::{HeadNorms, LayerNormGradients, layer_norm, layer_norm_backward, rms_norm_backward_new, rms_norm_new};
+use super::{HeadNorms, layer_norm_backward_new, layer_norm_new, rms_norm_backward_new, rms_norm_new};
 use crate::testing::{assert_close, assert_gradient, in_f64, inner, numbers, on_any_threads};
 
 const EPSILON: f32 = 1e-3;
@@ -86,14 +86,11 @@ fn layer_norm_equals_the_reference_and_its_finite_differences() {
         let x: Vec<f32> = numbers(1, rows * width).iter().map(|x| x + 10.0).collect();
         let (scale, bias, dout) = (numbers(2, width), numbers(4, width), numbers(3, rows * width));
         let results = on_any_threads(|| {
-            let [mut out, mut dx, mut dx_alone] = std::array::from_fn(|_| vec![f32::NAN; rows * width]);
-            let [mut mean, mut inverse] = std::array::from_fn(|_| vec![f32::NAN; rows]);
+            let (out, moments) = layer_norm_new::<f32>(&x, &scale, &bias, EPSILON);
             let [mut dscale, mut dbias] = std::array::from_fn(|_| vec![f32::NAN; width]);
-            layer_norm(&x, &scale, &bias, EPSILON, &mut out, &mut mean, &mut inverse);
-            let both = LayerNormGradients { dx: &mut dx, dscale_dbias: Some((&mut dscale, &mut dbias)) };
-            layer_norm_backward(&x, &scale, &mean, &inverse, &dout, both);
-            let alone = LayerNormGradients { dx: &mut dx_alone, dscale_dbias: None };
-            layer_norm_backward(&x, &scale, &mean, &inverse, &dout, alone);
+            let parameters = Some([dscale.as_mut_slice(), dbias.as_mut_slice()]);
+            let dx = layer_norm_backward_new(&x, &scale, &moments, &dout, parameters);
+            let dx_alone = layer_norm_backward_new(&x, &scale, &moments, &dout, None);
             vec![out, dx, dscale, dbias, dx_alone]
         });
         let [out, dx, dscale, dbias, dx_alone] = &results[..] else { unreachable!() };

@@ -46,12 +46,27 @@ fn rms_norm<E: Number>(x: &Tensor, scale: &Tensor, eps: f32) -> (Tensor, Tensor)
     (tensor(y, x.shape()), tensor(inverse, [x.rows(), 1]))
 }
 
+fn layer_norm<E: Number>(x: &Tensor, scale: &Tensor, bias: &Tensor, eps: f32) -> (Tensor, Tensor) {
+    let (y, moments) = norms::layer_norm_new::<E>(slice(x), slice(scale), slice(bias), eps);
+    (tensor(y, x.shape()), tensor(moments, [x.rows(), 2]))
+}
+
 /// The norms of a spec's heads. Their backward pass does not need `eps`.
 fn head_norms<'a>(scales: [&'a Tensor; 2], epsilon: f32, spec: &AttentionSpec) -> HeadNorms<'a> {
     HeadNorms { heads: spec.heads, kv_heads: spec.kv_heads, scales: scales.map(slice), epsilon }
 }
 
 impl Layers for Cpu {
+    fn activate(&self, x: &Tensor, activation: Activation) -> Tensor {
+        with_numbers!(x, E => tensor(activations::activated_new::<E>(activation, slice(x)), x.shape()))
+    }
+
+    fn activate_backward(&self, dy: &Tensor, x: &Tensor, activation: Activation) -> Tensor {
+        with_numbers!(x, E => {
+            tensor(activations::activated_backward_new::<E>(activation, slice(x), slice(dy)), x.shape())
+        })
+    }
+
     fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Tensor {
         let width = gate_up.columns() / 2;
         with_numbers!(gate_up, E => {
@@ -88,6 +103,30 @@ impl Layers for Cpu {
             norms::rms_norm_backward_new(values, factors, inverse, slice::<E>(dy), dscale.as_deref_mut())
         });
         (tensor(dx, x.shape()), dscale.map(|dscale| tensor(dscale, scale.shape())))
+    }
+
+    fn layer_norm(&self, x: &Tensor, scale: &Tensor, bias: &Tensor, eps: f32, dtype: Dtype) -> (Tensor, Tensor) {
+        match dtype {
+            Dtype::Bf16 => layer_norm::<bf16>(x, scale, bias, eps),
+            Dtype::F32 | Dtype::U8 | Dtype::Packed => layer_norm::<f32>(x, scale, bias, eps),
+        }
+    }
+
+    fn layer_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        scale: &Tensor,
+        moments: &Tensor,
+        want_parameters: bool,
+    ) -> (Tensor, Option<[Tensor; 2]>) {
+        let mut parameters = want_parameters.then(|| [(); 2].map(|()| zeros::<f32>(x.columns())));
+        let gradients = parameters.as_mut().map(|both| both.each_mut().map(Vec::as_mut_slice));
+        let (values, factors, moments) = (slice(x), slice(scale), slice(moments));
+        let dx = with_numbers!(dy, E => {
+            norms::layer_norm_backward_new(values, factors, moments, slice::<E>(dy), gradients)
+        });
+        (tensor(dx, x.shape()), parameters.map(|both| both.map(|gradient| tensor(gradient, scale.shape()))))
     }
 
     fn norm_heads(&self, qkv: &Tensor, scales: [&Tensor; 2], eps: f32, spec: &AttentionSpec) -> (Tensor, Tensor) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::dtype::Dtype;
+use crate::flops;
 use crate::tape::{Leaf, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -46,16 +47,58 @@ pub fn gather_rows(x: &Var, rows: &[u32]) -> Var {
     Var::constant(x.value.device().gather_rows(&x.value, rows))
 }
 
-/// x with the rows `rows` of it, each at most once, replaced by those of `by`, which has no gradient.
+/// The sum of two values of one shape and dtype.
 #[must_use]
-pub fn replace_rows(tape: &Tape, x: Var, rows: Arc<Vec<u32>>, by: &Tensor) -> Var {
-    let (device, node, mut y) = (by.device(), x.node(), x.value);
-    device.put_rows(&mut y, &rows, by);
-    let nothing = node.is_tracked().then(|| device.zeros(by.shape(), by.dtype()));
-    tape.record(y, node.is_tracked(), move |mut dy, backward| {
-        if let Some(nothing) = nothing {
-            device.put_rows(&mut dy, &rows, &nothing);
+pub fn add(tape: &Tape, x: Var, y: &Var) -> Var {
+    let (nodes, mut sum) = ([x.node(), y.node()], x.value);
+    sum.device().add(&mut sum, &y.value);
+    tape.record(sum, nodes.iter().any(|node| node.is_tracked()), move |dy, backward| {
+        let [x, y] = nodes;
+        backward.add(x, dy.clone());
+        backward.add(y, dy);
+    })
+}
+
+/// x with the rows `rows` of it, each at most once, replaced by those of `by`.
+#[must_use]
+pub fn replace_rows(tape: &Tape, x: Var, rows: Arc<Vec<u32>>, by: &Var) -> Var {
+    let (device, node, mut y) = (by.value.device(), x.node(), x.value);
+    let (of_rows, dtype, shape) = (by.node(), by.value.dtype(), by.value.shape());
+    let values = by.value.cast(y.dtype());
+    device.put_rows(&mut y, &rows, &values);
+    tape.record(y, node.is_tracked() || of_rows.is_tracked(), move |mut dy, backward| {
+        if of_rows.is_tracked() {
+            backward.add(of_rows, device.gather_rows(&dy, &rows).cast(dtype));
         }
-        backward.add(node, dy);
+        if node.is_tracked() {
+            let nothing = device.zeros(shape, dy.dtype());
+            device.put_rows(&mut dy, &rows, &nothing);
+            backward.add(node, dy);
+        }
+    })
+}
+
+/// Every `count` rows of x side by side: `[rows, width]` to `[rows / count, count · width]`.
+#[must_use]
+pub fn side_by_side(tape: &Tape, x: Var, count: usize) -> Var {
+    let (node, shape @ [rows, width]) = (x.node(), x.value.shape());
+    let y = x.value.reshaped([rows / count, count * width]);
+    tape.record(y, node.is_tracked(), move |dy, backward| backward.add(node, dy.reshaped(shape)))
+}
+
+/// Rows that are each a weighted sum of a table's: `weights · table`, f32 weights `[rows, of table]`, table `[of table, width]`.
+#[must_use]
+pub fn mix_rows(tape: &Tape, weights: Tensor, table: &Leaf) -> Var {
+    let (device, slot, [of_table, width]) = (weights.device(), table.slot(), table.value.shape());
+    let operations = flops::product(weights.rows(), width, of_table);
+    flops::forward(operations);
+    let y = device.project_input_gradient(&weights, &[&table.value], None);
+    tape.record(y, slot.is_some(), move |dy, backward| {
+        flops::weight_gradient(operations);
+        let all = 0..of_table;
+        let gradients = device.project_weight_gradients(&weights, &dy, 0..width, std::slice::from_ref(&all));
+        if let Some((slot, gradient)) = slot.zip(gradients.into_iter().next()) {
+            backward.parameters().add(slot, gradient);
+        }
     })
 }

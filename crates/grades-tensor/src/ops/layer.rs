@@ -28,6 +28,29 @@ pub fn rms_norm(tape: &Tape, x: &Var, scale: &Leaf, eps: f32, dtype: Dtype) -> V
     })
 }
 
+/// `y = (x − mean) / √(var + eps) · scale + bias` by row, in `dtype`: f32 x `[tokens, width]`, scale and bias `[1, width]` (Ba
+/// et al. 2016). The two train together or not at all.
+#[must_use]
+pub fn layer_norm(tape: &Tape, x: &Var, [scale, bias]: [&Leaf; 2], eps: f32, dtype: Dtype) -> Var {
+    let device = x.value.device();
+    let (y, moments) = device.layer_norm(&x.value, &scale.value, &bias.value, eps, dtype);
+    let slots = [scale.slot(), bias.slot()];
+    let parameters = slots.iter().any(Option::is_some);
+    let tracked = tape.is_recording() && (x.is_tracked() || parameters);
+    let kept = tracked.then(|| (x.value.clone(), scale.value.clone(), moments));
+    let node = x.node();
+    tape.record(y, tracked, move |dy, backward| {
+        let Some((x, scale, moments)) = kept else { return };
+        let (dx, gradients) = device.layer_norm_backward(&dy, &x, &scale, &moments, parameters);
+        for (slot, gradient) in slots.into_iter().zip(gradients.into_iter().flatten()) {
+            if let Some(slot) = slot {
+                backward.parameters().add(slot, gradient);
+            }
+        }
+        backward.add(node, dx);
+    })
+}
+
 /// `residual + rms_norm(x)` in f32: residual `[tokens, width]` in f32, x of that shape in any dtype, scale `[1, width]`. For
 /// layers that norm what they add (as Gemma 2 does).
 #[must_use]
@@ -107,6 +130,21 @@ pub fn split_heads(qkv: &Var, spec: &AttentionSpec) -> [Tensor; 3] {
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Var {
     flops::forward(spec.operations());
     Var::constant(q.device().attend(q, k, v, spec).0)
+}
+
+/// `activation(x)`.
+#[must_use]
+pub fn activate(tape: &Tape, x: Var, activation: Activation) -> Var {
+    let (device, node) = (x.value.device(), x.node());
+    let y = device.activate(&x.value, activation);
+    if !node.is_tracked() {
+        return Var::constant(y);
+    }
+    let (x, again) = (x.value.clone(), x.value);
+    let y = tape.record(y, true, move |dy, backward| {
+        backward.add(node, device.activate_backward(&dy, &x, activation));
+    });
+    y.remade(move || device.activate(&again, activation))
 }
 
 /// `activation(gate) · up` of `[gate | up]` `[tokens, 2 · width]` (Shazeer 2020).

@@ -13,8 +13,11 @@ mod loss;
 mod projection;
 
 pub use adapter::{LowRank, Scale, adapted_row_norms, add_low_rank, rescale};
-pub use embedding::{embed, gather_rows, replace_rows, scale, shift};
+pub use embedding::{add, embed, gather_rows, mix_rows, replace_rows, scale, shift, side_by_side};
 pub use experts::{Balance, combine, route, take_rows};
-pub use layer::{add_normed, attend, dropout, gated_activation, norm_heads, rms_norm, self_attention, split_heads};
+pub use layer::{
+    activate, add_normed, attend, dropout, gated_activation, layer_norm, norm_heads, rms_norm, self_attention,
+    split_heads,
+};
 pub use loss::{cross_entropy, log_likelihoods};
 pub use projection::{gated_project, project};

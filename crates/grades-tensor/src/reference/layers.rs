@@ -114,7 +114,21 @@ fn each_row(spec: &AttentionSpec, mut f: impl FnMut(usize, usize, Range<usize>, 
     }
 }
 
+/// `(x − mean) / √(var + eps)` of one element, by the moments of its row.
+fn normed(x: &Tensor, moments: &Tensor, i: usize, j: usize) -> f64 {
+    let of_row = row(moments, i);
+    (f64::from(row(x, i)[j]) - f64::from(of_row[0])) * f64::from(of_row[1])
+}
+
 impl Layers for Reference {
+    fn activate(&self, x: &Tensor, activation: Activation) -> Tensor {
+        build(x.shape(), x.dtype(), |i, j| activate(f64::from(row(x, i)[j]), activation).0)
+    }
+
+    fn activate_backward(&self, dy: &Tensor, x: &Tensor, activation: Activation) -> Tensor {
+        build(x.shape(), x.dtype(), |i, j| f64::from(row(dy, i)[j]) * activate(f64::from(row(x, i)[j]), activation).1)
+    }
+
     fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Tensor {
         let width = gate_up.columns() / 2;
         build([gate_up.rows(), width], gate_up.dtype(), |i, j| {
@@ -164,6 +178,44 @@ impl Layers for Reference {
             })
         };
         (dx, want_scale.then(dscale))
+    }
+
+    fn layer_norm(&self, x: &Tensor, scale: &Tensor, bias: &Tensor, eps: f32, dtype: Dtype) -> (Tensor, Tensor) {
+        let width = x.columns() as f64;
+        let mean = |i| row(x, i).iter().map(|x| f64::from(*x)).sum::<f64>() / width;
+        let variance =
+            |i: usize, mean: f64| row(x, i).iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / width;
+        let moments = build([x.rows(), 2], Dtype::F32, |i, j| {
+            if j == 0 { mean(i) } else { 1.0 / (variance(i, mean(i)) + f64::from(eps)).sqrt() }
+        });
+        let y = build(x.shape(), dtype, |i, j| {
+            normed(x, &moments, i, j) * f64::from(values(scale)[j]) + f64::from(values(bias)[j])
+        });
+        (y, moments)
+    }
+
+    fn layer_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        scale: &Tensor,
+        moments: &Tensor,
+        want_parameters: bool,
+    ) -> (Tensor, Option<[Tensor; 2]>) {
+        // With n the normed x and s its inverse deviation: dx = s · (g − mean(g) − n · mean(g · n)) where g = dy · scale.
+        let (rows, width) = (x.rows(), x.columns());
+        let dy = |i: usize, j: usize| f64::from(row(dy, i)[j]);
+        let g = |i: usize, j: usize| dy(i, j) * f64::from(values(scale)[j]);
+        let mean = |of: &dyn Fn(usize) -> f64| (0..width).map(of).sum::<f64>() / width as f64;
+        let means: Vec<[f64; 2]> =
+            (0..rows).map(|i| [mean(&|j| g(i, j)), mean(&|j| g(i, j) * normed(x, moments, i, j))]).collect();
+        let dx = build(x.shape(), Dtype::F32, |i, j| {
+            f64::from(row(moments, i)[1]) * (g(i, j) - means[i][0] - normed(x, moments, i, j) * means[i][1])
+        });
+        let dscale =
+            || build(scale.shape(), Dtype::F32, |_, j| (0..rows).map(|i| dy(i, j) * normed(x, moments, i, j)).sum());
+        let dbias = || build(scale.shape(), Dtype::F32, |_, j| (0..rows).map(|i| dy(i, j)).sum());
+        (dx, want_parameters.then(|| [dscale(), dbias()]))
     }
 
     fn norm_heads(&self, qkv: &Tensor, scales: [&Tensor; 2], eps: f32, spec: &AttentionSpec) -> (Tensor, Tensor) {

@@ -154,6 +154,30 @@ fn rows_by_index() {
 }
 
 #[test]
+fn rows_in_the_place_of_others() {
+    for dtype in DTYPES {
+        for (rows, width, places) in [(1, 1, vec![0]), (11, 33, vec![10, 0, 3]), (4, 5, vec![])] {
+            compare_exactly("put", |device| {
+                let mut all = operand(device, 1, [rows, width], dtype);
+                device.put_rows(&mut all, &places, &operand(device, 2, [places.len(), width], dtype));
+                vec![all]
+            });
+        }
+    }
+}
+
+#[test]
+fn a_tensor_of_another_shape_has_the_same_elements() {
+    for device in ALL {
+        let tensor = random(device, 1, [6, 4]);
+        let wide = tensor.reshaped([2, 12]);
+        assert_eq!((wide.shape(), wide.to_host()), ([2, 12], tensor.to_host()));
+        let rows = device.gather_rows(&wide, &[1]);
+        assert_eq!(*rows.to_host(), tensor.to_host()[12..]);
+    }
+}
+
+#[test]
 fn rows_at_the_end() {
     for dtype in DTYPES {
         for (before, lengths) in [(0, vec![3, 0, 1]), (1, vec![1, 1, 1, 1, 1, 1]), (5, vec![9, 2])] {

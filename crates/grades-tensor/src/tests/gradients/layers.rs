@@ -20,6 +20,15 @@ fn rms_norm() {
 }
 
 #[test]
+fn layer_norm() {
+    let _counters = exclusive();
+    check("layer_norm", &Inputs::of(&[[3, 5]], &[[1, 5], [1, 5]]), |tape, v, p| {
+        let [scale, bias] = [0, 1].map(|slot| Leaf::tracked(p[slot].clone(), slot));
+        ops::layer_norm(tape, &v[0], [&scale, &bias], 0.1, Dtype::F32)
+    });
+}
+
+#[test]
 fn add_normed() {
     let _counters = exclusive();
     for (rows, width) in [(3, 5), (1, 1)] {
@@ -60,6 +69,16 @@ fn norm_heads() {
         let [q, k] = [0, 1].map(|slot| Leaf::tracked(p[slot].clone(), slot));
         ops::norm_heads(tape, v[0].clone(), [&q, &k], 0.1, &spec)
     });
+}
+
+#[test]
+fn activate() {
+    let _counters = exclusive();
+    for activation in ACTIVATIONS {
+        check(&format!("{activation:?}"), &Inputs::of(&[[3, 5]], &[]), |tape, v, _| {
+            ops::activate(tape, v[0].clone(), activation)
+        });
+    }
 }
 
 #[test]

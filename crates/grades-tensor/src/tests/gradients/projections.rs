@@ -98,3 +98,29 @@ fn embed() {
         ops::embed(tape, &Leaf::tracked(p[0].clone(), 0), ids.clone())
     });
 }
+
+#[test]
+fn rows_in_the_place_of_others() {
+    let _counters = exclusive();
+    let rows = Arc::new(vec![4, 0, 3]);
+    check("replace_rows", &Inputs::of(&[[5, 2], [3, 2]], &[]), |tape, v, _| {
+        ops::replace_rows(tape, v[0].clone(), rows.clone(), &v[1])
+    });
+    // Of the rows that are replaced an embedding has no gradient.
+    let ids = Arc::new(vec![4, 1, 4, 0, 2]);
+    check("replace_rows of an embedding", &Inputs::of(&[[3, 3]], &[[6, 3]]), |tape, v, p| {
+        let x = ops::embed(tape, &Leaf::tracked(p[0].clone(), 0), ids.clone());
+        ops::replace_rows(tape, x, rows.clone(), &v[0])
+    });
+}
+
+#[test]
+fn rows_side_by_side_and_mixed() {
+    let _counters = exclusive();
+    check("side_by_side", &Inputs::of(&[[6, 2]], &[]), |tape, v, _| ops::side_by_side(tape, v[0].clone(), 3));
+    check("mix_rows", &Inputs::of(&[], &[[5, 3]]), |tape, _, p| {
+        let weights = p[0].device().from_host(super::values(9, 20), [4, 5]);
+        ops::mix_rows(tape, weights, &Leaf::tracked(p[0].clone(), 0))
+    });
+    check("add", &Inputs::of(&[[3, 2], [3, 2]], &[]), |tape, v, _| ops::add(tape, v[0].clone(), &v[1]));
+}
