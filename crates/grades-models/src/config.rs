@@ -84,12 +84,14 @@ impl HfConfig {
         &self.0
     }
 
-    /// The architecture's name.
+    /// The architecture's name; the configs of nanoVLM have none, and are told by their keys.
     ///
     /// # Errors
     /// When the key is missing.
     pub fn model_type(&self) -> Result<String, Error> {
-        let name = self.0.get("model_type").and_then(Value::as_str);
+        let has = |key: &&str| self.0.get(*key).is_some();
+        let nanovlm = ["vit_hidden_dim", "lm_hidden_dim"].iter().all(has).then_some("nanovlm");
+        let name = self.0.get("model_type").and_then(Value::as_str).or(nanovlm);
         name.map(str::to_owned).ok_or_else(|| Error::config("lacks `model_type`; check config.json"))
     }
 

@@ -12,6 +12,7 @@ mod fused_experts;
 pub mod generate;
 pub mod generation_config;
 pub mod model;
+mod names;
 pub mod nn;
 pub mod parameters;
 pub mod random;

@@ -22,6 +22,8 @@ pub enum Place {
     Tied(Companion),
     /// What trains until the end: the last norm, an untied head.
     Always,
+    /// What makes rows of the language model of a tower's output. It trains until the end, too.
+    Projector,
     /// What lies under adapters: it never trains.
     Base,
 }
@@ -32,7 +34,7 @@ impl Place {
     pub fn unit(self) -> Option<UnitId> {
         match self {
             Self::Unit(unit) => Some(unit),
-            Self::Companion(_) | Self::Tied(_) | Self::Always | Self::Base => None,
+            Self::Companion(_) | Self::Tied(_) | Self::Always | Self::Projector | Self::Base => None,
         }
     }
 
@@ -45,8 +47,14 @@ impl Place {
             Self::Companion(Companion::Embedding { tower }) | Self::Tied(Companion::Embedding { tower }) => {
                 Some((tower, 0))
             }
-            Self::Tied(Companion::Norms { .. }) | Self::Always | Self::Base => None,
+            Self::Tied(Companion::Norms { .. }) | Self::Always | Self::Projector | Self::Base => None,
         }
+    }
+
+    /// Whether it is in the way from a picture to the rows of the language model.
+    #[must_use]
+    pub fn is_of_pictures(self) -> bool {
+        self == Self::Projector || self.height().is_some_and(|(tower, _)| tower == Tower::Vision)
     }
 }
 
@@ -156,6 +164,9 @@ impl Parameter {
     /// The element where a piece begins, and the shape of its gradient.
     #[must_use]
     pub fn extent(&self, piece: &Piece) -> (usize, [usize; 2]) {
+        if piece.rows.len() == self.rows() {
+            return (0, self.value.shape());
+        }
         let row = self.row_len();
         let shape = if self.value.rows() == self.rows() && self.shape.len() > 1 {
             [piece.rows.len(), row]

@@ -4,15 +4,19 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use grades_kernels::quant::PackedMatrix;
+use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::adapter::peft;
 use crate::config::{self, HfConfig, Sizes};
-use crate::families::wiring::{self, LoadLayer};
-use crate::families::{gemma3_text, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3};
+use crate::families::wiring::{self, Description, LoadLayer};
+use crate::families::{
+    dinov2, gemma3_text, llama, mistral, mixtral, nanovlm, phi3, qwen2, qwen2_5_vl, qwen3, qwen3_moe, siglip, smollm3,
+};
 use crate::fields::{Fields, named, warn_once};
 use crate::fused_experts::{self, FusedExperts};
-use crate::model::{Decoder, HEAD, Outline};
+use crate::model::{Decoder, Encoder, HEAD, Outline, Vision};
+use crate::names::{Names, Renamed};
 use crate::source::{Builder, LoadOptions, Source, Storage, packed};
 use crate::weights::Checkpoint;
 
@@ -32,22 +36,68 @@ const FAMILIES: &[(&str, Family)] = &[
     ("smollm3", smollm3::read),
 ];
 
+/// Reads the whole config of an architecture of several parts.
+type WithPictures = fn(&HfConfig) -> Result<Description, Error>;
+
+/// Every architecture that reads pictures and texts.
+const WITH_PICTURES: &[(&str, WithPictures)] = &[("nanovlm", nanovlm::describe), ("qwen2_5_vl", qwen2_5_vl::describe)];
+
+/// Reads the config of a tower and loads it.
+type Tower = fn(&Fields<'_>, &mut Builder<'_>) -> Result<Vision, Error>;
+
+/// Every vision tower, with the key of its config in that of a model of several parts.
+const TOWERS: &[(&str, Option<&str>, Tower)] = &[
+    ("dinov2", None, dinov2::load),
+    ("siglip", Some("vision_config"), siglip::load),
+    ("siglip_vision_model", None, siglip::load),
+];
+
 /// The architectures that can be loaded, by their `model_type`.
 pub fn families() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|(name, _)| *name)
+    FAMILIES.iter().map(|(name, _)| *name).chain(WITH_PICTURES.iter().map(|(name, _)| *name))
 }
 
-/// The sizes that a config describes, and how a layer is loaded.
-fn describe(config: &HfConfig) -> Result<(Sizes, Box<LoadLayer>), Error> {
+/// The vision towers that can be loaded alone, by their `model_type`.
+pub fn towers() -> impl Iterator<Item = &'static str> {
+    TOWERS.iter().map(|(name, ..)| *name)
+}
+
+fn unknown(found: String, known: impl Iterator<Item = &'static str>) -> Error {
+    Error::Family { found, known: known.collect::<Vec<_>>().join(", ") }
+}
+
+/// What a config describes.
+fn describe(config: &HfConfig) -> Result<Description, Error> {
     let found = config.model_type()?;
+    if let Some((_, describe)) = WITH_PICTURES.iter().find(|(name, _)| *name == found) {
+        return describe(config);
+    }
     let Some((_, family)) = FAMILIES.iter().find(|(name, _)| *name == found) else {
-        return Err(Error::Family { found, known: families().collect::<Vec<_>>().join(", ") });
+        return Err(unknown(found, families()));
     };
     config.read(|config| {
         let mut sizes = config::sizes(config)?;
         let layer = family(config, &mut sizes)?;
-        Ok((sizes, layer))
+        Ok(Description { sizes, layer, names: Names::PLAIN, vision: None })
     })
+}
+
+/// The vision tower of a config, alone, with the values of a source. What else the checkpoint holds is left out.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_tower(config: &HfConfig, source: &dyn Source, options: LoadOptions) -> Result<Encoder, Error> {
+    let found = config.model_type()?;
+    let Some((_, key, tower)) = TOWERS.iter().find(|(name, ..)| *name == found) else {
+        return Err(unknown(found, towers()));
+    };
+    let part = match key {
+        None => config.clone(),
+        Some(key) => HfConfig::new(config.value().get(key).cloned().unwrap_or_else(|| Value::Object(Map::new())))?,
+    };
+    let mut builder = Builder::new(source, options);
+    let vision = part.read(|config| tower(config, &mut builder))?;
+    Ok(Encoder::new(vision, builder.finish()))
 }
 
 /// The sizes of the model that a config describes.
@@ -55,7 +105,7 @@ fn describe(config: &HfConfig) -> Result<(Sizes, Box<LoadLayer>), Error> {
 /// # Errors
 /// When the architecture is unknown, or the config is not sound or asks for what does not exist here.
 pub fn sizes(config: &HfConfig) -> Result<Sizes, Error> {
-    Ok(describe(config)?.0)
+    Ok(describe(config)?.sizes)
 }
 
 /// The model of a config with the values of a source.
@@ -64,12 +114,14 @@ pub fn sizes(config: &HfConfig) -> Result<Sizes, Error> {
 /// As [`sizes`], when a tensor is missing, cannot be read, or has another shape than the config says, and if a matrix to be
 /// packed holds what is no finite number.
 pub fn load(config: &HfConfig, source: &dyn Source, options: LoadOptions) -> Result<Decoder, Error> {
-    let (mut sizes, layer) = describe(config)?;
+    let mut description = describe(config)?;
+    let Description { sizes, names, .. } = &mut description;
     let source = &FusedExperts(source);
-    sizes.tie_word_embeddings = sizes.tie_word_embeddings && !wiring::has_own_head(source, &sizes)?;
+    let source = &Renamed { source, names: *names };
+    sizes.tie_word_embeddings = sizes.tie_word_embeddings && !wiring::has_own_head(source, *names, sizes)?;
     let mut builder = Builder::new(source, options);
-    let wiring = wiring::decoder(&mut builder, &sizes, &*layer)?;
-    Ok(Decoder::new(sizes, wiring, builder.finish()))
+    let wiring = wiring::decoder(&mut builder, &description)?;
+    Ok(Decoder::new(description.sizes, wiring, builder.finish()))
 }
 
 /// What the model of a config is made of, without values: nothing is read, and little is held. `split_fused` makes the roles
@@ -107,7 +159,7 @@ pub fn open(checkpoint: &Checkpoint, options: LoadOptions) -> Result<Decoder, Er
 }
 
 /// Ends of the names of tensors that are computed from the config, and that older programs saved.
-const COMPUTED: [&str; 3] = [".rotary_emb.inv_freq", ".masked_bias", ".rotary_emb.cos_cached"];
+const COMPUTED: [&str; 4] = [".rotary_emb.inv_freq", ".rotary_embd.inv_freq", ".masked_bias", ".rotary_emb.cos_cached"];
 
 /// Whether a tensor is one of those.
 pub(crate) fn is_computed(name: &str) -> bool {
@@ -128,6 +180,8 @@ fn tell_unused(checkpoint: &Checkpoint, model: &Decoder) {
     let fused = taken.iter().filter(|name| !checkpoint.contains(name)).flat_map(|name| fused_experts::holders(name));
     let fused: BTreeSet<String> = fused.collect();
     taken.extend(fused.iter().map(String::as_str));
+    let others: Vec<String> = taken.iter().filter_map(|name| (model.names().other)(name)).collect();
+    taken.extend(others.iter().map(String::as_str));
     // A head that was not taken is the embedding.
     let unused = checkpoint.names().filter(|name| !taken.contains(name) && !is_computed(name) && *name != HEAD);
     let unused: Vec<&str> = unused.collect();

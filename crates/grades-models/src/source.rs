@@ -117,16 +117,28 @@ pub(crate) struct Builder<'a> {
     pub(crate) options: LoadOptions,
     parameters: Parameters,
     sites: u64,
+    /// The name in the source, and in the table, of that which is asked for.
+    file: fn(&str) -> String,
 }
 
 impl<'a> Builder<'a> {
     pub(crate) fn new(source: &'a dyn Source, options: LoadOptions) -> Self {
-        Self { source, options, parameters: Parameters::default(), sites: 0 }
+        Self { source, options, parameters: Parameters::default(), sites: 0, file: str::to_owned }
     }
 
     /// Adds to a table.
     pub(crate) fn onto(parameters: Parameters, source: &'a dyn Source, device: DeviceRef) -> Self {
-        Self { source, options: LoadOptions::new(device), parameters, sites: 0 }
+        Self { source, options: LoadOptions::new(device), parameters, sites: 0, file: str::to_owned }
+    }
+
+    /// From here on what is asked for by a name has that which `file` makes of it.
+    pub(crate) fn name_as(&mut self, file: fn(&str) -> String) {
+        self.file = file;
+    }
+
+    /// Whether the source has a tensor.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.source.shape(name).is_some()
     }
 
     pub(crate) fn parameters(&self) -> &Parameters {
@@ -139,7 +151,8 @@ impl<'a> Builder<'a> {
         self.sites - 1
     }
 
-    /// Loads one parameter of the given checkpoint shape (1 or 2 dimensions).
+    /// Loads one parameter of the given checkpoint shape. What has more than one dimension is a matrix whose rows are the
+    /// first, what has one a row.
     pub(crate) fn add(&mut self, name: &str, shape: &[usize], place: Place) -> Result<ParameterId, Error> {
         self.add_pieces(name, shape, &[(shape.first().copied().unwrap_or(1), place)], Vec::new())
     }
@@ -152,11 +165,12 @@ impl<'a> Builder<'a> {
         pieces: &[(usize, Place)],
         start: Vec<f32>,
     ) -> Result<ParameterId, Error> {
+        let name = &(self.file)(name);
         self.check_shape(name, shape)?;
         let device = self.options.device;
         let unit = pieces.iter().all(|(_, place)| place.unit().is_some());
-        let columns = shape.last().copied().unwrap_or(1);
-        let extent = [shape.iter().product::<usize>() / columns.max(1), columns];
+        let rows = if let [rows, _, ..] = *shape { rows } else { 1 };
+        let extent = [rows, shape.iter().product::<usize>() / rows.max(1)];
         let value = match (shape, self.options.storage) {
             (_, Storage::Outline) => Tensor::new(device, extent, Dtype::F32, ()),
             (&[rows, columns], Storage::Packed) if unit => {
@@ -168,6 +182,15 @@ impl<'a> Builder<'a> {
             }
         };
         Ok(self.parameters.push(Parameter::new(name, shape, value, pieces)))
+    }
+
+    /// One parameter, one piece, as a matrix whose columns are the last dimension.
+    pub(crate) fn table(&mut self, name: &str, shape: &[usize], place: Place) -> Result<ParameterId, Error> {
+        let id = self.add(name, shape, place)?;
+        let columns = shape.last().copied().unwrap_or(1);
+        let value = &mut self.parameters.get_mut(id).value;
+        *value = value.reshaped([value.len() / columns.max(1), columns]);
+        Ok(id)
     }
 
     fn check_shape(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
@@ -185,6 +208,7 @@ impl<'a> Builder<'a> {
         place: Place,
         (eps, offset): (f32, f32),
     ) -> Result<Norm, Error> {
+        let name = &(self.file)(name);
         self.check_shape(name, &[width])?;
         let device = self.options.device;
         let value = match self.options.storage {
@@ -195,7 +219,13 @@ impl<'a> Builder<'a> {
         };
         let scale = self.parameters.push(Parameter::new(name, &[width], value, &[(width, place)]));
         let offset = (offset != 0.0).then(|| device.from_host(vec![offset; width], [1, width]));
-        Ok(Norm { scale, offset, eps })
+        Ok(Norm { scale, offset, bias: None, eps })
+    }
+
+    /// A layer norm over `width` elements: `name` without `.weight` and `.bias`.
+    pub(crate) fn layer_norm(&mut self, name: &str, width: usize, place: Place, eps: f32) -> Result<Norm, Error> {
+        let norm = self.norm(&format!("{name}.weight"), width, place, (eps, 0.0))?;
+        Ok(Norm { bias: Some(self.add(&format!("{name}.bias"), &[width], place)?), ..norm })
     }
 
     /// The matrix `[rows, columns]` of a linear layer with the units in it, and its bias if it has one.

@@ -26,6 +26,10 @@ pub struct Layout {
     /// alike, that beginning is among the queries of the first alone, and its keys are repeated here before those of each.
     /// For passes without gradients.
     pub key_rows: Option<Arc<Vec<u32>>>,
+    /// Where each position lies in time, height and width, for models that turn by all three; positions then number its rows.
+    pub places: Option<Arc<Vec<[u32; 3]>>>,
+    /// The same tokens in windows that do not see one another, as some layers of a tower see them.
+    pub windows: Option<Arc<Layout>>,
 }
 
 impl Layout {
@@ -34,7 +38,7 @@ impl Layout {
     pub fn packed(segments: &[Range<usize>]) -> Self {
         let positions = segments.iter().flat_map(|s| 0..s.len() as u32).collect();
         let segments = segments.iter().map(|s| Segment { query: s.clone(), key: s.clone() }).collect();
-        Self { positions, segments, key_rows: None }
+        Self { positions, segments, key_rows: None, places: None, windows: None }
     }
 
     /// `tokens` new tokens that follow `past` cached ones.
@@ -44,6 +48,8 @@ impl Layout {
             positions: (past as u32..(past + tokens) as u32).collect(),
             segments: vec![Segment { query: 0..tokens, key: 0..past + tokens }],
             key_rows: None,
+            places: None,
+            windows: None,
         }
     }
 
@@ -69,7 +75,8 @@ impl Layout {
             *key = start..key_rows.len();
         }
         let repeats = key_rows.len() > parents.len();
-        Self { positions, segments, key_rows: repeats.then(|| Arc::new(key_rows)) }
+        let key_rows = repeats.then(|| Arc::new(key_rows));
+        Self { positions, segments, key_rows, places: None, windows: None }
     }
 
     /// How many (query, key) pairs one head computes, for counting operations.

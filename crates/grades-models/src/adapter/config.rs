@@ -55,16 +55,16 @@ impl LoraConfig {
         Initial(Random::new(seed))
     }
 
-    /// Whether a linear layer of this name has an adapter.
-    pub(crate) fn targets(&self, module: &str) -> bool {
-        self.target_modules.iter().any(|target| matches(target, module))
+    /// Whether a linear layer has an adapter.
+    pub(crate) fn targets(&self, layer: &Linear) -> bool {
+        self.target_modules.iter().any(|target| layer.is_meant(target))
     }
 
     /// Refuses targets that no layer has, and ranks that do not fit.
-    pub(crate) fn check(&self, layers: &[(&str, &[usize])]) -> Result<(), Error> {
-        let ends = |target: &str| layers.iter().any(|(module, _)| matches(target, module));
+    pub(crate) fn check(&self, layers: &[Linear]) -> Result<(), Error> {
+        let ends = |target: &str| layers.iter().any(|layer| layer.is_meant(target));
         if let Some(unknown) = self.target_modules.iter().find(|target| !ends(target)) {
-            let mut known: Vec<&str> = layers.iter().map(|(module, _)| last(module)).collect();
+            let mut known: Vec<&str> = layers.iter().map(|layer| last(&layer.module)).collect();
             known.sort_unstable();
             known.dedup();
             let known = known.join(", ");
@@ -73,7 +73,7 @@ impl LoraConfig {
                  {ALL_LINEAR} means all of them"
             )));
         }
-        for (module, shape) in layers.iter().filter(|(module, _)| self.targets(module)) {
+        for Linear { module, shape, .. } in layers.iter().filter(|layer| self.targets(layer)) {
             let most = shape.iter().copied().min().unwrap_or(0);
             if self.r == 0 || self.r > most {
                 return Err(Error::Input(format!(
@@ -86,8 +86,28 @@ impl LoraConfig {
     }
 }
 
+/// A linear layer as targets mean it.
+pub(crate) struct Linear {
+    /// Its name as PEFT has it.
+    pub(crate) module: String,
+    /// Its name in the model's files, where that is another.
+    pub(crate) file: String,
+    /// `[out, in]`.
+    pub(crate) shape: [usize; 2],
+    /// Whether it is written as a convolution, as that over the patches of pictures.
+    pub(crate) is_convolution: bool,
+}
+
+impl Linear {
+    /// Whether a target means it. As in PEFT, all linear layers are none of the convolutions.
+    fn is_meant(&self, target: &str) -> bool {
+        let named = [&self.module, &self.file].into_iter().any(|name| matches(target, name));
+        named && !(target == ALL_LINEAR && self.is_convolution)
+    }
+}
+
 /// The name of the layer that a weight belongs to.
-pub(crate) fn module(weight: &str) -> &str {
+pub(super) fn module(weight: &str) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
 

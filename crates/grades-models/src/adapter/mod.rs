@@ -7,4 +7,4 @@ mod names;
 pub mod peft;
 
 pub use config::LoraConfig;
-pub(crate) use config::module;
+pub(crate) use attach::linear;

@@ -11,6 +11,7 @@ use super::names::{MAGNITUDE, PREFIX};
 use crate::Error;
 use crate::fields::{self, Fields, Rest};
 use crate::model::Decoder;
+use crate::parameters::Parameter;
 use crate::weights::{Checkpoint, TensorToSave, save_adapter};
 
 /// The name of an adapter's options.
@@ -149,7 +150,12 @@ fn read(config: &Fields<'_>) -> Result<LoraConfig, String> {
 /// As [`open`], and if the adapter does not fit the model.
 pub fn attach(model: Decoder, dir: &Path) -> Result<Decoder, Error> {
     let (config, values) = open(dir)?;
-    let has = |module: &str| model.parameters().iter().any(|p| p.name.strip_suffix(".weight") == Some(module));
+    let names = model.names();
+    let named = |p: &Parameter, module: &str| {
+        let file = p.name.strip_suffix(".weight");
+        file.is_some_and(|file| file == module || (names.module)(file) == module)
+    };
+    let has = |module: &str| model.parameters().iter().any(|p| named(p, module));
     if let Some(module) = config.target_modules.iter().find(|module| !has(module)) {
         let problem =
             format!("the adapter does not fit: the model has no layer {module}; give the base that it was trained on");
@@ -197,12 +203,12 @@ fn config(model: &Decoder, adapter: &LoraConfig, base: Option<&str>) -> Value {
 
 /// The adapted modules as PEFT matches them: the last part of their names where it means no others, else all of it.
 fn targets(model: &Decoder) -> BTreeSet<&str> {
-    let names = || model.parameters().iter().map(|parameter| parameter.name.as_str());
+    let (names, in_memory) = (|| model.parameters().iter().map(|parameter| parameter.name.as_str()), model.names());
     let adapted: BTreeSet<&str> = names().filter_map(module).collect();
     let last = |module: &&str| module.rsplit('.').next().map(str::to_owned);
     let others: BTreeSet<String> = names()
         .filter_map(|name| name.strip_suffix(".weight"))
-        .filter(|name| !name.starts_with(PREFIX) && !adapted.contains(name))
+        .filter(|name| !name.starts_with(PREFIX) && !adapted.contains((in_memory.module)(name).as_str()))
         .filter_map(|name| last(&name))
         .collect();
     let shorten = |module: &'_ str| module.rsplit('.').next().is_some_and(|last| !others.contains(last));

@@ -48,9 +48,10 @@ impl Mixture {
                 [Part::new(&gate, role(Role::Gate)?, self.inner), Part::new(&up, role(Role::Up)?, self.inner)];
             let down = [Part::new(&down, role(Role::Down)?, hidden)];
             Ok(Mlp {
-                gate_up: Projection::load(builder, prefix, (tower, index), hidden, false, &gate_up)?,
+                up: Projection::load(builder, prefix, (tower, index), hidden, false, &gate_up)?,
                 down: Projection::load(builder, prefix, (tower, index), self.inner, false, &down)?,
                 activation: self.activation,
+                gated: true,
             })
         });
         let experts = experts.collect::<Result<_, Error>>()?;

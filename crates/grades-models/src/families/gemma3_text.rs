@@ -9,7 +9,7 @@ use super::wiring::{LoadLayer, heads_of, norm, norm_of};
 use crate::Error;
 use crate::config::{self, Sizes};
 use crate::fields::Fields;
-use crate::nn::{Attention, Heads, Layer};
+use crate::nn::{Attention, Heads, Layer, Out};
 
 /// What transformers takes where a config leaves it out: the rotary bases of layers that see all and of the others, the window,
 /// of how many layers one sees all, and what scores are divided by the root of.
@@ -46,7 +46,7 @@ pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLay
             attention: Attention { head_norms, ..attention },
             mlp_norm,
             mlp: mlp(builder, &sizes, index, prefix, false, activation)?,
-            out_norms: Some([of_attention, of_mlp]),
+            out: Some([Out::Norm(of_attention), Out::Norm(of_mlp)]),
         })
     }))
 }

@@ -20,7 +20,7 @@ pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLay
             attention: attention(builder, &sizes, index, prefix, [bias, bias], heads.clone())?,
             mlp_norm: norm(builder, &sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
             mlp: mlp(builder, &sizes, index, prefix, mlp_bias, activation)?,
-            out_norms: None,
+            out: None,
         })
     }))
 }
@@ -62,8 +62,9 @@ pub(super) fn mlp(
     let gate_up = [Part::new("mlp.gate_proj", Role::Gate, inner), Part::new("mlp.up_proj", Role::Up, inner)];
     let down = [Part::new("mlp.down_proj", Role::Down, sizes.hidden_size)];
     Ok(FeedForward::Dense(Mlp {
-        gate_up: Projection::load(builder, prefix, at, sizes.hidden_size, bias, &gate_up)?,
+        up: Projection::load(builder, prefix, at, sizes.hidden_size, bias, &gate_up)?,
         down: Projection::load(builder, prefix, at, inner, bias, &down)?,
         activation,
+        gated: true,
     }))
 }

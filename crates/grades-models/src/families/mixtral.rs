@@ -44,7 +44,7 @@ pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLay
             attention: attention(builder, &sizes, index, prefix, [false, false], heads.clone())?,
             mlp_norm: norm(builder, &sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
             mlp: mixture.load(builder, &sizes, index, prefix)?,
-            out_norms: None,
+            out: None,
         })
     }))
 }

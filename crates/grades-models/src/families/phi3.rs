@@ -39,11 +39,12 @@ pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLay
             },
             mlp_norm: norm(builder, &sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
             mlp: FeedForward::Dense(Mlp {
-                gate_up: load(builder, &gate_up, hidden)?,
+                up: load(builder, &gate_up, hidden)?,
                 down: load(builder, &down, inner)?,
                 activation,
+                gated: true,
             }),
-            out_norms: None,
+            out: None,
         })
     }))
 }

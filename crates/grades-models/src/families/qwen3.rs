@@ -29,7 +29,7 @@ pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLay
             attention: Attention { head_norms, ..attention },
             mlp_norm: norm(builder, &sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
             mlp: mlp(builder, &sizes, index, prefix, false, activation)?,
-            out_norms: None,
+            out: None,
         })
     }))
 }

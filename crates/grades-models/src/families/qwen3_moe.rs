@@ -43,7 +43,7 @@ pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLay
                 true => mixture.load(builder, &sizes, index, prefix)?,
                 false => mlp(builder, &sizes, index, prefix, false, activation)?,
             },
-            out_norms: None,
+            out: None,
         })
     }))
 }

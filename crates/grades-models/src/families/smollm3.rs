@@ -32,7 +32,7 @@ pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLay
             attention: attention(builder, &sizes, index, prefix, [bias, bias], heads[index].clone())?,
             mlp_norm: norm(builder, &sizes, index, &format!("{prefix}post_attention_layernorm.weight"))?,
             mlp: mlp(builder, &sizes, index, prefix, mlp_bias, activation)?,
-            out_norms: None,
+            out: None,
         })
     }))
 }

@@ -7,7 +7,8 @@ use grades::{Companion, Tower};
 use crate::Error;
 use crate::config::{self, Rotated, Sizes};
 use crate::fields::{Fields, warn_once};
-use crate::model::{HEAD, Stack, Wiring};
+use crate::model::{HEAD, Stack, Vision, Wiring};
+use crate::names::Names;
 use crate::nn::{Heads, Layer, Norm, Rope, RopeConfig};
 use crate::parameters::Place;
 use crate::source::{Builder, Source};
@@ -19,8 +20,23 @@ const NORM: &str = "model.norm.weight";
 /// How an architecture loads a layer, given its index and the prefix of its tensors.
 pub(crate) type LoadLayer = dyn Fn(&mut Builder<'_>, usize, &str) -> Result<Layer, Error>;
 
+/// How an architecture loads what reads pictures.
+pub(crate) type LoadVision = dyn Fn(&mut Builder<'_>) -> Result<Vision, Error>;
+
+/// What a config describes.
+pub(crate) struct Description {
+    /// Those of the language model.
+    pub(crate) sizes: Sizes,
+    pub(crate) layer: Box<LoadLayer>,
+    pub(crate) names: Names,
+    pub(crate) vision: Option<Box<LoadVision>>,
+}
+
 /// A decoder of layers that `layer` loads.
-pub(crate) fn decoder(builder: &mut Builder<'_>, sizes: &Sizes, layer: &LoadLayer) -> Result<Wiring, Error> {
+pub(crate) fn decoder(builder: &mut Builder<'_>, description: &Description) -> Result<Wiring, Error> {
+    let Description { sizes, layer, names, vision } = description;
+    let vision = vision.as_ref().map(|load| load(builder)).transpose()?;
+    builder.name_as(names.file);
     let (hidden, vocabulary) = (sizes.hidden_size, sizes.vocab_size);
     let input = Companion::Embedding { tower: Tower::Language };
     let place = if sizes.tie_word_embeddings { Place::Tied(input) } else { Place::Companion(input) };
@@ -32,20 +48,21 @@ pub(crate) fn decoder(builder: &mut Builder<'_>, sizes: &Sizes, layer: &LoadLaye
         true => None,
         false => Some(builder.add(HEAD, &[vocabulary, hidden], Place::Always)?),
     };
-    Ok(Wiring { embedding, stack: Stack { tower: Tower::Language, layers, norm }, head })
+    Ok(Wiring { embedding, stack: Stack { tower: Tower::Language, layers, norm }, head, vision, names: *names })
 }
 
 /// Whether a source has a head of its own for an embedding that the config ties to it: one that differs. As in transformers,
 /// the two are then no longer tied.
-pub(crate) fn has_own_head(source: &dyn Source, sizes: &Sizes) -> Result<bool, Error> {
+pub(crate) fn has_own_head(source: &dyn Source, names: Names, sizes: &Sizes) -> Result<bool, Error> {
     let shape = [sizes.vocab_size, sizes.hidden_size];
-    let differs = match source.shape(HEAD) {
-        Some(found) if found == shape => source.load(HEAD, &shape)? != source.load(EMBEDDING, &shape)?,
+    let (head, embedding) = ((names.file)(HEAD), (names.file)(EMBEDDING));
+    let differs = match source.shape(&head) {
+        Some(found) if found == shape => source.load(&head, &shape)? != source.load(&embedding, &shape)?,
         other => other.is_some(),
     };
     if differs {
         warn_once(format!(
-            "{HEAD} is not the embedding, although config.json says `tie_word_embeddings: true`; it is used as it is (as in \
+            "{head} is not the embedding, although config.json says `tie_word_embeddings: true`; it is used as it is (as in \
              transformers), and a model that is saved says false"
         ));
     }
@@ -91,6 +108,7 @@ pub(super) fn heads_of(sizes: &Sizes, rope: &RopeConfig) -> Heads {
         scale: (sizes.head_dim as f32).powf(-0.5),
         causal: true,
         window: None,
+        in_windows: false,
         rope: Some(Arc::new(Rope::new(rope))),
     }
 }

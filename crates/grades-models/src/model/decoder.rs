@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use grades_tensor::{Dtype, Label, Layout, Leaf, Tape, Tensor, Var, ops};
 
-use super::inputs::{Inputs, Prefix};
-use super::stack::Stack;
+use super::inputs::{Inputs, Rows};
+use super::stack::{Prefix, Stack};
+use super::vision::Vision;
 use crate::adapter::LoraConfig;
 use crate::config::Sizes;
+use crate::names::Names;
 use crate::nn::{Adapting, DropoutKey, KeysAndValues, Projection, Run};
 use crate::parameters::{Parameter, ParameterId, Parameters, Place};
 
@@ -18,6 +20,10 @@ pub(crate) struct Wiring {
     pub(crate) stack: Stack,
     /// The head, where it is not the embedding.
     pub(crate) head: Option<ParameterId>,
+    /// What reads pictures.
+    pub(crate) vision: Option<Vision>,
+    /// What the checkpoint calls its tensors.
+    pub(crate) names: Names,
 }
 
 /// Keys and values of the tokens that were seen, by layer.
@@ -25,6 +31,8 @@ pub(crate) struct Wiring {
 pub struct KvCache {
     layers: Vec<Option<KeysAndValues>>,
     tokens: usize,
+    /// The position of what comes next, which pictures may make another than the number of tokens.
+    next: usize,
 }
 
 impl KvCache {
@@ -48,6 +56,8 @@ pub struct Decoder {
     pub(super) input_trains: bool,
     /// Whether a tied embedding has parted.
     pub(super) untied: bool,
+    pub(super) vision: Option<Vision>,
+    pub(super) names: Names,
     dtype: Dtype,
     adapter: Option<LoraConfig>,
     /// The places of the parameters under the adapter, as they were without it.
@@ -57,7 +67,7 @@ pub struct Decoder {
 impl Decoder {
     /// The model that a family has put together.
     pub(crate) fn new(sizes: Sizes, wiring: Wiring, parameters: Parameters) -> Self {
-        let Wiring { embedding, stack, head } = wiring;
+        let Wiring { embedding, stack, head, vision, names } = wiring;
         Self {
             sizes,
             parameters,
@@ -66,6 +76,8 @@ impl Decoder {
             head,
             input_trains: true,
             untied: false,
+            vision,
+            names,
             dtype: Dtype::F32,
             adapter: None,
             places: Vec::new(),
@@ -106,9 +118,15 @@ impl Decoder {
         self.adapter.as_ref()
     }
 
+    /// What its checkpoint calls its tensors.
+    pub(crate) fn names(&self) -> Names {
+        self.names
+    }
+
     /// Every linear layer, in the order of the data.
     fn projections(&mut self) -> impl Iterator<Item = &mut Projection> {
-        self.stack.layers.iter_mut().flat_map(|layer| layer.projections_mut())
+        let of_vision = self.vision.iter_mut().flat_map(Vision::projections_mut);
+        of_vision.chain(self.stack.layers.iter_mut().flat_map(|layer| layer.projections_mut()))
     }
 
     /// Puts adapters beside its linear layers: `attach` adds their parameters to the table and their pairs to the layers.
@@ -212,10 +230,27 @@ impl Decoder {
     /// Logits that follow the last of `ids`, `[1, vocabulary]`; `ids` follow what the cache holds, and join it.
     #[must_use]
     pub fn next_logits(&self, ids: &[u32], cache: &mut KvCache) -> Tensor {
-        let layout = Arc::new(Layout::cached(cache.tokens, ids.len()));
-        let hidden = self.hidden(&Inputs::tokens(Arc::new(ids.to_vec()), layout), Some(cache));
-        cache.tokens += ids.len();
-        self.logits_of(&ops::gather_rows(&hidden, &[ids.len() as u32 - 1]))
+        let mut layout = Layout::cached(cache.tokens, ids.len());
+        layout.positions = (cache.next as u32..).take(ids.len()).collect();
+        self.logits_behind(&Inputs::tokens(Arc::new(ids.to_vec()), Arc::new(layout)), cache)
+    }
+
+    /// Logits that follow the last of one sample, which may have pictures, `[1, vocabulary]`; it joins the cache, which must be
+    /// empty.
+    #[must_use]
+    pub fn first_logits(&self, inputs: &Inputs, cache: &mut KvCache) -> Tensor {
+        self.logits_behind(inputs, cache)
+    }
+
+    fn logits_behind(&self, inputs: &Inputs, cache: &mut KvCache) -> Tensor {
+        let (hidden, layout, count) = (self.hidden(inputs, Some(cache)), &inputs.layout, inputs.ids.len());
+        let last = match &layout.places {
+            None => layout.positions.iter().max().copied(),
+            Some(places) => places.iter().flatten().max().copied(),
+        };
+        cache.tokens += count;
+        cache.next = last.map_or(cache.next, |last| last as usize + 1);
+        self.logits_of(&ops::gather_rows(&hidden, &[count as u32 - 1]))
     }
 
     /// Whether `more` tokens turn those in the cache, as embeddings of long texts do: then all must be read again into an
@@ -236,7 +271,8 @@ impl Decoder {
     fn hidden(&self, inputs: &Inputs, cache: Option<&mut KvCache>) -> Var {
         let tape = Tape::off();
         let run = self.run(&tape, None);
-        let (x, all) = (self.embed(&tape, inputs), 0..self.stack.layers.len());
+        let rows = self.replaced(run, inputs);
+        let (x, all) = (self.embed(&tape, inputs, rows.as_ref()), 0..self.stack.layers.len());
         let x = self.stack.run(run, x, all, &inputs.layout, cache.map(|cache| &mut cache.layers));
         self.stack.norm.forward(run, &x)
     }
@@ -248,17 +284,26 @@ impl Decoder {
         Run { tape, parameters: &self.parameters, adapting, dropout, balance: None, dtype: self.dtype }
     }
 
-    /// The input of the first layer, `[tokens, hidden]`.
-    pub(super) fn embed(&self, tape: &Tape, inputs: &Inputs) -> Var {
+    /// What takes the place of embeddings, `[replaced, hidden]`.
+    pub(super) fn replaced(&self, run: Run<'_>, inputs: &Inputs) -> Option<Var> {
+        match (&inputs.replaced.as_ref()?.by, &self.vision) {
+            (Rows::Known(rows), _) => Some(Var::constant(rows.clone())),
+            (Rows::Of(pictures), Some(vision)) => Some(vision.rows(run, pictures)),
+            (Rows::Of(_), None) => None,
+        }
+    }
+
+    /// The input of the first layer, `[tokens, hidden]`, with `rows` in the place of those that are replaced.
+    pub(super) fn embed(&self, tape: &Tape, inputs: &Inputs, rows: Option<&Var>) -> Var {
         let track = tape.is_recording() && (self.head.is_some() || self.input_trains);
         let x = ops::embed(tape, &self.parameters.leaf(self.embedding, track), inputs.ids.clone());
         let x = match self.sizes.embedding_scale {
             1.0 => x,
             factor => ops::scale(tape, x, factor),
         };
-        match &inputs.replaced {
-            None => x,
-            Some(replaced) => ops::replace_rows(tape, x, replaced.rows.clone(), &replaced.by),
+        match (&inputs.replaced, rows) {
+            (Some(replaced), Some(rows)) => ops::replace_rows(tape, x, replaced.rows.clone(), rows),
+            _ => x,
         }
     }
 
@@ -267,8 +312,18 @@ impl Decoder {
         self.parameters.leaf(self.head.unwrap_or(self.embedding), tape.is_recording())
     }
 
-    /// Where its lowest trainable parameter stands, as [`Stack::lowest_trainable`].
-    pub(super) fn lowest_trainable(&self) -> usize {
-        self.stack.lowest_trainable(&self.parameters, self.input_trains || self.head.is_some())
+    /// Where its lowest trainable parameter stands for a batch, as [`Stack::lowest_trainable`]: what makes rows of pictures
+    /// stands below all layers.
+    pub(super) fn lowest_trainable(&self, pictures: bool) -> usize {
+        match pictures && self.pictures_train() {
+            true => 0,
+            false => self.stack.lowest_trainable(&self.parameters, self.input_trains || self.head.is_some()),
+        }
+    }
+
+    /// Whether anything trains of what makes rows of pictures.
+    pub(super) fn pictures_train(&self) -> bool {
+        self.vision.is_some()
+            && self.parameters.pieces().any(|(_, piece)| piece.is_trainable() && piece.place.is_of_pictures())
     }
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use grades_tensor::{Layout, Tensor};
 
+use super::vision::Pictures;
+
 /// A flat batch: tokens, and what takes the place of the embeddings of some of them.
 #[derive(Clone, Debug)]
 pub struct Inputs {
@@ -15,28 +17,36 @@ pub struct Inputs {
     pub replaced: Option<Replaced>,
 }
 
+/// Rows of the layers' input that do not come from the embedding.
+#[derive(Clone, Debug)]
+pub struct Replaced {
+    /// The rows, `[replaced]`, each at most once.
+    pub rows: Arc<Vec<u32>>,
+    /// What stands there.
+    pub by: Rows,
+}
+
+/// What stands in the place of embeddings, `[replaced, hidden]`.
+#[derive(Clone, Debug)]
+pub enum Rows {
+    /// Rows that are known, in f32.
+    Known(Tensor),
+    /// Those that the model makes of pictures.
+    Of(Arc<Pictures>),
+}
+
 impl Inputs {
     /// Tokens alone.
     #[must_use]
     pub fn tokens(ids: Arc<Vec<u32>>, layout: Arc<Layout>) -> Self {
         Self { ids, layout, replaced: None }
     }
-}
 
-/// Rows of the layers' input that do not come from the embedding.
-#[derive(Clone, Debug)]
-pub struct Replaced {
-    /// The rows, `[replaced]`, each at most once.
-    pub rows: Arc<Vec<u32>>,
-    /// What stands there, f32 `[replaced, hidden]`.
-    pub by: Tensor,
-}
-
-/// The output of a model's first layers for a batch.
-#[derive(Clone, Debug)]
-pub struct Prefix {
-    /// `[tokens, hidden]`.
-    pub output: Tensor,
-    /// How many layers it is the output of; 0 for the embedding's.
-    pub layers: usize,
+    /// The pictures that the model makes rows of.
+    pub(super) fn pictures(&self) -> Option<&Pictures> {
+        match &self.replaced.as_ref()?.by {
+            Rows::Known(_) => None,
+            Rows::Of(pictures) => Some(pictures),
+        }
+    }
 }

@@ -1,19 +1,28 @@
-//! A model: a stack of layers between an embedding and a head, its passes, and what becomes of it.
+//! A model: a stack of layers between an embedding and a head, what reads pictures, its passes, and what becomes of it.
 
+mod arrangement;
 mod decoder;
+mod encoder;
 mod inputs;
 mod noise;
 mod outline;
 mod pass;
+mod places;
 mod prefix;
+mod reading;
 mod stack;
 mod tied;
+mod vision;
 
+pub(crate) use arrangement::Arrangement;
 pub(crate) use decoder::Wiring;
 pub use decoder::{Decoder, KvCache};
-pub use inputs::{Inputs, Prefix, Replaced};
+pub use encoder::Encoder;
+pub use inputs::{Inputs, Replaced, Rows};
 pub use outline::Outline;
 pub use pass::{Pass, PassOptions};
+pub use stack::Prefix;
 pub(crate) use stack::Stack;
 pub(crate) use tied::HEAD;
 pub use tied::Untied;
+pub use vision::{Pictures, Vision};

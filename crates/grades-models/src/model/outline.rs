@@ -6,10 +6,11 @@ use grades::UnitId;
 use grades_tensor::Dtype;
 
 use super::decoder::Decoder;
+use super::vision::Vision;
 use crate::Error;
-use crate::adapter::{LoraConfig, module};
+use crate::adapter::{LoraConfig, linear};
 use crate::config::Sizes;
-use crate::nn::{FeedForward, Layer, Mlp, Projection};
+use crate::nn::{FeedForward, Layer, Mlp, Projection, Projector};
 use crate::parameters::{Parameter, Parameters};
 
 /// A model without its values.
@@ -38,15 +39,21 @@ impl Outline {
         self.model.parameters()
     }
 
+    /// What of it reads pictures.
+    #[must_use]
+    pub fn vision(&self) -> Option<&Vision> {
+        self.model.vision()
+    }
+
     /// The units that freeze one by one: those of the matrices, or of the adapters beside them.
     #[must_use]
     pub fn units(&self, adapter: Option<&LoraConfig>) -> BTreeSet<UnitId> {
         let Some(config) = adapter else {
             return self.parameters().pieces().filter_map(|(_, piece)| piece.place.unit()).collect();
         };
-        let all = self.projections().flat_map(|projection| projection.weights.iter().zip(&projection.units));
-        let adapted = all.filter(|(id, _)| config.targets(module(&self.parameters().get(**id).name)));
-        adapted.map(|(_, unit)| *unit).collect()
+        let all = self.projections().flat_map(|projection| projection.weights.iter().zip(&projection.places));
+        let adapted = all.filter(|(id, _)| self.is_adapted(self.parameters().get(**id), config));
+        adapted.filter_map(|(_, place)| place.unit()).collect()
     }
 
     /// Numbers of the adapters beside it, one entry an adapted matrix.
@@ -55,23 +62,28 @@ impl Outline {
     /// If a target is unknown or the rank is out of range.
     pub fn adapters(&self, config: &LoraConfig) -> Result<Vec<usize>, Error> {
         let weights: Vec<&Parameter> = self.projections().flat_map(|projection| self.weights(projection)).collect();
-        config
-            .check(&weights.iter().map(|weight| (module(&weight.name), weight.shape.as_slice())).collect::<Vec<_>>())?;
-        let adapted = weights.into_iter().filter(|weight| config.targets(module(&weight.name)));
+        config.check(&weights.iter().map(|weight| linear(weight, self.model.names())).collect::<Vec<_>>())?;
+        let adapted = weights.into_iter().filter(|weight| self.is_adapted(weight, config));
         Ok(adapted.map(|weight| numbers_of_adapter(weight, config)).collect())
     }
 
     /// What a recorded pass keeps of each layer for its backward pass, in bytes a token, with products in `dtype`.
     #[must_use]
     pub fn kept_by_layers(&self, dtype: Dtype, adapter: Option<&LoraConfig>) -> Vec<usize> {
-        let number = dtype.bytes();
-        self.layers().map(|layer| self.kept_by_layer(layer, number, adapter)).collect()
+        self.layers().map(|layer| self.kept_by_layer(layer, dtype.bytes(), adapter)).collect()
+    }
+
+    /// The same of the layers of the vision tower, in bytes a patch.
+    #[must_use]
+    pub fn kept_by_vision_layers(&self, dtype: Dtype, adapter: Option<&LoraConfig>) -> Vec<usize> {
+        let layers = self.vision().into_iter().flat_map(|vision| &vision.stack.layers);
+        layers.map(|layer| self.kept_by_layer(layer, dtype.bytes(), adapter)).collect()
     }
 
     /// The residual stream before and behind attention, what each norm makes of it, the rotated heads, and the MLP's products.
     /// What the activation makes of these is computed again.
     fn kept_by_layer(&self, layer: &Layer, number: usize, adapter: Option<&LoraConfig>) -> usize {
-        let (hidden, heads) = (self.sizes().hidden_size, &layer.attention.heads);
+        let (hidden, heads) = (self.rows(&layer.attention.o), &layer.attention.heads);
         let normed = F32 * hidden + number * hidden + F32;
         let (seen, all) = (heads.heads * heads.head_dim, (heads.heads + 2 * heads.kv_heads) * heads.head_dim);
         let attention = number * (all + seen) + F32 * heads.heads;
@@ -79,9 +91,9 @@ impl Outline {
             Some(_) => number * all + F32 * (heads.heads + heads.kv_heads),
             None => 0,
         };
-        let of_outputs = if layer.out_norms.is_some() { 2 * (number * hidden + F32) } else { 0 };
+        let of_outputs = if layer.out.is_some() { 2 * (number * hidden + F32) } else { 0 };
         let adapters = |projection: &Projection| self.kept_by_adapters(projection, number, adapter);
-        let of_mlp = |mlp: &Mlp| number * self.rows(&mlp.gate_up) + adapters(&mlp.gate_up) + adapters(&mlp.down);
+        let of_mlp = |mlp: &Mlp| number * self.rows(&mlp.up) + adapters(&mlp.up) + adapters(&mlp.down);
         let mlp = match &layer.mlp {
             FeedForward::Dense(mlp) => of_mlp(mlp),
             // Each has rows of its own, and what it makes of them.
@@ -97,22 +109,32 @@ impl Outline {
     /// What the adapters of a linear layer keep of a token.
     fn kept_by_adapters(&self, projection: &Projection, number: usize, adapter: Option<&LoraConfig>) -> usize {
         let Some(config) = adapter else { return 0 };
-        let adapted = || self.weights(projection).filter(|weight| config.targets(module(&weight.name)));
+        let adapted = || self.weights(projection).filter(|weight| self.is_adapted(weight, config));
         let Some(first) = adapted().next() else { return 0 };
         let input = if config.lora_dropout > 0.0 { first.row_len() } else { 0 };
         let output = if config.use_dora { self.rows(projection) } else { 0 };
         number * (config.r * adapted().count() + input + output)
     }
 
+    fn is_adapted(&self, weight: &Parameter, config: &LoraConfig) -> bool {
+        config.targets(&linear(weight, self.model.names()))
+    }
+
     fn layers(&self) -> impl Iterator<Item = &Layer> {
         self.model.stack.layers.iter()
     }
 
+    /// Every linear layer, in the order of the data.
     fn projections(&self) -> impl Iterator<Item = &Projection> {
-        self.layers().flat_map(Layer::projections)
+        let of_vision = self.vision().into_iter().flat_map(|vision| {
+            let of_layers = vision.stack.layers.iter().flat_map(Layer::projections);
+            let of_projector = vision.projector.iter().flat_map(Projector::projections);
+            std::iter::once(&vision.embedding.projection).chain(of_layers).chain(of_projector)
+        });
+        of_vision.chain(self.layers().flat_map(Layer::projections))
     }
 
-    fn weights<'a>(&'a self, projection: &'a Projection) -> impl Iterator<Item = &'a Parameter> {
+    fn weights<'a>(&'a self, projection: &Projection) -> impl Iterator<Item = &'a Parameter> {
         projection.weights.iter().map(|&id| self.parameters().get(id))
     }
 

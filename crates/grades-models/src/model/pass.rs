@@ -11,8 +11,9 @@ use grades_tensor::ops::Balance;
 use grades_tensor::{CrossEntropySpec, Gradients, IGNORE_INDEX, Tape, Tensor, Var, ops};
 
 use super::decoder::Decoder;
-use super::inputs::{Inputs, Prefix};
+use super::inputs::Inputs;
 use super::noise::embedding_noise;
+use super::stack::Prefix;
 use crate::nn::{DropoutKey, Layer, Run};
 
 /// How a training pass runs.
@@ -38,9 +39,30 @@ pub struct Pass<'a> {
     loss: Tensor,
     /// The input of what is recorded, where the gradient goes on below it.
     recorded: Option<Var>,
-    /// The layers to run again, from the input, with what went into them.
-    layers: Vec<(usize, Tensor)>,
-    lowest: usize,
+    /// What runs again, from the input.
+    again: Vec<Again>,
+}
+
+/// A part of a pass that ran without a record and runs once more with one, with the value that went into it.
+#[derive(Debug)]
+struct Again {
+    part: Part,
+    input: Option<Tensor>,
+}
+
+/// What runs again by itself.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    /// What comes before the layers of the tower.
+    Patches,
+    /// A layer of the tower.
+    Vision(usize),
+    /// What makes rows of the tower's output.
+    Pictures,
+    /// What comes before the layers, of the rows of pictures where there are some.
+    Embedding,
+    /// A layer.
+    Layer(usize),
 }
 
 /// What every layer of a pass is run with.
@@ -67,31 +89,38 @@ impl Decoder {
     #[must_use]
     pub fn pass(&self, inputs: &Inputs, targets: Arc<Vec<i64>>, scale: f32, options: PassOptions) -> Pass<'_> {
         let PassOptions { prefix, checkpointing, dropout, noise } = options;
-        let (lowest, tape, count) = (self.lowest_trainable(), Tape::recording(), self.stack.layers.len());
+        let (tape, count) = (Tape::recording(), self.stack.layers.len());
+        let lowest = self.lowest_trainable(inputs.pictures().is_some());
         let prefix = prefix.filter(|prefix| prefix.layers < lowest && !self.balances());
         let noise = noise.zip(dropout).filter(|_| prefix.is_none()).map(|(alpha, key)| {
             let device = self.parameters.get(self.embedding).value.device();
-            embedding_noise(alpha, key, &inputs.layout, self.sizes().hidden_size, device)
+            let mut noise = embedding_noise(alpha, key, &inputs.layout, self.sizes().hidden_size, device);
+            // It is of embeddings alone.
+            if let Some(replaced) = &inputs.replaced {
+                let nothing = device.zeros([replaced.rows.len(), noise.columns()], noise.dtype());
+                device.put_rows(&mut noise, &replaced.rows, &nothing);
+            }
+            noise
         });
         let labels = targets.iter().filter(|&&target| target != IGNORE_INDEX).count();
         let coefficient = f64::from(self.sizes().router_aux_loss) * f64::from(scale) * labels as f64;
         let how = How { dropout, balance: self.balances().then(|| Rc::new(Balance::new(coefficient))) };
-        let mut layers = Vec::new();
+        let mut again = Vec::new();
         let (x, first) = match (checkpointing, prefix) {
             (true, prefix) => {
-                let mut start = prefix.unwrap_or_else(|| self.embedded(inputs));
+                let mut start = prefix.unwrap_or_else(|| self.keep_embedding(inputs, &how, lowest, &mut again));
                 if let Some(noise) = &noise {
                     start.output.device().add(&mut start.output, noise);
                 }
                 let last = count.saturating_sub(1);
-                let kept = (lowest, &mut layers);
-                let Prefix { output, layers: first } = self.keep_inputs(inputs, start, last, &how, kept);
-                let x = if lowest <= first { tape.input(output) } else { Var::constant(output) };
+                let Prefix { output, layers: first } = self.keep_inputs(inputs, start, last, &how, lowest, &mut again);
+                let x = if again.is_empty() { Var::constant(output) } else { tape.input(output) };
                 (x, first)
             }
             (false, Some(Prefix { output, layers })) => (Var::constant(output), layers),
             (false, None) => {
-                let x = self.embed(&tape, inputs);
+                let rows = self.replaced(how.run(self, &tape), inputs);
+                let x = self.embed(&tape, inputs, rows.as_ref());
                 (if let Some(noise) = &noise { ops::shift(&tape, x, noise) } else { x }, 0)
             }
         };
@@ -107,7 +136,40 @@ impl Decoder {
             let device = loss.device();
             device.add(&mut loss, &device.from_host(vec![balance.loss() as f32], [1, 1]));
         }
-        Pass { model: self, inputs: inputs.clone(), how, tape, loss, recorded, layers, lowest }
+        Pass { model: self, inputs: inputs.clone(), how, tape, loss, recorded, again }
+    }
+
+    /// Runs what comes before the layers without a record, and keeps what must run again: the embedding if the gradient goes
+    /// below the first layer, and of what makes rows of pictures that which stands not below all that trains.
+    fn keep_embedding(&self, inputs: &Inputs, how: &How, lowest: usize, kept: &mut Vec<Again>) -> Prefix {
+        let tape = Tape::off();
+        let run = how.run(self, &tape);
+        let rows = match (&self.vision, inputs.pictures()) {
+            (Some(vision), Some(pictures)) if self.pictures_train() => {
+                let (mut x, first) = vision.start(run, pictures);
+                let count = vision.stack.layers.len();
+                let lowest = vision.stack.lowest_trainable(&self.parameters, true);
+                if lowest == 0 && first == 0 {
+                    kept.push(Again { part: Part::Patches, input: None });
+                }
+                for index in first..count {
+                    let next = vision.stack.run(run, x.clone(), index..index + 1, &pictures.arranged.layout, None);
+                    if lowest <= index + 1 {
+                        kept.push(Again { part: Part::Vision(index), input: Some(x.value) });
+                    }
+                    x = next;
+                }
+                let rows = vision.finish(run, &x, pictures);
+                kept.push(Again { part: Part::Pictures, input: Some(x.value) });
+                Some(rows)
+            }
+            _ => self.replaced(run, inputs),
+        };
+        let output = self.embed(&tape, inputs, rows.as_ref()).value;
+        if lowest == 0 {
+            kept.push(Again { part: Part::Embedding, input: rows.map(|rows| rows.value) });
+        }
+        Prefix { output, layers: 0 }
     }
 
     /// Runs the layers below `last` without a record, and keeps the inputs of those that must run again: from the one where
@@ -118,7 +180,8 @@ impl Decoder {
         start: Prefix,
         last: usize,
         how: &How,
-        (lowest, kept): (usize, &mut Vec<(usize, Tensor)>),
+        lowest: usize,
+        kept: &mut Vec<Again>,
     ) -> Prefix {
         let tape = Tape::off();
         let Prefix { mut output, layers: first } = start;
@@ -126,11 +189,32 @@ impl Decoder {
             let x = Var::constant(output.clone());
             let next = self.stack.run(how.run(self, &tape), x, index..index + 1, &inputs.layout, None).value;
             if lowest <= index + 1 {
-                kept.push((index, output));
+                kept.push(Again { part: Part::Layer(index), input: Some(output) });
             }
             output = next;
         }
         Prefix { output, layers: last.max(first) }
+    }
+
+    /// A part by itself, of what goes into it.
+    fn part(&self, run: Run<'_>, part: Part, x: Option<&Var>, inputs: &Inputs) -> Option<Var> {
+        let vision = || Some((self.vision.as_ref()?, inputs.pictures()?));
+        Some(match part {
+            Part::Patches => {
+                let (vision, pictures) = vision()?;
+                vision.start(run, pictures).0
+            }
+            Part::Vision(index) => {
+                let (vision, pictures) = vision()?;
+                vision.stack.run(run, x?.clone(), index..index + 1, &pictures.arranged.layout, None)
+            }
+            Part::Pictures => {
+                let (vision, pictures) = vision()?;
+                vision.finish(run, x?, pictures)
+            }
+            Part::Embedding => self.embed(run.tape, inputs, x),
+            Part::Layer(index) => self.stack.run(run, x?.clone(), index..index + 1, &inputs.layout, None),
+        })
     }
 
     /// The operations of a pass with `labels` targets in which everything trains and nothing was computed before, counted
@@ -140,22 +224,26 @@ impl Decoder {
         if self.adapter().is_some() {
             return None;
         }
-        let last = self.stack.layers.len().saturating_sub(1);
         let product = |rows: usize, values: usize| 2 * (rows * values) as u64;
-        let tokens = inputs.ids.len();
-        let values: Vec<usize> =
-            self.stack.layers.iter().map(|layer| layer.values_per_token(&self.parameters)).collect();
-        let (matrices, below_last) = (values.iter().sum(), values.iter().take(last).sum());
-        let (matrices, below_last) = (product(tokens, matrices), product(tokens, below_last));
-        let attention: Vec<u64> =
-            self.stack.layers.iter().map(|layer| layer.attention.spec(&inputs.layout).operations()).collect();
-        let (all, but_last) = (attention.iter().sum::<u64>(), attention.iter().take(last).sum::<u64>());
+        let (tokens, count) = (inputs.ids.len(), self.stack.layers.len());
         let head = product(labels, self.sizes().vocab_size * self.sizes().hidden_size);
-        let again = if checkpointing { below_last + but_last } else { 0 };
-        Some(Flops {
-            forward: matrices + all + head + again,
-            input_gradient: matrices + all / 2 * 5 + head,
+        let of_layers = |layers| {
+            let matrices = product(tokens, self.stack.values_per_row(&self.parameters, layers));
+            (matrices, self.stack.attention_operations(&inputs.layout, layers))
+        };
+        let ((matrices, attention), below_last) = (of_layers(count), of_layers(count.saturating_sub(1)));
+        let again = if checkpointing { below_last.0 + below_last.1 } else { 0 };
+        let language = Flops {
+            forward: matrices + attention + head + again,
+            input_gradient: matrices + attention / 2 * 5 + head,
             weight_gradient: matrices + head,
+        };
+        let (Some(vision), Some(pictures)) = (&self.vision, inputs.pictures()) else { return Some(language) };
+        let of_pictures = vision.whole_pass(&self.parameters, pictures, checkpointing);
+        Some(Flops {
+            forward: language.forward + of_pictures.forward,
+            input_gradient: language.input_gradient + of_pictures.input_gradient,
+            weight_gradient: language.weight_gradient + of_pictures.weight_gradient,
         })
     }
 }
@@ -169,20 +257,14 @@ impl Pass<'_> {
 
     /// The backward pass: adds the gradient of every piece that trains to `gradients`.
     pub fn backward(self, gradients: &mut Gradients) {
-        let Self { model, inputs, how, tape, loss: _, recorded, mut layers, lowest } = self;
+        let Self { model, inputs, how, tape, loss: _, recorded, mut again } = self;
         let mut upstream = tape.backward(None, recorded.as_ref(), gradients);
         drop(recorded);
-        while let Some(dy) = upstream.take() {
-            let tape = Tape::recording();
-            let Some((index, x)) = layers.pop() else {
-                let y = model.embed(&tape, &inputs);
-                tape.backward(Some((&y, dy)), None, gradients);
-                break;
-            };
-            let x = if lowest <= index { tape.input(x) } else { Var::constant(x) };
-            let run = how.run(model, &tape);
-            let y = model.stack.run(run, x.clone(), index..index + 1, &inputs.layout, None);
-            upstream = tape.backward(Some((&y, dy)), Some(&x), gradients);
+        while let (Some(dy), Some(Again { part, input })) = (upstream.take(), again.pop()) {
+            let (tape, below) = (Tape::recording(), !again.is_empty());
+            let x = input.map(|input| if below { tape.input(input) } else { Var::constant(input) });
+            let Some(y) = model.part(how.run(model, &tape), part, x.as_ref(), &inputs) else { break };
+            upstream = tape.backward(Some((&y, dy)), x.as_ref(), gradients);
         }
     }
 }

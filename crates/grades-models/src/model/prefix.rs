@@ -3,7 +3,8 @@
 use grades_tensor::{Tape, Var};
 
 use super::decoder::Decoder;
-use super::inputs::{Inputs, Prefix};
+use super::inputs::Inputs;
+use super::stack::Prefix;
 
 impl Decoder {
     /// How many layers from the input on hold nothing that trains, the embedding as input included. None where the loss balances
@@ -13,7 +14,7 @@ impl Decoder {
         if self.balances() {
             return 0;
         }
-        self.lowest_trainable().saturating_sub(1).min(self.stack.layers.len())
+        self.lowest_trainable(true).saturating_sub(1).min(self.stack.layers.len())
     }
 
     /// Whether the output of the [`frozen_layers`](Self::frozen_layers) stays what it is while the rest trains. A tied
@@ -34,6 +35,8 @@ impl Decoder {
 
     /// The embeddings, without a record.
     pub(super) fn embedded(&self, inputs: &Inputs) -> Prefix {
-        Prefix { output: self.embed(&Tape::off(), inputs).value, layers: 0 }
+        let tape = Tape::off();
+        let rows = self.replaced(self.run(&tape, None), inputs);
+        Prefix { output: self.embed(&tape, inputs, rows.as_ref()).value, layers: 0 }
     }
 }

@@ -4,10 +4,19 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use grades::Tower;
-use grades_tensor::{Layout, Var};
+use grades_tensor::{Layout, Tensor, Var};
 
 use crate::nn::{KeysAndValues, Layer, Norm, Run};
 use crate::parameters::{Parameters, Place};
+
+/// The output of a stack's first layers.
+#[derive(Clone, Debug)]
+pub struct Prefix {
+    /// `[rows, hidden]`.
+    pub output: Tensor,
+    /// How many layers it is the output of; 0 for what comes before them.
+    pub layers: usize,
+}
 
 /// The layers of a tower and the norm above them.
 #[derive(Debug)]
@@ -34,6 +43,16 @@ impl Stack {
             x = layer.forward(run, &x, layout, cache.as_deref_mut().and_then(|cache| cache.get_mut(index)));
         }
         x
+    }
+
+    /// How many numbers of its matrices a row of the first `layers` layers is multiplied by.
+    pub(crate) fn values_per_row(&self, parameters: &Parameters, layers: usize) -> usize {
+        self.layers.iter().take(layers).map(|layer| layer.values_per_token(parameters)).sum()
+    }
+
+    /// Operations of the products of attention in the first `layers` layers, forward.
+    pub(crate) fn attention_operations(&self, layout: &Arc<Layout>, layers: usize) -> u64 {
+        self.layers.iter().take(layers).map(|layer| layer.attention.spec(layout).operations()).sum()
     }
 
     /// Where its lowest trainable parameter stands: 0 for what comes before the layers, `i + 1` for layer `i`, and above the

@@ -44,7 +44,7 @@ impl Decoder {
         let (trains, base) = (embedding.is_trainable(), embedding.is_base());
         let place = if base { Place::Base } else { Place::Always };
         let value = embedding.value.device().copy(&embedding.value);
-        let mut head = Parameter::new(HEAD, &embedding.shape, value, &[(embedding.rows(), place)]);
+        let mut head = Parameter::new(&(self.names.file)(HEAD), &embedding.shape, value, &[(embedding.rows(), place)]);
         head.set_trainable(trains);
         let places = embedding.pieces().iter().map(|piece| match piece.place {
             Place::Tied(companion) => Place::Companion(companion),

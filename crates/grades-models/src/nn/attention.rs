@@ -24,6 +24,8 @@ pub(crate) struct Heads {
     pub(crate) causal: bool,
     /// Sliding window: a token sees itself and the `window − 1` tokens before it.
     pub(crate) window: Option<usize>,
+    /// Whether a token sees the windows of a layout alone, where it has some.
+    pub(crate) in_windows: bool,
     /// Rotary embedding of queries and keys.
     pub(crate) rope: Option<Arc<Rope>>,
 }
@@ -47,8 +49,13 @@ pub(crate) struct Attention {
 impl Attention {
     /// The operation over the samples of a batch.
     pub(crate) fn spec(&self, layout: &Arc<Layout>) -> AttentionSpec {
-        let Heads { heads, kv_heads, head_dim, scale, causal, window, rope } = &self.heads;
+        let Heads { heads, kv_heads, head_dim, scale, causal, window, in_windows, rope } = &self.heads;
+        let layout = layout.windows.as_ref().filter(|_| *in_windows).unwrap_or(layout);
         let longest = layout.positions.iter().max().map_or(0, |&position| position as usize + 1);
+        let table = |rope: &Arc<Rope>| match &layout.places {
+            None => rope.table(longest),
+            Some(places) => rope.table_at(places),
+        };
         AttentionSpec {
             heads: *heads,
             kv_heads: *kv_heads,
@@ -56,7 +63,7 @@ impl Attention {
             scale: *scale,
             causal: *causal,
             window: *window,
-            rope: rope.as_ref().map(|rope| rope.table(longest)),
+            rope: rope.as_ref().map(table),
             layout: layout.clone(),
         }
     }

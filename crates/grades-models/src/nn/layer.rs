@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use grades_tensor::{Layout, Var};
+use grades_tensor::{Layout, Tensor, Var, ops};
 
 use super::attention::{Attention, KeysAndValues};
 use super::experts::Experts;
@@ -10,7 +10,7 @@ use super::mlp::Mlp;
 use super::norm::Norm;
 use super::projection::Projection;
 use super::run::Run;
-use crate::parameters::Parameters;
+use crate::parameters::{ParameterId, Parameters};
 
 /// What a layer does with each row by itself.
 #[derive(Debug)]
@@ -52,8 +52,35 @@ pub(crate) struct Layer {
     pub(crate) attention: Attention,
     pub(crate) mlp_norm: Norm,
     pub(crate) mlp: FeedForward,
-    /// The norms of what attention and the MLP add to the residual, where they have any.
-    pub(crate) out_norms: Option<[Norm; 2]>,
+    /// What becomes of what attention and the MLP give before it is added to the residual.
+    pub(crate) out: Option<[Out; 2]>,
+}
+
+/// What becomes of what a block gives before it is added to the residual.
+#[derive(Debug)]
+pub(crate) enum Out {
+    /// It is normed.
+    Norm(Norm),
+    /// Each of its columns has a factor (layer scale, Touvron et al. 2021).
+    Scale {
+        /// `[width]`.
+        factors: ParameterId,
+        /// Ones, `[1, width]`.
+        ones: Tensor,
+    },
+}
+
+impl Out {
+    /// The residual plus what a block gave, f32 `[tokens, hidden]`.
+    fn add(&self, run: Run<'_>, residual: &Var, y: Var) -> Var {
+        match self {
+            Self::Norm(norm) => norm.add(run, residual, y),
+            Self::Scale { factors, ones } => {
+                let scale = ops::Scale::Adapted { magnitude: run.leaf(*factors), norms: ones.clone() };
+                ops::rescale(run.tape, y, vec![scale], &[], Some(residual))
+            }
+        }
+    }
 }
 
 impl Layer {
@@ -81,20 +108,20 @@ impl Layer {
 
     /// The rest, which is row by row: what the rows saw is added to their input x, and the MLP follows.
     pub(crate) fn beyond_attention(&self, run: Run<'_>, seen: &Var, x: &Var) -> Var {
-        let [of_attention, of_mlp] = self.out_norms.as_ref().map_or([None; 2], |norms| norms.each_ref().map(Some));
+        let [of_attention, of_mlp] = self.out.as_ref().map_or([None; 2], |out| out.each_ref().map(Some));
         let x = add(run, x, of_attention, |residual| self.attention.o.forward(run, seen, residual));
         add(run, &x, of_mlp, |residual| self.mlp.forward(run, &self.mlp_norm.forward(run, &x), residual))
     }
 
     /// Its linear layers, in the order of the data.
     pub(crate) fn projections(&self) -> impl Iterator<Item = &Projection> {
-        let of_mlps = self.mlp.mlps().iter().flat_map(|mlp| [&mlp.gate_up, &mlp.down]);
+        let of_mlps = self.mlp.mlps().iter().flat_map(|mlp| [&mlp.up, &mlp.down]);
         [&self.attention.qkv, &self.attention.o].into_iter().chain(of_mlps)
     }
 
     /// The same, to be changed.
     pub(crate) fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
-        let of_mlps = self.mlp.mlps_mut().iter_mut().flat_map(|mlp| [&mut mlp.gate_up, &mut mlp.down]);
+        let of_mlps = self.mlp.mlps_mut().iter_mut().flat_map(|mlp| [&mut mlp.up, &mut mlp.down]);
         [&mut self.attention.qkv, &mut self.attention.o].into_iter().chain(of_mlps)
     }
 
@@ -113,10 +140,10 @@ impl Layer {
     }
 }
 
-/// The residual plus what a block makes, normed where there is a norm of it; without one the block adds itself.
-fn add(run: Run<'_>, residual: &Var, norm: Option<&Norm>, block: impl FnOnce(Option<&Var>) -> Var) -> Var {
-    match norm {
+/// The residual plus what a block makes; where nothing becomes of that before, the block adds itself.
+fn add(run: Run<'_>, residual: &Var, out: Option<&Out>, block: impl FnOnce(Option<&Var>) -> Var) -> Var {
+    match out {
         None => block(Some(residual)),
-        Some(norm) => norm.add(run, residual, block(None)),
+        Some(out) => out.add(run, residual, block(None)),
     }
 }

@@ -1,25 +1,33 @@
-//! The RMS norm of a layer.
+//! The norm of a layer.
 
 use grades_tensor::{Leaf, Tensor, Var, ops};
 
 use super::run::Run;
 use crate::parameters::ParameterId;
 
-/// `x / √(mean(x²) + eps) · (offset + scale)` by row.
+/// `x / √(mean(x²) + eps) · (offset + scale)` by row; with a bias `(x − mean) / √(var + eps) · scale + bias`.
 #[derive(Debug)]
 pub(crate) struct Norm {
     /// `[width]`.
     pub(crate) scale: ParameterId,
     /// What is added to the scale, `[1, width]`; of most architectures nothing.
     pub(crate) offset: Option<Tensor>,
-    /// Added to the mean square.
+    /// The bias of a layer norm, `[width]`; an RMS norm has none.
+    pub(crate) bias: Option<ParameterId>,
+    /// Added to the mean square, or to the variance.
     pub(crate) eps: f32,
 }
 
 impl Norm {
     /// f32 x `[tokens, width]` to the run's dtype.
     pub(crate) fn forward(&self, run: Run<'_>, x: &Var) -> Var {
-        ops::rms_norm(run.tape, x, &self.leaf(run), self.eps, run.dtype)
+        match self.bias {
+            None => ops::rms_norm(run.tape, x, &self.leaf(run), self.eps, run.dtype),
+            Some(bias) => {
+                let parameters = [&self.leaf(run), &run.leaf(bias)];
+                ops::layer_norm(run.tape, x, parameters, self.eps, run.dtype)
+            }
+        }
     }
 
     /// The residual plus x of any dtype normed, in f32, `[tokens, width]` each.

@@ -6,7 +6,7 @@ use grades_tensor::{Activation, Dropout, Var, ops};
 use super::adapter::Pair;
 use super::run::Run;
 use crate::Error;
-use crate::parameters::{ParameterId, Parameters};
+use crate::parameters::{ParameterId, Parameters, Place};
 use crate::source::Builder;
 
 /// The parameters of a linear layer.
@@ -16,8 +16,8 @@ pub(crate) struct Projection {
     pub(crate) weights: Vec<ParameterId>,
     /// Each `[outᵢ]`; empty where there is none.
     pub(crate) biases: Vec<ParameterId>,
-    /// The unit of each weight as a whole, which its adapter is.
-    pub(crate) units: Vec<UnitId>,
+    /// Where each weight as a whole belongs, and its adapter.
+    pub(crate) places: Vec<Place>,
     /// The adapter of each weight; empty where none has one.
     pub(crate) pairs: Vec<Option<Pair>>,
     /// Its number in the model, from which its dropout is drawn.
@@ -54,7 +54,7 @@ impl Projection {
     ) -> Result<Self, Error> {
         let site = builder.next_site();
         let mut projection =
-            Self { weights: Vec::new(), biases: Vec::new(), units: Vec::new(), pairs: Vec::new(), site };
+            Self { weights: Vec::new(), biases: Vec::new(), places: Vec::new(), pairs: Vec::new(), site };
         for Part { name, role, rows } in parts {
             let whole = [(*role, rows.iter().map(|(_, rows)| rows).sum())];
             let rows = if builder.options.split_fused { rows.as_slice() } else { &whole };
@@ -63,13 +63,29 @@ impl Projection {
             let (weight, bias) = builder.linear(&format!("{prefix}{name}"), columns, &units, bias)?;
             projection.weights.push(weight);
             projection.biases.extend(bias);
-            projection.units.push(unit(*role));
+            projection.places.push(Place::Unit(unit(*role)));
         }
         Ok(projection)
     }
 
+    /// One matrix that is no unit, `name` without `.weight`, with its bias if it has one. `shape` is that in the checkpoint,
+    /// whose first dimension is that of the output, such as that of a convolution over patches.
+    pub(crate) fn apart(
+        builder: &mut Builder<'_>,
+        name: &str,
+        shape: &[usize],
+        bias: bool,
+        place: Place,
+    ) -> Result<Self, Error> {
+        let (site, out) = (builder.next_site(), shape.first().copied().unwrap_or(1));
+        let weight = builder.add(&format!("{name}.weight"), shape, place)?;
+        let bias = bias.then(|| builder.add(&format!("{name}.bias"), &[out], place)).transpose()?;
+        let biases = bias.into_iter().collect();
+        Ok(Self { weights: vec![weight], biases, places: vec![place], pairs: Vec::new(), site })
+    }
+
     /// The numbers of its matrices.
-    pub(super) fn values(&self, parameters: &Parameters) -> usize {
+    pub(crate) fn values(&self, parameters: &Parameters) -> usize {
         self.weights.iter().map(|&id| parameters.get(id).len()).sum()
     }
 

@@ -82,7 +82,14 @@ pub struct Rope {
     usual: Angles,
     /// The angles in texts of more tokens than this, where they are others.
     long: Option<(usize, Long)>,
+    /// Which part of a place (time, height, width) each frequency turns by; all by the first where it is empty.
+    axes: Vec<u8>,
+    /// The table of the places that were last asked for.
+    at: Mutex<Option<PlacesTable>>,
 }
+
+/// Where tokens lie, with the table of their angles.
+type PlacesTable = (Arc<Vec<[u32; 3]>>, Arc<RopeTable>);
 
 /// The angles in long texts.
 #[derive(Debug)]
@@ -106,20 +113,59 @@ impl Rope {
                     Angles::new(frequencies.collect(), *attention_factor)
                 };
                 let long = Long::Same(divided(long_factor));
-                Self { usual: divided(short_factor), long: Some((*original_max_position_embeddings, long)) }
+                Self::of(divided(short_factor), Some((*original_max_position_embeddings, long)))
             }
             RopeScaling::Dynamic { max_position_embeddings, .. } => {
                 let long = Long::ByLength(config.clone(), Mutex::default());
-                Self { usual: Angles::new(plain.collect(), 1.0), long: Some((*max_position_embeddings, long)) }
+                Self::of(Angles::new(plain.collect(), 1.0), Some((*max_position_embeddings, long)))
             }
-            RopeScaling::Yarn { attention_factor, .. } => {
-                Self { usual: Angles::new(yarn(config), *attention_factor), long: None }
-            }
+            RopeScaling::Yarn { attention_factor, .. } => Self::of(Angles::new(yarn(config), *attention_factor), None),
             scaling => {
                 let frequencies = plain.map(|frequency| scale(frequency, scaling)).collect();
-                Self { usual: Angles::new(frequencies, 1.0), long: None }
+                Self::of(Angles::new(frequencies, 1.0), None)
             }
         }
+    }
+
+    fn of(usual: Angles, long: Option<(usize, Long)>) -> Self {
+        Self { usual, long, axes: Vec::new(), at: Mutex::default() }
+    }
+
+    /// That of a picture's patches (axial): half of the pairs of a head turn by the row, the other half by the column, with
+    /// the same frequencies.
+    #[must_use]
+    pub fn of_grid(head_dim: usize, theta: f64) -> Self {
+        let half: Vec<f64> = frequencies(head_dim / 2, theta).collect();
+        let axes = [1, 2].into_iter().flat_map(|axis| vec![axis; half.len()]).collect();
+        Self { axes, ..Self::of(Angles::new([half.clone(), half].concat(), 1.0), None) }
+    }
+
+    /// With so many pairs, from the first on, that turn by time, by height and by width, where tokens have a place (M-RoPE,
+    /// Wang et al. 2024). A token that lies at one number in all three turns as one at that position.
+    #[must_use]
+    pub fn with_sections(self, sections: [usize; 3]) -> Self {
+        let axes = (0..).zip(sections).flat_map(|(axis, pairs)| vec![axis; pairs]).collect();
+        Self { axes, ..self }
+    }
+
+    /// Cosines and sines of places, a row each.
+    #[must_use]
+    pub fn table_at(&self, places: &Arc<Vec<[u32; 3]>>) -> Arc<RopeTable> {
+        let mut last = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, table)) = &*last
+            && Arc::ptr_eq(known, places)
+        {
+            return table.clone();
+        }
+        let table = Arc::new(self.usual.table_of(places.iter().flat_map(|place| {
+            let pairs = self.usual.frequencies.iter().enumerate();
+            pairs.map(|(pair, frequency)| {
+                let axis = self.axes.get(pair).copied().unwrap_or_default();
+                (f64::from(place[usize::from(axis)]) * frequency) as f32
+            })
+        })));
+        *last = Some((places.clone(), table.clone()));
+        table
     }
 
     /// Cosines and sines of at least `positions` positions, for a batch whose longest text has so many tokens.
@@ -172,11 +218,15 @@ impl Angles {
         if table.0 < positions {
             let length = positions.next_power_of_two().max(64);
             let angles = (0..length).flat_map(|p| self.frequencies.iter().map(move |f| (p as f64 * f) as f32));
-            // The reference takes the cosine of the f32 angle, and so do we.
-            let (cos, sin) = angles.map(|angle| (self.factor * angle.cos(), self.factor * angle.sin())).unzip();
-            *table = (length, Arc::new(RopeTable { rotary_dim: 2 * self.frequencies.len(), cos, sin }));
+            *table = (length, Arc::new(self.table_of(angles)));
         }
         table.1.clone()
+    }
+
+    /// The table of these angles. The reference takes the cosine of the f32 angle, and so do we.
+    fn table_of(&self, angles: impl Iterator<Item = f32>) -> RopeTable {
+        let (cos, sin) = angles.map(|angle| (self.factor * angle.cos(), self.factor * angle.sin())).unzip();
+        RopeTable { rotary_dim: 2 * self.frequencies.len(), cos, sin }
     }
 }
 

@@ -23,7 +23,7 @@ fn base(folder: &Path) -> Decoder {
 }
 
 fn batch(folder: &Path) -> Batch {
-    Batch::new(&Values::expected(folder))
+    Batch::new(&base(folder), &Values::expected(folder))
 }
 
 fn config(target: &str) -> LoraConfig {

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use grades_models::config::HfConfig;
 use grades_models::model::PassOptions;
+use grades_models::model::{Pictures, Vision};
+use grades_models::nn::Grid;
 use grades_models::parameters::Parameter;
 use grades_models::source::{LoadOptions, Source};
 use grades_models::{Decoder, Error, Inputs, LoraConfig, registry};
-use grades_tensor::{DeviceRef, Gradients, IGNORE_INDEX, Layout, device};
+use grades_tensor::{DeviceRef, Gradients, IGNORE_INDEX, device};
 use serde_json::Value;
 
 /// Relative tolerance of the f32 path, in norm.
@@ -60,6 +62,9 @@ impl Values {
                 safetensors::Dtype::F32 => {
                     view.data().as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect()
                 }
+                safetensors::Dtype::I32 => {
+                    view.data().as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect()
+                }
                 safetensors::Dtype::I64 => {
                     view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect()
                 }
@@ -77,6 +82,15 @@ impl Values {
 
     pub(crate) fn get(&self, name: &str) -> &[f64] {
         &self.tensors.get(name).unwrap_or_else(|| panic!("no `{name}` in the fixture")).1
+    }
+
+    /// One tensor.
+    pub(crate) fn of(name: &str, shape: &[usize], values: Vec<f64>) -> Self {
+        Self { tensors: HashMap::from([(name.to_owned(), (shape.to_vec(), values))]) }
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<&[f64]> {
+        self.tensors.get(name).map(|(_, values)| values.as_slice())
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
@@ -133,10 +147,62 @@ pub(crate) fn load(folder: &Path, config: &str) -> Decoder {
 }
 
 /// The name that the reference implementation has for a parameter while it trains.
-pub(crate) fn reference_name(name: &str) -> String {
+pub(crate) fn reference_name(expected: &Values, name: &str) -> String {
+    if expected.find(&format!("grad.{name}")).is_some() {
+        return name.to_owned();
+    }
     name.replace(".lora_A.", ".lora_A.default.")
         .replace(".lora_B.", ".lora_B.default.")
         .replace(".lora_magnitude_vector", ".lora_magnitude_vector.default.weight")
+}
+
+/// The pictures of a fixture, whose name begins with `prefix`: patches with their grids, or pixels.
+pub(crate) fn pictures(vision: &Vision, expected: &Values, prefix: &str) -> Pictures {
+    let (values, width, grids) = patched(vision, expected, prefix);
+    let shape = [values.len() / width, width];
+    vision.pictures(cpu().from_host(values, shape), grids).unwrap()
+}
+
+/// The patches of all pictures of a fixture, and the numbers of each.
+pub(crate) fn patches_of(vision: &Vision, expected: &Values) -> (Vec<f32>, usize) {
+    let (values, width, _) = patched(vision, expected, "");
+    (values, width)
+}
+
+fn patched(vision: &Vision, expected: &Values, prefix: &str) -> (Vec<f32>, usize, Vec<Grid>) {
+    let name = if expected.find("tiles").is_some() { "tiles" } else { &format!("{prefix}pixel_values") };
+    let pixels: Vec<f32> = expected.get(name).iter().map(|&value| value as f32).collect();
+    match expected.shape(name).unwrap()[..] {
+        [_, width] => {
+            let grids = expected.get("image_grid_thw").chunks(3).map(|of| {
+                let [frames, rows, columns] = [0, 1, 2].map(|side| of[side] as usize);
+                Grid { frames, rows, columns }
+            });
+            (pixels, width, grids.collect())
+        }
+        [count, channels, height, rest] => patches(&pixels, [count, channels, height, rest], vision.patch_numbers()),
+        _ => panic!("{name} are neither patches nor pixels"),
+    }
+}
+
+/// Square patches of so many numbers, row by row, each by channel, row and column.
+fn patches(
+    pixels: &[f32],
+    [count, channels, height, width]: [usize; 4],
+    numbers: usize,
+) -> (Vec<f32>, usize, Vec<Grid>) {
+    let side = (numbers / channels).isqrt();
+    let grid = Grid::still(height / side, width / side);
+    let mut values = Vec::with_capacity(pixels.len());
+    for picture in pixels.chunks(channels * height * width) {
+        for (down, across) in (0..grid.rows).flat_map(|down| (0..grid.columns).map(move |across| (down, across))) {
+            for row in (0..channels).flat_map(|channel| (0..side).map(move |row| channel * height + down * side + row))
+            {
+                values.extend_from_slice(&picture[row * width + across * side..][..side]);
+            }
+        }
+    }
+    (values, numbers, vec![grid; count])
 }
 
 /// A batch of the fixture without its padding.
@@ -148,18 +214,35 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn new(expected: &Values) -> Self {
+    pub(crate) fn new(model: &Decoder, expected: &Values) -> Self {
         let [rows, columns] = expected.shape("input_ids").unwrap()[..] else { panic!("ids are not 2-D") };
-        let (ids, mask, labels) = (expected.get("input_ids"), expected.get("attention_mask"), expected.get("labels"));
+        let (ids, mask) = (expected.get("input_ids"), expected.find("attention_mask"));
         let (mut kept, mut segments, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         for row in 0..rows {
             let start = kept.len();
-            kept.extend((row * columns..(row + 1) * columns).filter(|&cell| mask[cell] != 0.0));
+            kept.extend((row * columns..(row + 1) * columns).filter(|&cell| mask.is_none_or(|mask| mask[cell] != 0.0)));
             segments.push(start..kept.len());
-            targets.extend(kept[start..].iter().skip(1).map(|&cell| labels[cell] as i64).chain([IGNORE_INDEX]));
+            // Labels are of the token itself, targets of that which follows.
+            match expected.find("targets") {
+                Some(of_next) => targets.extend(kept[start..].iter().map(|&cell| of_next[cell] as i64)),
+                None => {
+                    let labels = expected.get("labels");
+                    targets.extend(kept[start..].iter().skip(1).map(|&cell| labels[cell] as i64).chain([IGNORE_INDEX]));
+                }
+            }
         }
-        let ids = Arc::new(kept.iter().map(|&cell| ids[cell] as u32).collect());
-        let inputs = Inputs::tokens(ids, Arc::new(Layout::packed(&segments)));
+        let ids: Vec<u32> = kept.iter().map(|&cell| ids[cell] as u32).collect();
+        let pictures = model.vision().map(|vision| Arc::new(pictures(vision, expected, "")));
+        let token = model.vision().and_then(Vision::token);
+        let inputs = match token.filter(|token| !ids.contains(token)) {
+            None => model.read(ids, &segments, pictures),
+            // The older fixture of nanoVLM has its pictures at this token of the language model's.
+            Some(_) => {
+                let rows = (0..).zip(&ids).filter(|(_, id)| **id == 90).map(|(row, _)| row).collect();
+                model.read_at(ids, &segments, pictures, rows)
+            }
+        };
+        let inputs = inputs.unwrap();
         Self { kept, inputs, targets: Arc::new(targets) }
     }
 

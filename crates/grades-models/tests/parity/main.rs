@@ -14,3 +14,9 @@ mod families;
 mod fixture;
 #[cfg(test)]
 mod packed;
+#[cfg(test)]
+mod pictures;
+#[cfg(test)]
+mod steps;
+#[cfg(test)]
+mod towers;

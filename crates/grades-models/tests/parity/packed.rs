@@ -99,7 +99,7 @@ fn adapted(folder: &Path, packed: bool, use_dora: bool, dtype: Dtype) -> (f32, V
     model.parameters_mut().train();
     // B is zero at first, and A without a gradient.
     fill_b(&mut model, |i| 0.1 * (i as f32).sin());
-    let batch = Batch::new(&Values::expected(folder));
+    let batch = Batch::new(&model, &Values::expected(folder));
     let (loss, found) = batch.pass(&model, PassOptions::default());
     let trained = model.parameters().iter().filter(|parameter| parameter.is_trainable());
     (loss, trained.map(|parameter| gradient(parameter, &found).unwrap()).collect())

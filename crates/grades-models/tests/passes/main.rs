@@ -10,3 +10,5 @@ mod fused;
 mod model;
 #[cfg(test)]
 mod other_ways;
+#[cfg(test)]
+mod pictures;

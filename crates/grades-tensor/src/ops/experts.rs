@@ -97,7 +97,7 @@ pub fn route(
     (weights, Arc::new(dispatch))
 }
 
-/// Rows `rows` of x, each at most once. Their gradients add up in f32, whatever the dtype of x.
+/// Rows `rows` of x. Their gradients add up in f32, whatever the dtype of x.
 #[must_use]
 pub fn take_rows(tape: &Tape, x: &Var, rows: &Arc<Vec<u32>>) -> Var {
     let (device, node, shape) = (x.value.device(), x.node(), x.value.shape());

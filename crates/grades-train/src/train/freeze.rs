@@ -204,7 +204,7 @@ impl Freezing {
         let named = |place: Place, units: &[UnitId], companions: &[Companion]| match place {
             Place::Unit(unit) => units.contains(&unit),
             Place::Companion(companion) => companions.contains(&companion),
-            Place::Tied(_) | Place::Always | Place::Base => false,
+            Place::Tied(_) | Place::Always | Place::Projector | Place::Base => false,
         };
         let freezes = |piece: &Piece| {
             let part = self.matrices.get(&piece.slot()).is_some_and(|part| decision.freeze_parts.contains(part));
