@@ -480,7 +480,7 @@ fn batch(options: &StepOptions) -> Batch {
         let unlabelled = ids.len() - labels;
         let label = |(index, id): (usize, &u32)| if index < unlabelled { IGNORE_INDEX } else { i64::from(*id) };
         let labels = ids.iter().enumerate().map(label).collect();
-        batch.push(row, &Tokenized { ids, labels });
+        batch.push(row, &Tokenized { ids, labels, ..Tokenized::default() });
     }
     batch
 }

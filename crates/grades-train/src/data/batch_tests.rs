@@ -5,7 +5,7 @@ fn sample(index: u32, prompt: usize, answer: usize) -> Tokenized {
     let ids: Vec<u32> = (0..).map(|position| 1000 * index + position).take(prompt + answer).collect();
     let labels =
         ids.iter().enumerate().map(|(at, id)| if at < prompt { IGNORE_INDEX } else { i64::from(*id) }).collect();
-    Tokenized { ids, labels }
+    Tokenized { ids, labels, ..Tokenized::default() }
 }
 
 fn options(micro_batch_size: usize, gradient_accumulation_steps: usize, packing: Option<usize>) -> LoaderOptions {

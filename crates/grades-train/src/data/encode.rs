@@ -6,6 +6,8 @@ use grades_models::template::{Given, Message, Rendered};
 pub use grades_models::tokenizer::{Around, Encoded};
 use grades_tensor::IGNORE_INDEX;
 
+use super::placed::Placed;
+
 /// What the data need from a tokenizer, of which several threads may ask.
 pub trait Encode: Sync {
     /// The tokens of a whole text, and of those around it what `around` asks for and the text does not have itself.
@@ -39,6 +41,8 @@ pub struct Tokenized {
     /// For each token itself if the model is to learn to write it, else [`IGNORE_INDEX`]. Not yet shifted:
     /// [`Batch`](super::Batch) moves each label to the token before it.
     pub labels: Vec<i64>,
+    /// The pictures that take the place of some of the tokens, in their order.
+    pub pictures: Vec<Placed>,
 }
 
 impl Tokenized {

@@ -68,7 +68,7 @@ const OPTIONS: TokenOptions =
 
 impl Fixture {
     fn load(&self, options: TokenOptions) -> Result<Samples, DataError> {
-        load(std::slice::from_ref(&self.spec), &Characters, options)
+        load(std::slice::from_ref(&self.spec), &Characters, None, options)
     }
 
     /// The samples as text, with `⟦…⟧` around what is trained, `^` for the beginning and `$` for the end token.
@@ -359,7 +359,7 @@ fn long_samples_stop_the_run_unless_told_otherwise() {
 #[test]
 fn several_sets_follow_each_other() {
     let (a, b) = (fixture("text", r#"{"text": "a"}"#), fixture("completion", r#"{"prompt": "b", "completion": "c"}"#));
-    let samples = load(&[b.spec.clone(), a.spec.clone()], &Characters, OPTIONS).unwrap().samples;
+    let samples = load(&[b.spec.clone(), a.spec.clone()], &Characters, None, OPTIONS).unwrap().samples;
     assert_eq!(samples.iter().map(|sample| sample.ids[1]).collect::<Vec<_>>(), ['b', 'a'].map(u32::from));
     assert_eq!(source::read(PathBuf::from(&a.spec.path).as_path(), None).unwrap().len(), 1);
 }

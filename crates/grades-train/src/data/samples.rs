@@ -10,6 +10,7 @@ use super::error::DataError;
 use super::format::DatasetSpec;
 use super::sample::Sample;
 use super::tokens;
+use super::vision::Vision;
 use crate::hub::Hub;
 
 /// What happens to a sample with more than `sequence_len` tokens; named as in Axolotl.
@@ -21,7 +22,7 @@ pub enum ExcessLength {
     Raise,
     /// The sample is left out and counted.
     Drop,
-    /// The sample's end is cut off; a sample whose answer is cut off whole is left out and counted.
+    /// The sample's end is cut off; a sample whose answer is cut off whole, or a picture in part, is left out and counted.
     Truncate,
 }
 
@@ -47,17 +48,22 @@ pub struct Samples {
     pub truncated: usize,
 }
 
-/// Reads the data sets and encodes their rows.
+/// Reads the data sets and encodes their rows, for a model with `vision` those with pictures too.
 ///
 /// # Errors
 /// A file cannot be read, a row does not fit its type, a sample is too long, or nothing is left.
-pub fn load(specs: &[DatasetSpec], encoder: &dyn Encode, options: TokenOptions) -> Result<Samples, DataError> {
+pub fn load(
+    specs: &[DatasetSpec],
+    encoder: &dyn Encode,
+    vision: Option<&Vision>,
+    options: TokenOptions,
+) -> Result<Samples, DataError> {
     let mut all = Samples::default();
     let hub = Hub::from_env();
     for spec in specs {
         let format = spec.format().map_err(DataError::Format)?;
         let mut unread: BTreeSet<String> = BTreeSet::new();
-        let mut rated_out = 0;
+        let (mut rated_out, mut torn) = (0, 0);
         for record in spec.source().read(spec.split.as_deref(), &hub)? {
             let sample = format.sample(&record)?;
             unread.extend(format.unread(&record)?.into_iter().map(str::to_owned));
@@ -65,8 +71,8 @@ pub fn load(specs: &[DatasetSpec], encoder: &dyn Encode, options: TokenOptions) 
                 rated_out += 1;
                 continue;
             }
-            let mut tokens =
-                tokens::tokenize(&sample, encoder, options.train_on_inputs).map_err(|message| record.error(message))?;
+            let mut tokens = tokens::tokenize(&sample, encoder, vision, options.train_on_inputs, &record.place)
+                .map_err(|message| record.error(message))?;
             if tokens.ids.len() > options.sequence_len {
                 match options.excess_length {
                     ExcessLength::Raise => {
@@ -78,6 +84,13 @@ pub fn load(specs: &[DatasetSpec], encoder: &dyn Encode, options: TokenOptions) 
                     }
                     ExcessLength::Drop => {
                         all.dropped += 1;
+                        continue;
+                    }
+                    ExcessLength::Truncate
+                        if !tokens.pictures.iter().all(|one| one.is_within(options.sequence_len)) =>
+                    {
+                        all.dropped += 1;
+                        torn += 1;
                         continue;
                     }
                     ExcessLength::Truncate => {
@@ -96,6 +109,9 @@ pub fn load(specs: &[DatasetSpec], encoder: &dyn Encode, options: TokenOptions) 
             all.samples.push(tokens);
         }
         tell_unread(&spec.path, format.name(), unread);
+        if torn > 0 {
+            warn_once(format!("{}: {torn} rows are left out, as cutting them would cut a picture", spec.path));
+        }
         if rated_out > 0 {
             warn_once(format!(
                 "{}: {rated_out} rows are left out, as each of their turns has a rating below 1",

@@ -25,19 +25,28 @@ const SAID: [&str; 9] = [
     "refusal",
 ];
 
+/// How far a turn goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// To its end mark.
+    Trimmed,
+    /// To the end of the white space behind it, which nanoVLM learns too.
+    Whole,
+}
+
 /// Renders a conversation up to the end of its last answer, with the assistant's turns as what is learnt, apart from those
 /// that are marked otherwise.
 ///
 /// A turn is what the template adds between the prompt for it (the messages before, with the generation prompt) and the
-/// conversation up to its end, without the white space that follows the turn's end mark: exactly what the model has to
-/// write when it is used.
+/// conversation up to its end; [`Ends::Trimmed`], without the white space that follows the turn's end mark, it is exactly what
+/// the model has to write when it is used.
 ///
 /// # Errors
 /// A sentence: the template refuses the conversation or leaves out what it says, or writes the earlier messages differently
 /// once more follow (as templates that strip earlier reasoning do), so that turns cannot be told apart.
-pub(super) fn turns(conversation: &Conversation, encoder: &dyn Encode) -> Result<Written, String> {
+pub(super) fn turns(conversation: &Conversation, encoder: &dyn Encode, ends: Ends) -> Result<Written, String> {
     check_read(conversation, encoder)?;
-    let (text, turns) = find_turns(conversation, encoder)?;
+    let (text, turns) = find_turns(conversation, encoder, ends)?;
     let learnt = turns.into_iter().filter(|(index, _)| conversation.learnt[*index]).map(|(_, turn)| turn).collect();
     Ok(Written { text, learnt })
 }
@@ -53,7 +62,7 @@ pub(super) fn whole(conversation: &Conversation, encoder: &dyn Encode) -> Result
     if !conversation.messages.iter().zip(&conversation.learnt).any(marked) {
         return Ok(written);
     }
-    let (beginning, turns) = find_turns(conversation, encoder)?;
+    let (beginning, turns) = find_turns(conversation, encoder, Ends::Trimmed)?;
     if !written.text.starts_with(&beginning) {
         return Err(
             "the chat template writes the whole conversation differently than its beginnings, so the message that is \
@@ -75,7 +84,7 @@ pub(super) fn whole(conversation: &Conversation, encoder: &dyn Encode) -> Result
 type Turn = (usize, Range<usize>);
 
 /// The text up to the end of the last answer, and the answers in it.
-fn find_turns(conversation: &Conversation, encoder: &dyn Encode) -> Result<(String, Vec<Turn>), String> {
+fn find_turns(conversation: &Conversation, encoder: &dyn Encode, ends: Ends) -> Result<(String, Vec<Turn>), String> {
     let messages = &conversation.messages;
     let mut turns = Vec::new();
     let mut done = String::new();
@@ -91,7 +100,8 @@ fn find_turns(conversation: &Conversation, encoder: &dyn Encode) -> Result<(Stri
                 message.role()
             )
         })?;
-        let end = prompt.len() + turn.trim_end().len();
+        let turn = if ends == Ends::Trimmed { turn.trim_end() } else { turn };
+        let end = prompt.len() + turn.len();
         turns.push((index, prompt.len()..end));
         done = so_far[..end].to_owned();
     }

@@ -57,14 +57,19 @@ fn samples_are_those_of_transformers() {
         let spec = DatasetSpec { path: file.to_string_lossy().into_owned(), kind, ..DatasetSpec::default() };
         let options = TokenOptions { sequence_len: 1000, train_on_inputs: false, excess_length: ExcessLength::Raise };
         let encoder = Encoder::new(&tokenizer, tokenizer.vocab_size());
-        let found = load(&[spec], &encoder, options).unwrap_or_else(|error| panic!("{name}, {case}: {error}")).samples;
-        let found = found.into_iter().map(|Tokenized { ids, labels }| Labelled { ids, labels });
+        let found =
+            load(&[spec], &encoder, None, options).unwrap_or_else(|error| panic!("{name}, {case}: {error}")).samples;
+        let found = found.into_iter().map(|Tokenized { ids, labels, .. }| Labelled { ids, labels });
         for (found, wanted) in found.zip(&samples) {
             let shown = |ids: &[u32]| ids.iter().map(|id| tokenizer.token(*id).unwrap()).collect::<Vec<_>>().join("|");
             assert_eq!(shown(&found.ids), shown(&wanted.ids), "{name}, {case}");
             assert_eq!(&found, wanted, "{name}, {case}");
         }
     }
+}
+
+fn place() -> Place {
+    Place { file: Path::new("rows.jsonl").into(), at: super::super::record::At::Line(1) }
 }
 
 /// A tokenizer made for a test.
@@ -187,7 +192,7 @@ proptest! {
         let prompt = if begun { format!("{BEGIN}{prompt}") } else { prompt };
         let answer = if ended { format!("{answer}{END}") } else { answer };
         let sample = Sample::Text(Written::answered(&prompt, &answer));
-        let Tokenized { ids, labels } = tokenize(&sample, &encoder, false).unwrap();
+        let Tokenized { ids, labels, .. } = tokenize(&sample, &encoder, None, false, &place()).unwrap();
         let body = tokenizer.encode(&format!("{prompt}{answer}"), false).unwrap();
         let begin: &[u32] = if made.begins && !begun { &[1] } else { &[] };
         let end: &[u32] = if ended { &[] } else { &[2] };
@@ -231,8 +236,8 @@ fn a_token_without_a_row_is_named() {
     let sample = |text: &str| Sample::Text(Written::whole(text.to_owned()));
     let rows = tokenizer.vocab_size();
     // The largest id is the new line's.
-    assert!(tokenize(&sample("ab\n"), &Encoder::new(&tokenizer, rows), false).is_ok());
-    assert!(tokenize(&sample("ab"), &Encoder::new(&tokenizer, rows - 1), false).is_ok());
-    let error = tokenize(&sample("ab\n"), &Encoder::new(&tokenizer, rows - 1), false).unwrap_err();
+    assert!(tokenize(&sample("ab\n"), &Encoder::new(&tokenizer, rows), None, false, &place()).is_ok());
+    assert!(tokenize(&sample("ab"), &Encoder::new(&tokenizer, rows - 1), None, false, &place()).is_ok());
+    let error = tokenize(&sample("ab\n"), &Encoder::new(&tokenizer, rows - 1), None, false, &place()).unwrap_err();
     assert!(error.contains("<0x0A>") && error.contains("id 6") && error.contains("6 rows"), "{error}");
 }

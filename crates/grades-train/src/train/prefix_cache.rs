@@ -265,7 +265,10 @@ mod tests {
         let mut batch = Batch::default();
         for &sample in samples {
             let ids: Vec<u32> = (0..10 + 3 * sample as u32).map(|i| (i * i + 31 * sample as u32) % 256).collect();
-            batch.push(sample, &Tokenized { labels: ids.iter().map(|&id| id.into()).collect(), ids });
+            batch.push(
+                sample,
+                &Tokenized { labels: ids.iter().map(|&id| id.into()).collect(), ids, ..Tokenized::default() },
+            );
         }
         batch
     }

@@ -45,7 +45,7 @@ impl Prepared {
         let sequence_len = config.sequence_len.min(sizes.max_position_embeddings);
         let config = Config { sequence_len, ..config.clone() };
         let samples =
-            data::load(&config.datasets, &Encoder::new(&tokenizer, sizes.vocab_size), config.token_options())?;
+            data::load(&config.datasets, &Encoder::new(&tokenizer, sizes.vocab_size), None, config.token_options())?;
         let (dropped_samples, truncated_samples) = (samples.dropped, samples.truncated);
         let (train, validation) = split::split(samples.samples, config.val_set_size, config.seed)?;
         let validation_samples = validation.len();

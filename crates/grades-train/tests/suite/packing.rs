@@ -14,7 +14,7 @@ use crate::tiny_checkpoint::fixture;
 
 fn sample(ids: &[u32], prompt: usize) -> Tokenized {
     let label = |(index, &id): (usize, &u32)| if index < prompt { IGNORE_INDEX } else { i64::from(id) };
-    Tokenized { ids: ids.to_vec(), labels: ids.iter().enumerate().map(label).collect() }
+    Tokenized { ids: ids.to_vec(), labels: ids.iter().enumerate().map(label).collect(), ..Tokenized::default() }
 }
 
 fn samples() -> [Tokenized; 3] {

@@ -20,7 +20,7 @@ pub(crate) const RATE: f64 = 1e-3;
 
 fn sample(row: u32) -> Tokenized {
     let ids: Vec<u32> = (0..9).map(|i| (i * i + 37 * row) % 256).collect();
-    Tokenized { labels: ids.iter().map(|&id| id.into()).collect(), ids }
+    Tokenized { labels: ids.iter().map(|&id| id.into()).collect(), ids, ..Tokenized::default() }
 }
 
 /// So many steps of 4 samples in 2 micro-batches, of all parameters or of adapters, which are then folded when they freeze:

@@ -1,0 +1,34 @@
+//! Pictures at their places among the tokens of a sample.
+
+use std::ops::Range;
+
+use grades_images::Layout;
+
+use super::picture::Picture;
+use super::record::Place;
+
+/// A picture, and the tokens whose rows its features take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The picture.
+    pub picture: Picture,
+    /// What its processor makes of it.
+    pub layout: Layout,
+    /// The tokens, in runs; as many as the tower gives features.
+    pub tokens: Vec<Range<usize>>,
+    /// The row that it belongs to, as messages name it.
+    pub place: Place,
+}
+
+impl Placed {
+    /// The same in a batch, whose tokens begin so much earlier.
+    pub(super) fn moved(&self, by: usize) -> Self {
+        let tokens = self.tokens.iter().map(|run| run.start + by..run.end + by).collect();
+        Self { tokens, ..self.clone() }
+    }
+
+    /// Whether a sample of that many tokens has all of it.
+    pub(super) fn is_within(&self, len: usize) -> bool {
+        self.tokens.iter().all(|run| run.end <= len)
+    }
+}
