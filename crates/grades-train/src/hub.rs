@@ -422,7 +422,14 @@ pub(crate) fn is_id(path: &str) -> bool {
 fn is_of_model(file: &str) -> bool {
     let json = |start: &str| file.starts_with(start) && file.ends_with(".json");
     let weights = file.starts_with("model") && file.ends_with(".safetensors");
-    let named = ["config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json"];
+    let named = [
+        "config.json",
+        "generation_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+    ];
     let more =
         named.contains(&file) || file.starts_with("chat_template.") || json("tokenizer") || json("model.safetensors");
     !file.contains('/') && (weights || more)

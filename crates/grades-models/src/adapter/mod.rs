@@ -6,5 +6,5 @@ mod config;
 mod names;
 pub mod peft;
 
-pub use config::LoraConfig;
 pub(crate) use attach::linear;
+pub use config::LoraConfig;

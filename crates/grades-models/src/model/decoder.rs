@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use grades_tensor::{Dtype, Label, Layout, Leaf, Tape, Tensor, Var, ops};
+use grades_tensor::{DeviceRef, Dtype, Label, Layout, Leaf, Tape, Tensor, Var, ops};
 
 use super::inputs::{Inputs, Rows};
 use super::stack::{Prefix, Stack};
@@ -99,6 +99,12 @@ impl Decoder {
     /// All parameters.
     pub fn parameters_mut(&mut self) -> &mut Parameters {
         &mut self.parameters
+    }
+
+    /// Where its tensors are.
+    #[must_use]
+    pub fn device(&self) -> DeviceRef {
+        self.parameters.get(self.embedding).value.device()
     }
 
     /// The dtype of its products and of the activations between them: f32 unless set.

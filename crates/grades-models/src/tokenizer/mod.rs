@@ -132,6 +132,24 @@ impl Tokenizer {
         }
     }
 
+    /// With further special tokens, which get the ids behind all others; those that it has already stay as they are.
+    ///
+    /// # Errors
+    /// If one cannot be told from text.
+    pub fn with_special_tokens(mut self, tokens: &[String]) -> Result<Self> {
+        let token = |text: &String| tokenizers::AddedToken::from(text.clone(), true);
+        let added = self.inner.add_special_tokens(tokens.iter().map(token));
+        added.map_err(|error| encode_error(&tokens.concat(), &error))?;
+        Ok(self)
+    }
+
+    /// With another chat template.
+    #[must_use]
+    pub fn with_chat_template(mut self, template: String) -> Self {
+        self.templates.default = Some(template);
+        self
+    }
+
     /// The ids of `text`; special tokens written in it are recognised. `add_special_tokens` adds those that the
     /// tokenizer puts around a sequence, often a BOS, often none. As transformers calls it; what a model reads is
     /// encoded by [`encode_text`](Self::encode_text).

@@ -21,7 +21,7 @@ use crate::train::optimizer_state::Rates;
 use crate::train::plan::{MemoryPlan, Workload};
 use crate::train::prefix_cache::{self, PrefixCache, Set};
 use crate::train::rule::{Adam, Rule};
-use crate::train::step::{self, Drawn, Pass};
+use crate::train::step::{self, Drawn, Pass, Read};
 
 /// The options of transformers' `Trainer` where they do not matter for the time.
 const RULE: Rule = Rule::AdamW(Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 });
@@ -385,9 +385,11 @@ impl Bench {
         let started = Instant::now();
         let batches = std::slice::from_ref(&self.batch);
         let (model, cache, layers) = (&self.model, &mut self.cache, self.model.frozen_layers());
-        let mut prefix = |batch: &Batch| cache.prefix(model, layers, Set::Train, batch, true);
+        let mut read = |batch: &Batch| {
+            Ok(Read { inputs: batch.inputs(), prefix: cache.prefix(model, layers, Set::Train, batch, true) })
+        };
         let Pass { loss, mut gradients, flops, forward_seconds, backward_seconds } =
-            step::pass(&self.model, Drawn { seed: SEED, step, noise: None }, batches, self.checkpointing, &mut prefix)?;
+            step::pass(&self.model, Drawn { seed: SEED, step, noise: None }, batches, self.checkpointing, &mut read)?;
 
         let watch = Instant::now();
         let measured = match self.max_grad_norm.is_none() && !self.wants.measure_gradients {
@@ -462,7 +464,7 @@ impl Bench {
             Drawn { seed: SEED, step: 0, noise: None },
             batches,
             self.checkpointing,
-            &mut |_| None,
+            &mut |batch| Ok(Read { inputs: batch.inputs(), prefix: None }),
         )?
         .flops)
     }

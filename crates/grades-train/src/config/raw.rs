@@ -125,8 +125,10 @@ pub(super) fn resolve(mut tree: Value) -> Result<Config, ConfigError> {
             }
         }
         // What `off` is to some readers of YAML.
-        if let Some(off @ Value::Bool(false)) = map.get_mut("prefix_cache") {
-            *off = "off".into();
+        for cache in ["prefix_cache", "vision_cache"] {
+            if let Some(off @ Value::Bool(false)) = map.get_mut(cache) {
+                *off = "off".into();
+            }
         }
         // Axolotl's name for all of them.
         if map.get("lora_target_linear").is_some_and(|all| all.is_boolean() || all.is_null())

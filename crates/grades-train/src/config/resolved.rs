@@ -20,6 +20,7 @@ use crate::schedule::{LrScheduler, LrSchedulerOptions, Schedule};
 use crate::train::average::WeightAverage;
 use crate::train::prefix_cache;
 use crate::train::rule::{Adam, AdjustLrFn, Rule};
+use crate::train::vision_cache;
 
 /// All options of a run. Names and, where the tools agree, defaults are those of Axolotl and TRL.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -151,6 +152,11 @@ pub struct Config {
     pub prefix_cache_size: ByteSize,
     /// Their dtype: `f32` (default), or `bf16` for twice as many of them, rounded.
     pub prefix_cache_dtype: prefix_cache::Dtype,
+    /// Where the outputs of a vision tower's frozen first layers are kept by picture, so that each is computed once: `off` or
+    /// `memory` (default). Results are the same within rounding.
+    pub vision_cache: vision_cache::Place,
+    /// Most bytes that they take. Default: 2GB.
+    pub vision_cache_size: ByteSize,
     /// Threads: a number, or `auto` (default) for one per core.
     pub threads: Threads,
 
@@ -220,6 +226,8 @@ impl Default for Config {
             gradient_checkpointing: false,
             weight_average: Averaging::Auto,
             save_both_averages: false,
+            vision_cache: vision_cache::Place::Memory,
+            vision_cache_size: ByteSize(2_000_000_000),
             prefix_cache: prefix_cache::Place::Off,
             prefix_cache_size: ByteSize(2_000_000_000),
             prefix_cache_dtype: prefix_cache::Dtype::F32,

@@ -2,20 +2,15 @@
 
 use std::sync::Arc;
 
-use grades_images::Pixels;
 use grades_models::Inputs;
 use grades_tensor::{IGNORE_INDEX, Layout};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 
 use super::encode::Tokenized;
-use super::error::DataError;
 use super::packing::first_fit;
 use super::placed::Placed;
-use super::record::Place;
-use super::vision::{PictureError, Vision};
 
 /// A micro-batch: samples one after the other, without padding. All vectors but `segments`, `samples` and `pictures` are
 /// `[tokens]`.
@@ -53,19 +48,6 @@ impl Batch {
             ids.extend_from_slice(&self.ids[start..end]);
         }
         Inputs::tokens(Arc::new(ids), Arc::new(Layout::packed(&ranges)))
-    }
-
-    /// The pixels of the pictures, in their order, decoded by several threads.
-    ///
-    /// # Errors
-    /// A picture cannot be decoded; the row that it belongs to is named.
-    pub fn pixels(&self, vision: &Vision) -> Result<Vec<Pixels>, DataError> {
-        let failed = |place: &Place, error: PictureError| DataError::Row {
-            place: place.to_string(),
-            message: error.to_string(),
-        };
-        let pixels = |one: &Placed| vision.pixels(&one.picture).map_err(|error| failed(&one.place, error));
-        self.pictures.par_iter().map(pixels).collect()
     }
 
     /// Appends a sample. Its tokens from the last label on are left out: they are only ever targets, and no loss

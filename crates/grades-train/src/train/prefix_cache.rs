@@ -128,7 +128,8 @@ impl PrefixCache {
             self.clear();
         }
         self.layers = layers;
-        if !self.is_on() || layers == 0 {
+        // What comes of pictures is kept by picture.
+        if !self.is_on() || layers == 0 || !batch.pictures.is_empty() {
             return None;
         }
         match self.find(model, layers, set, batch, keep) {

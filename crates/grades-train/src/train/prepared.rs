@@ -1,13 +1,16 @@
 //! What a run is made of before its model is loaded: the model's description, the tokenizer, and the data in batches.
 
+use std::sync::Arc;
+
 use grades::{EarlyStopping, Role, RunFacts, Tau, UnitId};
 use grades_models::tokenizer::Tokenizer;
 
 use super::error::TrainError;
 use super::model_source::ModelSource;
+use super::model_vision;
 use super::state::idle_until;
 use crate::config::{Config, Model};
-use crate::data::{self, Batch, DataError, Loader, batch, split};
+use crate::data::{self, Batch, DataError, Loader, Vision, batch, split};
 use crate::encoder::Encoder;
 use crate::hub::Hub;
 use crate::schedule::total_steps;
@@ -17,6 +20,8 @@ pub(super) struct Prepared {
     pub(super) config: Config,
     pub(super) source: ModelSource,
     pub(super) tokenizer: Tokenizer,
+    /// How the model sees pictures, if it does.
+    pub(super) vision: Option<Arc<Vision>>,
     pub(super) loader: Loader,
     pub(super) validation: Vec<Batch>,
     pub(super) validation_samples: usize,
@@ -38,14 +43,15 @@ impl Prepared {
     }
 
     fn with(config: &Config, model: &Model, source: ModelSource) -> Result<Self, TrainError> {
-        let tokenizer = Tokenizer::from_checkpoint(model.tokenizer())?;
+        let tokenizer = model_vision::tokenizer(source.config(), model.tokenizer())?;
         let sizes = source.sizes()?;
         tokenizer.check_fits(sizes.vocab_size)?;
         // A model's context bounds its samples, whatever the (default) limit says.
         let sequence_len = config.sequence_len.min(sizes.max_position_embeddings);
         let config = Config { sequence_len, ..config.clone() };
-        let samples =
-            data::load(&config.datasets, &Encoder::new(&tokenizer, sizes.vocab_size), None, config.token_options())?;
+        let vision = model_vision::of_model(source.config(), model.tokenizer(), &tokenizer)?.map(Arc::new);
+        let encoder = Encoder::new(&tokenizer, sizes.vocab_size);
+        let samples = data::load(&config.datasets, &encoder, vision.as_deref(), config.token_options())?;
         let (dropped_samples, truncated_samples) = (samples.dropped, samples.truncated);
         let (train, validation) = split::split(samples.samples, config.val_set_size, config.seed)?;
         let validation_samples = validation.len();
@@ -56,6 +62,7 @@ impl Prepared {
             config,
             source,
             tokenizer,
+            vision,
             loader,
             validation,
             validation_samples,

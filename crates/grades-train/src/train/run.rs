@@ -20,9 +20,11 @@ use super::freeze::units;
 use super::memory;
 use super::options::TrainOptions;
 use super::prepared::Prepared;
+use super::reading::Reader;
 use super::run_dir::RunDir;
 use super::state::TrainState;
 use super::trainer::{Outcome, Trained, Trainer};
+use super::vision_cache::VisionCache;
 use crate::config::Config;
 
 /// Runs a config to the end and leaves everything in its directory.
@@ -75,7 +77,9 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         dir.write(record::UNITS, &pretty(&thresholds)?)?;
     }
 
-    let trainer = Trainer::new(state, prepared.loader.clone(), &prepared.validation, options, &mut dir);
+    let cache = VisionCache::new(config.vision_cache, config.vision_cache_size.0);
+    let reader = Reader::new(prepared.vision.clone(), cache);
+    let trainer = Trainer::new(state, (prepared.loader.clone(), reader), &prepared.validation, options, &mut dir);
     let trainer = if progress { trainer.with_progress() } else { trainer };
     let Trained { mut model, outcome, left, averaged } = trainer.train()?;
     save(&model, &prepared, &trained_folder(&dir, &model))?;

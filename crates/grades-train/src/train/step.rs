@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use grades::Flops;
-use grades_models::Decoder;
 use grades_models::model::{PassOptions, Prefix};
 use grades_models::nn::DropoutKey;
+use grades_models::{Decoder, Inputs};
 use grades_tensor::{Gradients, executed};
 
 use super::error::TrainError;
@@ -27,6 +27,14 @@ pub(crate) struct Pass {
     pub(crate) backward_seconds: f64,
 }
 
+/// What a micro-batch is to the model.
+pub(crate) struct Read {
+    /// Its tokens and pictures.
+    pub(crate) inputs: Inputs,
+    /// The output of frozen layers for it, where that is known.
+    pub(crate) prefix: Option<Prefix>,
+}
+
 /// What is drawn at random in a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drawn {
@@ -38,17 +46,17 @@ pub(crate) struct Drawn {
     pub(crate) noise: Option<f64>,
 }
 
-/// Forward and backward through the micro-batches of a step; with `checkpointing` a layer at a time, and above what `prefix`
-/// gives of a micro-batch.
+/// Forward and backward through the micro-batches of a step, which `read` turns into inputs; with `checkpointing` a layer at a
+/// time.
 ///
 /// # Errors
-/// If the loss is not finite.
+/// Those of `read`, and if the loss is not finite.
 pub(crate) fn pass(
     model: &Decoder,
     Drawn { seed, step, noise }: Drawn,
     batches: &[Batch],
     checkpointing: bool,
-    prefix: &mut dyn FnMut(&Batch) -> Option<Prefix>,
+    read: &mut dyn FnMut(&Batch) -> Result<Read, TrainError>,
 ) -> Result<Pass, TrainError> {
     let (started, before) = (Instant::now(), executed());
     let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
@@ -57,9 +65,10 @@ pub(crate) fn pass(
     for (micro_batch, batch) in batches.iter().enumerate() {
         let forward = Instant::now();
         let dropout = Some(DropoutKey { seed, step: step as u64, micro_batch: micro_batch as u64 });
-        let options = PassOptions { checkpointing, prefix: prefix(batch), dropout, noise };
+        let Read { inputs, prefix } = read(batch)?;
+        let options = PassOptions { checkpointing, prefix, dropout, noise };
         let (targets, scale) = (Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
-        let pass = model.pass(&batch.inputs(), targets, scale, options);
+        let pass = model.pass(&inputs, targets, scale, options);
         total += pass.loss().to_host().first().copied().map_or(f64::NAN, f64::from);
         forward_seconds += forward.elapsed().as_secs_f64();
         if !total.is_finite() {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use grades::{Cost, Decision, Flops, StepGains, StopReason, Wants};
-use grades_models::Decoder;
+use grades_models::{Decoder, Inputs};
 use grades_report::record::{Event, RunEvent, Signals, Step, StepFlops};
 use grades_tensor::{Gradients, Tensor, executed, labels_of};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,9 +16,10 @@ use super::ledger::Ledger;
 use super::optimizer_state::Rates;
 use super::options::TrainOptions;
 use super::prefix_cache::{PrefixCache, Set};
+use super::reading::Reader;
 use super::run_dir::RunDir;
 use super::state::TrainState;
-use super::step::{self, Drawn, Pass};
+use super::step::{self, Drawn, Pass, Read};
 use super::{checkpoint, memory};
 use crate::data::{Batch, Loader};
 
@@ -26,13 +27,16 @@ use crate::data::{Batch, Loader};
 const COMPARED: usize = 8;
 
 /// The mean loss per predicted token over batches whose log-likelihoods `scores` gives; `None` without labels.
-fn mean_loss(batches: &[Batch], mut scores: impl FnMut(&Batch) -> Tensor) -> Option<f64> {
+fn mean_loss(
+    batches: &[Batch],
+    mut scores: impl FnMut(&Batch) -> Result<Tensor, TrainError>,
+) -> Result<Option<f64>, TrainError> {
     let (mut sum, mut labels) = (0.0, 0);
     for batch in batches {
-        sum -= scores(batch).to_host().iter().map(|&score| f64::from(score)).sum::<f64>();
+        sum -= scores(batch)?.to_host().iter().map(|&score| f64::from(score)).sum::<f64>();
         labels += batch.label_count;
     }
-    (labels > 0).then(|| sum / labels as f64)
+    Ok((labels > 0).then(|| sum / labels as f64))
 }
 
 /// What a run came to.
@@ -67,6 +71,7 @@ pub struct Trainer<'a> {
     loader: Loader,
     validation: &'a [Batch],
     options: TrainOptions,
+    reader: Reader,
     cache: PrefixCache,
     dir: &'a mut RunDir,
     progress: ProgressBar,
@@ -81,14 +86,14 @@ impl<'a> Trainer<'a> {
     #[must_use]
     pub fn new(
         state: TrainState,
-        loader: Loader,
+        (loader, reader): (Loader, Reader),
         validation: &'a [Batch],
         options: TrainOptions,
         dir: &'a mut RunDir,
     ) -> Self {
         let cache = PrefixCache::new(options.prefix_cache, dir.path());
         let progress = ProgressBar::hidden();
-        Self { state, loader, validation, options, cache, dir, progress, log_lines: false, validated_at: 0 }
+        Self { state, loader, reader, validation, options, cache, dir, progress, log_lines: false, validated_at: 0 }
     }
 
     /// Shows a progress bar on standard error, or lines where that is no terminal.
@@ -137,7 +142,7 @@ impl<'a> Trainer<'a> {
         let batches = self.loader.step(step - 1);
         let tokens: u64 = batches.iter().map(|batch| batch.ids.len() as u64).sum();
 
-        let Pass { loss, mut gradients, flops, .. } = self.forward_and_backward(step, &batches)?;
+        let (Pass { loss, mut gradients, flops, .. }, seen) = self.forward_and_backward(step, &batches)?;
         self.state.ledger.flops += flops;
         self.state.freezing.mask_gradients(&mut gradients);
 
@@ -202,7 +207,7 @@ impl<'a> Trainer<'a> {
             step_seconds: seconds - (ledger.validation_seconds - before.validation_seconds),
             monitor_seconds: ledger.monitor_seconds - before.monitor_seconds,
             frozen_units: self.state.policy.frozen().len(),
-            flops: StepFlops { executed: flops, skipped: self.skipped(&batches, flops) },
+            flops: StepFlops { executed: flops, skipped: self.skipped(&seen, flops) },
             optimizer_bytes: self.state.optimizer.bytes(),
             kept_bytes: self.state.freezing.bytes(),
             prefix_cache_bytes: self.cache.is_on().then(|| self.cache.bytes()),
@@ -214,8 +219,12 @@ impl<'a> Trainer<'a> {
         Ok(decision.stop)
     }
 
-    /// Forward and backward, above the frozen prefix where its outputs are known.
-    fn forward_and_backward(&mut self, step: usize, batches: &[Batch]) -> Result<Pass, TrainError> {
+    /// Forward and backward, above the frozen prefix where its outputs are known; and what was read, with its number of labels.
+    fn forward_and_backward(
+        &mut self,
+        step: usize,
+        batches: &[Batch],
+    ) -> Result<(Pass, Vec<(Inputs, usize)>), TrainError> {
         // A tied embedding that trains on as head would move the outputs of the frozen layers.
         if self.cache.is_on() && self.cached_layers() < self.state.model.frozen_layers() && self.state.untie() {
             let reason = "the embedding is frozen as input and trains on as head, so that the outputs of the frozen \
@@ -226,14 +235,19 @@ impl<'a> Trainer<'a> {
         // In the last epoch nothing comes again.
         let epoch = self.loader.steps_per_epoch().max(1);
         let keep = step.div_ceil(epoch) * epoch < self.options.schedule.total_steps;
-        let (model, cache) = (&self.state.model, &mut self.cache);
-        let mut prefix = |batch: &Batch| cache.prefix(model, layers, Set::Train, batch, keep);
+        let (model, cache, reader) = (&self.state.model, &mut self.cache, &mut self.reader);
+        let mut seen = Vec::with_capacity(batches.len());
+        let mut read = |batch: &Batch| {
+            let inputs = reader.read(model, batch)?;
+            seen.push((inputs.clone(), batch.label_count));
+            Ok(Read { prefix: cache.prefix(model, layers, Set::Train, batch, keep), inputs })
+        };
         let drawn = Drawn { seed: self.options.seed, step, noise: self.options.neftune_noise_alpha };
-        let pass = step::pass(model, drawn, batches, self.options.gradient_checkpointing, &mut prefix)?;
+        let pass = step::pass(model, drawn, batches, self.options.gradient_checkpointing, &mut read)?;
         if let Some(failure) = self.cache.take_failure() {
             self.note(RunEvent::PrefixCacheOff { step, reason: failure.to_string() })?;
         }
-        Ok(pass)
+        Ok((pass, seen))
     }
 
     /// Tells the policy what it wants to know, and carries its decision out.
@@ -251,6 +265,7 @@ impl<'a> Trainer<'a> {
         self.state.apply(&decision)?;
         if decision.restore_best {
             self.cache.clear();
+            self.reader.cache().clear();
         }
         if !decision.signals.is_empty() {
             self.dir.signal(&Signals::new(decision.step, &decision.signals))?;
@@ -289,14 +304,14 @@ impl<'a> Trainer<'a> {
         let (clock, before) = (Instant::now(), executed());
         let layers = self.cached_layers();
         let keep = self.state.ledger.steps < self.options.schedule.total_steps;
-        let (model, cache) = (&self.state.model, &mut self.cache);
+        let (model, cache, reader) = (&self.state.model, &mut self.cache, &mut self.reader);
         let loss = mean_loss(self.validation, |batch| {
-            let (inputs, asked) = (batch.inputs(), labels_of(&batch.targets));
-            match cache.prefix(model, layers, Set::Validation, batch, keep) {
+            let (inputs, asked) = (reader.read(model, batch)?, labels_of(&batch.targets));
+            Ok(match cache.prefix(model, layers, Set::Validation, batch, keep) {
                 Some(prefix) => model.log_likelihoods_from(prefix, &inputs, &asked),
                 None => model.log_likelihoods(&inputs, &asked),
-            }
-        });
+            })
+        })?;
         self.state.ledger.validation_seconds += clock.elapsed().as_secs_f64();
         self.state.ledger.validation_flops += executed().since(&before).total();
         Ok(loss)
@@ -328,9 +343,10 @@ impl<'a> Trainer<'a> {
         let (clock, before) = (Instant::now(), executed());
         let batches: Vec<Batch> = next.flat_map(|step| self.loader.step(step)).collect();
         let loss = |trainer: &mut Self| {
-            let model = &trainer.state.model;
-            let scores = |batch: &Batch| model.log_likelihoods(&batch.inputs(), &labels_of(&batch.targets));
-            Ok(mean_loss(&batches, scores).unwrap_or(f64::NAN))
+            let (model, reader) = (&trainer.state.model, &mut trainer.reader);
+            let scores =
+                |batch: &Batch| Ok(model.log_likelihoods(&reader.read(model, batch)?, &labels_of(&batch.targets)));
+            Ok(mean_loss(&batches, scores)?.unwrap_or(f64::NAN))
         };
         let raw = loss(self)?;
         let averaged = self.with_average(loss)?;
@@ -393,10 +409,10 @@ impl<'a> Trainer<'a> {
     }
 
     /// The operations that a step in which everything trains would have executed beside `executed`.
-    fn skipped(&self, batches: &[Batch], executed: Flops) -> Option<u64> {
+    fn skipped(&self, seen: &[(Inputs, usize)], executed: Flops) -> Option<u64> {
         let checkpointing = self.options.gradient_checkpointing;
-        let whole = |batch: &Batch| self.state.model.whole_pass(&batch.inputs(), batch.label_count, checkpointing);
-        let whole: Option<Vec<Flops>> = batches.iter().map(whole).collect();
+        let whole = |(inputs, labels): &(Inputs, usize)| self.state.model.whole_pass(inputs, *labels, checkpointing);
+        let whole: Option<Vec<Flops>> = seen.iter().map(whole).collect();
         Some(whole?.iter().map(Flops::total).sum::<u64>().saturating_sub(executed.total()))
     }
 

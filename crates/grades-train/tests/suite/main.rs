@@ -42,6 +42,8 @@ mod packed_base;
 #[cfg(test)]
 mod packing;
 #[cfg(test)]
+mod pictures;
+#[cfg(test)]
 mod prefix_cache;
 #[cfg(test)]
 mod reference;

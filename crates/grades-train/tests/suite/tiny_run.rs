@@ -12,7 +12,8 @@ use grades_train::data::{Batch, Loader, LoaderOptions, Tokenized};
 use grades_train::schedule::{LrScheduler, LrSchedulerOptions, Schedule};
 use grades_train::train::prefix_cache;
 use grades_train::train::rule::{Adam, Rule};
-use grades_train::train::{RunDir, TrainError, TrainOptions, TrainState, Trainer};
+use grades_train::train::vision_cache::{self, VisionCache};
+use grades_train::train::{Reader, RunDir, TrainError, TrainOptions, TrainState, Trainer};
 use serde_json::Value;
 
 /// The constant learning rate.
@@ -66,8 +67,9 @@ pub(crate) fn train(
         logging_steps: 1,
     };
     let state = TrainState::new(model, policy, &options);
+    let reader = Reader::new(None, VisionCache::new(vision_cache::Place::Off, 0));
     let mut dir = RunDir::create(&folder.path().join("run")).unwrap();
-    let model = Trainer::new(state, loader, &[validation], options, &mut dir).train()?.model;
+    let model = Trainer::new(state, (loader, reader), &[validation], options, &mut dir).train()?.model;
     let metrics = fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
     Ok((model, metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect()))
 }

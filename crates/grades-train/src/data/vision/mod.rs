@@ -12,11 +12,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use grades_images::{DecodeError, Layout, Limits, Pixels, ProcessError, Processor, decode, dimensions};
 
 use super::conversation::{ASSISTANT, Conversation};
 use super::encode::{Around, Encode};
+use super::error::DataError;
 use super::picture::Picture;
+use super::placed::Placed;
+use super::record::Place;
 use super::sample::Written;
 
 pub use models::VisionError;
@@ -102,6 +107,19 @@ impl Vision {
         let decoded = decode(&bytes, self.processor.alpha, self.limits).map_err(failed)?;
         let failed = |source| PictureError::Process { picture: picture.to_string(), source };
         self.processor.process(&decoded).map_err(failed)
+    }
+
+    /// The pixels of some pictures, in their order, decoded by several threads.
+    ///
+    /// # Errors
+    /// A picture cannot be decoded; the row that it belongs to is named.
+    pub fn pixels_of(&self, pictures: &[&Placed]) -> Result<Vec<Pixels>, DataError> {
+        let failed = |place: &Place, error: PictureError| DataError::Row {
+            place: place.to_string(),
+            message: error.to_string(),
+        };
+        let pixels = |one: &&Placed| self.pixels(&one.picture).map_err(|error| failed(&one.place, error));
+        pictures.par_iter().map(pixels).collect()
     }
 
     /// How many tiles or patches a picture will be, from its header.

@@ -141,7 +141,7 @@ fn nanovlms_samples_are_its_own() {
     assert_eq!(of_pictures, tokens);
     let wanted = tensor(&expected, "tiles", floats);
     let mut got = Vec::new();
-    for pixels in batch.pixels(&model.vision).unwrap() {
+    for pixels in model.vision.pixels_of(&batch.pictures.iter().collect::<Vec<_>>()).unwrap() {
         let Pixels::Tiles(tiles) = pixels else { panic!("no tiles") };
         got.extend(tiles.values);
     }
@@ -198,7 +198,7 @@ fn qwens_samples_are_those_of_transformers() {
             batch.push(i, sample);
         }
         let (wanted, mut got, mut grids) = (tensor(&expected, "pixel_values", floats), Vec::new(), Vec::new());
-        for pixels in batch.pixels(&model.vision).unwrap() {
+        for pixels in model.vision.pixels_of(&batch.pictures.iter().collect::<Vec<_>>()).unwrap() {
             let Pixels::Patches(patches) = pixels else { panic!("no patches") };
             grids.extend(patches.grid.map(|side| side as i64));
             got.extend(patches.values);
@@ -301,6 +301,6 @@ fn what_cannot_be_seen_is_told_with_the_row() {
     let sample = load(&[spec], &encoder, Some(&qwen.vision), OPTIONS).unwrap().samples.remove(0);
     let mut batch = Batch::default();
     batch.push(0, &sample);
-    let error = batch.pixels(&qwen.vision).unwrap_err().to_string();
+    let error = qwen.vision.pixels_of(&batch.pictures.iter().collect::<Vec<_>>()).unwrap_err().to_string();
     assert!(error.contains("rows.jsonl:1: ") && error.contains("cut.png: the PNG picture ends too early"), "{error}");
 }
