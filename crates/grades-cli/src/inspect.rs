@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use grades::Tower;
 use grades_models::config::HfConfig;
 use grades_models::model::Outline;
-use grades_models::parameters::Parameter;
+use grades_models::parameters::{Group, Parameter};
 use grades_models::weights::Checkpoint;
 use grades_models::{LoraConfig, registry};
 use grades_tensor::Dtype;
@@ -21,7 +22,7 @@ use crate::train::print_memory;
 /// Show what a checkpoint holds and what fine-tuning it would need.
 ///
 /// Reads headers only, and with --config-only not even those. The memory is what a run holds at its highest: with AdamW and
-/// GradES, which keeps the gradients of the step before, one micro-batch a step, and all matrices adapted in those with
+/// GradES, which keeps the gradients of the step before, one micro-batch a step of text alone, and all matrices adapted in those with
 /// adapters.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -89,7 +90,12 @@ impl Args {
         }
         let parameters: u64 = found.tensors.iter().map(Stored::values).sum();
         let bytes: u64 = found.tensors.iter().map(|tensor| tensor.bytes).sum();
-        let units = outline.units(None).len();
+        let units = outline.units(None);
+        let vision_units = units.iter().filter(|unit| unit.tower == Tower::Vision).count();
+        let units = units.len();
+        let of_pictures = |parameter: &&Parameter| parameter.pieces().iter().any(|piece| piece.place.group() != Group::Language);
+        let vision_parameters: u64 =
+            outline.parameters().iter().filter(of_pictures).map(|parameter| parameter.len() as u64).sum();
         let hf = &found.config;
         if json {
             let of_types = types
@@ -105,6 +111,8 @@ impl Args {
                 "bytes": bytes,
                 "types": of_types.collect::<serde_json::Map<_, _>>(),
                 "units": units,
+                "vision_units": vision_units,
+                "vision_parameters": vision_parameters,
                 "micro_batch_size": self.micro_batch_size,
                 "sequence_len": self.sequence_len,
                 "lora_r": self.lora_r,
@@ -132,7 +140,12 @@ impl Args {
         for (name, (count, values)) in &types {
             output::print(&format!("{name:<11} {count} tensors, {} values", short(*values)));
         }
-        output::print(&format!("units       {units} matrices that freeze one by one"));
+        let of_tower =
+            if vision_units > 0 { format!(", {vision_units} of them of the vision tower") } else { String::new() };
+        output::print(&format!("units       {units} matrices that freeze one by one{of_tower}"));
+        if vision_parameters > 0 {
+            output::print(&format!("pictures    {} of the parameters read them", short(vision_parameters)));
+        }
         output::print(&format!(
             "for {} rows of {} tokens, products in {}:",
             self.micro_batch_size,
@@ -218,6 +231,7 @@ impl Args {
             precision,
             rule: Config::default().rule(),
             tokens: self.micro_batch_size.saturating_mul(self.sequence_len),
+            patches: 0,
             accumulates: false,
             gradient_checkpointing: self.gradient_checkpointing,
             kept_copies: 1,

@@ -5,11 +5,10 @@ use std::str::FromStr;
 
 use anyhow::bail;
 use grades_models::export::{FileType, Model};
-use grades_models::save::{self, Matrices};
 use grades_models::source::LoadOptions;
 use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions};
-use grades_models::{Decoder, peft, registry};
+use grades_models::{Decoder, peft, registry, saving};
 use grades_tensor::device;
 use grades_train::config::ByteSize;
 use grades_train::hub::Hub;
@@ -67,14 +66,12 @@ impl Args {
             generation_config: checkpoint.generation_config(),
             ..SaveOptions::default()
         };
-        let (config, matrices) = match &self.quantize {
-            Some(Quantize::Gguf(kind)) => {
-                return self.write_gguf(*kind, &model, checkpoint.config()?, &tokenizer, json);
-            }
-            Some(Quantize::Nf4) => (checkpoint.config()?, Matrices::Nf4),
-            None => (checkpoint.config()?, Matrices::Dense),
-        };
-        save::save(&self.output_dir, &model, config, matrices, &options)?;
+        let config = checkpoint.config()?;
+        match &self.quantize {
+            Some(Quantize::Gguf(kind)) => return self.write_gguf(*kind, &model, config, &tokenizer, json),
+            Some(Quantize::Nf4) => saving::save_in_nf4(&self.output_dir, &model, config, &options)?,
+            None => saving::save(&self.output_dir, &model, config, &options)?,
+        }
         tokenizer.save(&self.output_dir)?;
         let quantize = self.quantize.as_ref().map(|_| "nf4");
         if json {

@@ -89,8 +89,9 @@ impl HfConfig {
     /// # Errors
     /// When the key is missing.
     pub fn model_type(&self) -> Result<String, Error> {
-        let has = |key: &&str| self.0.get(*key).is_some();
-        let nanovlm = ["vit_hidden_dim", "lm_hidden_dim"].iter().all(has).then_some("nanovlm");
+        let has = |key: &str| self.0.get(key).is_some();
+        let nanovlm = has("lm_hidden_dim") && (has("vit_hidden_dim") || has("vision_config"));
+        let nanovlm = nanovlm.then_some("nanovlm");
         let name = self.0.get("model_type").and_then(Value::as_str).or(nanovlm);
         name.map(str::to_owned).ok_or_else(|| Error::config("lacks `model_type`; check config.json"))
     }

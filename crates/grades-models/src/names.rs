@@ -18,12 +18,22 @@ pub(crate) struct Names {
     pub(crate) module: fn(&str) -> String,
     /// The way back.
     pub(crate) of_module: fn(&str) -> String,
+    /// The key of a config that says whether the head is the embedding.
+    pub(crate) tied: &'static str,
+    /// The tensor of the rotary frequencies, where the reference asks for one.
+    pub(crate) frequencies: Option<&'static str>,
 }
 
 impl Names {
     /// All of them alike.
-    pub(crate) const PLAIN: Self =
-        Self { file: str::to_owned, other: |_| None, module: str::to_owned, of_module: str::to_owned };
+    pub(crate) const PLAIN: Self = Self {
+        file: str::to_owned,
+        other: |_| None,
+        module: str::to_owned,
+        of_module: str::to_owned,
+        tied: "tie_word_embeddings",
+        frequencies: None,
+    };
 }
 
 /// A source that may have tensors by their other names.

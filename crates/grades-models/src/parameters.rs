@@ -51,11 +51,26 @@ impl Place {
         }
     }
 
-    /// Whether it is in the way from a picture to the rows of the language model.
+    /// What it is of in a model that reads pictures.
     #[must_use]
-    pub fn is_of_pictures(self) -> bool {
-        self == Self::Projector || self.height().is_some_and(|(tower, _)| tower == Tower::Vision)
+    pub fn group(self) -> Group {
+        match self.height() {
+            _ if self == Self::Projector => Group::Projector,
+            Some((tower, _)) if tower == Tower::Vision => Group::Vision,
+            _ => Group::Language,
+        }
     }
+}
+
+/// The parts of a model that reads pictures, which have learning rates of their own, or do not train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// The tower that looks at pictures.
+    Vision,
+    /// What makes rows of the language model of its output.
+    Projector,
+    /// The language model; all of one that reads texts alone.
+    Language,
 }
 
 /// A range of a parameter's rows that trains or freezes on its own.

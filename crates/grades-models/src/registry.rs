@@ -4,18 +4,17 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use grades_kernels::quant::PackedMatrix;
-use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::adapter::peft;
 use crate::config::{self, HfConfig, Sizes};
 use crate::families::wiring::{self, Description, LoadLayer};
 use crate::families::{
-    dinov2, gemma3_text, llama, mistral, mixtral, nanovlm, phi3, qwen2, qwen2_5_vl, qwen3, qwen3_moe, siglip, smollm3,
+    gemma3_text, llama, mistral, mixtral, nanovlm, phi3, qwen2, qwen2_5_vl, qwen3, qwen3_moe, smollm3, towers,
 };
 use crate::fields::{Fields, named, warn_once};
 use crate::fused_experts::{self, FusedExperts};
-use crate::model::{Decoder, Encoder, HEAD, Outline, Vision};
+use crate::model::{Decoder, Encoder, HEAD, Outline};
 use crate::names::{Names, Renamed};
 use crate::source::{Builder, LoadOptions, Source, Storage, packed};
 use crate::weights::Checkpoint;
@@ -42,16 +41,6 @@ type WithPictures = fn(&HfConfig) -> Result<Description, Error>;
 /// Every architecture that reads pictures and texts.
 const WITH_PICTURES: &[(&str, WithPictures)] = &[("nanovlm", nanovlm::describe), ("qwen2_5_vl", qwen2_5_vl::describe)];
 
-/// Reads the config of a tower and loads it.
-type Tower = fn(&Fields<'_>, &mut Builder<'_>) -> Result<Vision, Error>;
-
-/// Every vision tower, with the key of its config in that of a model of several parts.
-const TOWERS: &[(&str, Option<&str>, Tower)] = &[
-    ("dinov2", None, dinov2::load),
-    ("siglip", Some("vision_config"), siglip::load),
-    ("siglip_vision_model", None, siglip::load),
-];
-
 /// The architectures that can be loaded, by their `model_type`.
 pub fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|(name, _)| *name).chain(WITH_PICTURES.iter().map(|(name, _)| *name))
@@ -59,11 +48,7 @@ pub fn families() -> impl Iterator<Item = &'static str> {
 
 /// The vision towers that can be loaded alone, by their `model_type`.
 pub fn towers() -> impl Iterator<Item = &'static str> {
-    TOWERS.iter().map(|(name, ..)| *name)
-}
-
-fn unknown(found: String, known: impl Iterator<Item = &'static str>) -> Error {
-    Error::Family { found, known: known.collect::<Vec<_>>().join(", ") }
+    towers::names()
 }
 
 /// What a config describes.
@@ -73,7 +58,7 @@ fn describe(config: &HfConfig) -> Result<Description, Error> {
         return describe(config);
     }
     let Some((_, family)) = FAMILIES.iter().find(|(name, _)| *name == found) else {
-        return Err(unknown(found, families()));
+        return Err(Error::Family { found, known: families().collect::<Vec<_>>().join(", ") });
     };
     config.read(|config| {
         let mut sizes = config::sizes(config)?;
@@ -87,16 +72,8 @@ fn describe(config: &HfConfig) -> Result<Description, Error> {
 /// # Errors
 /// As [`load`].
 pub fn load_tower(config: &HfConfig, source: &dyn Source, options: LoadOptions) -> Result<Encoder, Error> {
-    let found = config.model_type()?;
-    let Some((_, key, tower)) = TOWERS.iter().find(|(name, ..)| *name == found) else {
-        return Err(unknown(found, towers()));
-    };
-    let part = match key {
-        None => config.clone(),
-        Some(key) => HfConfig::new(config.value().get(key).cloned().unwrap_or_else(|| Value::Object(Map::new())))?,
-    };
     let mut builder = Builder::new(source, options);
-    let vision = part.read(|config| tower(config, &mut builder))?;
+    let vision = towers::load(&towers::config(config)?, &mut builder)?;
     Ok(Encoder::new(vision, builder.finish()))
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use grades::UnitId;
+use grades::{Tower, UnitId};
 use grades_kernels::quant::{Nf4, PackedMatrix};
 use grades_tensor::{DeviceRef, Dtype, Tensor};
 
@@ -91,7 +91,7 @@ impl Storage {
 pub struct LoadOptions {
     /// Where its tensors are.
     pub device: DeviceRef,
-    /// How it holds its projection matrices; embedding, head, norms and biases are dense.
+    /// How it holds its projection matrices; embedding, head, norms, biases and what reads pictures are dense.
     pub storage: Storage,
     /// Whether the roles inside a fused projection are units of their own.
     pub split_fused: bool,
@@ -119,16 +119,32 @@ pub(crate) struct Builder<'a> {
     sites: u64,
     /// The name in the source, and in the table, of that which is asked for.
     file: fn(&str) -> String,
+    /// What comes before it.
+    prefix: String,
 }
 
 impl<'a> Builder<'a> {
     pub(crate) fn new(source: &'a dyn Source, options: LoadOptions) -> Self {
-        Self { source, options, parameters: Parameters::default(), sites: 0, file: str::to_owned }
+        Self {
+            source,
+            options,
+            parameters: Parameters::default(),
+            sites: 0,
+            file: str::to_owned,
+            prefix: String::new(),
+        }
     }
 
     /// Adds to a table.
     pub(crate) fn onto(parameters: Parameters, source: &'a dyn Source, device: DeviceRef) -> Self {
-        Self { source, options: LoadOptions::new(device), parameters, sites: 0, file: str::to_owned }
+        Self {
+            source,
+            options: LoadOptions::new(device),
+            parameters,
+            sites: 0,
+            file: str::to_owned,
+            prefix: String::new(),
+        }
     }
 
     /// From here on what is asked for by a name has that which `file` makes of it.
@@ -136,9 +152,22 @@ impl<'a> Builder<'a> {
         self.file = file;
     }
 
+    /// Loads a part whose names have `prefix` before them.
+    pub(crate) fn below<T>(&mut self, prefix: &str, load: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.prefix, prefix.to_owned());
+        let part = load(self);
+        self.prefix = before;
+        part
+    }
+
+    /// The name in the source.
+    fn named(&self, name: &str) -> String {
+        format!("{}{}", self.prefix, (self.file)(name))
+    }
+
     /// Whether the source has a tensor.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.source.shape(name).is_some()
+        self.source.shape(&self.named(name)).is_some()
     }
 
     pub(crate) fn parameters(&self) -> &Parameters {
@@ -165,12 +194,14 @@ impl<'a> Builder<'a> {
         pieces: &[(usize, Place)],
         start: Vec<f32>,
     ) -> Result<ParameterId, Error> {
-        let name = &(self.file)(name);
+        let name = &self.named(name);
         self.check_shape(name, shape)?;
         let device = self.options.device;
-        let unit = pieces.iter().all(|(_, place)| place.unit().is_some());
         let rows = if let [rows, _, ..] = *shape { rows } else { 1 };
         let extent = [rows, shape.iter().product::<usize>() / rows.max(1)];
+        // As in most programs, what reads pictures stays dense.
+        let language = |place: &Place| place.unit().is_some_and(|unit| unit.tower != Tower::Vision);
+        let unit = pieces.iter().all(|(_, place)| language(place));
         let value = match (shape, self.options.storage) {
             (_, Storage::Outline) => Tensor::new(device, extent, Dtype::F32, ()),
             (&[rows, columns], Storage::Packed) if unit => {
@@ -208,7 +239,7 @@ impl<'a> Builder<'a> {
         place: Place,
         (eps, offset): (f32, f32),
     ) -> Result<Norm, Error> {
-        let name = &(self.file)(name);
+        let name = &self.named(name);
         self.check_shape(name, &[width])?;
         let device = self.options.device;
         let value = match self.options.storage {

@@ -73,7 +73,8 @@ fn attach(
     for projection in projections {
         for (&id, &place) in projection.weights.iter().zip(&projection.places) {
             let layer = linear(builder.parameters().get(id), names);
-            let pair = config.targets(&layer).then(|| pair(config, &mut builder, id, &layer.module, place));
+            let targeted = place != Place::Base && config.targets(&layer);
+            let pair = targeted.then(|| pair(config, &mut builder, id, &layer.module, place));
             projection.pairs.push(pair.transpose()?);
         }
         if projection.pairs.iter().all(Option::is_none) {

@@ -15,5 +15,6 @@ pub(crate) mod qwen3;
 pub(crate) mod qwen3_moe;
 pub(crate) mod siglip;
 pub(crate) mod smollm3;
+pub(crate) mod towers;
 mod vit;
 pub(crate) mod wiring;

@@ -23,7 +23,7 @@ use crate::parameters::Place;
 use crate::source::Builder;
 
 const NAMES: Names =
-    Names { file: str::to_owned, other: |name| Some(module(name)).filter(|other| other != name), module, of_module };
+    Names { other: |name| Some(module(name)).filter(|other| other != name), module, of_module, ..Names::PLAIN };
 
 /// The name of a tensor or module in memory, of that in a file as the Hub has them; files of some trainers have the former.
 fn module(name: &str) -> String {
@@ -253,5 +253,95 @@ impl Sizes {
             gated: true,
         });
         Ok(Layer { attention_norm, attention, mlp_norm, mlp, out: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The `config.json` of the Hub's 7B, whose `vision_config` says little.
+    fn hub() -> Value {
+        json!({
+            "architectures": ["Qwen2_5_VLForConditionalGeneration"], "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645,
+            "vision_start_token_id": 151652, "vision_end_token_id": 151653, "vision_token_id": 151654, "image_token_id": 151655,
+            "video_token_id": 151656, "hidden_act": "silu", "hidden_size": 3584, "initializer_range": 0.02, "intermediate_size": 18944,
+            "max_position_embeddings": 128000, "max_window_layers": 28, "model_type": "qwen2_5_vl", "num_attention_heads": 28,
+            "num_hidden_layers": 28, "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "sliding_window": 32768,
+            "tie_word_embeddings": false, "torch_dtype": "bfloat16", "transformers_version": "4.41.2", "use_cache": true,
+            "use_sliding_window": false, "vocab_size": 152064,
+            "vision_config": { "hidden_size": 1280, "in_chans": 3, "model_type": "qwen2_5_vl", "spatial_patch_size": 14, "tokens_per_second": 2 },
+            "rope_scaling": { "type": "mrope", "mrope_section": [16, 24, 24] },
+        })
+    }
+
+    fn tower(config: &Value, language: usize) -> Result<Sizes, String> {
+        let read = |config: &Fields<'_>| Sizes::read(config, language);
+        HfConfig::new(config.clone()).unwrap().read(read).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_the_hub_leaves_out_is_known() {
+        let description = describe(&HfConfig::new(hub()).unwrap()).unwrap();
+        let sizes = &description.sizes;
+        assert_eq!((sizes.hidden_size, sizes.num_hidden_layers, sizes.vocab_size), (3584, 28, 152_064));
+        assert!(!sizes.tie_word_embeddings && description.vision.is_some());
+        let found = tower(&hub()["vision_config"], 3584).unwrap();
+        assert_eq!((found.hidden, found.inner, found.layers, found.heads), (1280, 3420, 32, 16));
+        assert_eq!((found.channels, found.patch, found.frames, found.merge, found.window), (3, 14, 2, 2, 4));
+        assert_eq!((found.whole.as_slice(), found.out, found.theta), ([7, 15, 23, 31].as_slice(), 3584, THETA));
+    }
+
+    #[test]
+    fn a_head_is_tied_where_either_part_says_so() {
+        let mut old = hub();
+        old["tie_word_embeddings"] = true.into();
+        let mut parts =
+            json!({ "model_type": "qwen2_5_vl", "vision_config": old["vision_config"], "text_config": old });
+        let tied =
+            |config: &Value| describe(&HfConfig::new(config.clone()).unwrap()).unwrap().sizes.tie_word_embeddings;
+        assert!(tied(&old) && tied(&parts));
+        parts["tie_word_embeddings"] = false.into();
+        assert!(!tied(&parts));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_by_name() {
+        for (key, value, part) in [
+            ("hidden_size", json!(1282), "`hidden_size: 1282`"),
+            ("out_hidden_size", json!(2048), "`out_hidden_size: 2048`"),
+            ("window_size", json!(14), "`window_size: 14`"),
+            ("depth", json!(0), "`depth: 0`"),
+            ("hidden_act", json!("relu"), "`hidden_act: relu`"),
+            ("rope_parameters", json!({ "rope_type": "yarn" }), "rope_type"),
+        ] {
+            let mut config = hub()["vision_config"].clone();
+            config[key] = value;
+            let error = tower(&config, 3584).err().unwrap();
+            assert!(error.contains(part), "{error}");
+        }
+        for (key, value, part) in [
+            ("rope_scaling", json!({ "type": "mrope", "mrope_section": [16, 24, 23] }), "63 pairs"),
+            ("rope_scaling", json!({ "type": "mrope", "mrope_section": 3 }), "three counts of pairs"),
+            ("use_sliding_window", json!(true), "use_sliding_window"),
+        ] {
+            let mut config = hub();
+            config[key] = value;
+            let error = describe(&HfConfig::new(config).unwrap()).err().unwrap().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_go_both_ways() {
+        for (file, in_memory) in [
+            ("visual.blocks.3.attn.qkv", "model.visual.blocks.3.attn.qkv"),
+            ("model.layers.3.mlp.up_proj", "model.language_model.layers.3.mlp.up_proj"),
+            ("lm_head", "lm_head"),
+        ] {
+            assert_eq!((module(file).as_str(), of_module(in_memory).as_str()), (in_memory, file));
+        }
     }
 }

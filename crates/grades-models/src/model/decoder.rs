@@ -11,7 +11,7 @@ use crate::adapter::LoraConfig;
 use crate::config::Sizes;
 use crate::names::Names;
 use crate::nn::{Adapting, DropoutKey, KeysAndValues, Projection, Run};
-use crate::parameters::{Parameter, ParameterId, Parameters, Place};
+use crate::parameters::{Group, Parameter, ParameterId, Parameters, Place};
 
 /// What a family puts together.
 #[derive(Debug)]
@@ -129,10 +129,27 @@ impl Decoder {
         self.names
     }
 
+    /// The rotary frequencies of the first layer that rotates, as the config says them.
+    pub(crate) fn rotary_frequencies(&self) -> Option<Vec<f32>> {
+        self.stack.layers.iter().find_map(|layer| layer.attention.heads.rope.as_ref()).map(|rope| rope.frequencies())
+    }
+
     /// Every linear layer, in the order of the data.
     fn projections(&mut self) -> impl Iterator<Item = &mut Projection> {
         let of_vision = self.vision.iter_mut().flat_map(Vision::projections_mut);
         of_vision.chain(self.stack.layers.iter_mut().flat_map(|layer| layer.projections_mut()))
+    }
+
+    /// Keeps some of its groups as they are: nothing of them trains, freezes or gets an adapter.
+    pub fn hold(&mut self, groups: &[Group]) {
+        let held = |place: Place| if groups.contains(&place.group()) { Place::Base } else { place };
+        for parameter in self.parameters.iter_mut() {
+            let places: Vec<Place> = parameter.pieces().iter().map(|piece| held(piece.place)).collect();
+            parameter.set_places(places);
+        }
+        for projection in self.projections() {
+            projection.places.iter_mut().for_each(|place| *place = held(*place));
+        }
     }
 
     /// Puts adapters beside its linear layers: `attach` adds their parameters to the table and their pairs to the layers.
@@ -330,6 +347,6 @@ impl Decoder {
     /// Whether anything trains of what makes rows of pictures.
     pub(super) fn pictures_train(&self) -> bool {
         self.vision.is_some()
-            && self.parameters.pieces().any(|(_, piece)| piece.is_trainable() && piece.place.is_of_pictures())
+            && self.parameters.pieces().any(|(_, piece)| piece.is_trainable() && piece.place.group() != Group::Language)
     }
 }

@@ -79,6 +79,12 @@ impl Vision {
         grid.patches() / self.arrangement.merge().pow(2)
     }
 
+    /// How many patches become so many rows of the language model.
+    #[must_use]
+    pub fn patches_of(&self, rows: usize) -> usize {
+        rows * self.arrangement.merge().pow(2)
+    }
+
     /// The pictures of a batch: f32 `patches` `[patches, channels · frames · height · width]` in the order that the model's
     /// processor gives them, those of each grid behind one another.
     ///
@@ -127,6 +133,11 @@ impl Vision {
             return Err(Error::Input(format!("a picture has {rows}·{columns} patches in {frames} frames: {problem}")));
         }
         Ok(Arc::new(self.arrangement.of(grids, self.embedding.class.is_some())))
+    }
+
+    /// The width of its rows.
+    pub(crate) fn width(&self, parameters: &Parameters) -> usize {
+        self.embedding.projection.weights.first().map_or(0, |&weight| parameters.get(weight).rows())
     }
 
     /// Its linear layers, in the order of the data.

@@ -188,6 +188,12 @@ impl Rope {
         }
     }
 
+    /// The frequency of each pair, in texts that are not long.
+    #[must_use]
+    pub fn frequencies(&self) -> Vec<f32> {
+        self.usual.frequencies.iter().map(|&frequency| frequency as f32).collect()
+    }
+
     /// Whether a text that grows from `before` to `after` tokens changes its angles, those of its first tokens too.
     #[must_use]
     pub fn changes(&self, before: usize, after: usize) -> bool {

@@ -287,10 +287,12 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
 }
 
 /// The config with the type of the saved weights, under the key that it already uses (`dtype` since transformers 5), and with
-/// what it says of quantisation put right.
+/// what it says of quantisation put right. nanoVLM's loader knows no such key.
 fn saved_config(config: &Value, options: &SaveOptions<'_>) -> Value {
     let mut config = config.clone();
-    if let Value::Object(config) = &mut config {
+    if let Value::Object(config) = &mut config
+        && !config.contains_key("lm_hidden_dim")
+    {
         let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
         config.insert(key.to_owned(), json!(options.dtype.torch_name()));
         config.remove("quantization_config");

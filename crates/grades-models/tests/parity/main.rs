@@ -17,6 +17,8 @@ mod packed;
 #[cfg(test)]
 mod pictures;
 #[cfg(test)]
+mod saved;
+#[cfg(test)]
 mod steps;
 #[cfg(test)]
 mod towers;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use grades::Tower;
 use grades_models::model::{PassOptions, Pictures, Replaced, Rows, Vision};
 use grades_models::nn::Grid;
-use grades_models::parameters::{Piece, Place};
-use grades_models::{Decoder, Inputs, KvCache, peft};
+use grades_models::parameters::{Group, Piece, Place};
+use grades_models::{Decoder, Inputs, KvCache, LoraConfig, peft};
 use grades_tensor::{Gradients, IGNORE_INDEX};
 
 use crate::families::Texts;
@@ -97,7 +97,7 @@ fn run(model: &Decoder, batch: &Batch, options: PassOptions) -> (f32, Vec<Option
 }
 
 fn of_pictures(piece: &Piece) -> bool {
-    piece.place.is_of_pictures()
+    piece.place.group() != Group::Language
 }
 
 fn below(piece: &Piece, layer: usize) -> bool {
@@ -323,4 +323,32 @@ fn what_does_not_fit_is_told_in_a_sentence() {
     let pictures = of(&pictured, &Values::expected(&folder));
     let error = text.read(vec![1, 2], std::slice::from_ref(&(0..2)), Some(pictures)).unwrap_err().to_string();
     assert!(error.contains("reads no pictures"), "{error}");
+}
+
+/// What is held is no unit, gets no adapter, and has no gradient.
+#[test]
+fn groups_are_held() {
+    let Some(folder) = find(MODELS[1]) else { return };
+    let expected = Values::expected(&folder);
+    for held in [&[Group::Vision][..], &[Group::Projector], &[Group::Language], &[Group::Vision, Group::Projector]] {
+        let mut model = base(&folder, "config.json");
+        let of_model = |model: &Decoder| -> Vec<Group> {
+            model.parameters().pieces().map(|(_, piece)| piece.place.group()).collect()
+        };
+        let groups = of_model(&model);
+        model.hold(held);
+        model.parameters_mut().train();
+        let batch = Batch::new(&model, &expected);
+        let (_, found) = run(&model, &batch, PassOptions::default());
+        for ((_, piece), (group, gradient)) in model.parameters().pieces().zip(groups.iter().zip(&found)) {
+            assert_eq!(gradient.is_none(), held.contains(group), "{:?} of {group:?}", piece.place);
+            assert!(gradient.is_some() || piece.place == Place::Base);
+        }
+        let config = LoraConfig { r: 2, ..LoraConfig::default() };
+        let adapted = model.with_adapter(config, &LoraConfig::initial(1)).unwrap();
+        let pairs = adapted.parameters().pieces().filter(|(_, piece)| piece.place != Place::Base);
+        let mut with_adapters: Vec<Group> = pairs.map(|(_, piece)| piece.place.group()).collect();
+        with_adapters.dedup();
+        assert!(!with_adapters.is_empty() && with_adapters.iter().all(|group| !held.contains(group)), "{held:?}");
+    }
 }

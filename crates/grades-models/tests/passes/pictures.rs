@@ -6,7 +6,7 @@ use grades::{Flops, Tower};
 use grades_models::config::HfConfig;
 use grades_models::model::{PassOptions, Pictures, Replaced, Rows};
 use grades_models::nn::Grid;
-use grades_models::parameters::Piece;
+use grades_models::parameters::{Group, Piece};
 use grades_models::random::Random;
 use grades_models::{Decoder, Inputs, registry};
 use grades_tensor::{Gradients, IGNORE_INDEX, executed};
@@ -93,7 +93,7 @@ fn nothing_below_what_trains_in_the_tower_is_walked_back() {
         // The patches and a layer more each time, and at last the projector.
         for frozen in 1..=LAYERS + 1 {
             let all = frozen > LAYERS;
-            let freezes = |piece: &Piece| in_tower(piece, 0..=frozen) || all && piece.place.is_of_pictures();
+            let freezes = |piece: &Piece| in_tower(piece, 0..=frozen) || all && piece.place.group() != Group::Language;
             model.parameters_mut().set_trainable(|piece| freezes(piece).then_some(false));
             let found = run(&model, &inputs, &targets, false);
             let again = run(&model, &inputs, &targets, true);

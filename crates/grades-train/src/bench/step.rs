@@ -299,6 +299,7 @@ fn plan(options: &StepOptions) -> Result<MemoryPlan, BenchError> {
         precision: options.precision,
         rule: RULE,
         tokens: (options.rows * options.tokens) as u64,
+        patches: 0,
         accumulates: false,
         gradient_checkpointing: options.gradient_checkpointing,
         kept_copies: options.monitor.into(),

@@ -8,6 +8,7 @@ mod averaging;
 mod lora;
 mod model;
 mod optimizer;
+mod pictures;
 mod raw;
 mod report_to;
 mod resolved;

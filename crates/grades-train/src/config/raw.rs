@@ -14,7 +14,7 @@ pub(super) const COMPARE: &str = "compare";
 const DEFAULT_METHOD: &str = "grades";
 
 /// What other tools call an option.
-const OTHER_NAMES: [(&str, &str); 29] = [
+const OTHER_NAMES: [(&str, &str); 31] = [
     ("base_model", "model"),
     ("model_name_or_path", "model"),
     ("dataset", "datasets"),
@@ -44,6 +44,8 @@ const OTHER_NAMES: [(&str, &str); 29] = [
     ("loraplus_ratio", "loraplus_lr_ratio"),
     ("finetuning_type", "adapter"),
     ("quantization_bit", "load_in_4bit"),
+    ("mm_projector_lr", "projector_learning_rate"),
+    ("mm_vision_tower_lr", "vision_learning_rate"),
 ];
 
 /// The mapping that `yaml` holds; an empty text is an empty mapping.

@@ -89,6 +89,17 @@ pub struct Config {
     pub embedding_lr: Option<f64>,
     /// The same as a factor of `learning_rate`.
     pub embedding_lr_scale: Option<f64>,
+    /// The learning rate of a vision tower, in place of `learning_rate`; the schedule is the same.
+    pub vision_learning_rate: Option<f64>,
+    /// The learning rate of what makes rows of the language model of a vision tower's output, in place of `learning_rate`; the
+    /// schedule is the same.
+    pub projector_learning_rate: Option<f64>,
+    /// Whether the vision tower stays as it is: nothing of it trains, or gets an adapter. Default: false.
+    pub freeze_vision_tower: bool,
+    /// The same of what makes rows of the language model of its output. Default: false.
+    pub freeze_multi_modal_projector: bool,
+    /// The same of the language model. Default: false.
+    pub freeze_language_model: bool,
     /// What it does then, as in transformers: `cosine` (default), `linear`, `constant` (`constant_with_warmup` is the same),
     /// `warmup_stable_decay`, `cosine_with_min_lr`, `polynomial` or `inverse_sqrt`.
     pub lr_scheduler: LrScheduler,
@@ -207,6 +218,11 @@ impl Default for Config {
             learning_rate: 2e-5,
             embedding_lr: None,
             embedding_lr_scale: None,
+            vision_learning_rate: None,
+            projector_learning_rate: None,
+            freeze_vision_tower: false,
+            freeze_multi_modal_projector: false,
+            freeze_language_model: false,
             lr_scheduler: LrScheduler::Cosine,
             lr_scheduler_kwargs: LrSchedulerOptions::default(),
             warmup_ratio: None,
@@ -344,6 +360,7 @@ impl Config {
         self.validate_numbers()?;
         self.validate_adapter()?;
         self.validate_embeddings()?;
+        self.validate_pictures()?;
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
             return Err(ConfigError::Inconsistent(
                 "`warmup_ratio` and `warmup_steps` are both set; remove one of them".to_owned(),
@@ -375,6 +392,8 @@ impl Config {
             ("learning_rate", self.learning_rate),
             ("embedding_lr", self.embedding_lr.unwrap_or(0.0)),
             ("embedding_lr_scale", self.embedding_lr_scale.unwrap_or(0.0)),
+            ("vision_learning_rate", self.vision_learning_rate.unwrap_or(0.0)),
+            ("projector_learning_rate", self.projector_learning_rate.unwrap_or(0.0)),
             ("weight_decay", self.weight_decay),
             ("max_grad_norm", self.max_grad_norm),
         ] {

@@ -224,6 +224,13 @@ fn values_out_of_range_are_named_with_the_range() {
         ("embedding_lr: 1\nembedding_lr_scale: 1", ["`embedding_lr`", "remove one"]),
         ("embedding_lr: 1\nlearning_rate: 0", ["`embedding_lr`", "above 0"]),
         ("embedding_lr_scale: 1\nadapter: lora", ["`embedding_lr`", "adapter"]),
+        ("vision_learning_rate: -1", ["`vision_learning_rate: -1`", "from 0"]),
+        ("mm_projector_lr: 1\nfreeze_multi_modal_projector: true", ["`projector_learning_rate`", "remove one"]),
+        ("vision_learning_rate: 1\nlearning_rate: 0", ["`vision_learning_rate`", "above 0"]),
+        (
+            "freeze_vision_tower: true\nfreeze_multi_modal_projector: true\nfreeze_language_model: true",
+            ["`freeze_language_model`", "nothing to train"],
+        ),
         ("lr_scheduler_kwargs: {power: 2}", ["`lr_scheduler_kwargs.power`", "polynomial"]),
         (
             "lr_scheduler: polynomial\nlr_scheduler_kwargs: {lr_end: 1}",

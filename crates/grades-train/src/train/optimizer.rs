@@ -1,7 +1,7 @@
 //! The optimizers, with a state of their own for each piece of a parameter, so that freezing it gives its state back.
 
 use grades::RatePart;
-use grades_models::parameters::{Parameter, Parameters, Place};
+use grades_models::parameters::{Group, Parameter, Parameters, Place};
 use grades_tensor::{Gradients, Update};
 
 use super::optimizer_state::{Rates, State};
@@ -26,6 +26,8 @@ pub struct Optimizer {
     loraplus_lr_ratio: f64,
     /// What the learning rate of embeddings and of an untied head is multiplied by.
     embedding_lr_ratio: f64,
+    /// What those of a tower that looks at pictures, and of what makes rows of its output, are multiplied by.
+    picture_lr_ratios: [f64; 2],
     states: Vec<Option<State>>,
 }
 
@@ -33,7 +35,14 @@ impl Optimizer {
     /// An optimizer for a table of `slots` pieces; states come into being with the first update.
     #[must_use]
     pub fn new(rule: Rule, weight_decay: f64, slots: usize) -> Self {
-        Self { rule, weight_decay, loraplus_lr_ratio: 1.0, embedding_lr_ratio: 1.0, states: vec![None; slots] }
+        Self {
+            rule,
+            weight_decay,
+            loraplus_lr_ratio: 1.0,
+            embedding_lr_ratio: 1.0,
+            picture_lr_ratios: [1.0; 2],
+            states: vec![None; slots],
+        }
     }
 
     /// With the learning rate of every adapter's B multiplied by `ratio`.
@@ -46,6 +55,12 @@ impl Optimizer {
     #[must_use]
     pub fn with_embedding_lr_ratio(self, ratio: f64) -> Self {
         Self { embedding_lr_ratio: ratio, ..self }
+    }
+
+    /// With the learning rates of a tower that looks at pictures, and of what makes rows of its output, multiplied by `ratios`.
+    #[must_use]
+    pub fn with_picture_lr_ratios(self, ratios: [f64; 2]) -> Self {
+        Self { picture_lr_ratios: ratios, ..self }
     }
 
     /// The rule.
@@ -99,19 +114,27 @@ impl Optimizer {
 
     /// What the learning rate of a parameter is multiplied by.
     fn ratio(&self, parameter: &Parameter) -> f64 {
-        let is_table = |place| match rate_part(place) {
+        let is_table = |place: Place| match rate_part(place) {
+            _ if place.group() != Group::Language => false,
             RatePart::Embedding { .. } | RatePart::TiedEmbedding { .. } => true,
             // The head; what else lies there is a vector.
             RatePart::Rest => parameter.shape.len() == 2,
             RatePart::Layer { .. } => false,
         };
-        if parameter.is_lora_b() {
+        let [vision, projector] = self.picture_lr_ratios;
+        let of_group = match parameter.pieces().first().map(|piece| piece.place.group()) {
+            Some(Group::Vision) => vision,
+            Some(Group::Projector) => projector,
+            Some(Group::Language) | None => 1.0,
+        };
+        let own = if parameter.is_lora_b() {
             self.loraplus_lr_ratio
         } else if parameter.pieces().iter().any(|piece| is_table(piece.place)) {
             self.embedding_lr_ratio
         } else {
             1.0
-        }
+        };
+        of_group * own
     }
 
     /// Forgets a piece: its memory is free, and if it trains again it starts afresh.
@@ -222,6 +245,25 @@ mod tests {
             (Place::Always, RatePart::Rest),
         ] {
             assert_eq!(rate_part(place), part);
+        }
+    }
+
+    #[test]
+    fn what_reads_pictures_has_rates_of_its_own() {
+        let vision = grades::Companion::Embedding { tower: grades::Tower::Vision };
+        let head = Place::Always;
+        let ratios = Optimizer::new(Rule::Sgd { momentum: 0.0 }, 0.0, 1).with_picture_lr_ratios([0.5, 100.0]);
+        let ratios = ratios.with_embedding_lr_ratio(3.0).with_loraplus_lr_ratio(16.0);
+        for (name, place, ratio) in [
+            ("a", Place::Companion(vision), 0.5),
+            ("a.lora_B.weight", Place::Companion(vision), 8.0),
+            ("a", Place::Projector, 100.0),
+            ("a", head, 3.0),
+            ("a", Place::Unit(grades::UnitId::language(0, grades::Role::Q)), 1.0),
+        ] {
+            let value = device("cpu").unwrap().from_host(vec![1.0, -2.0], [1, 2]);
+            let parameter = Parameter::new(name, &[1, 2], value, &[(1, place)]);
+            assert_eq!(ratios.ratio(&parameter), ratio, "{name}, {place:?}");
         }
     }
 

@@ -19,6 +19,8 @@ pub struct TrainOptions {
     pub loraplus_lr_ratio: f64,
     /// What the learning rate of embeddings and of an untied head is multiplied by.
     pub embedding_lr_ratio: f64,
+    /// What those of a tower that looks at pictures, and of what makes rows of its output, are multiplied by.
+    pub picture_lr_ratios: [f64; 2],
     /// Largest global norm of the gradients; larger ones are scaled down to it.
     pub max_grad_norm: Option<f64>,
     /// Seed of what is drawn at random in a pass: the adapters' dropout, noise on the embeddings.

@@ -2,7 +2,7 @@
 
 use grades_models::LoraConfig;
 use grades_models::model::Outline;
-use grades_models::parameters::Parameter;
+use grades_models::parameters::{Group, Parameter, Place};
 use grades_tensor::Dtype;
 use serde::Serialize;
 
@@ -31,6 +31,8 @@ pub struct Workload<'a> {
     pub rule: Rule,
     /// Tokens of the largest micro-batch.
     pub tokens: u64,
+    /// Patches of pictures in it.
+    pub patches: u64,
     /// Whether a step has several micro-batches.
     pub accumulates: bool,
     /// Whether layers run again in the backward pass.
@@ -131,10 +133,12 @@ fn activations(outline: &Outline, workload: &Workload<'_>, by_layers: &[usize]) 
         (true, [before @ .., last]) => F32 as usize * hidden * before.len() + last,
         (_, all) => all.iter().sum(),
     };
-    workload.tokens * per_token as u64
+    let per_patch: usize = outline.kept_by_vision_layers(workload.precision, workload.adapter).iter().sum();
+    workload.tokens * per_token as u64 + workload.patches * per_patch as u64
 }
 
-/// Whether it is the weight of a linear layer inside the model.
+/// Whether it is the weight of a linear layer inside the language model.
 fn is_matrix(parameter: &Parameter) -> bool {
-    parameter.shape.len() == 2 && parameter.pieces().iter().all(|piece| piece.place.unit().is_some())
+    let of_language = |place: Place| place.unit().is_some() && place.group() == Group::Language;
+    parameter.shape.len() == 2 && parameter.pieces().iter().all(|piece| of_language(piece.place))
 }

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use grades::{EarlyStopping, Policy, UnitId};
 use grades_models::parameters::Parameter;
-use grades_models::save::{self, Matrices};
 use grades_models::source::LoadOptions;
 use grades_models::weights::{SaveDtype, SaveOptions};
-use grades_models::{Decoder, LoraConfig, peft};
+use grades_models::{Decoder, LoraConfig, peft, saving};
 use grades_report::record::{self, Environment, Summary, UnitThreshold, Units};
 use grades_tensor::device;
 use serde::Serialize;
@@ -102,6 +101,12 @@ fn load(prepared: &Prepared, early_stopping: &EarlyStopping) -> Result<Decoder, 
     let split_fused = early_stopping.split_fused();
     let options = LoadOptions { split_fused, ..LoadOptions::new(device).in_4bit(config.load_in_4bit) };
     let mut model = prepared.source.load(options)?;
+    if let Some(key) = config.key_of_pictures().filter(|_| model.vision().is_none()) {
+        return Err(TrainError::Other(format!(
+            "`{key}` is of models that read pictures, and this one reads none; remove it"
+        )));
+    }
+    model.hold(&config.held());
     if let Some(lora) = config.lora() {
         model = model.with_adapter(lora, &LoraConfig::initial(config.seed))?;
     }
@@ -154,6 +159,7 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Tra
         weight_decay: config.weight_decay,
         loraplus_lr_ratio: config.loraplus_lr_ratio.unwrap_or(1.0),
         embedding_lr_ratio: config.embedding_lr_ratio(),
+        picture_lr_ratios: config.picture_lr_ratios(),
         max_grad_norm: Some(config.max_grad_norm).filter(|&norm| norm > 0.0),
         seed: config.seed,
         neftune_noise_alpha: config.neftune_noise_alpha,
@@ -182,7 +188,7 @@ fn save(model: &Decoder, prepared: &Prepared, folder: &Path) -> Result<(), Train
     }
     let options =
         SaveOptions { dtype: SaveDtype::F32, generation_config: source.generation_config(), ..SaveOptions::default() };
-    save::save(folder, model, source.config(), Matrices::Dense, &options)?;
+    saving::save(folder, model, source.config(), &options)?;
     Ok(tokenizer.save(folder)?)
 }
 

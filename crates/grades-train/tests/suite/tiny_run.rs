@@ -55,6 +55,7 @@ pub(crate) fn train(
         weight_decay: 0.0,
         loraplus_lr_ratio: 1.0,
         embedding_lr_ratio: 1.0,
+        picture_lr_ratios: [1.0; 2],
         seed: 0,
         neftune_noise_alpha: None,
         fold_frozen,

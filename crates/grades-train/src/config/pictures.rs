@@ -1,0 +1,65 @@
+//! The options of models that read pictures: what of them trains, and how fast.
+
+use grades_models::parameters::Group;
+
+use super::{Config, ConfigError};
+
+impl Config {
+    pub(super) fn validate_pictures(&self) -> Result<(), ConfigError> {
+        let groups = [
+            ("vision_learning_rate", self.vision_learning_rate, "freeze_vision_tower", self.freeze_vision_tower),
+            (
+                "projector_learning_rate",
+                self.projector_learning_rate,
+                "freeze_multi_modal_projector",
+                self.freeze_multi_modal_projector,
+            ),
+        ];
+        for (rate, value, freeze, frozen) in groups {
+            if value.is_some() && frozen {
+                return Err(ConfigError::Inconsistent(format!(
+                    "`{rate}` has no effect with `{freeze}: true`; remove one of them"
+                )));
+            }
+            if value.is_some() && self.learning_rate == 0.0 {
+                return Err(ConfigError::Inconsistent(format!(
+                    "`{rate}` cannot be told from `learning_rate: 0`, whose schedule it follows; set a rate above 0"
+                )));
+            }
+        }
+        if self.held().len() == 3 {
+            let problem = "`freeze_vision_tower`, `freeze_multi_modal_projector` and `freeze_language_model` leave nothing to \
+                           train; remove one of them";
+            return Err(ConfigError::Inconsistent(problem.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// What the learning rates of a vision tower and of its projector are multiplied by.
+    pub fn picture_lr_ratios(&self) -> [f64; 2] {
+        let ratio = |rate: Option<f64>| rate.map_or(1.0, |rate| rate / self.learning_rate);
+        [self.vision_learning_rate, self.projector_learning_rate].map(ratio)
+    }
+
+    /// What of a model stays as it is.
+    pub fn held(&self) -> Vec<Group> {
+        let groups = [
+            (self.freeze_vision_tower, Group::Vision),
+            (self.freeze_multi_modal_projector, Group::Projector),
+            (self.freeze_language_model, Group::Language),
+        ];
+        groups.into_iter().filter(|(held, _)| *held).map(|(_, group)| group).collect()
+    }
+
+    /// A key that only a model that reads pictures gives a meaning.
+    pub fn key_of_pictures(&self) -> Option<&'static str> {
+        let set = [
+            (self.vision_learning_rate.is_some(), "vision_learning_rate"),
+            (self.projector_learning_rate.is_some(), "projector_learning_rate"),
+            (self.freeze_vision_tower, "freeze_vision_tower"),
+            (self.freeze_multi_modal_projector, "freeze_multi_modal_projector"),
+            (self.freeze_language_model, "freeze_language_model"),
+        ];
+        set.into_iter().find(|(set, _)| *set).map(|(_, key)| key)
+    }
+}
