@@ -225,7 +225,8 @@ fn values_out_of_range_are_named_with_the_range() {
         ("embedding_lr: 1\nlearning_rate: 0", ["`embedding_lr`", "above 0"]),
         ("embedding_lr_scale: 1\nadapter: lora", ["`embedding_lr`", "adapter"]),
         ("vision_learning_rate: -1", ["`vision_learning_rate: -1`", "from 0"]),
-        ("mm_projector_lr: 1\nfreeze_multi_modal_projector: true", ["`projector_learning_rate`", "remove one"]),
+        ("projector_learning_rate: 1\nfreeze_multi_modal_projector: true", ["`projector_learning_rate`", "remove one"]),
+        ("mm_projector_lr: 1", ["`mm_projector_lr`", "`projector_learning_rate`"]),
         ("vision_learning_rate: 1\nlearning_rate: 0", ["`vision_learning_rate`", "above 0"]),
         (
             "freeze_vision_tower: true\nfreeze_multi_modal_projector: true\nfreeze_language_model: true",
