@@ -48,13 +48,15 @@ impl Limits {
 /// Decodes a PNG, JPEG, WebP, GIF (its first frame) or BMP file.
 pub fn decode(file: &[u8], alpha: Alpha, limits: Limits) -> Result<Picture, DecodeError> {
     let format = Format::of(file)?;
-    if format == Format::Gif {
-        return gif::decode(file, alpha, limits);
-    }
-    if format == Format::Jpeg && !jpeg::ends(file) || format == Format::WebP && !webp_is_whole(file) {
-        return Err(DecodeError::Truncated { format });
-    }
-    let decoder = decoder(file, format)?;
+    let known = match format {
+        Format::Gif => return gif::decode(file, alpha, limits),
+        Format::Jpeg => return jpeg::decode(file, limits),
+        Format::WebP if !webp_is_whole(file) => return Err(DecodeError::Truncated { format }),
+        Format::WebP => ImageFormat::WebP,
+        Format::Png => ImageFormat::Png,
+        Format::Bmp => ImageFormat::Bmp,
+    };
+    let decoder = decoder(file, format, known)?;
     let ((width, height), color, bytes) = (decoder.dimensions(), decoder.color_type(), decoder.total_bytes());
     limits.check(width.into(), height.into(), bytes)?;
     let (width, height) = (width as usize, height as usize);
@@ -63,7 +65,7 @@ pub fn decode(file: &[u8], alpha: Alpha, limits: Limits) -> Result<Picture, Deco
     }
     let mut decoder = decoder;
     let mut allowed = image::Limits::no_limits();
-    // the buffer is ours; a progressive JPEG or a WebP file needs as much again for what is between file and pixels
+    // the buffer is ours; a WebP file needs as much again for what is between file and pixels
     allowed.max_alloc = Some(limits.bytes.saturating_mul(2));
     decoder.set_limits(allowed).map_err(|error| DecodeError::from_image(format, error))?;
     let mut stored = vec![0; bytes as usize];
@@ -87,8 +89,11 @@ fn webp_is_whole(file: &[u8]) -> bool {
 pub fn dimensions(file: &[u8]) -> Result<(usize, usize), DecodeError> {
     let format = Format::of(file)?;
     let (width, height) = match format {
+        Format::Jpeg => return jpeg::dimensions(file),
         Format::Gif => gif::dimensions(file)?,
-        _ => decoder(file, format)?.dimensions(),
+        Format::WebP => decoder(file, format, ImageFormat::WebP)?.dimensions(),
+        Format::Png => decoder(file, format, ImageFormat::Png)?.dimensions(),
+        Format::Bmp => decoder(file, format, ImageFormat::Bmp)?.dimensions(),
     };
     match (width, height) {
         (0, _) | (_, 0) => Err(DecodeError::Damaged { format, reason: DAMAGED_TOO_SMALL.into() }),
@@ -96,14 +101,7 @@ pub fn dimensions(file: &[u8]) -> Result<(usize, usize), DecodeError> {
     }
 }
 
-fn decoder(file: &[u8], format: Format) -> Result<impl ImageDecoder, DecodeError> {
-    let known = match format {
-        Format::Png => ImageFormat::Png,
-        Format::Jpeg => ImageFormat::Jpeg,
-        Format::WebP => ImageFormat::WebP,
-        Format::Gif => ImageFormat::Gif,
-        Format::Bmp => ImageFormat::Bmp,
-    };
+fn decoder(file: &[u8], format: Format, known: ImageFormat) -> Result<impl ImageDecoder, DecodeError> {
     let mut reader = ImageReader::with_format(Cursor::new(file), known);
     reader.no_limits();
     reader.into_decoder().map_err(|error| DecodeError::from_image(format, error))

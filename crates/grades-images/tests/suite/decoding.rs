@@ -21,20 +21,19 @@ fn check(name: &str, file: &[u8], alpha: Alpha, wanted: &TensorView<'_>, bounds:
     assert!(most <= bounds.0 && mean <= bounds.1, "{name} {alpha:?}: most {most}, mean {mean:.3}");
 }
 
-/// PNG exactly, JPEG within what two decoders differ by: three levels and half a level on average; where chroma is halved,
-/// the decoders spread it differently at edges of colour, which a camera's turn must not be confused with.
+/// PNG exactly. JPEG to half a level on average and four at most, of which there may be one value in five hundred: chroma is
+/// rounded in other places than by libjpeg.
 #[test]
 fn pictures_are_those_of_pillow() {
     let (mut seen, images) = (0, folder().join("images"));
     each_tensor(folder().join("processors/expected.safetensors"), |name, wanted| {
         let Some(name) = name.strip_prefix("decoded.") else { return };
         let file = picture(&images, name);
-        let bounds = match file[0] {
-            0x89 => (0, 0.0),
-            _ if name == "jpeg_turned" => (19, 0.5),
-            _ => (3, 0.5),
-        };
-        check(name, &file, Alpha::Dropped, &wanted, bounds);
+        let exact = file[0] == 0x89;
+        check(name, &file, Alpha::Dropped, &wanted, if exact { (0, 0.0) } else { (4, 0.5) });
+        let got = decode(&file, Alpha::Dropped, Limits::default()).unwrap();
+        let far = got.rgb().iter().zip(wanted.data()).filter(|(a, b)| a.abs_diff(**b) > 3).count();
+        assert!(far * 500 <= wanted.data().len(), "{name}: {far}");
         seen += 1;
     });
     assert!(seen >= 16);

@@ -170,7 +170,8 @@ fn the_first_generations_read_a_question_and_an_answer() {
     assert_eq!(runs(&found[0]), [(0, 4)]);
     assert_eq!(before.text(&found[1]), said);
     let Pixels::Tiles(tiles) = before.vision.pixels(&found[0].pictures[0].picture).unwrap() else { panic!("no tiles") };
-    assert_eq!((tiles.count, tiles.height, tiles.width), (1, 32, 32));
+    let side = json_of(&vision().join("nanovlm_split/config.json"))["vit_img_size"].as_u64().unwrap() as usize;
+    assert_eq!((tiles.count, tiles.height, tiles.width), (1, side, side));
 }
 
 /// Texts, tokens, labels, pixels and grids are those of transformers' processor.
