@@ -93,7 +93,8 @@ impl Args {
         let units = outline.units(None);
         let vision_units = units.iter().filter(|unit| unit.tower == Tower::Vision).count();
         let units = units.len();
-        let of_pictures = |parameter: &&Parameter| parameter.pieces().iter().any(|piece| piece.place.group() != Group::Language);
+        let of_pictures =
+            |parameter: &&Parameter| parameter.pieces().iter().any(|piece| piece.place.group() != Group::Language);
         let vision_parameters: u64 =
             outline.parameters().iter().filter(of_pictures).map(|parameter| parameter.len() as u64).sum();
         let hf = &found.config;

@@ -1,5 +1,6 @@
 //! `grades`: fine-tunes a language model and stops each weight matrix when it has converged.
 
+mod assemble;
 mod bench;
 mod child;
 mod compare;
@@ -49,6 +50,8 @@ enum Command {
     Eval(eval::Args),
     /// Continue a text.
     Generate(generate::Args),
+    /// Begin a model that reads pictures, with a vision tower and a language model.
+    Assemble(assemble::Args),
     /// Fold an adapter into its base.
     Merge(merge::Args),
     /// Write a model as GGUF files, for llama.cpp, Ollama and LM Studio.
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
         }
+        Command::Assemble(args) => args.run(cli.json),
         Command::Merge(args) => {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
         }

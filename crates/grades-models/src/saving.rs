@@ -7,9 +7,7 @@ use serde_json::Value;
 use crate::Error;
 use crate::model::Decoder;
 use crate::parameters::{Group, Parameter};
-use crate::weights::{
-    SaveOptions, TensorToSave, WeightsError, nf4_tensors, quantization_config, save_checkpoint,
-};
+use crate::weights::{SaveOptions, TensorToSave, WeightsError, nf4_tensors, quantization_config, save_checkpoint};
 
 /// Writes a model into the folder `dir`, which must not hold one, with the config that it was loaded by. A head that has parted
 /// from the embedding is a matrix of its own there; packed matrices are decoded.

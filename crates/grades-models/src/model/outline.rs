@@ -11,7 +11,7 @@ use crate::Error;
 use crate::adapter::{LoraConfig, linear};
 use crate::config::Sizes;
 use crate::nn::{FeedForward, Layer, Mlp, Projection, Projector};
-use crate::parameters::{Parameter, Parameters};
+use crate::parameters::{Group, Parameter, Parameters, Place};
 
 /// A model without its values.
 #[derive(Debug)]
@@ -45,6 +45,11 @@ impl Outline {
         self.model.vision()
     }
 
+    /// Leaves these groups as they are: nothing of them trains.
+    pub fn hold(&mut self, groups: &[Group]) {
+        self.model.hold(groups);
+    }
+
     /// The units that freeze one by one: those of the matrices, or of the adapters beside them.
     #[must_use]
     pub fn units(&self, adapter: Option<&LoraConfig>) -> BTreeSet<UnitId> {
@@ -61,7 +66,9 @@ impl Outline {
     /// # Errors
     /// If a target is unknown or the rank is out of range.
     pub fn adapters(&self, config: &LoraConfig) -> Result<Vec<usize>, Error> {
-        let weights: Vec<&Parameter> = self.projections().flat_map(|projection| self.weights(projection)).collect();
+        let all = self.projections().flat_map(|projection| projection.weights.iter().zip(&projection.places));
+        let weights = all.filter(|(_, place)| **place != Place::Base).map(|(&id, _)| self.parameters().get(id));
+        let weights: Vec<&Parameter> = weights.collect();
         config.check(&weights.iter().map(|weight| linear(weight, self.model.names())).collect::<Vec<_>>())?;
         let adapted = weights.into_iter().filter(|weight| self.is_adapted(weight, config));
         Ok(adapted.map(|weight| numbers_of_adapter(weight, config)).collect())

@@ -13,7 +13,7 @@ use grades_models::{Decoder, registry, saving};
 use crate::fixture::{Batch, Values, assert_close, base, cpu, find, find_each, in_f64, json, pictures};
 
 const OPTIONS: SaveOptions<'_> =
-    SaveOptions { dtype: SaveDtype::F32, max_shard_size: 1 << 40, generation_config: None };
+    SaveOptions { dtype: SaveDtype::F32, max_shard_size: 1 << 40, generation_config: None, quantization_config: None };
 
 fn open(folder: &Path) -> Decoder {
     registry::open(&Checkpoint::open(folder).unwrap(), LoadOptions::new(cpu())).unwrap()

@@ -86,7 +86,8 @@ impl DryRun {
     /// Of a run whose data are read.
     pub(super) fn of(prepared: &Prepared) -> Result<Self, TrainError> {
         let (config, early_stopping) = (&prepared.config, prepared.early_stopping());
-        let outline = prepared.source.outline(early_stopping.split_fused())?;
+        let mut outline = prepared.source.outline(early_stopping.split_fused())?;
+        outline.hold(&config.held());
         let lora = config.lora();
         let units: Vec<UnitId> = outline.units(lora.as_ref()).into_iter().collect();
         let policy = early_stopping.build(&units, prepared.planned_steps)?;
@@ -123,7 +124,7 @@ impl DryRun {
             parameters,
             trainable_parameters: match &lora {
                 Some(config) => outline.adapters(config)?.iter().sum::<usize>() as u64,
-                None => parameters,
+                None => outline.parameters().iter().filter(|p| !p.is_base()).map(|p| p.len() as u64).sum(),
             },
             units: units.len(),
             samples: samples.len(),

@@ -1,7 +1,7 @@
 //! How a model sees pictures, by the files that describe it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use grades_models::tokenizer::Tokenizer;
 use serde_json::Value;
@@ -54,9 +54,37 @@ pub(super) fn tokenizer(config: &Value, folder: &Path) -> Result<Tokenizer, Trai
 pub(super) fn of_model(config: &Value, folder: &Path, tokenizer: &Tokenizer) -> Result<Option<Vision>, TrainError> {
     let named = |file: &Path, error: String| TrainError::Other(format!("{}: {error}", file.display()));
     let found = Vision::nanovlm(config).map_err(|error| named(&folder.join("config.json"), error.to_string()))?;
-    if found.is_some() || config.get("model_type").and_then(Value::as_str) != Some("qwen2_5_vl") {
+    if found.is_some() {
         return Ok(found);
     }
+    let text = |key: &str| config.get(key).and_then(Value::as_str);
+    let vision = match text("model_type") {
+        Some("qwen2_5_vl") => {
+            let (file, processor) = processor(folder)?;
+            let id = config.get("image_token_id").and_then(Value::as_u64).unwrap_or(IMAGE_TOKEN);
+            let token = u32::try_from(id).ok().and_then(|id| tokenizer.token(id)).ok_or_else(|| {
+                TrainError::Other(format!(
+                    "the tokenizer has no token {id}, which config.json says stands for pictures"
+                ))
+            })?;
+            Vision::qwen(&processor, &token, None).map_err(|error| named(&file, error.to_string()))?
+        }
+        // nanoVLM's form with another tower.
+        None if config.get("lm_hidden_dim").is_some() && config.get("vision_config").is_some() => {
+            let (file, processor) = processor(folder)?;
+            let number = |value: &Value| value.as_u64().map(|number| number as usize);
+            let patch = number(&config["vision_config"]["patch_size"]).unwrap_or(14);
+            let merge = number(&config["mp_pixel_shuffle_factor"]).unwrap_or(4);
+            let token = config["vlm_extra_tokens"]["image_token"].as_str().unwrap_or("<|image|>");
+            Vision::squares(&processor, token, patch * merge).map_err(|error| named(&file, error.to_string()))?
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(vision))
+}
+
+/// The file of a model's processor, and what it says.
+fn processor(folder: &Path) -> Result<(PathBuf, Value), TrainError> {
     let Some(file) = PROCESSORS.map(|name| folder.join(name)).into_iter().find(|file| file.is_file()) else {
         return Err(TrainError::Other(format!(
             "{}: there is no {} beside the model, which says what becomes of pictures; copy it from where the model came from",
@@ -65,11 +93,18 @@ pub(super) fn of_model(config: &Value, folder: &Path, tokenizer: &Tokenizer) -> 
         )));
     };
     let text = fs::read(&file).map_err(|source| TrainError::io(&file, source))?;
-    let processor: Value =
-        serde_json::from_slice(&text).map_err(|error| named(&file, format!("it is not valid JSON ({error})")))?;
-    let id = config.get("image_token_id").and_then(Value::as_u64).unwrap_or(IMAGE_TOKEN);
-    let token = u32::try_from(id).ok().and_then(|id| tokenizer.token(id)).ok_or_else(|| {
-        TrainError::Other(format!("the tokenizer has no token {id}, which config.json says stands for pictures"))
-    })?;
-    Vision::qwen(&processor, &token, None).map(Some).map_err(|error| named(&file, error.to_string()))
+    match serde_json::from_slice(&text) {
+        Ok(processor) => Ok((file, processor)),
+        Err(error) => Err(TrainError::Other(format!("{}: it is not valid JSON ({error})", file.display()))),
+    }
+}
+
+/// Copies what a saved model needs to see pictures as the one in `from` does into `to`.
+pub(super) fn copy_processor(from: &Path, to: &Path) -> Result<(), TrainError> {
+    for name in PROCESSORS.into_iter().filter(|name| from.join(name).is_file()) {
+        let file = from.join(name);
+        let text = fs::read(&file).map_err(|source| TrainError::io(&file, source))?;
+        grades_fs::create(&to.join(name), text)?;
+    }
+    Ok(())
 }

@@ -85,7 +85,7 @@ impl MemoryPlan {
                 (values, values, values, state)
             }
             None => {
-                let pieces = || outline.parameters().pieces();
+                let pieces = || outline.parameters().pieces().filter(|(_, piece)| piece.place != Place::Base);
                 let values = |(parameter, piece): (&Parameter, &_)| parameter.extent(piece).1.iter().product::<usize>();
                 let of_units = pieces().filter(|(_, piece)| piece.place.unit().is_some());
                 let state = |(parameter, piece)| {

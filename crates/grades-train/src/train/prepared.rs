@@ -1,5 +1,6 @@
 //! What a run is made of before its model is loaded: the model's description, the tokenizer, and the data in batches.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use grades::{EarlyStopping, Role, RunFacts, Tau, UnitId};
@@ -22,6 +23,8 @@ pub(super) struct Prepared {
     pub(super) tokenizer: Tokenizer,
     /// How the model sees pictures, if it does.
     pub(super) vision: Option<Arc<Vision>>,
+    /// Where the model's other files are, where that is a folder.
+    pub(super) model_folder: Option<PathBuf>,
     pub(super) loader: Loader,
     pub(super) validation: Vec<Batch>,
     pub(super) validation_samples: usize,
@@ -49,6 +52,7 @@ impl Prepared {
         // A model's context bounds its samples, whatever the (default) limit says.
         let sequence_len = config.sequence_len.min(sizes.max_position_embeddings);
         let config = Config { sequence_len, ..config.clone() };
+        let folder = Some(model.tokenizer().to_owned()).filter(|folder| folder.is_dir());
         let vision = model_vision::of_model(source.config(), model.tokenizer(), &tokenizer)?.map(Arc::new);
         let encoder = Encoder::new(&tokenizer, sizes.vocab_size);
         let samples = data::load(&config.datasets, &encoder, vision.as_deref(), config.token_options())?;
@@ -63,6 +67,7 @@ impl Prepared {
             source,
             tokenizer,
             vision,
+            model_folder: folder,
             loader,
             validation,
             validation_samples,

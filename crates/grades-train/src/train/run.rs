@@ -17,6 +17,7 @@ use super::dry_run::DryRun;
 use super::error::TrainError;
 use super::freeze::units;
 use super::memory;
+use super::model_vision;
 use super::options::TrainOptions;
 use super::prepared::Prepared;
 use super::reading::Reader;
@@ -189,7 +190,11 @@ fn save(model: &Decoder, prepared: &Prepared, folder: &Path) -> Result<(), Train
     let options =
         SaveOptions { dtype: SaveDtype::F32, generation_config: source.generation_config(), ..SaveOptions::default() };
     saving::save(folder, model, source.config(), &options)?;
-    Ok(tokenizer.save(folder)?)
+    tokenizer.save(folder)?;
+    match &prepared.model_folder {
+        Some(from) if prepared.vision.is_some() => model_vision::copy_processor(from, folder),
+        _ => Ok(()),
+    }
 }
 
 fn summary(dir: &RunDir, model: &Decoder, units: &[UnitId], outcome: &Outcome, planned_steps: usize) -> Summary {

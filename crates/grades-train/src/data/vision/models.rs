@@ -1,6 +1,6 @@
 //! How a model sees pictures, from the files that describe it.
 
-use grades_images::{Backend, ConfigError, Limits, Processor, TilesOptions};
+use grades_images::{Backend, ConfigError, Layout, Limits, Processor, TilesOptions};
 use serde_json::{Map, Value};
 
 use super::nanovlm::TileTokens;
@@ -84,6 +84,25 @@ impl Vision {
     pub fn qwen(processor: &Value, token: &str, backend: Option<Backend>) -> Result<Self, VisionError> {
         let processor = Processor::from_config(processor, backend)?;
         Ok(Self { processor, text: PictureText::Pad { token: token.to_owned() }, limits: Limits::default() })
+    }
+
+    /// How a model sees pictures that a processor makes squares of, each `pixels · pixels` of which become a row for `token`: as
+    /// nanoVLM of May 2025 does, with another tower.
+    ///
+    /// # Errors
+    /// As of [`qwen`](Self::qwen), and if pictures do not become whole rows.
+    pub fn squares(processor: &Value, token: &str, pixels: usize) -> Result<Self, VisionError> {
+        let processor = Processor::from_config(processor, None)?;
+        let side = match processor.layout(1 << 10, 1 << 10) {
+            Ok(Layout::Whole { height, width }) if height == width => height,
+            _ => 0,
+        };
+        if side == 0 || pixels == 0 || side % pixels != 0 {
+            let (key, wanted) = ("crop_size".to_owned(), "a square of whole rows of patches");
+            return Err(VisionError::Key { key, value: side.to_string(), wanted });
+        }
+        let text = PictureText::Run { token: token.to_owned(), tokens: (side / pixels).pow(2) };
+        Ok(Self { processor, text, limits: Limits::default() })
     }
 }
 
