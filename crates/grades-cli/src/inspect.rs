@@ -36,10 +36,10 @@ pub(crate) struct Args {
     #[arg(long)]
     config_only: bool,
     /// Rows of the micro-batch that memory is planned for.
-    #[arg(long, default_value_t = 1, value_name = "ROWS")]
+    #[arg(long, default_value_t = 1, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..=1 << 14))]
     micro_batch_size: u64,
     /// Tokens of each row.
-    #[arg(long, default_value_t = 2048, value_name = "TOKENS")]
+    #[arg(long, default_value_t = 2048, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..=1 << 22))]
     sequence_len: u64,
     /// Rank of the adapters.
     #[arg(long, default_value_t = 16)]
@@ -55,6 +55,7 @@ pub(crate) struct Args {
 /// What is known of a model.
 struct Found {
     config: HfConfig,
+    outline: Outline,
     /// Name, shape, type and bytes of every tensor.
     tensors: Vec<Stored>,
 }
@@ -77,11 +78,11 @@ impl Stored {
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
         let found = if self.config_only { self.described()? } else { self.stored()? };
-        let outline = registry::outline(&found.config, true)?;
+        let (outline, adapter) = (&found.outline, LoraConfig { r: self.lora_r, ..LoraConfig::default() });
         let (full, lora, packed) = (
-            self.plan(&found, &outline, None, false)?,
-            self.plan(&found, &outline, Some(&self.adapter()), false)?,
-            self.plan(&found, &outline, Some(&self.adapter()), true)?,
+            self.plan(&found, None, false)?,
+            self.plan(&found, Some(&adapter), false)?,
+            self.plan(&found, Some(&adapter), true)?,
         );
         let mut types: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
         for tensor in &found.tensors {
@@ -182,7 +183,8 @@ impl Args {
             })
         };
         let tensors = checkpoint.names().map(stored).collect::<Result<_, _>>()?;
-        Ok(Found { config: HfConfig::new(checkpoint.config()?.clone())?, tensors })
+        let config = HfConfig::new(checkpoint.config()?.clone())?;
+        Ok(Found { outline: registry::outline(&config, true)?, config, tensors })
     }
 
     /// The config, and the tensors that it describes, in the type that it names.
@@ -211,27 +213,17 @@ impl Args {
             packed: false,
         };
         let tensors = outline.parameters().iter().map(stored).collect();
-        Ok(Found { config, tensors })
+        Ok(Found { config, outline, tensors })
     }
 
-    fn adapter(&self) -> LoraConfig {
-        LoraConfig { r: self.lora_r, ..LoraConfig::default() }
-    }
-
-    fn plan(
-        &self,
-        found: &Found,
-        outline: &Outline,
-        adapter: Option<&LoraConfig>,
-        load_in_4bit: bool,
-    ) -> anyhow::Result<MemoryPlan> {
+    fn plan(&self, found: &Found, adapter: Option<&LoraConfig>, load_in_4bit: bool) -> anyhow::Result<MemoryPlan> {
         let precision: Dtype = self.precision.resolve();
         let workload = Workload {
             adapter,
             load_in_4bit,
             precision,
             rule: Config::default().rule(),
-            tokens: self.micro_batch_size.saturating_mul(self.sequence_len),
+            tokens: self.micro_batch_size * self.sequence_len,
             patches: 0,
             accumulates: false,
             gradient_checkpointing: self.gradient_checkpointing,
@@ -239,6 +231,6 @@ impl Args {
             weight_average: false,
         };
         let packed = |name: &str| found.tensors.iter().find(|t| t.name == name && t.packed).map(|t| t.bytes);
-        Ok(MemoryPlan::of(outline, &workload, &packed)?)
+        Ok(MemoryPlan::of(&found.outline, &workload, &packed)?)
     }
 }

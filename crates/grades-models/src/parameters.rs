@@ -51,6 +51,12 @@ impl Place {
         }
     }
 
+    /// Whether 4 bits are for it: a matrix of a layer of the language model. As in most programs, what reads pictures stays dense.
+    #[must_use]
+    pub fn may_be_packed(self) -> bool {
+        self.unit().is_some_and(|unit| unit.tower != Tower::Vision)
+    }
+
     /// What it is of in a model that reads pictures.
     #[must_use]
     pub fn group(self) -> Group {
@@ -138,6 +144,12 @@ impl Parameter {
     #[must_use]
     pub fn is_lora_b(&self) -> bool {
         self.name.ends_with(".lora_B.weight")
+    }
+
+    /// Whether it is a matrix that 4 bits are for.
+    #[must_use]
+    pub fn may_be_packed(&self) -> bool {
+        self.shape.len() == 2 && self.pieces.iter().all(|piece| piece.place.may_be_packed())
     }
 
     /// Whether it is a matrix in packed blocks, which do not train.

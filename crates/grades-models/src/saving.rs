@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::model::Decoder;
-use crate::parameters::{Group, Parameter};
+use crate::parameters::Parameter;
 use crate::weights::{SaveOptions, TensorToSave, WeightsError, nf4_tensors, quantization_config, save_checkpoint};
 
 /// Writes a model into the folder `dir`, which must not hold one, with the config that it was loaded by. A head that has parted
@@ -29,7 +29,7 @@ pub fn save_in_nf4(dir: &Path, model: &Decoder, config: &Value, options: &SaveOp
     for parameter in model.parameters().iter() {
         let name = &parameter.name;
         match *parameter.shape {
-            [rows, columns] if is_matrix(parameter) => {
+            [rows, columns] if parameter.may_be_packed() => {
                 if name.contains(".experts.") {
                     return Err(Error::Weights(WeightsError::Values(format!(
                         "{name} is one of several experts, which transformers keeps in one tensor and bitsandbytes does not \
@@ -71,10 +71,4 @@ fn write(
 
 fn dense(parameter: &Parameter) -> TensorToSave<'_> {
     TensorToSave::deferred(&parameter.name, &parameter.shape, || Ok(parameter.to_host()))
-}
-
-/// Whether it is the weight of a linear layer inside the language model.
-fn is_matrix(parameter: &Parameter) -> bool {
-    let of_language = |place: crate::parameters::Place| place.unit().is_some() && place.group() == Group::Language;
-    parameter.pieces().iter().all(|piece| of_language(piece.place))
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use grades::{Tower, UnitId};
+use grades::UnitId;
 use grades_kernels::quant::{Nf4, PackedMatrix};
 use grades_tensor::{DeviceRef, Dtype, Tensor};
 
@@ -199,12 +199,10 @@ impl<'a> Builder<'a> {
         let device = self.options.device;
         let rows = if let [rows, _, ..] = *shape { rows } else { 1 };
         let extent = [rows, shape.iter().product::<usize>() / rows.max(1)];
-        // As in most programs, what reads pictures stays dense.
-        let language = |place: &Place| place.unit().is_some_and(|unit| unit.tower != Tower::Vision);
-        let unit = pieces.iter().all(|(_, place)| language(place));
+        let may_be_packed = pieces.iter().all(|(_, place)| place.may_be_packed());
         let value = match (shape, self.options.storage) {
             (_, Storage::Outline) => Tensor::new(device, extent, Dtype::F32, ()),
-            (&[rows, columns], Storage::Packed) if unit => {
+            (&[rows, columns], Storage::Packed) if may_be_packed => {
                 device.from_packed(self.source.load_packed(name, [rows, columns])?)
             }
             _ => {

@@ -8,7 +8,7 @@ use super::vit::{EMBEDDING, LayerNames, QkvNames, Vit};
 use crate::Error;
 use crate::config;
 use crate::fields::Fields;
-use crate::model::{Arrangement, Vision};
+use crate::model::Vision;
 use crate::nn::{PatchEmbedding, Positions, Projection};
 use crate::source::Builder;
 
@@ -53,13 +53,5 @@ pub(crate) fn load(config: &Fields<'_>, builder: &mut Builder<'_>) -> Result<Vis
     let projection = Projection::apart(builder, "embeddings.patch_embeddings.projection", &shape, true, EMBEDDING)?;
     let stack = vit.stack(builder, &LAYER, |index| format!("encoder.layer.{index}."), "layernorm")?;
     let positions = Some(Positions { table, side, resampled: true });
-    Ok(Vision {
-        embedding: PatchEmbedding { projection, positions, class: Some(class) },
-        stack,
-        projector: None,
-        arrangement: Arrangement::Rows { merge: 1 },
-        patch: channels * patch * patch,
-        token: None,
-        has_places: false,
-    })
+    Ok(Vision::tower(PatchEmbedding { projection, positions, class: Some(class) }, stack, channels * patch * patch))
 }

@@ -229,15 +229,7 @@ fn own_tower(builder: &mut Builder<'_>, tower: &Siglip) -> Result<Vision, Error>
     let of_layer = |index| format!("{TOWER}blocks.{index}.");
     let stack = vit.stack(builder, &LAYER, of_layer, &format!("{TOWER}layer_norm"))?;
     let positions = Some(Positions { table, side: *side, resampled: false });
-    Ok(Vision {
-        embedding: PatchEmbedding { projection, positions, class: None },
-        stack,
-        projector: None,
-        arrangement: Arrangement::Rows { merge: 1 },
-        patch: tower.numbers(),
-        token: None,
-        has_places: false,
-    })
+    Ok(Vision::tower(PatchEmbedding { projection, positions, class: None }, stack, tower.numbers()))
 }
 
 /// The config of a tower and a llama of these sizes, but for what belongs to neither. A SigLIP has nanoVLM's keys.

@@ -7,7 +7,7 @@ use super::vit::{EMBEDDING, LayerNames, QkvNames, Vit};
 use crate::Error;
 use crate::config;
 use crate::fields::Fields;
-use crate::model::{Arrangement, Vision};
+use crate::model::Vision;
 use crate::nn::{PatchEmbedding, Positions, Projection};
 use crate::source::Builder;
 
@@ -77,13 +77,5 @@ pub(crate) fn load(config: &Fields<'_>, builder: &mut Builder<'_>) -> Result<Vis
     let of_layer = |index| format!("{prefix}encoder.layers.{index}.");
     let stack = sizes.vit.stack(builder, &LAYER, of_layer, &format!("{prefix}post_layernorm"))?;
     let positions = Some(Positions { table, side: sizes.side, resampled: false });
-    Ok(Vision {
-        embedding: PatchEmbedding { projection, positions, class: None },
-        stack,
-        projector: None,
-        arrangement: Arrangement::Rows { merge: 1 },
-        patch: sizes.numbers(),
-        token: None,
-        has_places: false,
-    })
+    Ok(Vision::tower(PatchEmbedding { projection, positions, class: None }, stack, sizes.numbers()))
 }

@@ -56,8 +56,7 @@ impl Outline {
         let Some(config) = adapter else {
             return self.parameters().pieces().filter_map(|(_, piece)| piece.place.unit()).collect();
         };
-        let all = self.projections().flat_map(|projection| projection.weights.iter().zip(&projection.places));
-        let adapted = all.filter(|(id, _)| self.is_adapted(self.parameters().get(**id), config));
+        let adapted = self.adaptable().filter(|(weight, _)| self.is_adapted(weight, config));
         adapted.filter_map(|(_, place)| place.unit()).collect()
     }
 
@@ -66,9 +65,7 @@ impl Outline {
     /// # Errors
     /// If a target is unknown or the rank is out of range.
     pub fn adapters(&self, config: &LoraConfig) -> Result<Vec<usize>, Error> {
-        let all = self.projections().flat_map(|projection| projection.weights.iter().zip(&projection.places));
-        let weights = all.filter(|(_, place)| **place != Place::Base).map(|(&id, _)| self.parameters().get(id));
-        let weights: Vec<&Parameter> = weights.collect();
+        let weights: Vec<&Parameter> = self.adaptable().map(|(weight, _)| weight).collect();
         config.check(&weights.iter().map(|weight| linear(weight, self.model.names())).collect::<Vec<_>>())?;
         let adapted = weights.into_iter().filter(|weight| self.is_adapted(weight, config));
         Ok(adapted.map(|weight| numbers_of_adapter(weight, config)).collect())
@@ -121,6 +118,12 @@ impl Outline {
         let input = if config.lora_dropout > 0.0 { first.row_len() } else { 0 };
         let output = if config.use_dora { self.rows(projection) } else { 0 };
         number * (config.r * adapted().count() + input + output)
+    }
+
+    /// The weights that can have an adapter, each with its place.
+    fn adaptable(&self) -> impl Iterator<Item = (&Parameter, Place)> {
+        let all = self.projections().flat_map(|projection| projection.weights.iter().zip(&projection.places));
+        all.filter(|(_, place)| **place != Place::Base).map(|(&id, &place)| (self.parameters().get(id), place))
     }
 
     fn is_adapted(&self, weight: &Parameter, config: &LoraConfig) -> bool {

@@ -61,6 +61,12 @@ impl Pictures {
 }
 
 impl Vision {
+    /// A tower without a projector, whose rows are those of its patches; `patch` is the numbers of one.
+    pub(crate) fn tower(embedding: PatchEmbedding, stack: Stack, patch: usize) -> Self {
+        let arrangement = Arrangement::Rows { merge: 1 };
+        Self { embedding, stack, projector: None, arrangement, patch, token: None, has_places: false }
+    }
+
     /// The token that a picture leaves in a text, as often as it becomes rows; `None` if the model has none for it.
     #[must_use]
     pub fn token(&self) -> Option<u32> {

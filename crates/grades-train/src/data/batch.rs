@@ -139,6 +139,24 @@ impl Loader {
         batches
     }
 
+    /// The most tokens that a micro-batch of the first `steps` steps has, and the most tokens that stand for pictures.
+    pub fn largest(&self, steps: usize) -> (usize, usize) {
+        let (rows, per_step) = (self.options.micro_batch_size.max(1), self.options.gradient_accumulation_steps.max(1));
+        let (mut largest, mut left, mut epoch) = ((0, 0), steps, 0);
+        while left > 0 && !self.rows.is_empty() {
+            let steps = left.min(self.steps_per_epoch());
+            for rows in self.order(epoch).chunks(rows).take(steps.saturating_mul(per_step)) {
+                let samples = rows.iter().flat_map(|row| &self.rows[*row]).map(|sample| &self.samples[*sample]);
+                let (tokens, of_pictures) = samples.fold((0, 0), |(tokens, of_pictures), sample| {
+                    (tokens + input_len(sample), of_pictures + sample.pictures.iter().map(Placed::rows).sum::<usize>())
+                });
+                largest = (tokens.max(largest.0), of_pictures.max(largest.1));
+            }
+            (left, epoch) = (left - steps, epoch + 1);
+        }
+        largest
+    }
+
     fn micro_batches(&self) -> usize {
         self.rows.len().div_ceil(self.options.micro_batch_size.max(1))
     }

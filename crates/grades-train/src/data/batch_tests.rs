@@ -126,3 +126,19 @@ fn validation_keeps_the_order() {
     assert_eq!(packed, batches.iter().map(|batch| batch.label_count).sum::<usize>());
     assert!(Loader::new(vec![], options(4, 1, None)).step(0).is_empty());
 }
+
+/// Of every step, also where the last epoch is not gone through: as the micro-batches themselves say.
+#[test]
+fn the_largest_micro_batch_is_known_without_making_it() {
+    let samples: Vec<Tokenized> =
+        (0..7).map(|index| sample(index, 1 + 3 * index as usize % 5, 2 + index as usize)).collect();
+    for (rows, accumulation, packing) in [(2, 1, None), (2, 2, None), (3, 1, Some(12)), (0, 0, None)] {
+        let mut loader = Loader::new(samples.clone(), options(rows, accumulation, packing));
+        for steps in 0..9 {
+            let batches = (0..steps).flat_map(|step| loader.step(step));
+            let most = batches.map(|batch| batch.ids.len()).max().unwrap_or(0);
+            assert_eq!(loader.largest(steps), (most, 0), "{rows} {accumulation} {packing:?} {steps}");
+        }
+    }
+    assert_eq!(Loader::new(Vec::new(), options(2, 1, None)).largest(5), (0, 0));
+}

@@ -21,6 +21,11 @@ pub struct Placed {
 }
 
 impl Placed {
+    /// How many rows it takes.
+    pub fn rows(&self) -> usize {
+        self.tokens.iter().map(ExactSizeIterator::len).sum()
+    }
+
     /// The same in a batch, whose tokens begin so much earlier.
     pub(super) fn moved(&self, by: usize) -> Self {
         let tokens = self.tokens.iter().map(|run| run.start + by..run.end + by).collect();

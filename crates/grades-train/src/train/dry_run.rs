@@ -9,7 +9,6 @@ use super::plan::{MemoryPlan, Workload};
 use super::prepared::Prepared;
 use super::run_dir::RunDir;
 use crate::config::Config;
-use crate::data::{Batch, Placed};
 
 /// What a run would be.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -91,26 +90,17 @@ impl DryRun {
         let lora = config.lora();
         let units: Vec<UnitId> = outline.units(lora.as_ref()).into_iter().collect();
         let policy = early_stopping.build(&units, prepared.planned_steps)?;
-        let mut loader = prepared.loader.clone();
-        let rows = |placed: &Placed| placed.tokens.iter().map(ExactSizeIterator::len).sum::<usize>();
-        let patches = |batch: &Batch| {
-            let rows = batch.pictures.iter().map(rows).sum();
-            outline.vision().map_or(0, |vision| vision.patches_of(rows)) as u64
-        };
-        let (mut largest_batch_tokens, mut most_patches) = (0, 0);
-        for batch in (0..prepared.planned_steps).flat_map(|step| loader.step(step)) {
-            largest_batch_tokens = largest_batch_tokens.max(batch.ids.len() as u64);
-            most_patches = most_patches.max(patches(&batch));
-        }
+        let (largest_batch_tokens, rows) = prepared.loader.largest(prepared.planned_steps);
+        let patches = outline.vision().map_or(0, |vision| vision.patches_of(rows)) as u64;
         let precision = config.precision.resolve();
         let workload = Workload {
             adapter: lora.as_ref(),
             load_in_4bit: config.load_in_4bit,
             precision,
             rule: config.rule(),
-            tokens: largest_batch_tokens,
+            tokens: largest_batch_tokens as u64,
             // A tower that is left as it is keeps nothing for a backward pass.
-            patches: if config.freeze_vision_tower { 0 } else { most_patches },
+            patches: if config.freeze_vision_tower { 0 } else { patches },
             accumulates: config.gradient_accumulation_steps > 1,
             gradient_checkpointing: config.gradient_checkpointing,
             kept_copies: kept_copies(policy.as_ref(), prepared.planned_steps),
@@ -134,7 +124,7 @@ impl DryRun {
             truncated_samples: prepared.truncated_samples,
             steps_per_epoch: prepared.loader.steps_per_epoch(),
             planned_steps: prepared.planned_steps,
-            largest_batch_tokens,
+            largest_batch_tokens: largest_batch_tokens as u64,
             precision: precision.name(),
             memory,
             available_memory: memory::available(),

@@ -2,7 +2,7 @@
 
 use grades_models::LoraConfig;
 use grades_models::model::Outline;
-use grades_models::parameters::{Group, Parameter, Place};
+use grades_models::parameters::{Parameter, Place};
 use grades_tensor::Dtype;
 use serde::Serialize;
 
@@ -72,10 +72,11 @@ impl MemoryPlan {
         workload: &Workload<'_>,
         packed: &dyn Fn(&str) -> Option<u64>,
     ) -> Result<Self, TrainError> {
-        let base = outline.parameters().iter().map(|parameter| match workload.load_in_4bit && is_matrix(parameter) {
-            true => packed(&parameter.name).unwrap_or(parameter.len() as u64 * NF4_64THS / 64),
-            false => F32 * parameter.len() as u64,
-        });
+        let base =
+            outline.parameters().iter().map(|parameter| match workload.load_in_4bit && parameter.may_be_packed() {
+                true => packed(&parameter.name).unwrap_or(parameter.len() as u64 * NF4_64THS / 64),
+                false => F32 * parameter.len() as u64,
+            });
         let base: u64 = base.sum();
         let (adapters, trains, matrices, optimizer) = match workload.adapter {
             Some(config) => {
@@ -135,10 +136,4 @@ fn activations(outline: &Outline, workload: &Workload<'_>, by_layers: &[usize]) 
     };
     let per_patch: usize = outline.kept_by_vision_layers(workload.precision, workload.adapter).iter().sum();
     workload.tokens * per_token as u64 + workload.patches * per_patch as u64
-}
-
-/// Whether it is the weight of a linear layer inside the language model.
-fn is_matrix(parameter: &Parameter) -> bool {
-    let of_language = |place: Place| place.unit().is_some() && place.group() == Group::Language;
-    parameter.shape.len() == 2 && parameter.pieces().iter().all(|piece| of_language(piece.place))
 }
