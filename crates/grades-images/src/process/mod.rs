@@ -143,6 +143,14 @@ impl Processor {
         Self { rule, filter: Filter::Bilinear, ..Self::nanovlm(options) }
     }
 
+    /// The side of its tiles in pixels, where it makes some.
+    pub fn tile(&self) -> Option<usize> {
+        match self.rule {
+            Rule::Tiles(TilesOptions { side, .. }) => Some(side),
+            _ => None,
+        }
+    }
+
     /// How many tiles or patches a picture of that size will be.
     pub fn layout(&self, width: usize, height: usize) -> Result<Layout, ProcessError> {
         let (new_height, new_width) = self.resized(width, height)?;

@@ -10,7 +10,7 @@ use super::vision::Vision;
 use crate::Error;
 use crate::adapter::{LoraConfig, linear};
 use crate::config::Sizes;
-use crate::nn::{FeedForward, Layer, Mlp, Projection, Projector};
+use crate::nn::{FeedForward, Layer, Mlp, Projection};
 use crate::parameters::{Group, Parameter, Parameters, Place};
 
 /// A model without its values.
@@ -136,12 +136,7 @@ impl Outline {
 
     /// Every linear layer, in the order of the data.
     fn projections(&self) -> impl Iterator<Item = &Projection> {
-        let of_vision = self.vision().into_iter().flat_map(|vision| {
-            let of_layers = vision.stack.layers.iter().flat_map(Layer::projections);
-            let of_projector = vision.projector.iter().flat_map(Projector::projections);
-            std::iter::once(&vision.embedding.projection).chain(of_layers).chain(of_projector)
-        });
-        of_vision.chain(self.layers().flat_map(Layer::projections))
+        self.vision().into_iter().flat_map(Vision::projections).chain(self.layers().flat_map(Layer::projections))
     }
 
     fn weights<'a>(&'a self, projection: &Projection) -> impl Iterator<Item = &'a Parameter> {

@@ -145,7 +145,7 @@ impl Decoder {
         let tape = Tape::off();
         let run = how.run(self, &tape);
         let rows = match (&self.vision, inputs.pictures()) {
-            (Some(vision), Some(pictures)) if self.pictures_train() => {
+            (Some(vision), Some(pictures)) if self.pictures_train() && vision.known(pictures).is_none() => {
                 let (mut x, first) = vision.start(run, pictures);
                 let count = vision.stack.layers.len();
                 let lowest = vision.stack.lowest_trainable(&self.parameters, true);

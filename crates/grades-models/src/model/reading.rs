@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use grades::Tower;
 use grades_tensor::{Layout, Tape, Tensor};
 
 use super::decoder::Decoder;
@@ -12,6 +13,7 @@ use super::stack::Prefix;
 use super::vision::{Pictures, Vision};
 use crate::Error;
 use crate::nn::Grid;
+use crate::parameters::{Parameter, Place};
 
 impl Decoder {
     /// What of it reads pictures; `None` of a model that reads texts alone.
@@ -82,25 +84,56 @@ impl Decoder {
     }
 
     /// The rows of the language model that pictures become, f32 `[rows, hidden]`, without a record; `None` if the model reads no
-    /// pictures. Where nothing of what makes them trains they may be kept, and stand in a batch as [`Rows::Known`].
+    /// pictures.
     #[must_use]
     pub fn picture_rows(&self, pictures: &Pictures) -> Option<Tensor> {
         let tape = Tape::off();
         Some(self.vision.as_ref()?.rows(self.run(&tape, None), pictures).value)
     }
 
-    /// How many layers of the tower hold nothing that trains, what comes before them included.
+    /// How much of what becomes of pictures stays what it is: so many layers of the tower, what comes before them included, and one
+    /// more than there are where the rows of the language model stay, too. None where a pass drops some of what goes into adapters
+    /// on it, anew each time.
     #[must_use]
     pub fn frozen_vision_layers(&self) -> usize {
         let Some(vision) = &self.vision else { return 0 };
-        vision.stack.lowest_trainable(&self.parameters, true).saturating_sub(1).min(vision.stack.layers.len())
+        let drops = self.adapter().is_some_and(|config| config.lora_dropout > 0.0);
+        if drops && vision.projections().any(|projection| !projection.pairs.is_empty()) {
+            return 0;
+        }
+        let count = vision.stack.layers.len();
+        match self.pictures_train() {
+            false => count + 1,
+            true => vision.stack.lowest_trainable(&self.parameters, true).saturating_sub(1).min(count),
+        }
     }
 
-    /// The output of the tower's first `layers` layers, `[rows, hidden]`, from that of fewer where pictures begin there. Nothing
-    /// is recorded for gradients. `None` if the model reads no pictures.
+    /// The values that the output of the tower's first layers follows from; of one layer more than there are, those of the
+    /// projector, too.
+    pub fn vision_values(&self, layers: usize) -> impl Iterator<Item = &Parameter> {
+        let count = self.vision.as_ref().map_or(0, Vision::layers);
+        // Architectures ask for the tensors of the language model by these names.
+        let of_language =
+            |parameter: &Parameter| ["model.", "lm_head."].iter().any(|of| parameter.name.starts_with(of));
+        let is_below = move |parameter: &Parameter, place: Place| match (place, place.height()) {
+            (Place::Base, _) => !of_language(parameter),
+            (Place::Projector, _) => layers > count,
+            (_, Some((tower, height))) => tower == Tower::Vision && height <= layers,
+            (_, None) => false,
+        };
+        let all = self.parameters.iter();
+        all.filter(move |parameter| parameter.pieces().iter().all(|piece| is_below(parameter, piece.place)))
+    }
+
+    /// The output of the tower's first layers, f32 `[rows, hidden]`, from that of fewer where pictures begin there; of one layer
+    /// more than there are, [the rows of the language model](Self::picture_rows). Nothing is recorded for gradients. `None` if the
+    /// model reads no pictures.
     #[must_use]
     pub fn vision_prefix(&self, pictures: &Pictures, layers: usize) -> Option<Prefix> {
         let (vision, tape) = (self.vision.as_ref()?, Tape::off());
+        if layers > vision.layers() {
+            return Some(Prefix { output: self.picture_rows(pictures)?, layers });
+        }
         let run = self.run(&tape, None);
         let (x, first) = vision.start(run, pictures);
         let output = vision.stack.run(run, x, first..layers, &pictures.arranged.layout, None).value;

@@ -8,7 +8,7 @@ use grades_tensor::{Dtype, Tensor, Var};
 use super::arrangement::{Arranged, Arrangement};
 use super::stack::{Prefix, Stack};
 use crate::Error;
-use crate::nn::{Grid, PatchEmbedding, Projection, Projector, Run};
+use crate::nn::{Grid, Layer, PatchEmbedding, Projection, Projector, Run};
 use crate::parameters::Parameters;
 
 /// What of a model reads pictures.
@@ -107,13 +107,23 @@ impl Vision {
         Ok(Pictures { start: Start::Patches(patches), arranged: self.arranged(&grids)?, grids })
     }
 
-    /// The same from the output of the tower's first layers.
+    /// How many layers it has.
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.stack.layers.len()
+    }
+
+    /// The same from the output of the tower's first layers; that of one layer more than there are is the rows of the language
+    /// model.
     ///
     /// # Errors
     /// As [`pictures`](Self::pictures).
     pub fn pictures_above(&self, prefix: Prefix, grids: Vec<Grid>) -> Result<Pictures, Error> {
         let arranged = self.arranged(&grids)?;
-        let rows = arranged.pictures.last().map_or(0, |last| last.end);
+        let rows = match prefix.layers > self.layers() {
+            true => grids.iter().map(|&grid| self.rows_of(grid)).sum(),
+            false => arranged.pictures.last().map_or(0, |last| last.end),
+        };
         if prefix.output.rows() != rows {
             let found = prefix.output.rows();
             return Err(Error::Input(format!("an output of {found} rows is not that of pictures with {rows}")));
@@ -141,12 +151,26 @@ impl Vision {
         Ok(Arc::new(self.arrangement.of(grids, self.embedding.class.is_some())))
     }
 
+    /// How many rows a picture has in it.
+    #[must_use]
+    pub fn rows_within(&self, grid: Grid) -> usize {
+        grid.patches() + usize::from(self.embedding.class.is_some())
+    }
+
     /// The width of its rows.
-    pub(crate) fn width(&self, parameters: &Parameters) -> usize {
+    #[must_use]
+    pub fn width(&self, parameters: &Parameters) -> usize {
         self.embedding.projection.weights.first().map_or(0, |&weight| parameters.get(weight).rows())
     }
 
     /// Its linear layers, in the order of the data.
+    pub(super) fn projections(&self) -> impl Iterator<Item = &Projection> {
+        let of_layers = self.stack.layers.iter().flat_map(Layer::projections);
+        let of_projector = self.projector.iter().flat_map(Projector::projections);
+        std::iter::once(&self.embedding.projection).chain(of_layers).chain(of_projector)
+    }
+
+    /// The same, to be changed.
     pub(super) fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
         let of_layers = self.stack.layers.iter_mut().flat_map(|layer| layer.projections_mut());
         let of_projector = self.projector.iter_mut().flat_map(Projector::projections_mut);
@@ -182,8 +206,19 @@ impl Vision {
         }
     }
 
+    /// What pictures begin with, where that is the rows of the language model.
+    pub(super) fn known(&self, pictures: &Pictures) -> Option<Tensor> {
+        match &pictures.start {
+            Start::Above(Prefix { output, layers }) if *layers > self.layers() => Some(output.clone()),
+            _ => None,
+        }
+    }
+
     /// [`finish`](Self::finish) of all layers.
     pub(super) fn rows(&self, run: Run<'_>, pictures: &Pictures) -> Var {
+        if let Some(rows) = self.known(pictures) {
+            return Var::constant(rows);
+        }
         let (x, first) = self.start(run, pictures);
         let x = self.stack.run(run, x, first..self.stack.layers.len(), &pictures.arranged.layout, None);
         self.finish(run, &x, pictures)

@@ -35,6 +35,13 @@ pub enum RunEvent {
         /// Why.
         reason: String,
     },
+    /// What a vision tower makes of pictures is not kept any more.
+    VisionCacheOff {
+        /// The step.
+        step: usize,
+        /// Why.
+        reason: String,
+    },
     /// Embedding and head, which were one matrix, are two.
     EmbeddingUntied {
         /// The step.
@@ -68,6 +75,7 @@ impl fmt::Display for RunEvent {
         match self {
             Self::Checkpoint { step, path } => write!(f, "step {step} · checkpoint: {}", path.display()),
             Self::PrefixCacheOff { step, reason } => write!(f, "step {step} · prefix_cache_off: {reason}"),
+            Self::VisionCacheOff { step, reason } => write!(f, "step {step} · vision_cache_off: {reason}"),
             Self::WeightAverage { step, reason } => write!(f, "step {step} · weight_average: {reason}"),
             Self::EmbeddingUntied { step, reason } => write!(f, "step {step} · embedding_untied: {reason}"),
         }

@@ -21,6 +21,8 @@ pub struct Step {
     pub step_seconds: f64,
     /// Seconds of them spent on measuring.
     pub monitor_seconds: f64,
+    /// Seconds of them spent on waiting for data: making batches, and decoding pictures that were not there in time.
+    pub data_seconds: f64,
     /// Matrices that are frozen after it.
     pub frozen_units: usize,
     /// Operations of this step.
@@ -32,6 +34,15 @@ pub struct Step {
     /// Bytes of the outputs of frozen layers that are kept, where they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix_cache_bytes: Option<u64>,
+    /// Bytes of what is kept of pictures, where a vision tower reads some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vision_cache_bytes: Option<u64>,
+    /// Pictures of the step, where a vision tower reads some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<u64>,
+    /// Those of them of which nothing was known: they were decoded, and the whole tower read them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub computed_pictures: Option<u64>,
     /// Memory of the process, where the system says it.
     pub resident_bytes: Option<u64>,
     /// Most memory of the process during this step, where the system says it.

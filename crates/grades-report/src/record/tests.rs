@@ -26,6 +26,7 @@ fn a_step_reads_back_equal() {
         seconds: 3.5,
         step_seconds: 0.75,
         monitor_seconds: 0.125,
+        data_seconds: 0.0625,
         frozen_units: 2,
         flops: StepFlops { executed, skipped: None },
         optimizer_bytes: 64,
@@ -34,20 +35,24 @@ fn a_step_reads_back_equal() {
     };
     let start = concat!(
         r#"{"step":3,"loss":2.5,"learning_rate":0.001,"gradient_norm":1.25,"tokens":48168,"seconds":3.5,"#,
-        r#""step_seconds":0.75,"monitor_seconds":0.125,"frozen_units":2,"#,
+        r#""step_seconds":0.75,"monitor_seconds":0.125,"data_seconds":0.0625,"frozen_units":2,"#,
         r#""flops":{"forward":5,"input_gradient":6,"weight_gradient":7"#,
     );
     same(&format!(r#"{start}}},"optimizer_bytes":64,"kept_bytes":32,"resident_bytes":null}}"#), &step);
     let full = Step {
         flops: StepFlops { executed, skipped: Some(9) },
         prefix_cache_bytes: Some(16),
+        vision_cache_bytes: Some(24),
+        pictures: Some(3),
+        computed_pictures: Some(1),
         resident_bytes: Some(4096),
         peak_bytes: Some(8192),
         val_loss: Some(3.125),
         ..step
     };
     let end = concat!(
-        r#","skipped":9},"optimizer_bytes":64,"kept_bytes":32,"prefix_cache_bytes":16,"resident_bytes":4096,"#,
+        r#","skipped":9},"optimizer_bytes":64,"kept_bytes":32,"prefix_cache_bytes":16,"vision_cache_bytes":24,"#,
+        r#""pictures":3,"computed_pictures":1,"resident_bytes":4096,"#,
         r#""peak_bytes":8192,"val_loss":3.125}"#,
     );
     same(&format!("{start}{end}"), &full);

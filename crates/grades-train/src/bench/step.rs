@@ -18,8 +18,9 @@ use crate::train::freeze::{Freezing, Measured, units};
 use crate::train::memory;
 use crate::train::optimizer::Optimizer;
 use crate::train::optimizer_state::Rates;
+use crate::train::outputs;
 use crate::train::plan::{MemoryPlan, Workload};
-use crate::train::prefix_cache::{self, PrefixCache, Set};
+use crate::train::prefix_cache::{PrefixCache, Set};
 use crate::train::rule::{Adam, Rule};
 use crate::train::step::{self, Drawn, Pass, Read};
 
@@ -361,8 +362,8 @@ impl Bench {
         model.parameters_mut().train();
         let trainable = model.parameters().iter().filter(|p| p.is_trainable()).map(Parameter::len).sum();
         let monitor = options.monitor;
-        let place = if options.prefix_cache { prefix_cache::Place::Memory } else { prefix_cache::Place::Off };
-        let cache = prefix_cache::Options { place, size: u64::MAX, dtype: prefix_cache::Dtype::F32 };
+        let place = if options.prefix_cache { outputs::Place::Memory } else { outputs::Place::Off };
+        let cache = outputs::Options { place, size: u64::MAX, dtype: outputs::Dtype::F32 };
         Ok(Self {
             optimizer: Optimizer::new(RULE, WEIGHT_DECAY, model.parameters().slots()),
             freezing: Freezing::new(&model).with_folding(options.fold_frozen),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Config, ConfigError};
-use crate::train::prefix_cache;
+use crate::train::outputs::Place;
 
 /// The kinds of adapters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +65,7 @@ impl Config {
     }
 
     pub(super) fn validate_adapter(&self) -> Result<(), ConfigError> {
-        if self.lora_dropout > 0.0 && self.prefix_cache != prefix_cache::Place::Off {
+        if self.lora_dropout > 0.0 && self.prefix_cache != Place::Off {
             return Err(ConfigError::Inconsistent(
                 "`prefix_cache` keeps outputs of layers, which `lora_dropout` draws anew at every step; set one of them to \
                  off or 0"

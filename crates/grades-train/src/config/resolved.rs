@@ -18,9 +18,8 @@ use crate::data::split::CountOrShare;
 use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, TokenOptions};
 use crate::schedule::{LrScheduler, LrSchedulerOptions, Schedule};
 use crate::train::average::WeightAverage;
-use crate::train::prefix_cache;
+use crate::train::outputs;
 use crate::train::rule::{Adam, AdjustLrFn, Rule};
-use crate::train::vision_cache;
 
 /// All options of a run. Names and, where the tools agree, defaults are those of Axolotl and TRL.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -158,16 +157,23 @@ pub struct Config {
     /// training as head would change the outputs: as input it stays what it is then, a copy trains on as head, and the
     /// model is saved with both (`tie_word_embeddings: false`). Else results are the same within rounding, also after a
     /// checkpoint, which holds none of the outputs.
-    pub prefix_cache: prefix_cache::Place,
+    pub prefix_cache: outputs::Place,
     /// Most bytes that they take, such as `512MiB`. Default: 2GB.
     pub prefix_cache_size: ByteSize,
     /// Their dtype: `f32` (default), or `bf16` for twice as many of them, rounded.
-    pub prefix_cache_dtype: prefix_cache::Dtype,
-    /// Where the outputs of a vision tower's frozen first layers are kept by picture, so that each is computed once: `off` or
-    /// `memory` (default). Results are the same within rounding.
-    pub vision_cache: vision_cache::Place,
-    /// Most bytes that they take. Default: 2GB.
+    pub prefix_cache_dtype: outputs::Dtype,
+    /// Where the outputs of a vision tower's frozen first layers are kept by picture, so that each is computed once, however many
+    /// questions, epochs and validations it comes in: `off`, `memory` (default) or `disk`. Layers are frozen by choice, under
+    /// adapters that are not on them, or by `early_stopping` with `companions: follow`. Results are the same within rounding. On disk
+    /// they are found again by a run that goes on from a checkpoint, as far as the tower is still the same.
+    pub vision_cache: outputs::Place,
+    /// Most bytes that they take; what comes after is computed each time. Default: 2GB.
     pub vision_cache_size: ByteSize,
+    /// Their dtype: `f32` (default), or `bf16` for twice as many of them, rounded.
+    pub vision_cache_dtype: outputs::Dtype,
+    /// With `vision_cache: disk` the folder of their file, which stays there for other runs of the same tower. Left out: the run's
+    /// directory, which the file leaves when the run ends.
+    pub vision_cache_dir: Option<PathBuf>,
     /// Threads: a number, or `auto` (default) for one per core.
     pub threads: Threads,
 
@@ -242,11 +248,13 @@ impl Default for Config {
             gradient_checkpointing: false,
             weight_average: Averaging::Auto,
             save_both_averages: false,
-            vision_cache: vision_cache::Place::Memory,
+            vision_cache: outputs::Place::Memory,
             vision_cache_size: ByteSize(2_000_000_000),
-            prefix_cache: prefix_cache::Place::Off,
+            vision_cache_dtype: outputs::Dtype::F32,
+            vision_cache_dir: None,
+            prefix_cache: outputs::Place::Off,
             prefix_cache_size: ByteSize(2_000_000_000),
-            prefix_cache_dtype: prefix_cache::Dtype::F32,
+            prefix_cache_dtype: outputs::Dtype::F32,
             threads: Threads(None),
             logging_steps: 10,
             eval_steps: None,
@@ -445,7 +453,7 @@ impl Config {
     }
 
     fn validate_embeddings(&self) -> Result<(), ConfigError> {
-        let problem = if self.neftune_noise_alpha.is_some() && self.prefix_cache != prefix_cache::Place::Off {
+        let problem = if self.neftune_noise_alpha.is_some() && self.prefix_cache != outputs::Place::Off {
             "`prefix_cache` keeps outputs of layers, which the noise of `neftune_noise_alpha` changes at every step; set one of \
              them to off, or remove it"
         } else if self.embedding_lr.is_some() && self.embedding_lr_scale.is_some() {
@@ -537,9 +545,15 @@ impl Config {
     }
 
     /// How outputs of frozen layers are kept.
-    pub fn prefix_cache_options(&self) -> prefix_cache::Options {
+    pub fn prefix_cache_options(&self) -> outputs::Options {
         let (place, dtype) = (self.prefix_cache, self.prefix_cache_dtype);
-        prefix_cache::Options { place, size: self.prefix_cache_size.0, dtype }
+        outputs::Options { place, size: self.prefix_cache_size.0, dtype }
+    }
+
+    /// How outputs of a vision tower are kept.
+    pub fn vision_cache_options(&self) -> outputs::Options {
+        let (place, dtype) = (self.vision_cache, self.vision_cache_dtype);
+        outputs::Options { place, size: self.vision_cache_size.0, dtype }
     }
 
     /// The tokens of a row with sample packing, `None` without.

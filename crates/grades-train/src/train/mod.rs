@@ -1,5 +1,6 @@
 //! Training: one loop ([`trainer`]), with what it needs around it.
 
+mod ahead;
 pub mod average;
 mod checkpoint;
 mod dry_run;
@@ -12,6 +13,8 @@ mod model_vision;
 pub mod optimizer;
 pub mod optimizer_state;
 mod options;
+pub mod outputs;
+mod outputs_file;
 pub mod plan;
 pub mod prefix_cache;
 mod prepared;

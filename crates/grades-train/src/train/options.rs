@@ -1,7 +1,7 @@
 //! The options of the training loop.
 
 use super::average::WeightAverage;
-use super::prefix_cache;
+use super::outputs;
 use super::rule::Rule;
 use crate::config::SaveSteps;
 use crate::schedule::Schedule;
@@ -34,7 +34,7 @@ pub struct TrainOptions {
     /// Which average of the weights is kept, for the run to end with.
     pub weight_average: Option<WeightAverage>,
     /// Where outputs of a frozen prefix are kept.
-    pub prefix_cache: prefix_cache::Options,
+    pub prefix_cache: outputs::Options,
     /// Validates after every so many steps.
     pub eval_steps: Option<usize>,
     /// When checkpoints are written.

@@ -1,56 +1,14 @@
-//! Outputs of a frozen prefix by sample, so that later epochs start above it.
-//!
-//! An entry is the output of the first layers for one sample. While the prefix grows, an entry of fewer layers is run on
-//! through the rest and replaced; when it shrinks, nothing is left. Nothing is evicted: every sample comes once an epoch,
-//! so that an entry dropped for another would gain nothing.
+//! Outputs of a language model's frozen prefix by sample, so that later epochs start above it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
 
 use grades_models::Decoder;
 use grades_models::model::Prefix;
-use grades_tensor::Tensor;
-use half::bf16;
-use serde::{Deserialize, Serialize};
 
+use super::outputs::{Home, Options, Outputs, Source};
 use crate::data::Batch;
-
-/// Where entries are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Place {
-    /// Nowhere.
-    #[default]
-    Off,
-    /// In memory.
-    Memory,
-    /// In a file of the run's directory that has no name, and so is gone with the process.
-    Disk,
-}
-
-/// The numbers of an entry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// As they are.
-    #[default]
-    F32,
-    /// Rounded to half the size.
-    Bf16,
-}
-
-/// The options of a cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Where entries are kept.
-    pub place: Place,
-    /// Most bytes of all entries.
-    pub size: u64,
-    /// Their numbers.
-    pub dtype: Dtype,
-}
 
 /// The samples that an index counts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,187 +19,83 @@ pub enum Set {
     Validation,
 }
 
-#[derive(Debug)]
-struct Entry {
-    /// Layers that it is the output of.
-    layers: usize,
-    stored: Stored,
-}
-
-#[derive(Debug)]
-enum Stored {
-    Memory(Vec<u8>),
-    /// Where it begins in the file.
-    Disk(u64),
-}
-
 /// The cache of a run.
 #[derive(Debug)]
 pub struct PrefixCache {
-    options: Options,
-    folder: PathBuf,
-    file: Option<File>,
-    entries: HashMap<(Set, usize), Entry>,
-    bytes: u64,
-    layers: usize,
-    failure: Option<io::Error>,
+    outputs: Outputs,
+}
+
+/// The segments of a batch.
+struct Segments<'a> {
+    model: &'a Decoder,
+    batch: &'a Batch,
+}
+
+impl Source for Segments<'_> {
+    type Error = Infallible;
+
+    fn count(&self, segment: usize, _: usize) -> usize {
+        let (start, end) = self.batch.segments[segment];
+        (end - start) * self.model.sizes().hidden_size
+    }
+
+    /// Its file has no name.
+    fn fingerprint(&self, _: usize) -> u128 {
+        0
+    }
+
+    fn run(&mut self, items: &[usize], known: usize, values: Vec<f32>, layers: usize) -> Result<Vec<f32>, Infallible> {
+        let width = self.model.sizes().hidden_size;
+        let rows = values.len() / width.max(1);
+        let from =
+            (known > 0).then(|| Prefix { output: self.model.device().from_host(values, [rows, width]), layers: known });
+        Ok(self.model.prefix(&self.batch.inputs_of(items), from, layers).output.to_host().into_owned())
+    }
 }
 
 impl PrefixCache {
-    /// An empty cache, whose file would be in `folder`.
+    /// An empty cache, whose file would be in `folder`, without a name.
     #[must_use]
     pub fn new(options: Options, folder: &Path) -> Self {
-        let (file, entries) = (None, HashMap::new());
-        Self { options, folder: folder.into(), file, entries, bytes: 0, layers: 0, failure: None }
+        Self { outputs: Outputs::new(options, Home::Unnamed(folder.into())) }
     }
 
     /// Whether it keeps anything.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.options.place != Place::Off
+        self.outputs.is_on()
     }
 
     /// Bytes of all entries.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.outputs.bytes()
     }
 
     /// Forgets everything: the weights of the prefix have changed.
     pub fn clear(&mut self) {
-        self.entries = HashMap::new();
-        self.file = None;
-        self.bytes = 0;
+        self.outputs.clear();
     }
 
     /// Why the cache has turned itself off, once.
     pub fn take_failure(&mut self) -> Option<io::Error> {
-        self.failure.take()
+        self.outputs.take_failure()
     }
 
     /// The output of the model's first `layers` layers for a batch, computed only as far as it is not there; `None` where
     /// the cache is off or there is no such layer. With `keep` the outputs are kept for the next time.
-    ///
-    /// A file that fails turns the cache off, and is no error.
     pub fn prefix(&mut self, model: &Decoder, layers: usize, set: Set, batch: &Batch, keep: bool) -> Option<Prefix> {
-        if layers < self.layers {
-            self.clear();
-        }
-        self.layers = layers;
+        self.outputs.up_to(layers);
         // What comes of pictures is kept by picture.
         if !self.is_on() || layers == 0 || !batch.pictures.is_empty() {
             return None;
         }
-        match self.find(model, layers, set, batch, keep) {
-            Ok(output) => Some(Prefix { output, layers }),
-            Err(failure) => {
-                self.clear();
-                self.options.place = Place::Off;
-                self.failure = Some(failure);
-                None
-            }
-        }
-    }
-
-    fn find(&mut self, model: &Decoder, layers: usize, set: Set, batch: &Batch, keep: bool) -> io::Result<Tensor> {
-        let (width, device) = (model.sizes().hidden_size, model.parameters()[0].value.device());
-        let tensor = |values: Vec<f32>| {
-            let rows = values.len() / width.max(1);
-            device.from_host(values, [rows, width])
-        };
-        // The segments by how far they are already computed.
-        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (segment, sample) in batch.samples.iter().enumerate() {
-            let known = self.entries.get(&(set, *sample)).map_or(0, |entry| entry.layers);
-            groups.entry(known).or_default().push(segment);
-        }
-        let mut output = vec![0.0; batch.ids.len() * width];
-        for (known, segments) in groups {
-            let mut values = Vec::new();
-            if known > 0 {
-                for &segment in &segments {
-                    let (start, end) = batch.segments[segment];
-                    self.load((set, batch.samples[segment]), (end - start) * width, &mut values)?;
-                }
-            }
-            if known < layers {
-                let from = (known > 0).then(|| Prefix { output: tensor(values), layers: known });
-                values = model.prefix(&batch.inputs_of(&segments), from, layers).output.to_host().into_owned();
-            }
-            let mut rest = values.as_slice();
-            for segment in segments {
-                let (start, end) = batch.segments[segment];
-                let sample;
-                (sample, rest) = rest.split_at((end - start) * width);
-                output[start * width..end * width].copy_from_slice(sample);
-                if keep && known < layers {
-                    self.store((set, batch.samples[segment]), layers, sample)?;
-                }
-            }
-        }
-        Ok(tensor(output))
-    }
-
-    fn number_size(&self) -> usize {
-        match self.options.dtype {
-            Dtype::F32 => 4,
-            Dtype::Bf16 => 2,
-        }
-    }
-
-    /// Appends the values of an entry to `values`.
-    fn load(&mut self, key: (Set, usize), count: usize, values: &mut Vec<f32>) -> io::Result<()> {
-        let missing = || io::Error::other("an entry is missing");
-        let mut buffer = Vec::new();
-        let bytes = match &self.entries.get(&key).ok_or_else(missing)?.stored {
-            Stored::Memory(bytes) => bytes,
-            Stored::Disk(offset) => {
-                let file = self.file.as_mut().ok_or_else(missing)?;
-                buffer.resize(count * if self.options.dtype == Dtype::F32 { 4 } else { 2 }, 0);
-                file.seek(SeekFrom::Start(*offset))?;
-                file.read_exact(&mut buffer)?;
-                &buffer
-            }
-        };
-        match self.options.dtype {
-            Dtype::F32 => values.extend(bytes.as_chunks().0.iter().map(|number| f32::from_le_bytes(*number))),
-            Dtype::Bf16 => {
-                values.extend(bytes.as_chunks().0.iter().map(|number| bf16::from_le_bytes(*number).to_f32()))
-            }
-        }
-        Ok(())
-    }
-
-    /// Keeps an entry, in the place of the sample's last one or where there is room.
-    fn store(&mut self, key: (Set, usize), layers: usize, values: &[f32]) -> io::Result<()> {
-        let size = (values.len() * self.number_size()) as u64;
-        let place = match self.entries.get(&key) {
-            Some(Entry { stored: Stored::Disk(offset), .. }) => *offset,
-            Some(_) => 0,
-            None if self.bytes + size > self.options.size => return Ok(()),
-            None => {
-                self.bytes += size;
-                self.bytes - size
-            }
-        };
-        let bytes: Vec<u8> = match self.options.dtype {
-            Dtype::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Dtype::Bf16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
-        };
-        let stored = match self.options.place {
-            Place::Disk => {
-                let file = match &mut self.file {
-                    Some(file) => file,
-                    none => none.insert(tempfile::tempfile_in(&self.folder)?),
-                };
-                file.seek(SeekFrom::Start(place))?;
-                file.write_all(&bytes)?;
-                Stored::Disk(place)
-            }
-            Place::Off | Place::Memory => Stored::Memory(bytes),
-        };
-        self.entries.insert(key, Entry { layers, stored });
-        Ok(())
+        let keys: Vec<u128> =
+            batch.samples.iter().map(|&sample| u128::from(set == Set::Train) << 64 | sample as u128).collect();
+        let Ok(outputs) = self.outputs.of(&keys, keep, &mut Segments { model, batch });
+        let (width, mut all) = (model.sizes().hidden_size, Vec::with_capacity(batch.ids.len()));
+        outputs.iter().for_each(|output| all.extend_from_slice(output));
+        Some(Prefix { output: model.device().from_host(all, [batch.ids.len(), width]), layers })
     }
 }
 
@@ -255,6 +109,7 @@ mod tests {
     use super::*;
     use crate::bench::Shape;
     use crate::data::Tokenized;
+    use crate::train::outputs::{Dtype, Place};
 
     fn model() -> Decoder {
         let options = LoadOptions::new(device("cpu").unwrap());
@@ -358,7 +213,7 @@ mod tests {
     fn a_file_that_fails_turns_the_cache_off() {
         let model = model();
         let mut cache = PrefixCache::new(options(Place::Disk), Path::new("/nowhere"));
-        assert!(cache.prefix(&model, 1, Set::Train, &batch(&[0]), true).is_none());
+        check(&mut cache, &model, 1, &[0]);
         assert!(cache.take_failure().is_some() && cache.take_failure().is_none());
         assert!(!cache.is_on() && cache.bytes() == 0);
         assert!(cache.prefix(&model, 1, Set::Train, &batch(&[0]), true).is_none());

@@ -1,6 +1,7 @@
 //! A whole run: config → model → data → trainer → run directory.
 
-use std::io::Write;
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use grades::{EarlyStopping, Policy, UnitId};
@@ -11,6 +12,7 @@ use grades_models::{Decoder, LoraConfig, peft, saving};
 use grades_report::record::{self, Environment, Summary, UnitThreshold, Units};
 use grades_tensor::device;
 use serde::Serialize;
+use twox_hash::XxHash3_64;
 
 use super::checkpoint::resume;
 use super::dry_run::DryRun;
@@ -67,7 +69,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         None => RunDir::create(&config.output_dir)?,
     };
     if let Some(line) = prepared.source.decoded(config).filter(|_| progress) {
-        let _ = writeln!(std::io::stderr(), "{line}");
+        let _ = writeln!(io::stderr(), "{line}");
     }
     dir.report_to(config.report_to.trackers(), resumed.map(|_| state.ledger.steps))?;
     // A run that goes on in its own directory keeps what it began with.
@@ -77,7 +79,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         dir.write(record::UNITS, &pretty(&thresholds)?)?;
     }
 
-    let cache = VisionCache::new(config.vision_cache, config.vision_cache_size.0);
+    let cache = vision_cache(&prepared, dir.path());
     let reader = Reader::new(prepared.vision.clone(), cache);
     let trainer = Trainer::new(state, (prepared.loader.clone(), reader), &prepared.validation, options, &mut dir);
     let trainer = if progress { trainer.with_progress() } else { trainer };
@@ -90,9 +92,30 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         folder.push(if averaged { "-weights" } else { "-average" });
         save(&model, &prepared, Path::new(&folder))?;
     }
+    // What only this run would have used.
+    match fs::remove_file(dir.path().join(FEATURES)) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(TrainError::io(dir.path(), source)),
+        _ => {}
+    }
     dir.write(record::SUMMARY, &pretty(&summary)?)?;
     grades_report::write_into(dir.path())?;
     Ok(summary)
+}
+
+/// The file of what a vision tower makes of pictures, in the run's directory.
+const FEATURES: &str = "vision-features";
+
+/// What is kept of pictures.
+fn vision_cache(prepared: &Prepared, run: &Path) -> VisionCache {
+    let (config, Some(vision)) = (&prepared.config, &prepared.vision) else { return VisionCache::off() };
+    let precision = config.precision.resolve().name();
+    let context = format!("{} {:?} {precision}", prepared.source.config(), vision.processor);
+    let file = match &config.vision_cache_dir {
+        None => run.join(FEATURES),
+        // Of each model its own.
+        Some(folder) => folder.join(format!("{FEATURES}-{:016x}", XxHash3_64::oneshot(context.as_bytes()))),
+    };
+    VisionCache::new(config.vision_cache_options(), file, context.as_bytes())
 }
 
 /// The model of a run, with adapters where it has any.

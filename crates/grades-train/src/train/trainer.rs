@@ -69,6 +69,8 @@ pub struct Trained {
 pub struct Trainer<'a> {
     state: TrainState,
     loader: Loader,
+    /// The batches of the next step.
+    next: Option<(usize, Vec<Batch>)>,
     validation: &'a [Batch],
     options: TrainOptions,
     reader: Reader,
@@ -93,7 +95,19 @@ impl<'a> Trainer<'a> {
     ) -> Self {
         let cache = PrefixCache::new(options.prefix_cache, dir.path());
         let progress = ProgressBar::hidden();
-        Self { state, loader, reader, validation, options, cache, dir, progress, log_lines: false, validated_at: 0 }
+        Self {
+            state,
+            loader,
+            reader,
+            next: None,
+            validation,
+            options,
+            cache,
+            dir,
+            progress,
+            log_lines: false,
+            validated_at: 0,
+        }
     }
 
     /// Shows a progress bar on standard error, or lines where that is no terminal.
@@ -139,10 +153,11 @@ impl<'a> Trainer<'a> {
     /// One step of the optimizer, `step` counted from 1.
     fn step(&mut self, step: usize) -> Result<Option<StopReason>, TrainError> {
         let (clock, before, own_peak) = (Instant::now(), self.state.ledger.clone(), memory::reset_peak());
-        let batches = self.loader.step(step - 1);
+        let (batches, own_waiting) = self.batches(step);
         let tokens: u64 = batches.iter().map(|batch| batch.ids.len() as u64).sum();
 
         let (Pass { loss, mut gradients, flops, .. }, seen) = self.forward_and_backward(step, &batches)?;
+        let (sees, waited) = (self.reader.sees(), self.reader.take_waited());
         self.state.ledger.flops += flops;
         self.state.freezing.mask_gradients(&mut gradients);
 
@@ -197,6 +212,7 @@ impl<'a> Trainer<'a> {
         let ledger = &mut self.state.ledger;
         ledger.monitor_bytes = ledger.monitor_bytes.max(monitor_bytes);
         let ledger = ledger.clone();
+        let vision_cache_bytes = sees.then(|| self.reader.cache().bytes());
         self.log(&Step {
             step,
             loss: Some(loss),
@@ -206,17 +222,36 @@ impl<'a> Trainer<'a> {
             seconds: ledger.seconds,
             step_seconds: seconds - (ledger.validation_seconds - before.validation_seconds),
             monitor_seconds: ledger.monitor_seconds - before.monitor_seconds,
+            data_seconds: own_waiting + waited.seconds,
             frozen_units: self.state.policy.frozen().len(),
             flops: StepFlops { executed: flops, skipped: self.skipped(&seen, flops) },
             optimizer_bytes: self.state.optimizer.bytes(),
             kept_bytes: self.state.freezing.bytes(),
             prefix_cache_bytes: self.cache.is_on().then(|| self.cache.bytes()),
+            vision_cache_bytes,
+            pictures: sees.then_some(waited.pictures),
+            computed_pictures: sees.then_some(waited.computed),
             resident_bytes: memory::resident(),
             peak_bytes: memory::peak_since_reset().filter(|_| own_peak),
             val_loss,
             average_val_loss,
         })?;
         Ok(decision.stop)
+    }
+
+    /// The batches of a step, with the pictures of this one and of the next announced, and the seconds that it took.
+    fn batches(&mut self, step: usize) -> (Vec<Batch>, f64) {
+        let clock = Instant::now();
+        let batches = match self.next.take() {
+            Some((of, batches)) if of == step => batches,
+            _ => self.loader.step(step - 1),
+        };
+        let next = if step < self.options.schedule.total_steps { self.loader.step(step) } else { Vec::new() };
+        self.reader.begin(&self.state.model, batches.iter().chain(&next));
+        self.next = Some((step + 1, next));
+        // What was read between steps counts where it was read.
+        self.reader.take_waited();
+        (batches, clock.elapsed().as_secs_f64())
     }
 
     /// Forward and backward, above the frozen prefix where its outputs are known; and what was read, with its number of labels.
@@ -246,6 +281,9 @@ impl<'a> Trainer<'a> {
         let pass = step::pass(model, drawn, batches, self.options.gradient_checkpointing, &mut read)?;
         if let Some(failure) = self.cache.take_failure() {
             self.note(RunEvent::PrefixCacheOff { step, reason: failure.to_string() })?;
+        }
+        if let Some(failure) = self.reader.cache().take_failure() {
+            self.note(RunEvent::VisionCacheOff { step, reason: failure.to_string() })?;
         }
         Ok((pass, seen))
     }
@@ -305,6 +343,7 @@ impl<'a> Trainer<'a> {
         let layers = self.cached_layers();
         let keep = self.state.ledger.steps < self.options.schedule.total_steps;
         let (model, cache, reader) = (&self.state.model, &mut self.cache, &mut self.reader);
+        reader.begin(model, self.validation.iter());
         let loss = mean_loss(self.validation, |batch| {
             let (inputs, asked) = (reader.read(model, batch)?, labels_of(&batch.targets));
             Ok(match cache.prefix(model, layers, Set::Validation, batch, keep) {

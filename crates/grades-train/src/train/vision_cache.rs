@@ -1,174 +1,214 @@
 //! What the frozen first layers of a vision tower make of pictures: kept by picture, so that each is computed once, however many
-//! questions, epochs and validations it comes in.
+//! questions, epochs and validations it comes in. Where all that makes rows of the language model of it is frozen, these rows are
+//! kept.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use grades_images::Pixels;
+use grades_images::{Layout, Pixels};
 use grades_models::Decoder;
 use grades_models::model::{Pictures, Prefix, Vision as Tower};
 use grades_models::nn::Grid;
-use grades_tensor::Tensor;
-use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_128;
 
 use super::error::TrainError;
-use crate::data::{Picture, Placed};
+use super::outputs::{Home, Options, Outputs, Place, Source};
+use crate::data::{DataError, Picture, Placed, Vision};
 
-/// `vision_cache`: where it is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Place {
-    /// Nowhere.
-    Off,
-    /// In memory.
-    #[default]
-    Memory,
-}
-
-/// A picture.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    /// Two hashes of its bytes, and how many they are.
-    Content([u64; 2], usize),
-    File(Arc<Path>),
-}
-
-impl Key {
-    fn of(picture: &Picture) -> Self {
-        match picture {
-            Picture::File(file) => Self::File(file.clone()),
-            Picture::Bytes(bytes) => {
-                let hash = |salt: u8| {
-                    let mut hasher = DefaultHasher::new();
-                    (salt, &**bytes).hash(&mut hasher);
-                    hasher.finish()
-                };
-                Self::Content([hash(0), hash(1)], bytes.len())
-            }
-        }
-    }
-}
-
-/// What is kept of a picture.
-#[derive(Clone, Debug)]
-struct Kept {
-    /// The output of the layers, f32 `[rows, hidden]`.
-    output: Tensor,
-    grids: Vec<Grid>,
-}
+/// What the outputs of a file's begin with: a file of another version is not read.
+const VERSION: u8 = 1;
 
 /// What is kept of pictures, up to a size.
 #[derive(Debug)]
 pub struct VisionCache {
-    /// Most bytes; 0 keeps nothing.
-    size: u64,
-    bytes: u64,
-    /// How many layers the outputs are of.
-    layers: usize,
-    kept: HashMap<Key, Kept>,
+    outputs: Outputs,
+    /// The keys of files.
+    files: HashMap<Arc<Path>, u128>,
 }
 
 impl VisionCache {
-    /// One that holds up to `size` bytes.
+    /// None yet, but those that another run has left in `file`. `context` is all that they follow from but the values of the tower:
+    /// the model's config, its processor, the dtype of its products.
     #[must_use]
-    pub fn new(place: Place, size: u64) -> Self {
-        let size = if place == Place::Off { 0 } else { size };
-        Self { size, bytes: 0, layers: 0, kept: HashMap::new() }
+    pub fn new(options: Options, file: PathBuf, context: &[u8]) -> Self {
+        let place = if options.size == 0 { Place::Off } else { options.place };
+        let context = [&[VERSION, options.dtype as u8], context].concat();
+        let home = Home::Named { path: file, context: XxHash3_128::oneshot(&context) };
+        Self { outputs: Outputs::new(Options { place, ..options }, home), files: HashMap::new() }
+    }
+
+    /// One that keeps nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Self::new(Options::default(), PathBuf::new(), &[])
     }
 
     /// Whether anything is kept.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.size > 0
+        self.outputs.is_on()
     }
 
     /// What it holds, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.outputs.bytes()
     }
 
     /// Forgets everything: of a tower that is not what it was.
     pub fn clear(&mut self) {
-        (self.bytes, self.kept) = (0, HashMap::new());
+        self.outputs.clear();
+    }
+
+    /// Why it has turned itself off, once.
+    pub fn take_failure(&mut self) -> Option<io::Error> {
+        self.outputs.take_failure()
+    }
+
+    /// From now on the tower's first `layers` layers are frozen. To be told before every step.
+    pub(super) fn up_to(&mut self, layers: usize) {
+        self.outputs.up_to(layers);
+    }
+
+    /// Whether nothing of the frozen layers has to be computed for a picture.
+    pub(super) fn knows(&self, picture: &Picture) -> bool {
+        let key = match picture {
+            Picture::File(file) => self.files.get(file).copied(),
+            Picture::Bytes(bytes) => Some(XxHash3_128::oneshot(bytes)),
+        };
+        self.is_on() && key.is_some_and(|key| self.outputs.knows(key))
     }
 
     /// Pictures above the tower's first `layers` layers, of which nothing trains; `pixels` decodes those that are not known.
     ///
     /// # Errors
-    /// Those of `pixels`, and if the model does not read pictures of such a size.
+    /// Those of `pixels`, if a picture cannot be read, and if the model does not read pictures of such a size.
     pub(super) fn pictures(
         &mut self,
-        (model, tower): (&Decoder, &Tower),
+        (model, tower, vision): (&Decoder, &Tower, &Vision),
         layers: usize,
-        pictures: &[Placed],
-        pixels: impl FnOnce(&[&Placed]) -> Result<Vec<Pixels>, TrainError>,
+        pictures: &[&Placed],
+        pixels: &mut dyn FnMut(&[&Placed]) -> Result<Vec<Pixels>, TrainError>,
     ) -> Result<Pictures, TrainError> {
-        if self.layers != layers {
-            self.clear();
-            self.layers = layers;
+        let (mut keys, mut placed) = (Vec::new(), Vec::new());
+        let mut places = Vec::with_capacity(pictures.len());
+        for &picture in pictures {
+            let key = self.key(picture)?;
+            let at = keys.iter().position(|other| *other == key).unwrap_or_else(|| {
+                keys.push(key);
+                placed.push(picture);
+                keys.len() - 1
+            });
+            places.push(at);
         }
-        let keys: Vec<Key> = pictures.iter().map(|placed| Key::of(&placed.picture)).collect();
-        let mut missing: Vec<(&Key, &Placed)> = Vec::new();
-        for (key, placed) in keys.iter().zip(pictures) {
-            if !self.kept.contains_key(key) && !missing.iter().any(|(other, _)| *other == key) {
-                missing.push((key, placed));
-            }
+        let grids: Vec<Vec<Grid>> = placed.iter().map(|placed| grids(placed.layout, vision, tower)).collect();
+        let mut source = Below { model, tower, placed: &placed, grids: &grids, pixels };
+        let outputs = self.outputs.of(&keys, true, &mut source)?;
+        let width = source.width(layers);
+        let all: Vec<f32> = places.iter().flat_map(|&at| &outputs[at]).copied().collect();
+        let rows = all.len() / width.max(1);
+        let output = model.device().from_host(all, [rows, width]);
+        let grids = places.iter().flat_map(|&at| &grids[at]).copied().collect();
+        Ok(tower.pictures_above(Prefix { output, layers }, grids)?)
+    }
+
+    /// A hash of the bytes of a picture.
+    fn key(&mut self, placed: &Placed) -> Result<u128, TrainError> {
+        Ok(match &placed.picture {
+            Picture::Bytes(bytes) => XxHash3_128::oneshot(bytes),
+            Picture::File(file) => match self.files.get(file) {
+                Some(&key) => key,
+                None => {
+                    let bytes = placed.picture.bytes().map_err(|source| DataError::Row {
+                        place: placed.place.to_string(),
+                        message: format!("{}: the picture cannot be read ({source})", placed.picture),
+                    })?;
+                    *self.files.entry(file.clone()).or_insert(XxHash3_128::oneshot(&bytes))
+                }
+            },
+        })
+    }
+}
+
+/// The frozen layers of a tower, with pictures that are put to them.
+struct Below<'a, 'b> {
+    model: &'a Decoder,
+    tower: &'a Tower,
+    placed: &'a [&'a Placed],
+    grids: &'a [Vec<Grid>],
+    pixels: &'b mut dyn FnMut(&[&Placed]) -> Result<Vec<Pixels>, TrainError>,
+}
+
+impl Below<'_, '_> {
+    /// The width of the rows of what so many layers give.
+    fn width(&self, layers: usize) -> usize {
+        match layers > self.tower.layers() {
+            true => self.model.sizes().hidden_size,
+            false => self.tower.width(self.model.parameters()),
         }
-        let placed: Vec<&Placed> = missing.iter().map(|(_, placed)| *placed).collect();
-        let fresh = match placed.is_empty() {
-            true => Vec::new(),
-            false => outputs((model, tower), layers, &pixels(&placed)?)?,
+    }
+}
+
+impl Source for Below<'_, '_> {
+    type Error = TrainError;
+
+    fn count(&self, picture: usize, layers: usize) -> usize {
+        let rows = |&grid: &Grid| match layers > self.tower.layers() {
+            true => self.tower.rows_of(grid),
+            false => self.tower.rows_within(grid),
         };
-        let fresh: HashMap<&Key, Kept> = missing.iter().map(|(key, _)| *key).zip(fresh).collect();
-        let mut all: Option<Tensor> = None;
-        let mut grids = Vec::new();
-        for key in &keys {
-            let Some(kept) = self.kept.get(key).or_else(|| fresh.get(key)) else { continue };
-            grids.extend_from_slice(&kept.grids);
-            match &mut all {
-                None => all = Some(kept.output.clone()),
-                Some(all) => all.device().append_rows(all, &kept.output),
+        self.width(layers) * self.grids[picture].iter().map(rows).sum::<usize>()
+    }
+
+    fn fingerprint(&self, layers: usize) -> u128 {
+        let mut hash = XxHash3_128::new();
+        for parameter in self.model.vision_values(layers) {
+            hash.write(parameter.name.as_bytes());
+            for values in parameter.to_host().chunks(1 << 12) {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                hash.write(&bytes);
             }
         }
-        for (key, kept) in fresh {
-            let bytes = kept.output.bytes() as u64;
-            if self.bytes + bytes <= self.size {
-                self.bytes += bytes;
-                self.kept.insert(key.clone(), kept);
+        hash.finish_128()
+    }
+
+    fn run(&mut self, items: &[usize], known: usize, values: Vec<f32>, layers: usize) -> Result<Vec<f32>, TrainError> {
+        let pictures = match known {
+            0 => {
+                let placed: Vec<&Placed> = items.iter().map(|&item| self.placed[item]).collect();
+                of_pixels((self.model, self.tower), &(self.pixels)(&placed)?)?
             }
-        }
-        match all {
-            Some(output) => Ok(tower.pictures_above(Prefix { output, layers }, grids)?),
-            None => of_pixels((model, tower), &[]),
-        }
+            _ => {
+                let (width, grids) = (self.width(known), items.iter().flat_map(|&item| &self.grids[item]));
+                let rows = values.len() / width.max(1);
+                let output = self.model.device().from_host(values, [rows, width]);
+                self.tower.pictures_above(Prefix { output, layers: known }, grids.copied().collect())?
+            }
+        };
+        let output = self.model.vision_prefix(&pictures, layers).map(|prefix| prefix.output);
+        Ok(output.map_or_else(Vec::new, |output| output.to_host().into_owned()))
     }
 }
 
-/// The output of the tower's first layers for each picture.
-fn outputs((model, tower): (&Decoder, &Tower), layers: usize, pixels: &[Pixels]) -> Result<Vec<Kept>, TrainError> {
-    let pictures = of_pixels((model, tower), pixels)?;
-    let Some(Prefix { output, .. }) = model.vision_prefix(&pictures, layers) else { return Ok(Vec::new()) };
-    let (mut rows, mut grids) = (pictures.rows().iter(), pictures.grids().iter());
-    let of_picture = |pixels: &Pixels| {
-        let count = count_of_grids(pixels);
-        let rows: Vec<u32> = rows.by_ref().take(count).cloned().flatten().map(|row| row as u32).collect();
-        Kept {
-            output: output.device().gather_rows(&output, &rows),
-            grids: grids.by_ref().take(count).copied().collect(),
+/// The grids of patches that a picture of that layout becomes: one, or one a tile.
+fn grids(layout: Layout, vision: &Vision, tower: &Tower) -> Vec<Grid> {
+    let side = side(tower);
+    let still = |height: usize, width: usize| Grid::still(height / side, width / side);
+    match layout {
+        Layout::Whole { height, width } => vec![still(height, width)],
+        Layout::Tiles { .. } => {
+            let of_tile = vision.processor.tile().unwrap_or_default();
+            vec![still(of_tile, of_tile); layout.tiles()]
         }
-    };
-    Ok(pixels.iter().map(of_picture).collect())
+        Layout::Patches { grid: [frames, rows, columns], .. } => vec![Grid { frames, rows, columns }],
+    }
 }
 
-/// How many grids of patches a picture is: one, or one a tile.
-fn count_of_grids(pixels: &Pixels) -> usize {
-    match pixels {
-        Pixels::Tiles(tiles) => tiles.count,
-        Pixels::Patches(_) => 1,
-    }
+/// Pixels along a side of a patch of a picture in tiles.
+fn side(tower: &Tower) -> usize {
+    (tower.patch_numbers() / 3).isqrt().max(1)
 }
 
 /// Pictures as a tower reads them.
@@ -176,8 +216,7 @@ fn count_of_grids(pixels: &Pixels) -> usize {
 /// # Errors
 /// If it does not read pictures of such a size.
 pub(super) fn of_pixels((model, tower): (&Decoder, &Tower), pixels: &[Pixels]) -> Result<Pictures, TrainError> {
-    let width = tower.patch_numbers();
-    let side = (width / 3).isqrt().max(1);
+    let (width, side) = (tower.patch_numbers(), side(tower));
     let (mut values, mut grids) = (Vec::new(), Vec::new());
     for pixels in pixels {
         match pixels {

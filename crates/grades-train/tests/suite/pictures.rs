@@ -29,8 +29,13 @@ impl Workspace {
         self.0.path().join(name)
     }
 
-    /// The records of the steps of a run of all rows at once.
+    /// The losses of a run of all rows at once.
     fn losses(&self, name: &str, options: &[&str]) -> Vec<f64> {
+        self.train(name, options);
+        self.metric(name, "/loss")
+    }
+
+    fn train(&self, name: &str, options: &[&str]) {
         let config = self.path(&format!("{name}.yaml"));
         let images = fixture("vision/images");
         let text = format!(
@@ -45,9 +50,18 @@ impl Workspace {
         fs::write(&config, text).unwrap();
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
         run(&Config::load(&config, &options).unwrap(), false).unwrap();
+    }
+
+    /// What a run says of its steps.
+    fn metric(&self, name: &str, pointer: &str) -> Vec<f64> {
         let metrics = fs::read_to_string(self.path(name).join("metrics.jsonl")).unwrap();
-        let loss = |line: &str| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64();
-        metrics.lines().filter_map(loss).collect()
+        let value = |line: &str| serde_json::from_str::<Value>(line).unwrap().pointer(pointer).and_then(Value::as_f64);
+        metrics.lines().filter_map(value).collect()
+    }
+
+    /// Operations of the forward passes of its steps.
+    fn forward(&self, name: &str) -> Vec<f64> {
+        self.metric(name, "/flops/forward")
     }
 }
 
@@ -80,24 +94,96 @@ fn a_run_on_pictures_has_the_losses_of_the_reference() {
     }
 }
 
-/// The outputs of a frozen tower are kept, and the losses are those of a run that computes them at each step.
+fn assert_same(found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-6 * expected, "{found}, expected {expected}");
+    }
+}
+
+const FROZEN: [&str; 2] = ["freeze_vision_tower=true", "projector_learning_rate=1e-2"];
+const FRESH: &str = "/computed_pictures";
+
+/// What a frozen tower makes of pictures is kept, and the losses are those of a run that computes it at each step.
 #[test]
 fn a_frozen_tower_is_computed_once() {
     let _guard = exclusive();
     let workspace = Workspace::new();
-    let frozen = ["freeze_vision_tower=true", "projector_learning_rate=1e-2"];
-    let kept = workspace.losses("kept", &frozen);
-    let computed = workspace.losses("computed", &[&frozen[..], &["vision_cache=off"]].concat());
-    assert_eq!((kept.len(), computed.len()), (3, 3));
-    for (kept, computed) in kept.iter().zip(&computed) {
-        assert!((kept - computed).abs() < 1e-6 * computed, "{kept} {computed}");
+    let computed = workspace.losses("computed", &[&FROZEN[..], &["vision_cache=off"]].concat());
+    let pictures = workspace.metric("computed", "/pictures");
+    assert!(pictures[0] > 2.0 && pictures.iter().all(|count| *count == pictures[0]));
+    for place in ["memory", "disk"] {
+        assert_same(&workspace.losses(place, &[&FROZEN[..], &[&format!("vision_cache={place}")]].concat()), &computed);
+        // After the first step nothing is decoded, resized or computed below the projector.
+        let fresh = workspace.metric(place, FRESH);
+        assert!(fresh[0] > 0.0 && fresh[1..] == [0.0, 0.0], "{fresh:?}");
+        let (kept, all) = (workspace.forward(place), workspace.forward("computed"));
+        assert!(kept[1] == kept[2] && kept[1] < 0.7 * all[1], "{kept:?} {all:?}");
+        assert!(!workspace.path(place).join("vision-features").exists());
     }
-    let flops = |name: &str| -> u64 {
-        let summary = fs::read(workspace.path(name).join("summary.json")).unwrap();
-        serde_json::from_slice::<Value>(&summary).unwrap()["flops"]["forward"].as_u64().unwrap()
-    };
-    assert!(flops("kept") < flops("computed"));
-    // Without the bound nothing else is different; with one too small nothing is kept.
-    let small = workspace.losses("small", &[&frozen[..], &["vision_cache_size=1"]].concat());
-    assert_eq!((small, flops("small")), (computed, flops("computed")));
+    // Half as large, and rounded.
+    let bytes = |name: &str| workspace.metric(name, "/vision_cache_bytes")[2];
+    let rounded = workspace.losses("rounded", &[&FROZEN[..], &["vision_cache_dtype=bf16"]].concat());
+    assert!(rounded.iter().zip(&computed).all(|(rounded, exact)| (rounded / exact - 1.0).abs() < 1e-2));
+    assert!(rounded[1..] != computed[1..] && 2.0 * bytes("rounded") == bytes("memory"));
+    // With room for some of them the rest is computed each time; with none all are.
+    let most = format!("vision_cache_size={}B", bytes("memory") / 2.0);
+    assert_same(&workspace.losses("half", &[&FROZEN[..], &[&most]].concat()), &computed);
+    let fresh = workspace.metric("half", FRESH);
+    assert!(fresh[1] > 0.0 && fresh[1] == fresh[2] && fresh[1] < fresh[0] && bytes("half") <= bytes("memory") / 2.0);
+    let small = workspace.losses("small", &[&FROZEN[..], &["vision_cache_size=0B"]].concat());
+    assert_eq!((small, workspace.forward("small")), (computed, workspace.forward("computed")));
+    // Where the projector stays as well, nothing of what reads pictures is left to compute.
+    let whole = [&FROZEN[..1], &["freeze_multi_modal_projector=true"]].concat();
+    let computed = workspace.losses("computed-whole", &[&whole[..], &["vision_cache=off"]].concat());
+    assert_same(&workspace.losses("whole", &whole), &computed);
+    let (rows, outputs) = (workspace.forward("whole"), workspace.forward("memory"));
+    assert!(rows[1] < outputs[1] && bytes("whole") < bytes("memory"));
+}
+
+/// From the step on at which GradES has frozen all of the tower, or its first layers.
+#[test]
+fn a_tower_that_early_stopping_freezes_is_computed_once() {
+    let _guard = exclusive();
+    let workspace = Workspace::new();
+    for (name, frozen) in [("whole", "vision.*"), ("first", "vision.0.*")] {
+        let method = format!(
+            "early_stopping={{method: grades, alpha: 0.25, companions: follow, tau: {{\"{frozen}\": 1.0e9, default: 1.0e-9}}}}"
+        );
+        let options = ["num_epochs=8", "vision_learning_rate=2e-3", "projector_learning_rate=1e-2", &method];
+        let computed = format!("computed-{name}");
+        let expected = workspace.losses(&computed, &[&options[..], &["vision_cache=off"]].concat());
+        assert_same(&workspace.losses(name, &options), &expected);
+        let fresh = workspace.metric(name, FRESH);
+        let first = fresh.iter().position(|&fresh| fresh == 0.0).unwrap();
+        assert!((2..6).contains(&first) && fresh[first..].iter().all(|&fresh| fresh == 0.0), "{name}: {fresh:?}");
+        let (less, more) = (workspace.forward(name), workspace.forward(&computed));
+        assert_eq!(less[..first - 1], more[..first - 1]);
+        assert!(less[first..].iter().zip(&more[first..]).all(|(less, more)| less < more), "{name}");
+    }
+}
+
+/// A run that goes on from a checkpoint has the losses of one that was never interrupted, and finds what that one kept on disk.
+#[test]
+fn what_is_kept_on_disk_is_found_by_a_resumed_run() {
+    let _guard = exclusive();
+    let workspace = Workspace::new();
+    let folder = format!("vision_cache_dir={}", workspace.path("features").display());
+    let options = [&FROZEN[..], &["vision_cache=disk", &folder, "save_steps=1"]].concat();
+    let whole = workspace.losses("whole", &options);
+    let resume = format!("resume_from_checkpoint={}", workspace.path("whole/checkpoints/step-000001").display());
+    let resumed = workspace.losses("resumed", &[&options[..], &[&resume]].concat());
+    assert_eq!(resumed, whole[1..]);
+    assert_eq!(workspace.metric("resumed", FRESH), [0.0, 0.0]);
+    // Of a tower with other values it says nothing.
+    let values = workspace.path("model/model.safetensors");
+    let mut bytes = fs::read(&values).unwrap();
+    let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+    bytes[header..].as_chunks_mut().0.iter_mut().for_each(|number| {
+        *number = (1.01 * f32::from_le_bytes(*number)).to_le_bytes();
+    });
+    fs::write(&values, bytes).unwrap();
+    workspace.train("other", &options);
+    let fresh = workspace.metric("other", FRESH);
+    assert!(fresh[0] > 0.0 && fresh[1..] == [0.0, 0.0], "{fresh:?}");
 }

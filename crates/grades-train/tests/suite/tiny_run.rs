@@ -10,9 +10,9 @@ use grades_tensor::device;
 use grades_train::bench::Shape;
 use grades_train::data::{Batch, Loader, LoaderOptions, Tokenized};
 use grades_train::schedule::{LrScheduler, LrSchedulerOptions, Schedule};
-use grades_train::train::prefix_cache;
+use grades_train::train::outputs;
 use grades_train::train::rule::{Adam, Rule};
-use grades_train::train::vision_cache::{self, VisionCache};
+use grades_train::train::vision_cache::VisionCache;
 use grades_train::train::{Reader, RunDir, TrainError, TrainOptions, TrainState, Trainer};
 use serde_json::Value;
 
@@ -62,13 +62,13 @@ pub(crate) fn train(
         max_grad_norm: None,
         gradient_checkpointing: false,
         weight_average: None,
-        prefix_cache: prefix_cache::Options::default(),
+        prefix_cache: outputs::Options::default(),
         eval_steps: None,
         save_steps: None,
         logging_steps: 1,
     };
     let state = TrainState::new(model, policy, &options);
-    let reader = Reader::new(None, VisionCache::new(vision_cache::Place::Off, 0));
+    let reader = Reader::new(None, VisionCache::off());
     let mut dir = RunDir::create(&folder.path().join("run")).unwrap();
     let model = Trainer::new(state, (loader, reader), &[validation], options, &mut dir).train()?.model;
     let metrics = fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
