@@ -2,26 +2,29 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
-use grades_models::generate::{Limits, generate};
-use grades_models::generation_config::{end_of_turn, end_tokens};
+use anyhow::{Context, bail};
+use grades_models::generate::{Generated, Limits, generate, generate_each};
 use grades_models::sampling::{Sampler, SamplingOptions};
-use grades_models::source::LoadOptions;
-use grades_models::template::{ChatTemplate, Given, Message};
-use grades_models::tokenizer::{Around, Tokenizer};
-use grades_models::weights::Checkpoint;
-use grades_models::{peft, registry};
-use grades_tensor::device;
-use grades_train::hub::Hub;
+use grades_models::template::ChatTemplate;
+use grades_models::tokenizer::Around;
+use grades_train::config::Precision;
+use grades_train::data::conversation::Conversation;
+use grades_train::data::record::Place;
+use grades_train::data::{Encode, MARKER, Picture, Tokenized, prompt};
+use grades_train::loaded::{Loaded, Loading};
 use serde_json::json;
 
 use crate::output;
 
-/// Continue a text.
+/// Continue a text, or answer a question about pictures.
 ///
-/// Without --temperature the most likely token is taken each time. With --chat the prompt is the user's message, put
-/// into the model's chat template. The text ends at each end-of-text token that the tokenizer, generation_config.json or
-/// config.json names, and with --chat at the template's end of a turn.
+/// Without --temperature the most likely token is taken each time. With --chat or --image the prompt is the user's message,
+/// put into the model's chat template. The text ends at each end-of-text token that the tokenizer, generation_config.json or
+/// config.json names, and in a chat at the template's end of a turn. Pictures stand where the prompt has <image>, as many as
+/// there are files, or first, if it has none. With several prompts the texts are written at once, and each is printed when
+/// all are done; each takes as many of the pictures, in their order, as it has <image>.
+///
+/// Example: grades generate --model runs/vqa/model --image photo.jpg --prompt "What is this?"
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A model folder in the Hugging Face layout, a GGUF file, or a model of the Hugging Face Hub (owner/name).
@@ -33,9 +36,12 @@ pub(crate) struct Args {
     /// Hold the model's matrices in 4 bits, as training with load_in_4bit does: quantised ones as they are, others in NF4.
     #[arg(long)]
     load_in_4bit: bool,
-    /// The text to continue.
-    #[arg(long)]
-    prompt: String,
+    /// The text to continue. May be given several times.
+    #[arg(long, required = true)]
+    prompt: Vec<String>,
+    /// A picture (PNG, JPEG, WebP, GIF, BMP) for a model that reads pictures. May be given several times.
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
     /// Put the prompt into the model's chat template as the user's message.
     #[arg(long)]
     chat: bool,
@@ -58,50 +64,96 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
-        let model = Hub::from_env().model(&self.model)?;
-        let checkpoint = Checkpoint::open(&model)?;
-        let tokenizer = Tokenizer::from_checkpoint(&model)?;
-        let mut model = registry::open(&checkpoint, LoadOptions::new(device("auto")?).in_4bit(self.load_in_4bit))?;
-        if let Some(adapter) = &self.adapter {
-            model = peft::attach(model, adapter)?;
-            // Nothing trains here, so on dense weights the adapters need no products of their own.
-            model.fold_frozen();
-        }
-        tokenizer.check_fits(model.sizes().vocab_size)?;
-        let mut stop = end_tokens(&checkpoint, &tokenizer)?;
-        let (text, around) = if self.chat {
-            let template =
-                ChatTemplate::of(&tokenizer).context("the model has no chat template; leave --chat out")??;
-            stop.extend(end_of_turn(&template, &tokenizer)?);
-            let messages = [Message::new("user", &self.prompt)];
-            (template.render(&messages, &Given::default(), true)?.text, Around::Template)
-        } else {
-            (self.prompt.clone(), Around::Beginning)
+        let pictures = self.pictures()?;
+        let options = Loading {
+            adapter: self.adapter.as_deref(),
+            fold_adapter: true,
+            load_in_4bit: self.load_in_4bit,
+            precision: Precision::F32,
         };
-        let prompt = tokenizer.encode_text(&text, around)?.ids;
-        let mut sampler = Sampler::new(SamplingOptions {
+        let mut loaded = Loaded::open(&self.model, options)?;
+        let chat = self.chat || !self.image.is_empty();
+        if chat && loaded.vision.is_none() {
+            ChatTemplate::of(&loaded.tokenizer).context("the model has no chat template; leave --chat out")??;
+        }
+        let limits = Limits { max_new_tokens: self.max_new_tokens, stop: loaded.ends(chat)? };
+        let sampler = Sampler::new(SamplingOptions {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
             seed: self.seed,
         })?;
-        let limits = Limits { max_new_tokens: self.max_new_tokens, stop };
-        let show = |piece: &str| {
-            if !json {
-                output::print_piece(piece);
+        let encoder = loaded.encoder();
+        let tokens = |(text, pictures): (&String, Vec<Picture>)| -> anyhow::Result<Tokenized> {
+            if !chat {
+                let ids = encoder.encode(text, Around::Beginning).map_err(anyhow::Error::from_boxed)?.ids;
+                return Ok(Tokenized { ids, ..Tokenized::default() });
             }
+            let mut conversation = Conversation::default();
+            let refused = |problem| anyhow::anyhow!("the prompt: {problem}");
+            conversation.say("user", text, pictures).map_err(refused)?;
+            prompt(&conversation, &encoder, loaded.vision.as_deref(), &Place::named("the prompt")).map_err(refused)
         };
-        let generated = generate(&model, &tokenizer, &prompt, &limits, &mut sampler, show)?;
+        let prompts: Vec<Tokenized> = self.prompt.iter().zip(pictures).map(tokens).collect::<Result<_, _>>()?;
+        let inputs = loaded.inputs(&prompts)?;
+        let (model, tokenizer) = (&loaded.model, &loaded.tokenizer);
+        if let [prompt] = prompts.as_slice() {
+            let show = |piece: &str| {
+                if !json {
+                    output::print_piece(piece);
+                }
+            };
+            let generated = generate(model, tokenizer, &inputs, &limits, &mut sampler.clone(), show)?;
+            if !json {
+                output::print("");
+                return Ok(());
+            }
+            return output::print_json(&result(&self.prompt[0], prompt, &generated));
+        }
+        let mut samplers = vec![sampler; prompts.len()];
+        let all = generate_each(model, tokenizer, &inputs, &limits, &mut samplers)?;
         if !json {
-            output::print("");
+            for (text, generated) in self.prompt.iter().zip(&all) {
+                output::print(&format!("> {text}\n{}\n", generated.text));
+            }
             return Ok(());
         }
-        output::print_json(&json!({
-            "prompt": self.prompt,
-            "prompt_tokens": prompt.len(),
-            "text": generated.text,
-            "tokens": generated.tokens,
-            "finished": generated.finished,
-        }))
+        let results = self.prompt.iter().zip(&prompts).zip(&all).map(|((text, prompt), one)| result(text, prompt, one));
+        output::print_json(&json!({ "texts": results.collect::<Vec<_>>() }))
     }
+
+    /// The pictures of each prompt.
+    fn pictures(&self) -> anyhow::Result<Vec<Vec<Picture>>> {
+        let file = |path: &PathBuf| -> anyhow::Result<Picture> {
+            let known = path.is_file().then(|| Picture::File(path.as_path().into()));
+            known.with_context(|| format!("{}: there is no such picture", path.display()))
+        };
+        let mut files = self.image.iter().map(file).collect::<anyhow::Result<Vec<_>>>()?.into_iter();
+        let given = files.len();
+        let marked = |prompt: &String| prompt.matches(MARKER).count();
+        let markers: usize = self.prompt.iter().map(marked).sum();
+        if given == 0 || (self.prompt.len() == 1 && markers == 0) {
+            let mut pictures = vec![files.collect()];
+            pictures.resize(self.prompt.len(), Vec::new());
+            return Ok(pictures);
+        }
+        if markers != given {
+            bail!(
+                "there are {markers} {MARKER} in the prompt, but {given} pictures; make them agree, or with a single prompt leave \
+                 {MARKER} out"
+            );
+        }
+        Ok(self.prompt.iter().map(|prompt| files.by_ref().take(marked(prompt)).collect()).collect())
+    }
+}
+
+/// What `--json` tells of a text.
+fn result(text: &str, prompt: &Tokenized, generated: &Generated) -> serde_json::Value {
+    json!({
+        "prompt": text,
+        "prompt_tokens": prompt.ids.len(),
+        "text": generated.text,
+        "tokens": generated.tokens,
+        "finished": generated.finished,
+    })
 }

@@ -27,4 +27,4 @@ pub mod weights;
 
 pub use adapter::{LoraConfig, peft};
 pub use error::Error;
-pub use model::{Decoder, Inputs, KvCache};
+pub use model::{Decoder, Inputs, KvCache, KvCaches};

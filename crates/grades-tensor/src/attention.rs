@@ -15,6 +15,15 @@ pub struct Segment {
     pub key: Range<usize>,
 }
 
+/// Where in a cache with room for several samples the keys and values of tokens go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The row of each token, `[tokens]`.
+    pub rows: Vec<u32>,
+    /// Rows of the cache.
+    pub room: usize,
+}
+
 /// Where the samples of a flat batch of tokens are, and each token's position within its sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -26,6 +35,8 @@ pub struct Layout {
     /// alike, that beginning is among the queries of the first alone, and its keys are repeated here before those of each.
     /// For passes without gradients.
     pub key_rows: Option<Arc<Vec<u32>>>,
+    /// Where in a cache the keys and values of each token go; left out, behind all that are there. For passes without gradients.
+    pub kept: Option<Arc<Kept>>,
     /// Where each position lies in time, height and width, for models that turn by all three; positions then number its rows.
     pub places: Option<Arc<Vec<[u32; 3]>>>,
     /// The same tokens in windows that do not see one another, as some layers of a tower see them.
@@ -38,7 +49,7 @@ impl Layout {
     pub fn packed(segments: &[Range<usize>]) -> Self {
         let positions = segments.iter().flat_map(|s| 0..s.len() as u32).collect();
         let segments = segments.iter().map(|s| Segment { query: s.clone(), key: s.clone() }).collect();
-        Self { positions, segments, key_rows: None, places: None, windows: None }
+        Self { positions, segments, key_rows: None, kept: None, places: None, windows: None }
     }
 
     /// `tokens` new tokens that follow `past` cached ones.
@@ -48,6 +59,7 @@ impl Layout {
             positions: (past as u32..(past + tokens) as u32).collect(),
             segments: vec![Segment { query: 0..tokens, key: 0..past + tokens }],
             key_rows: None,
+            kept: None,
             places: None,
             windows: None,
         }
@@ -76,7 +88,7 @@ impl Layout {
         }
         let repeats = key_rows.len() > parents.len();
         let key_rows = repeats.then(|| Arc::new(key_rows));
-        Self { positions, segments, key_rows, places: None, windows: None }
+        Self { positions, segments, key_rows, kept: None, places: None, windows: None }
     }
 
     /// How many (query, key) pairs one head computes, for counting operations.

@@ -20,7 +20,7 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 
-pub use attention::{AttentionSpec, Layout, RopeTable, Segment};
+pub use attention::{AttentionSpec, Kept, Layout, RopeTable, Segment};
 pub use device::{
     Adapters, Blockwise, DEVICES, Device, DeviceRef, Experts, Gain, Layers, Losses, Measure, Memory, Projections,
     SavedAttention, Training, UnknownDevice, Update, device,

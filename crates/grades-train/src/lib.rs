@@ -9,6 +9,7 @@ pub mod data;
 pub mod encoder;
 pub mod eval;
 pub mod hub;
+pub mod loaded;
 pub mod quickstart;
 pub mod schedule;
 pub mod train;

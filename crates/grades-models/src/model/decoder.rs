@@ -1,8 +1,6 @@
 //! A decoder-only language model.
 
-use std::sync::Arc;
-
-use grades_tensor::{DeviceRef, Dtype, Label, Layout, Leaf, Tape, Tensor, Var, ops};
+use grades_tensor::{DeviceRef, Dtype, Label, Leaf, Tape, Tensor, Var, ops};
 
 use super::inputs::{Inputs, Rows};
 use super::stack::{Prefix, Stack};
@@ -24,23 +22,6 @@ pub(crate) struct Wiring {
     pub(crate) vision: Option<Vision>,
     /// What the checkpoint calls its tensors.
     pub(crate) names: Names,
-}
-
-/// Keys and values of the tokens that were seen, by layer.
-#[derive(Debug, Default)]
-pub struct KvCache {
-    layers: Vec<Option<KeysAndValues>>,
-    tokens: usize,
-    /// The position of what comes next, which pictures may make another than the number of tokens.
-    next: usize,
-}
-
-impl KvCache {
-    /// Number of tokens held.
-    #[must_use]
-    pub fn tokens(&self) -> usize {
-        self.tokens
-    }
 }
 
 /// A decoder-only language model.
@@ -250,39 +231,16 @@ impl Decoder {
         self.logits_of(&self.hidden(inputs, None))
     }
 
-    /// Logits that follow the last of `ids`, `[1, vocabulary]`; `ids` follow what the cache holds, and join it.
+    /// Whether the tokens of a text of `from` tokens turn otherwise in one of `to`, as embeddings of long texts do.
     #[must_use]
-    pub fn next_logits(&self, ids: &[u32], cache: &mut KvCache) -> Tensor {
-        let mut layout = Layout::cached(cache.tokens, ids.len());
-        layout.positions = (cache.next as u32..).take(ids.len()).collect();
-        self.logits_behind(&Inputs::tokens(Arc::new(ids.to_vec()), Arc::new(layout)), cache)
-    }
-
-    /// Logits that follow the last of one sample, which may have pictures, `[1, vocabulary]`; it joins the cache, which must be
-    /// empty.
-    #[must_use]
-    pub fn first_logits(&self, inputs: &Inputs, cache: &mut KvCache) -> Tensor {
-        self.logits_behind(inputs, cache)
-    }
-
-    fn logits_behind(&self, inputs: &Inputs, cache: &mut KvCache) -> Tensor {
-        let (hidden, layout, count) = (self.hidden(inputs, Some(cache)), &inputs.layout, inputs.ids.len());
-        let last = match &layout.places {
-            None => layout.positions.iter().max().copied(),
-            Some(places) => places.iter().flatten().max().copied(),
-        };
-        cache.tokens += count;
-        cache.next = last.map_or(cache.next, |last| last as usize + 1);
-        self.logits_of(&ops::gather_rows(&hidden, &[count as u32 - 1]))
-    }
-
-    /// Whether `more` tokens turn those in the cache, as embeddings of long texts do: then all must be read again into an
-    /// empty one.
-    #[must_use]
-    pub fn outgrows(&self, cache: &KvCache, more: usize) -> bool {
-        let seen = cache.tokens;
+    pub fn turns_anew(&self, from: usize, to: usize) -> bool {
         let ropes = self.stack.layers.iter().filter_map(|layer| layer.attention.heads.rope.as_ref());
-        seen > 0 && ropes.into_iter().any(|rope| rope.changes(seen, seen + more))
+        ropes.into_iter().any(|rope| rope.changes(from, to))
+    }
+
+    /// Logits behind some rows of the normed output of the last layer, `[rows, vocabulary]`.
+    pub(super) fn logits_of_rows(&self, hidden: &Var, rows: &[u32]) -> Tensor {
+        self.logits_of(&ops::gather_rows(hidden, rows))
     }
 
     fn logits_of(&self, hidden: &Var) -> Tensor {
@@ -291,12 +249,12 @@ impl Decoder {
     }
 
     /// The normed output of the last layer, `[tokens, hidden]`, without a record.
-    fn hidden(&self, inputs: &Inputs, cache: Option<&mut KvCache>) -> Var {
+    pub(super) fn hidden(&self, inputs: &Inputs, cache: Option<&mut Vec<Option<KeysAndValues>>>) -> Var {
         let tape = Tape::off();
         let run = self.run(&tape, None);
         let rows = self.replaced(run, inputs);
         let (x, all) = (self.embed(&tape, inputs, rows.as_ref()), 0..self.stack.layers.len());
-        let x = self.stack.run(run, x, all, &inputs.layout, cache.map(|cache| &mut cache.layers));
+        let x = self.stack.run(run, x, all, &inputs.layout, cache);
         self.stack.norm.forward(run, &x)
     }
 

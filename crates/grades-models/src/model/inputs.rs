@@ -42,6 +42,18 @@ impl Inputs {
         Self { ids, layout, replaced: None }
     }
 
+    /// One sample of tokens alone.
+    #[must_use]
+    pub fn sample(ids: Vec<u32>) -> Self {
+        let layout = Layout::packed(std::slice::from_ref(&(0..ids.len())));
+        Self::tokens(Arc::new(ids), Arc::new(layout))
+    }
+
+    /// This one sample, whose tokens have no places, with more tokens behind it.
+    pub(crate) fn followed_by(&self, more: &[u32]) -> Self {
+        Self { replaced: self.replaced.clone(), ..Self::sample([&self.ids, more].concat()) }
+    }
+
     /// The pictures that the model makes rows of.
     pub(super) fn pictures(&self) -> Option<&Pictures> {
         match &self.replaced.as_ref()?.by {

@@ -1,6 +1,7 @@
 //! A model: a stack of layers between an embedding and a head, what reads pictures, its passes, and what becomes of it.
 
 mod arrangement;
+mod cache;
 mod decoder;
 mod encoder;
 mod inputs;
@@ -15,8 +16,9 @@ mod tied;
 mod vision;
 
 pub(crate) use arrangement::Arrangement;
+pub use cache::{KvCache, KvCaches};
+pub use decoder::Decoder;
 pub(crate) use decoder::Wiring;
-pub use decoder::{Decoder, KvCache};
 pub use encoder::Encoder;
 pub use inputs::{Inputs, Replaced, Rows};
 pub use outline::Outline;

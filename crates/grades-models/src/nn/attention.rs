@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use grades_tensor::{AttentionSpec, Layout, Tensor, Var, ops};
+use grades_tensor::{AttentionSpec, Kept, Layout, Tensor, Var, ops};
 
 use super::norm::Norm;
 use super::projection::Projection;
@@ -91,16 +91,29 @@ impl Attention {
             }
             (Some(cache), _) => {
                 let [q, k, v] = ops::split_heads(&qkv, &spec);
-                let (keys, values) = match cache {
-                    empty @ None => empty.insert((k, v)),
-                    Some(seen) => {
-                        seen.0.device().append_rows(&mut seen.0, &k);
-                        seen.1.device().append_rows(&mut seen.1, &v);
-                        seen
-                    }
-                };
+                let (keys, values) = keep(cache, (k, v), layout.kept.as_deref());
                 ops::attend(&q, keys, values, &spec)
             }
+        }
+    }
+}
+
+/// The keys and values of a cache with new ones: behind all others, or in the rows that are theirs.
+fn keep<'a>(cache: &'a mut Option<KeysAndValues>, (k, v): KeysAndValues, kept: Option<&Kept>) -> &'a KeysAndValues {
+    match (cache, kept) {
+        (empty @ None, None) => empty.insert((k, v)),
+        (Some(seen), None) => {
+            seen.0.device().append_rows(&mut seen.0, &k);
+            seen.1.device().append_rows(&mut seen.1, &v);
+            seen
+        }
+        (cache, Some(Kept { rows, room })) => {
+            let device = k.device();
+            let nothing = |like: &Tensor| device.zeros([*room, like.columns()], like.dtype());
+            let seen = cache.get_or_insert_with(|| (nothing(&k), nothing(&v)));
+            device.put_rows(&mut seen.0, rows, &k);
+            device.put_rows(&mut seen.1, rows, &v);
+            seen
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use grades_models::{Inputs, KvCache};
+use grades_models::{Inputs, KvCache, KvCaches};
 use grades_tensor::Layout;
 
 use crate::fixture::{assert_close, base, find_each, in_f64, relative_error};
@@ -51,5 +51,57 @@ fn tokens_that_follow_a_cache_have_the_logits_of_the_whole_text() {
         // Once, where the text becomes a long one, or in each longer text than what nothing is stretched in.
         let again = if folder.ends_with("dynamic") { 2 } else { usize::from(folder.ends_with("phi3_long")) };
         assert_eq!(read_again.len(), again, "{family}");
+    }
+}
+
+#[test]
+fn samples_that_grow_together_have_the_logits_that_each_has_alone() {
+    for (family, folder) in
+        find_each(&["gemma3_text", "llama", "mistral", "mixtral", "phi3", "qwen3", "smollm3", "yarn"])
+    {
+        let model = base(&folder, "config.json");
+        let vocabulary = model.sizes().vocab_size;
+        let id = |index: usize| ((index * 37 + 11) % vocabulary) as u32;
+        // Prompts of different lengths, of which the second ends two tokens before the others.
+        let prompts: Vec<Vec<u32>> = [5, 1, 9].iter().map(|&len| (len..2 * len).map(id).collect()).collect();
+        let (mut texts, mut caches) = (prompts.clone(), KvCaches::with_room(&[9, 3, 13]));
+        let mut start = 0;
+        let segments = prompts.iter().map(|prompt| {
+            start += prompt.len();
+            start - prompt.len()..start
+        });
+        let layout = Layout::packed(&segments.collect::<Vec<_>>());
+        let inputs = Inputs::tokens(Arc::new(prompts.concat()), Arc::new(layout));
+        let mut found = model.first_logits_of_each(&inputs, &mut caches);
+        let mut going = vec![0, 1, 2];
+        for step in 0..5 {
+            for (&sample, logits) in going.iter().zip(found.to_host().chunks_exact(vocabulary)) {
+                let expected = model.next_logits(&texts[sample], &mut KvCache::default());
+                assert_close(&format!("{family}, sample {sample}, step {step}"), logits, &in_f64(&expected.to_host()));
+            }
+            if step == 2 {
+                going.remove(1);
+            }
+            let next: Vec<u32> = going.iter().map(|&sample| id(step * 3 + sample + 50)).collect();
+            if step < 4 {
+                found = model.next_logits_of_each(&next, &going, &mut caches);
+            }
+            going.iter().zip(next).for_each(|(&sample, id)| texts[sample].push(id));
+        }
+    }
+}
+
+#[test]
+fn what_is_cut_from_a_cache_is_as_if_it_had_not_been_read() {
+    for (family, folder) in find_each(&["gemma3_text", "llama"]) {
+        let model = base(&folder, "config.json");
+        let ids: Vec<u32> = (0..12).map(|index| (index * 37 + 11) % model.sizes().vocab_size as u32).collect();
+        let (mut cache, mut other) = (KvCache::default(), KvCache::default());
+        let _ = model.next_logits(&[&ids[..7], &[1, 2, 3]].concat(), &mut cache);
+        cache.cut(7);
+        assert_eq!(cache.tokens(), 7);
+        let found = model.next_logits(&ids[7..], &mut cache);
+        let expected = model.next_logits(&ids, &mut other);
+        assert_close(family, &found.to_host(), &in_f64(&expected.to_host()));
     }
 }

@@ -7,7 +7,7 @@ use grades::Tower;
 use grades_models::model::{PassOptions, Pictures, Replaced, Rows, Vision};
 use grades_models::nn::Grid;
 use grades_models::parameters::{Group, Piece, Place};
-use grades_models::{Decoder, Inputs, KvCache, LoraConfig, peft};
+use grades_models::{Decoder, Inputs, KvCache, KvCaches, LoraConfig, peft};
 use grades_tensor::{Gradients, IGNORE_INDEX};
 
 use crate::families::Texts;
@@ -205,7 +205,7 @@ fn tokens_that_follow_pictures_in_a_cache_have_the_logits_of_the_whole_text() {
             model.read(ids.to_vec(), std::slice::from_ref(&(0..ids.len())), Some(of_row.clone())).unwrap()
         };
         let (mut cache, width) = (KvCache::default(), model.sizes().vocab_size);
-        let mut found = model.first_logits(&inputs(&ids[..last]), &mut cache).to_host().into_owned();
+        let mut found = model.logits_after(&inputs(&ids[..last]), &mut cache).to_host().into_owned();
         for end in last + 1..=ids.len() {
             let whole = model.logits(&inputs(&ids[..end - 1])).to_host().into_owned();
             let expected = in_f64(&whole[(end - 2) * width..]);
@@ -213,6 +213,52 @@ fn tokens_that_follow_pictures_in_a_cache_have_the_logits_of_the_whole_text() {
             found = model.next_logits(&ids[end - 1..end], &mut cache).to_host().into_owned();
         }
         assert_eq!(cache.tokens(), ids.len());
+    }
+}
+
+/// A second picture that comes when there are others in the cache, as in a chat, and texts beside one another.
+#[test]
+fn pictures_that_come_later_or_side_by_side_have_the_logits_of_the_whole_text() {
+    for (name, folder) in find_each(&MODELS) {
+        let (model, expected) = (base(&folder, "config.json"), Values::expected(&folder));
+        let (vision, batch) = (model.vision().unwrap(), Batch::new(&model, &expected));
+        let token = vision.token().unwrap();
+        let grid = pictures(vision, &expected, "").grids()[0];
+        let rows = vision.rows_of(grid);
+        // The first picture of the fixture, so many times.
+        let of = |count: usize| {
+            let (values, width) = crate::fixture::patches_of(vision, &expected);
+            let patches = values[..grid.patches() * width].repeat(count);
+            let patches = cpu().from_host(patches, [count * grid.patches(), width]);
+            Some(Arc::new(vision.pictures(patches, vec![grid; count]).unwrap()))
+        };
+        let text: Vec<u32> = batch.inputs.ids.iter().copied().filter(|&id| id != token).take(9).collect();
+        let shown = [&text[..3], &vec![token; rows], &text[3..5]].concat();
+        let whole = |ids: &[u32], count: usize| {
+            let inputs = model.read(ids.to_vec(), std::slice::from_ref(&(0..ids.len())), of(count)).unwrap();
+            let logits = model.logits(&inputs).to_host().into_owned();
+            in_f64(&logits[logits.len() - model.sizes().vocab_size..])
+        };
+        let one = |ids: &[u32]| model.read(ids.to_vec(), std::slice::from_ref(&(0..ids.len())), of(1)).unwrap();
+        let mut cache = KvCache::default();
+        let _ = model.logits_after(&one(&shown), &mut cache);
+        let found = model.next_logits(&text[5..], &mut cache);
+        assert_close(name, &found.to_host(), &whole(&[&shown[..], &text[5..]].concat(), 1));
+        let found = model.logits_after(&one(&shown), &mut cache);
+        assert_close(name, &found.to_host(), &whole(&[&shown[..], &text[5..], &shown].concat(), 2));
+
+        // Beside a text without pictures, which goes on as the other does.
+        let ids = [&text[..4], &shown[..]].concat();
+        let inputs = model.read(ids.clone(), &[0..4, 4..ids.len()], of(1)).unwrap();
+        let mut caches = KvCaches::with_room(&[6, shown.len() + 2]);
+        let width = model.sizes().vocab_size;
+        let alone = |ids: &[u32]| in_f64(&model.next_logits(ids, &mut KvCache::default()).to_host());
+        let found = model.first_logits_of_each(&inputs, &mut caches).to_host().into_owned();
+        assert_close(name, &found[..width], &alone(&text[..4]));
+        assert_close(name, &found[width..], &whole(&shown, 1));
+        let found = model.next_logits_of_each(&text[4..6], &[0, 1], &mut caches).to_host().into_owned();
+        assert_close(name, &found[..width], &alone(&text[..5]));
+        assert_close(name, &found[width..], &whole(&[&shown[..], &text[5..6]].concat(), 1));
     }
 }
 
@@ -241,7 +287,7 @@ fn answers_are_those_of_the_reference() {
     let pictures = Arc::new(first_patches(vision, &expected, tiles * grid.patches(), vec![grid; tiles]));
     let (mut cache, count) = (KvCache::default(), prompt.len());
     let inputs = model.read(prompt, std::slice::from_ref(&(0..count)), Some(pictures)).unwrap();
-    let mut logits = model.first_logits(&inputs, &mut cache);
+    let mut logits = model.logits_after(&inputs, &mut cache);
     let mut found = Vec::new();
     for _ in &answer {
         let logits_now = logits.to_host().into_owned();

@@ -9,6 +9,7 @@ mod signals;
 mod step;
 mod summary;
 mod units;
+mod written_answer;
 
 pub use answer::Answer;
 pub use environment::Environment;
@@ -18,6 +19,7 @@ pub use signals::Signals;
 pub use step::{Step, StepFlops};
 pub use summary::Summary;
 pub use units::{UnitThreshold, Units};
+pub use written_answer::WrittenAnswer;
 
 #[cfg(test)]
 mod tests;

@@ -54,9 +54,21 @@ impl Batch {
     /// depends on what would be computed from them.
     pub fn push(&mut self, index: usize, tokens: &Tokenized) {
         let inputs = input_len(tokens);
+        self.targets.extend_from_slice(&tokens.labels[1..=inputs]);
+        self.push_inputs(index, tokens, inputs);
+    }
+
+    /// Appends a prompt, all of whose tokens are read. Nothing of it is learnt.
+    pub fn push_prompt(&mut self, index: usize, tokens: &Tokenized) {
+        let inputs = tokens.ids.len();
+        self.targets.extend(std::iter::repeat_n(IGNORE_INDEX, inputs));
+        self.push_inputs(index, tokens, inputs);
+    }
+
+    /// Appends the first `inputs` tokens of a sample.
+    fn push_inputs(&mut self, index: usize, tokens: &Tokenized, inputs: usize) {
         let start = self.ids.len();
         self.ids.extend_from_slice(&tokens.ids[..inputs]);
-        self.targets.extend_from_slice(&tokens.labels[1..=inputs]);
         self.positions.extend((0_u32..).take(inputs));
         self.segments.push((start, start + inputs));
         self.samples.push(index);

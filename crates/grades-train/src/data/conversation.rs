@@ -227,6 +227,35 @@ fn with_pictures(read: Vec<Read>, pictures: Vec<Picture>) -> Result<Conversation
 }
 
 impl Conversation {
+    /// Adds what `role` says, with pictures, which stand first in it unless markers say where.
+    ///
+    /// # Errors
+    /// A sentence: there are other numbers of markers and pictures.
+    pub fn say(&mut self, role: &str, text: &str, pictures: Vec<Picture>) -> Result<(), String> {
+        let mut parts = if pictures.is_empty() { vec![Part::Text(text.to_owned())] } else { parts::by_markers(text) };
+        let places = parts::places(&parts);
+        if places == 0 {
+            parts.splice(0..0, pictures.iter().map(|_| Part::Picture(None)));
+        } else if places != pictures.len() {
+            return Err(format!(
+                "there are {places} `{}` in the text, but {} pictures; make them agree, or leave them all out of the text",
+                parts::MARKER,
+                pictures.len()
+            ));
+        }
+        let content = parts::content(parts, &mut pictures.into_iter(), &mut self.pictures);
+        self.messages.push(Message::from_fields([("role".to_owned(), role.into()), ("content".to_owned(), content)]));
+        self.learnt.push(role == ASSISTANT);
+        Ok(())
+    }
+
+    /// Takes its last message away, if that is the assistant's, and gives what it says.
+    pub(crate) fn take_answer(&mut self) -> Option<String> {
+        let answer = self.messages.pop_if(|last| last.role() == ASSISTANT)?;
+        self.learnt.pop();
+        Some(answer.content().to_owned())
+    }
+
     /// Questions and their answers about pictures, which stand before the first question unless markers say where.
     ///
     /// # Errors

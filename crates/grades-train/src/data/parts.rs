@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::picture::Picture;
 
 /// What marks the place of a picture in a text, in LLaVA, LLaMA-Factory and ms-swift alike.
-pub(super) const MARKER: &str = "<image>";
+pub const MARKER: &str = "<image>";
 
 /// A part of a content.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -69,7 +69,7 @@ impl PictureColumns {
     ///
     /// # Errors
     /// A sentence: a picture cannot be found, or is given in a way that is not known.
-    pub(super) fn of(&self, record: &Record) -> Result<Option<Vec<Picture>>, String> {
+    pub(crate) fn of(&self, record: &Record) -> Result<Option<Vec<Picture>>, String> {
         let columns = match &self.column {
             Some(column) => vec![column.as_str()],
             None => COLUMNS.to_vec(),

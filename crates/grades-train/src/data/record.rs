@@ -21,6 +21,15 @@ pub struct Place {
 pub(super) enum At {
     Line(u64),
     Row(usize),
+    /// No row, but all there is.
+    Whole,
+}
+
+impl Place {
+    /// What comes from no file, by the name that messages have for it.
+    pub fn named(name: &str) -> Self {
+        Self { file: Path::new(name).into(), at: At::Whole }
+    }
 }
 
 impl fmt::Display for Place {
@@ -28,6 +37,7 @@ impl fmt::Display for Place {
         match self.at {
             At::Line(line) => write!(f, "{}:{line}", self.file.display()),
             At::Row(row) => write!(f, "{}, row {row}", self.file.display()),
+            At::Whole => write!(f, "{}", self.file.display()),
         }
     }
 }
@@ -63,7 +73,7 @@ impl Record {
     }
 
     /// The columns with a value that nobody has asked for.
-    pub(super) fn left(&self) -> Vec<(&str, &Result<Value, String>)> {
+    pub(crate) fn left(&self) -> Vec<(&str, &Result<Value, String>)> {
         let set = self.columns.iter().filter(|(_, value)| !matches!(value, Ok(Value::Null)));
         let left = self.taken.left(set.map(|(name, _)| name.as_str()));
         left.into_iter().filter_map(|name| Some((name, self.find(name)?))).collect()
@@ -93,7 +103,7 @@ impl Record {
     ///
     /// # Errors
     /// The value cannot be read.
-    pub(super) fn optional(&self, column: &str) -> Result<Option<&Value>, DataError> {
+    pub(crate) fn optional(&self, column: &str) -> Result<Option<&Value>, DataError> {
         self.taken.note(column);
         let value = self.find(column).map(|value| self.readable(column, value)).transpose()?;
         Ok(value.filter(|value| !value.is_null()))

@@ -47,6 +47,33 @@ impl Source<'_> {
     }
 }
 
+impl Source<'_> {
+    /// The first `limit` rows of a split. Of its files only as many are fetched and read as have them.
+    ///
+    /// # Errors
+    /// As of [`read`](Self::read).
+    pub fn first(&self, split: &str, limit: Option<usize>, hub: &Hub) -> Result<Vec<Record>, DataError> {
+        let Self { path, name, revision } = *self;
+        let set = Path::new(path);
+        let Some(limit) = limit.filter(|_| !set.exists() && is_id(path) && split.chars().all(char::is_alphanumeric))
+        else {
+            let mut rows = self.read(Some(split), hub)?;
+            rows.truncate(limit.unwrap_or(usize::MAX));
+            return Ok(rows);
+        };
+        let snapshot = hub.data_set(path, revision)?;
+        let mut rows = Vec::new();
+        for file in files::of_split(set, snapshot.files(), name, split)? {
+            rows.extend(read_file(&snapshot.fetch(file)?)?);
+            if rows.len() >= limit {
+                break;
+            }
+        }
+        rows.truncate(limit);
+        Ok(rows)
+    }
+}
+
 /// Reads a file, or the files of a folder that `split` names, and returns the rows that `split` selects.
 ///
 /// `split` follows Hugging Face datasets: `train`, `train[:1000]`, `train[10%:20%]`, `train[-100:]`, and unions

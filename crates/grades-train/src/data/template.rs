@@ -25,6 +25,17 @@ const SAID: [&str; 9] = [
     "refusal",
 ];
 
+/// What a conversation is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// To learn what the assistant says.
+    LearnAnswers,
+    /// To learn all of it.
+    LearnAll,
+    /// To be gone on with by the assistant.
+    BeAnswered,
+}
+
 /// How far a turn goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ends {
@@ -32,6 +43,27 @@ pub(super) enum Ends {
     Trimmed,
     /// To the end of the white space behind it, which nanoVLM learns too.
     Whole,
+}
+
+/// A conversation by the chat template, for some aim.
+///
+/// # Errors
+/// A sentence: the template refuses the conversation or leaves out what it says, or turns cannot be told apart.
+pub(super) fn write(
+    conversation: &Conversation,
+    encoder: &dyn Encode,
+    aim: Aim,
+    ends: Ends,
+) -> Result<Written, String> {
+    check_read(conversation, encoder)?;
+    match aim {
+        Aim::LearnAnswers => turns(conversation, encoder, ends),
+        Aim::LearnAll => whole(conversation, encoder),
+        Aim::BeAnswered => {
+            let text = render(encoder, conversation, &conversation.messages, true)?;
+            Ok(Written { text, learnt: Vec::new() })
+        }
+    }
 }
 
 /// Renders a conversation up to the end of its last answer, with the assistant's turns as what is learnt, apart from those
@@ -44,8 +76,7 @@ pub(super) enum Ends {
 /// # Errors
 /// A sentence: the template refuses the conversation or leaves out what it says, or writes the earlier messages differently
 /// once more follow (as templates that strip earlier reasoning do), so that turns cannot be told apart.
-pub(super) fn turns(conversation: &Conversation, encoder: &dyn Encode, ends: Ends) -> Result<Written, String> {
-    check_read(conversation, encoder)?;
+fn turns(conversation: &Conversation, encoder: &dyn Encode, ends: Ends) -> Result<Written, String> {
     let (text, turns) = find_turns(conversation, encoder, ends)?;
     let learnt = turns.into_iter().filter(|(index, _)| conversation.learnt[*index]).map(|(_, turn)| turn).collect();
     Ok(Written { text, learnt })
@@ -55,8 +86,7 @@ pub(super) fn turns(conversation: &Conversation, encoder: &dyn Encode, ends: End
 ///
 /// # Errors
 /// As of [`turns`].
-pub(super) fn whole(conversation: &Conversation, encoder: &dyn Encode) -> Result<Written, String> {
-    check_read(conversation, encoder)?;
+fn whole(conversation: &Conversation, encoder: &dyn Encode) -> Result<Written, String> {
     let written = Written::whole(render(encoder, conversation, &conversation.messages, false)?);
     let marked = |(message, learnt): (&Message, &bool)| message.role() == ASSISTANT && !learnt;
     if !conversation.messages.iter().zip(&conversation.learnt).any(marked) {

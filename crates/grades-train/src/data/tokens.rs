@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use grades_tensor::IGNORE_INDEX;
 
+use super::conversation::Conversation;
 use super::encode::{Around, Encode, Encoded, Tokenized};
 use super::record::Place;
 use super::sample::{Sample, Written};
-use super::template::{self, Ends};
+use super::template::{self, Aim, Ends};
 use super::vision::Vision;
 
 /// Encodes a sample as one text, and labels by their bytes the tokens that are to be learnt: those that begin and end within
@@ -24,30 +25,58 @@ pub(super) fn tokenize(
     train_on_inputs: bool,
     place: &Place,
 ) -> Result<Tokenized, String> {
+    let aim = if train_on_inputs { Aim::LearnAll } else { Aim::LearnAnswers };
     let (written, around) = match (sample, vision) {
         (Sample::LeftOut, _) => return Ok(Tokenized::default()),
         (Sample::Text(written), _) if train_on_inputs => (Written::whole(written.text.clone()), Around::Sample),
         (Sample::Text(written), _) => (written.clone(), Around::Sample),
         (Sample::Conversation(conversation), Some(vision)) => {
-            let shown = vision.show(conversation, encoder, train_on_inputs)?;
+            let shown = vision.show(conversation, encoder, aim)?;
             let (written, around) = shown.text();
             let tokens = labelled(written, around, encoder)?;
             return shown.place(tokens, encoder, place);
         }
         (Sample::Conversation(conversation), None) if !conversation.pictures.is_empty() => {
-            return Err(
-                "the row has pictures, but the model reads none; remove the row, or train a vision-language model"
-                    .to_owned(),
-            );
-        }
-        (Sample::Conversation(conversation), None) if train_on_inputs => {
-            (template::whole(conversation, encoder)?, Around::Template)
+            return Err(format!(
+                "the row has pictures, {READS_NONE}; remove the row, or train a vision-language model"
+            ));
         }
         (Sample::Conversation(conversation), None) => {
-            (template::turns(conversation, encoder, Ends::Trimmed)?, Around::Template)
+            (template::write(conversation, encoder, aim, Ends::Trimmed)?, Around::Template)
         }
     };
     labelled(&written, around, encoder)
+}
+
+const READS_NONE: &str = "but the model reads none";
+
+/// A conversation that the model is to go on with, as the tokens of its prompt, none of them learnt. `place` is what messages
+/// about its pictures name.
+///
+/// # Errors
+/// A sentence: the model reads no pictures, one cannot be read, or the chat template refuses the conversation.
+pub fn prompt(
+    conversation: &Conversation,
+    encoder: &dyn Encode,
+    vision: Option<&Vision>,
+    place: &Place,
+) -> Result<Tokenized, String> {
+    match vision {
+        Some(vision) => {
+            let shown = vision.show(conversation, encoder, Aim::BeAnswered)?;
+            let (written, around) = shown.text();
+            let tokens = labelled(written, around, encoder)?;
+            shown.place(tokens, encoder, place)
+        }
+        None if !conversation.pictures.is_empty() => {
+            Err(format!("there are pictures, {READS_NONE}; use a vision-language model, or leave the pictures out"))
+        }
+        None => labelled(
+            &template::write(conversation, encoder, Aim::BeAnswered, Ends::Trimmed)?,
+            Around::Template,
+            encoder,
+        ),
+    }
 }
 
 /// A text as tokens, those within what is learnt with their labels.

@@ -1,6 +1,9 @@
-//! Multiple-choice benchmarks by log-likelihood, with the conventions of lm-evaluation-harness 0.4.
+//! Benchmarks: choices by log-likelihood, with the conventions of lm-evaluation-harness 0.4, and answers that are written out,
+//! with those of lmms-eval.
 
+mod asked;
 mod model;
+pub mod open;
 mod questions;
 mod request;
 pub mod score;
@@ -8,6 +11,7 @@ pub mod scorers;
 pub mod task;
 mod tasks;
 
+pub use asked::Asked;
 pub use request::{Batch, Choice};
 pub use score::{LogLikelihood, ScoreError, ScoreOptions, TaskScore, score};
 pub use task::{Question, Task};

@@ -15,28 +15,6 @@ use crate::hub::Hub;
 const DATA_DIR: &str = "data";
 
 impl Task {
-    /// The questions that `name` means: a task's, as [`load`](Self::load) reads them, or those of a jsonl, json, csv or
-    /// parquet file, which are `multiple_choice`.
-    ///
-    /// # Errors
-    /// There is no such task or file, or a row does not have the task's columns.
-    pub fn open(
-        name: &str,
-        data_dir: Option<&Path>,
-        split: Option<&str>,
-        limit: Option<usize>,
-    ) -> Result<(&'static Self, Vec<Question>), DataError> {
-        let file = Path::new(name);
-        if file.extension().is_some() {
-            let task = Self::find("multiple_choice")?;
-            let mut rows = source::read(file, split)?;
-            rows.truncate(limit.unwrap_or(usize::MAX));
-            return Ok((task, task.questions(name, &rows)?));
-        }
-        let task = Self::find(name)?;
-        Ok((task, task.load(data_dir, split, limit)?))
-    }
-
     /// The questions of `rows`, in their order; columns that they do not read are told as those of `set`.
     ///
     /// # Errors
@@ -65,7 +43,7 @@ impl Task {
         limit: Option<usize>,
     ) -> Result<Vec<Question>, DataError> {
         let split = Some(split.unwrap_or(self.split));
-        let (set, mut rows) = match (self.folder(data_dir), self.hub) {
+        let (set, mut rows) = match (folder_of(self.name, data_dir), self.hub) {
             (Some(folder), _) => (folder.display().to_string(), source::read(&folder, split)?),
             (None, Some(set)) => (set.path.to_owned(), set.read(split, &Hub::from_env())?),
             (None, None) => return Err(DataError::NoDataDir { task: self.name.to_owned() }),
@@ -73,12 +51,13 @@ impl Task {
         rows.truncate(limit.unwrap_or(usize::MAX));
         self.questions(&set, &rows)
     }
+}
 
-    fn folder(&self, data_dir: Option<&Path>) -> Option<PathBuf> {
-        match data_dir {
-            Some(folder) => Some(folder.join(self.name)),
-            None => Some(Path::new(DATA_DIR).join(self.name)).filter(|folder| folder.is_dir()),
-        }
+/// The folder of a task where its questions are not those of the Hub.
+pub(super) fn folder_of(task: &str, data_dir: Option<&Path>) -> Option<PathBuf> {
+    match data_dir {
+        Some(folder) => Some(folder.join(task)),
+        None => Some(Path::new(DATA_DIR).join(task)).filter(|folder| folder.is_dir()),
     }
 }
 

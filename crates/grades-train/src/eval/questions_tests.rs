@@ -1,6 +1,8 @@
 use std::fs;
 
 use super::*;
+use crate::eval::Asked;
+use crate::eval::open::Where;
 
 fn question(task: &str, row: &str) -> Result<Question, DataError> {
     let folder = tempfile::tempdir().unwrap();
@@ -105,8 +107,8 @@ fn a_file_is_a_task_of_multiple_choice() {
     let file = folder.path().join("own.jsonl");
     let row = r#"{"question": "Which?", "choices": ["a", "b"], "answer": "b"}"#;
     fs::write(&file, format!("{row}\n{row}\n{row}\n")).unwrap();
-    let open = |name: &str, limit| Task::open(name, None, None, limit);
-    let (task, questions) = open(file.to_str().unwrap(), Some(2)).unwrap();
+    let open = |name: &str, limit| Asked::find(name, &Where { limit, ..Where::default() });
+    let Asked::Choices(task, questions) = open(file.to_str().unwrap(), Some(2)).unwrap() else { panic!("no choices") };
     assert_eq!((task.name, questions.len(), questions[0].target), ("multiple_choice", 2, 1));
     assert!(open("no.jsonl", None).unwrap_err().to_string().contains("no.jsonl"));
     let error = open("multiple_choice", None).unwrap_err().to_string();

@@ -9,7 +9,7 @@ pub mod freeze;
 mod ledger;
 pub mod memory;
 mod model_source;
-mod model_vision;
+pub(crate) mod model_vision;
 pub mod optimizer;
 pub mod optimizer_state;
 mod options;

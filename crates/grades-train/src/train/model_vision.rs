@@ -21,7 +21,7 @@ const IMAGE_TOKEN: u64 = 151_655;
 ///
 /// # Errors
 /// If there is none, or it is damaged.
-pub(super) fn tokenizer(config: &Value, folder: &Path) -> Result<Tokenizer, TrainError> {
+pub(crate) fn tokenizer(config: &Value, folder: &Path) -> Result<Tokenizer, TrainError> {
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     let extra = config.get("vlm_extra_tokens").and_then(Value::as_object);
     let is_whole = folder.join("tokenizer.json").is_file();
@@ -51,7 +51,7 @@ pub(super) fn tokenizer(config: &Value, folder: &Path) -> Result<Tokenizer, Trai
 ///
 /// # Errors
 /// If its files contradict what is known of it, or one that must be there is missing.
-pub(super) fn of_model(config: &Value, folder: &Path, tokenizer: &Tokenizer) -> Result<Option<Vision>, TrainError> {
+pub(crate) fn of_model(config: &Value, folder: &Path, tokenizer: &Tokenizer) -> Result<Option<Vision>, TrainError> {
     let named = |file: &Path, error: String| TrainError::Other(format!("{}: {error}", file.display()));
     let found = Vision::nanovlm(config).map_err(|error| named(&folder.join("config.json"), error.to_string()))?;
     if found.is_some() {

@@ -10,7 +10,7 @@ pub(super) fn places(message: &Message) -> usize {
 }
 
 /// What a message says.
-pub(super) fn text(message: &Message) -> String {
+pub(crate) fn text(message: &Message) -> String {
     match message.fields().get("content") {
         Some(Value::Array(parts)) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
         _ => message.content().to_owned(),

@@ -23,7 +23,9 @@ use super::picture::Picture;
 use super::placed::Placed;
 use super::record::Place;
 use super::sample::Written;
+use super::template::Aim;
 
+pub(crate) use content::text as text_of;
 pub use models::VisionError;
 pub use nanovlm::TileTokens;
 pub(super) use shown::Shown;
@@ -160,17 +162,12 @@ impl Vision {
     ///
     /// # Errors
     /// A sentence: a picture cannot be read, or the model's text has no place for the pictures.
-    pub(super) fn show(
-        &self,
-        conversation: &Conversation,
-        encoder: &dyn Encode,
-        train_on_inputs: bool,
-    ) -> Result<Shown, String> {
-        let (conversation, pictures) = self.up_to_the_end(conversation, train_on_inputs)?;
+    pub(super) fn show(&self, conversation: &Conversation, encoder: &dyn Encode, aim: Aim) -> Result<Shown, String> {
+        let (conversation, pictures) = self.up_to_the_end(conversation, aim)?;
         let layouts: Vec<Layout> = pictures.iter().map(|(_, layout)| *layout).collect();
         let (written, around, token) = match &self.text {
             PictureText::Tiles(tiles) => {
-                let written = tiles.write(&conversation, &layouts, encoder, train_on_inputs)?;
+                let written = tiles.write(&conversation, &layouts, encoder, aim)?;
                 (written, Around::Template, Some(tiles.image.as_str()))
             }
             PictureText::Run { token, tokens } => {
@@ -180,13 +177,14 @@ impl Vision {
             PictureText::Before { .. } => (nanovlm::question(&conversation, "")?, Around::Sample, None),
             PictureText::Pad { token } => {
                 let counts: Vec<usize> = layouts.iter().map(|layout| self.tokens(*layout)).collect();
-                let written = qwen::write(&conversation, token, &counts, encoder, train_on_inputs)?;
+                let written = qwen::write(&conversation, token, &counts, encoder, aim)?;
                 (written, Around::Template, Some(token.as_str()))
             }
         };
-        let written = match (train_on_inputs, around) {
-            (true, Around::Sample) => Written::whole(written.text),
-            _ => written,
+        let (written, around) = match (aim, around) {
+            (Aim::LearnAll, Around::Sample) => (Written::whole(written.text), around),
+            (Aim::BeAnswered, Around::Sample) => (written, Around::Beginning),
+            _ => (written, around),
         };
         let counted = |(picture, layout)| (picture, layout, self.tokens(layout));
         let token = token.map(str::to_owned);
@@ -198,17 +196,23 @@ impl Vision {
     fn up_to_the_end(
         &self,
         conversation: &Conversation,
-        train_on_inputs: bool,
+        aim: Aim,
     ) -> Result<(Conversation, Vec<(Picture, Layout)>), String> {
         let mut kept = conversation.clone();
-        if !train_on_inputs && let Some(last) = kept.messages.iter().rposition(|message| message.role() == ASSISTANT) {
+        if aim == Aim::LearnAnswers
+            && let Some(last) = kept.messages.iter().rposition(|message| message.role() == ASSISTANT)
+        {
             kept.messages.truncate(last + 1);
             kept.learnt.truncate(last + 1);
         }
         let shown = kept.messages.iter().map(content::places).sum();
         kept.pictures.truncate(shown);
         if matches!(self.text, PictureText::Run { .. } | PictureText::Before { .. }) {
-            nanovlm::first_turn(&mut kept);
+            match aim {
+                Aim::BeAnswered if kept.pictures.len() > 1 => return Err(nanovlm::ONE_PICTURE.to_owned()),
+                Aim::BeAnswered => {}
+                _ => nanovlm::first_turn(&mut kept),
+            }
         }
         let layout = |picture: &Picture| {
             let layout = self.layout(picture).map_err(|error| error.to_string())?;

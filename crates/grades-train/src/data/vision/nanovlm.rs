@@ -10,7 +10,7 @@ use grades_models::template::Message;
 use super::super::conversation::{ASSISTANT, Conversation};
 use super::super::encode::Encode;
 use super::super::sample::Written;
-use super::super::template::{self, Ends};
+use super::super::template::{self, Aim, Ends};
 use super::content;
 
 const USER: &str = "user";
@@ -36,7 +36,7 @@ impl TileTokens {
         conversation: &Conversation,
         layouts: &[Layout],
         encoder: &dyn Encode,
-        train_on_inputs: bool,
+        aim: Aim,
     ) -> Result<Written, String> {
         let mut shown = self.pictures(layouts)?;
         let mut said = conversation.clone();
@@ -52,10 +52,7 @@ impl TileTokens {
         if !shown.is_empty() {
             return Err("the conversation has pictures but no question; remove the row".to_owned());
         }
-        match train_on_inputs {
-            true => template::whole(&said, encoder),
-            false => template::turns(&said, encoder, Ends::Whole),
-        }
+        template::write(&said, encoder, aim, Ends::Whole)
     }
 
     /// What stands for the pictures.
@@ -92,6 +89,13 @@ impl TileTokens {
     }
 }
 
+/// What the first two generations are not made for.
+const ONE_TURN: &str = "this generation of nanoVLM reads a question and its answer, and nothing before them; give it one \
+    question, or a row with one";
+
+/// Nor for this.
+pub(super) const ONE_PICTURE: &str = "this generation of nanoVLM reads one picture; give it one";
+
 /// Leaves the first question, its answer and the first picture: the first two generations read no more.
 pub(super) fn first_turn(conversation: &mut Conversation) {
     let answers = conversation.messages.iter().filter(|message| message.role() == ASSISTANT).count();
@@ -108,14 +112,17 @@ pub(super) fn first_turn(conversation: &mut Conversation) {
     conversation.pictures.truncate(1);
 }
 
-/// `Question: … Answer:` and the answer, behind what stands for the picture.
+/// `Question: … Answer:` and the answer, if there is one, behind what stands for the picture.
 pub(super) fn question(conversation: &Conversation, before: &str) -> Result<Written, String> {
     match conversation.messages.as_slice() {
         [user, assistant] if user.role() == USER && assistant.role() == ASSISTANT => {
             let prompt = format!("{before}Question: {} Answer:", content::text(user));
             Ok(Written::answered(&prompt, &content::text(assistant)))
         }
-        _ => Err("this generation of nanoVLM reads a question and its answer, and nothing before them; remove the row"
-            .to_owned()),
+        [user] if user.role() == USER => {
+            let prompt = format!("{before}Question: {} Answer:", content::text(user));
+            Ok(Written { text: prompt, learnt: Vec::new() })
+        }
+        _ => Err(ONE_TURN.to_owned()),
     }
 }

@@ -3,7 +3,7 @@
 use super::super::conversation::Conversation;
 use super::super::encode::Encode;
 use super::super::sample::Written;
-use super::super::template::{self, Ends};
+use super::super::template::{self, Aim, Ends};
 
 /// The conversation by the chat template, in which each picture's token stands `counts` times.
 pub(super) fn write(
@@ -11,12 +11,9 @@ pub(super) fn write(
     token: &str,
     counts: &[usize],
     encoder: &dyn Encode,
-    train_on_inputs: bool,
+    aim: Aim,
 ) -> Result<Written, String> {
-    let written = match train_on_inputs {
-        true => template::whole(conversation, encoder)?,
-        false => template::turns(conversation, encoder, Ends::Trimmed)?,
-    };
+    let written = template::write(conversation, encoder, aim, Ends::Trimmed)?;
     let places = written.text.matches(token).count();
     if places != counts.len() {
         return Err(format!(

@@ -1,0 +1,188 @@
+//! Keys and values of what was seen, so that writing on costs a pass of what is new alone.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use grades_tensor::{Kept, Layout, Segment, Tensor};
+
+use super::decoder::Decoder;
+use super::inputs::Inputs;
+use crate::nn::KeysAndValues;
+
+/// Keys and values of one sample's tokens, by layer.
+#[derive(Debug, Default)]
+pub struct KvCache {
+    layers: Vec<Option<KeysAndValues>>,
+    tokens: usize,
+    /// The position of what comes next, which pictures may make another than the number of tokens.
+    next: usize,
+}
+
+impl KvCache {
+    /// Number of tokens held.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Forgets what comes after the first `tokens` tokens; everything, where pictures are among them.
+    pub fn cut(&mut self, tokens: usize) {
+        if tokens >= self.tokens {
+            return;
+        }
+        if tokens == 0 || self.next != self.tokens {
+            *self = Self::default();
+            return;
+        }
+        let rows: Vec<u32> = (0..tokens as u32).collect();
+        for (keys, values) in self.layers.iter_mut().flatten() {
+            *keys = keys.device().gather_rows(keys, &rows);
+            *values = values.device().gather_rows(values, &rows);
+        }
+        (self.tokens, self.next) = (tokens, tokens);
+    }
+
+    /// The layout of a sample of its own as one that follows what is held.
+    fn behind(&self, layout: &Layout) -> Layout {
+        let (count, from) = (layout.positions.len(), self.next as u32);
+        let places = layout.places.as_ref().map(|places| {
+            let moved = places.iter().map(|place| place.map(|number| number + from));
+            Arc::new(moved.collect::<Vec<_>>())
+        });
+        let positions = match places {
+            None => layout.positions.iter().map(|position| position + from).collect(),
+            Some(_) => layout.positions.clone(),
+        };
+        Layout { positions, places, ..Layout::cached(self.tokens, count) }
+    }
+}
+
+/// Keys and values of several samples, each with room to grow, by layer.
+#[derive(Debug)]
+pub struct KvCaches {
+    layers: Vec<Option<KeysAndValues>>,
+    rooms: Vec<Room>,
+    rows: usize,
+}
+
+/// Where one sample's tokens are.
+#[derive(Debug)]
+struct Room {
+    first: usize,
+    tokens: usize,
+    /// Most tokens.
+    most: usize,
+    /// The position of what comes next.
+    next: usize,
+}
+
+impl Room {
+    fn rows(&self, new: usize) -> Range<usize> {
+        self.first..self.first + self.tokens + new
+    }
+}
+
+impl KvCaches {
+    /// For samples that will have at most so many tokens each.
+    #[must_use]
+    pub fn with_room(most: &[usize]) -> Self {
+        let mut rows = 0;
+        let rooms = most.iter().map(|&most| {
+            let first = rows;
+            rows += most;
+            Room { first, tokens: 0, most, next: 0 }
+        });
+        let rooms = rooms.collect();
+        Self { layers: Vec::new(), rooms, rows }
+    }
+
+    /// The layout of a batch whose segments go on with `samples`, in which tokens have the positions and places that the batch
+    /// gives them.
+    ///
+    /// # Panics
+    /// If a sample has no room for its segment.
+    fn behind(&self, layout: &Layout, samples: &[usize]) -> Layout {
+        let (mut rows, mut segments) = (Vec::with_capacity(layout.positions.len()), Vec::new());
+        for (segment, &sample) in layout.segments.iter().zip(samples) {
+            let (room, new) = (&self.rooms[sample], segment.query.len());
+            assert!(room.tokens + new <= room.most, "a sample of a batch has outgrown its room");
+            let key = room.rows(new);
+            rows.extend((key.end - new..key.end).map(|row| row as u32));
+            segments.push(Segment { query: segment.query.clone(), key });
+        }
+        Layout { segments, kept: Some(Arc::new(Kept { rows, room: self.rows })), ..layout.clone() }
+    }
+}
+
+/// The position behind tokens `rows` of a layout.
+fn position_behind(layout: &Layout, rows: Range<usize>) -> usize {
+    let last = match &layout.places {
+        None => layout.positions[rows].iter().max().copied(),
+        Some(places) => places[rows].iter().flatten().max().copied(),
+    };
+    last.map_or(0, |last| last as usize + 1)
+}
+
+impl Decoder {
+    /// Logits that follow the last of `ids`, `[1, vocabulary]`; `ids` follow what the cache holds, and join it.
+    #[must_use]
+    pub fn next_logits(&self, ids: &[u32], cache: &mut KvCache) -> Tensor {
+        self.logits_after(&Inputs::sample(ids.to_vec()), cache)
+    }
+
+    /// The same of one sample that may have pictures. It has its own positions, counted from its beginning.
+    #[must_use]
+    pub fn logits_after(&self, inputs: &Inputs, cache: &mut KvCache) -> Tensor {
+        let count = inputs.ids.len();
+        let layout = Arc::new(cache.behind(&inputs.layout));
+        let inputs = Inputs { layout: layout.clone(), ..inputs.clone() };
+        let hidden = self.hidden(&inputs, Some(&mut cache.layers));
+        cache.tokens += count;
+        cache.next = cache.next.max(position_behind(&layout, 0..count));
+        self.logits_of_rows(&hidden, &[count as u32 - 1])
+    }
+
+    /// Logits that follow the last token of each segment of `inputs`, `[samples, vocabulary]`: whole samples, as many as the
+    /// caches are for, which join them.
+    ///
+    /// # Panics
+    /// If a sample is longer than its room.
+    #[must_use]
+    pub fn first_logits_of_each(&self, inputs: &Inputs, caches: &mut KvCaches) -> Tensor {
+        let samples: Vec<usize> = (0..inputs.layout.segments.len()).collect();
+        self.logits_of_each(inputs, &samples, caches)
+    }
+
+    /// Logits that follow one more token of each of `samples`, `[samples, vocabulary]`.
+    ///
+    /// # Panics
+    /// If a sample has no room left.
+    #[must_use]
+    pub fn next_logits_of_each(&self, ids: &[u32], samples: &[usize], caches: &mut KvCaches) -> Tensor {
+        let segments: Vec<Range<usize>> = (0..ids.len()).map(|row| row..row + 1).collect();
+        let positions = samples.iter().map(|&sample| caches.rooms[sample].next as u32).collect();
+        let layout = Layout { positions, ..Layout::packed(&segments) };
+        self.logits_of_each(&Inputs::tokens(Arc::new(ids.to_vec()), Arc::new(layout)), samples, caches)
+    }
+
+    fn logits_of_each(&self, inputs: &Inputs, samples: &[usize], caches: &mut KvCaches) -> Tensor {
+        let layout = Arc::new(caches.behind(&inputs.layout, samples));
+        let inputs = Inputs { layout: layout.clone(), ..inputs.clone() };
+        let hidden = self.hidden(&inputs, Some(&mut caches.layers));
+        let mut last = Vec::with_capacity(samples.len());
+        for (segment, &sample) in layout.segments.iter().zip(samples) {
+            let room = &mut caches.rooms[sample];
+            room.tokens += segment.query.len();
+            room.next = room.next.max(position_behind(&layout, segment.query.clone()));
+            last.push(segment.query.end as u32 - 1);
+        }
+        self.logits_of_rows(&hidden, &last)
+    }
+
+    /// Whether `more` tokens turn those in the cache, as embeddings of long texts do: then all must be read again into an
+    /// empty one.
+    #[must_use]
+    pub fn outgrows(&self, cache: &KvCache, more: usize) -> bool {
+        cache.tokens > 0 && self.turns_anew(cache.tokens, cache.tokens + more)
+    }
+}

@@ -1,0 +1,126 @@
+//! A model that is used rather than trained: with its tokenizer, how it sees pictures, and what ends its answers.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use grades_models::generate::{Generated, Limits, generate_each};
+use grades_models::generation_config::{end_of_turn, end_tokens};
+use grades_models::sampling::{Sampler, SamplingOptions};
+use grades_models::source::LoadOptions;
+use grades_models::template::ChatTemplate;
+use grades_models::tokenizer::Tokenizer;
+use grades_models::weights::Checkpoint;
+use grades_models::{Decoder, Inputs, peft, registry};
+use grades_tensor::device;
+
+use crate::config::Precision;
+use crate::data::{Batch, DataError, Tokenized, Vision};
+use crate::encoder::Encoder;
+use crate::hub::Hub;
+use crate::train::vision_cache::{Place, VisionCache};
+use crate::train::{Reader, TrainError, model_vision};
+
+/// What is kept of pictures that come in several prompts, at most, in bytes.
+const KEPT: u64 = 2_000_000_000;
+
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Loading<'a> {
+    /// The folder of an adapter for it, as PEFT stores them.
+    pub adapter: Option<&'a Path>,
+    /// Whether its adapter is added to its weights, where these are dense, so that it needs no products of its own.
+    pub fold_adapter: bool,
+    /// Whether its matrices are held in 4 bits.
+    pub load_in_4bit: bool,
+    /// The dtype of its products.
+    pub precision: Precision,
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The model, of which nothing trains.
+    pub model: Decoder,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How it sees pictures, if it does.
+    pub vision: Option<Arc<Vision>>,
+    /// What ends a text.
+    end_of_text: Vec<u32>,
+    reader: Reader,
+}
+
+impl Loaded {
+    /// A model folder, a GGUF file, or a model of the Hub, which is fetched.
+    ///
+    /// # Errors
+    /// If it cannot be fetched or read, or its files do not fit one another.
+    pub fn open(path: &Path, options: Loading<'_>) -> Result<Self, TrainError> {
+        let path = Hub::from_env().model(path).map_err(DataError::from)?;
+        let checkpoint = Checkpoint::open(&path)?;
+        let config = checkpoint.config()?;
+        let load = LoadOptions::new(device("auto").map_err(|error| TrainError::Other(error.to_string()))?)
+            .in_4bit(options.load_in_4bit);
+        // A large vocabulary takes about as long to read as a small model.
+        let (model, tokenizer) =
+            rayon::join(|| registry::open(&checkpoint, load), || model_vision::tokenizer(config, &path));
+        let (mut model, tokenizer) = (model?, tokenizer?);
+        if let Some(adapter) = options.adapter {
+            model = peft::attach(model, adapter)?;
+        }
+        model.parameters_mut().set_trainable(|_| Some(false));
+        if options.fold_adapter {
+            model.fold_frozen();
+        }
+        tokenizer.check_fits(model.sizes().vocab_size)?;
+        model.set_dtype(options.precision.resolve());
+        let vision = model_vision::of_model(config, &path, &tokenizer)?.map(Arc::new);
+        let end_of_text = end_tokens(&checkpoint, &tokenizer)?;
+        let reader = Reader::new(vision.clone(), VisionCache::new(Place::Memory, KEPT));
+        Ok(Self { model, tokenizer, vision, end_of_text, reader })
+    }
+
+    /// Its tokenizer and chat template, as prompts are made with them.
+    #[must_use]
+    pub fn encoder(&self) -> Encoder<'_> {
+        Encoder::new(&self.tokenizer, self.model.sizes().vocab_size)
+    }
+
+    /// The tokens that end a text, `of_turn` also those that end a turn of a chat.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn ends(&self, of_turn: bool) -> Result<Vec<u32>, TrainError> {
+        let mut ends = self.end_of_text.clone();
+        if let (true, Some(Ok(template))) = (of_turn, ChatTemplate::of(&self.tokenizer)) {
+            ends.extend(end_of_turn(&template, &self.tokenizer)?);
+        }
+        Ok(ends)
+    }
+
+    /// Prompts, side by side, as the model reads them.
+    ///
+    /// # Errors
+    /// A picture cannot be decoded, or the model does not read one of such a size.
+    pub fn inputs(&mut self, prompts: &[Tokenized]) -> Result<Inputs, TrainError> {
+        let mut batch = Batch::default();
+        prompts.iter().enumerate().for_each(|(index, prompt)| batch.push_prompt(index, prompt));
+        self.reader.read(&self.model, &batch)
+    }
+
+    /// What it answers to each of some prompts, all at once, with its likeliest tokens, each to the end of its turn.
+    ///
+    /// # Errors
+    /// As of [`inputs`](Self::inputs); a prompt is longer than the model's context.
+    pub fn answers(&mut self, prompts: &[Tokenized], max_new_tokens: usize) -> Result<Vec<Generated>, TrainError> {
+        let limits = Limits { max_new_tokens, stop: self.ends(true)? };
+        let inputs = self.inputs(prompts)?;
+        let greedy = Sampler::new(SamplingOptions::default()).map_err(grades_models::Error::from)?;
+        let mut samplers = vec![greedy; prompts.len()];
+        Ok(generate_each(&self.model, &self.tokenizer, &inputs, &limits, &mut samplers)?)
+    }
+}
+
+#[cfg(test)]
+#[path = "loaded_tests.rs"]
+mod tests;
