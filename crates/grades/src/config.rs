@@ -45,7 +45,8 @@ pub struct Config {
     /// ([`EarlyStopping::split_fused`](crate::EarlyStopping::split_fused), [`Role::monitored`](crate::Role::monitored));
     /// the monitor knows the units that it was given and nothing else. Default: true.
     pub split_fused: bool,
-    /// Measures from the first step on, for reports. Changes no decision. Default: false.
+    /// Measures from the first step on, and writes all that the rules are given into `trace.jsonl`, for reports and trials of
+    /// other rules ([`replay`](crate::replay)). Changes no decision. Default: false.
     pub trace: bool,
     /// The parameters of `tau: auto`.
     pub auto: AutoTau,

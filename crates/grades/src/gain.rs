@@ -46,11 +46,13 @@ pub struct StepGains<'a> {
 }
 
 /// The gain of one matrix, or of the adapter of one.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UnitGain {
     /// The matrix.
     pub unit: UnitId,
     /// −⟨its gradient, its last change⟩ in nats.
+    #[serde(deserialize_with = "exact::number_or_nan")]
     pub gain: f64,
     /// The arithmetic of its weight gradient in the step, which its freezing would save, in FLOPs.
     pub saves: u64,

@@ -99,7 +99,8 @@ impl Monitor {
         let training = self.training(step, measurements);
         self.measurements += training.iter().map(|(_, parts)| parts.len() as u64).sum::<u64>();
         decision.signals.extend(training.iter().filter_map(|(unit, parts)| Some((*unit, signal.value(parts)?))));
-        if !self.measured(step) {
+        // What is measured earlier is for the trace alone.
+        if !self.measured(step) || step < self.first_deciding_step() {
             return decision;
         }
         let converged = match &mut self.detector {
@@ -164,8 +165,12 @@ impl Monitor {
     }
 
     fn first_needed_step(&self) -> usize {
+        if self.config.trace { 1 } else { self.first_deciding_step() }
+    }
+
+    /// The first step whose measurements decisions know of.
+    fn first_deciding_step(&self) -> usize {
         match self.config.tau {
-            _ if self.config.trace => 1,
             Tau::Auto => self.config.auto.first_measured_step().min(self.grace + 1),
             _ => self.grace + 1,
         }

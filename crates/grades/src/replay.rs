@@ -7,17 +7,28 @@ use serde::{Deserialize, Serialize};
 use crate::check::ConfigError;
 use crate::config::Config;
 use crate::event::StopReason;
+use crate::exact;
+use crate::gain::{StepGains, UnitGain};
 use crate::monitor::Monitor;
 use crate::signal::{Measurement, Signal};
 use crate::unit::UnitId;
 
-/// One step of a recording: one line of a signal log.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One step of a recording: one line of `trace.jsonl`, which a run with [`trace`](Config::trace) writes.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TraceStep {
     /// The optimizer step, from 1.
     pub step: usize,
     /// The measurements of each unit.
     pub measurements: Vec<(UnitId, Vec<Measurement>)>,
+    /// What the step's update has found of the update before it; empty where nothing was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gains: Vec<UnitGain>,
+    /// The gain of all other parameters, in nats.
+    #[serde(default, deserialize_with = "exact::number_or_nan")]
+    pub other_gain: f64,
+    /// The arithmetic of the step, in FLOPs.
+    #[serde(default)]
+    pub flops: u64,
 }
 
 impl TraceStep {
@@ -25,7 +36,7 @@ impl TraceStep {
     pub fn of_signals(step: usize, signal: Signal, values: impl IntoIterator<Item = (UnitId, f64)>) -> Self {
         let measurements =
             values.into_iter().map(|(unit, value)| (unit, vec![Measurement::of_signal(signal, value)])).collect();
-        Self { step, measurements }
+        Self { step, measurements, ..Self::default() }
     }
 }
 
@@ -57,6 +68,10 @@ pub fn replay<'a>(
         let decision = monitor.observe(recorded.step, &recorded.measurements);
         replay.frozen_at.extend(decision.freeze.into_iter().map(|unit| (unit, recorded.step)));
         replay.stop = replay.stop.or(decision.stop.map(|reason| (recorded.step, reason)));
+        if !recorded.gains.is_empty() {
+            let TraceStep { gains: units, other_gain: others, flops, .. } = recorded;
+            monitor.observe_gains(recorded.step, &StepGains { units, others: *others, flops: *flops });
+        }
     }
     Ok(replay)
 }

@@ -14,7 +14,7 @@ mod written_answer;
 pub use answer::Answer;
 pub use environment::Environment;
 pub use event::{Event, RunEvent};
-pub use names::{CONFIG, ENVIRONMENT, EVENTS, METRICS, SIGNALS, SUMMARY, UNITS};
+pub use names::{CONFIG, ENVIRONMENT, EVENTS, METRICS, SIGNALS, SUMMARY, TRACE, UNITS};
 pub use signals::Signals;
 pub use step::{Step, StepFlops};
 pub use summary::Summary;

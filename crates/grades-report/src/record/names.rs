@@ -10,6 +10,8 @@ pub const UNITS: &str = "units.json";
 pub const METRICS: &str = "metrics.jsonl";
 /// [`Signals`](super::Signals) a line.
 pub const SIGNALS: &str = "signals.jsonl";
+/// A [`TraceStep`](grades::TraceStep) a line, with `early_stopping.trace`.
+pub const TRACE: &str = "trace.jsonl";
 /// An [`Event`](super::Event) a line.
 pub const EVENTS: &str = "events.jsonl";
 /// [`Summary`](super::Summary); there when the run has ended.

@@ -202,6 +202,44 @@ mod tests {
         }
     }
 
+    /// Around the optimum of a quadratic, under a constant rate η and gradients with independent noise, each weight is an
+    /// autoregression with r = 1 − ηλ around it. Its average of weights a_s has the variance v · Σ a_s a_t r^|s − t|, and excess
+    /// risk in proportion; every second value is taken, so r² is in its place.
+    #[test]
+    fn the_excess_risk_of_an_average_is_that_of_its_closed_form() {
+        use rand::{RngExt, SeedableRng};
+        const WIDTH: usize = 20_000;
+        const COUNT: usize = 40;
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+        let mut normal = move || {
+            let (u, v): (f64, f64) = (random.random(), random.random());
+            (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+        };
+        let r: f64 = 0.8;
+        let square = |of: &[f32]| of.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>() / WIDTH as f64;
+        let kind = WeightAverage::Polynomial { power: 3.0 };
+        let mut average = Average::new(kind, 1);
+        let mut weights: Vec<f64> = (0..WIDTH).map(|_| normal()).collect();
+        for _ in 0..COUNT {
+            weights.iter_mut().for_each(|w| *w = r * *w + (1.0 - r * r).sqrt() * normal());
+            let value = device("cpu").unwrap().from_host(weights.iter().map(|&w| w as f32).collect(), [WIDTH, 1]);
+            let mut parameters = Parameters::default();
+            parameters.push(Parameter::new("a", &[WIDTH, 1], value, &[(WIDTH, Place::Always)]));
+            parameters.train();
+            average.add(&parameters);
+        }
+        let weight = |n: usize| (n * (n + 1) * (n + 2)) as f64;
+        let all: f64 = (1..=COUNT).map(weight).sum();
+        let pairs = (1..=COUNT).flat_map(|s| (1..=COUNT).map(move |t| (s, t)));
+        let expected: f64 =
+            pairs.map(|(s, t)| weight(s) * weight(t) * r.powi(s.abs_diff(t) as i32)).sum::<f64>() / (all * all);
+        let found = square(&average.values[0].as_ref().unwrap().to_host());
+        // The variance of so many squares is 2 / WIDTH of their own square: 1 % is a standard error.
+        assert!((found / expected - 1.0).abs() < 0.04, "{found}, not {expected}");
+        // Of what the weights themselves have, a third.
+        assert!((0.25..0.45).contains(&expected), "{expected}");
+    }
+
     #[test]
     fn a_swap_goes_there_and_back_and_a_settled_piece_keeps_its_average() {
         let mut average = Average::new(WeightAverage::Polynomial { power: 0.0 }, 2);

@@ -58,7 +58,7 @@ pub struct Measured {
 
 impl Measured {
     /// The measurements of each unit.
-    fn by_unit(&self) -> Vec<(UnitId, Vec<Measurement>)> {
+    pub(super) fn by_unit(&self) -> Vec<(UnitId, Vec<Measurement>)> {
         let mut units: Vec<(UnitId, Vec<Measurement>)> = Vec::new();
         for (PartId { unit, .. }, measurement) in &self.parts {
             match units.last_mut() {

@@ -39,6 +39,8 @@ pub struct TrainOptions {
     pub eval_steps: Option<usize>,
     /// When checkpoints are written.
     pub save_steps: Option<SaveSteps>,
+    /// Whether what the method is given is written down, step by step.
+    pub trace: bool,
     /// Where there is no progress bar, a line is logged after every so many steps.
     pub logging_steps: usize,
 }

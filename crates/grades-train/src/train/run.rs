@@ -196,6 +196,7 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Tra
             Some(every) => Some(every).filter(|every| *every > 0),
         },
         save_steps: config.save_steps.clone(),
+        trace: matches!(&config.early_stopping, EarlyStopping::Grades(options) if options.trace),
         logging_steps: config.logging_steps,
     }
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use grades::TraceStep;
 use grades_report::record::{self, Event, Signals, Step};
 use serde::Serialize;
 
@@ -12,13 +13,15 @@ use super::trackers::Trackers;
 use crate::config::Tracker;
 
 /// The directory of one run: `config.yaml`, `environment.json`, `units.json`, `metrics.jsonl`, `signals.jsonl`,
-/// `events.jsonl`, `checkpoints/`, `model/` and, at the end, `summary.json` and `report.html`.
+/// `events.jsonl`, with `early_stopping.trace` also `trace.jsonl`, `checkpoints/`, `model/` and, at the end, `summary.json` and `report.html`.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
     metrics: Lines,
     signals: Lines,
     events: Lines,
+    /// From the first line on.
+    trace: Option<Lines>,
     trackers: Trackers,
 }
 
@@ -84,8 +87,11 @@ impl RunDir {
         }
         let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
         let step = name.strip_prefix("step-").and_then(|step| step.parse().ok()).unwrap_or(usize::MAX);
-        for log in [record::METRICS, record::SIGNALS, record::EVENTS] {
+        for log in [record::METRICS, record::SIGNALS, record::EVENTS, record::TRACE] {
             let path = path.join(log);
+            if log == record::TRACE && !path.exists() {
+                continue;
+            }
             let text = fs::read_to_string(&path).map_err(|source| TrainError::io(&path, source))?;
             let before = |line: &&str| {
                 let line: Option<serde_json::Value> = serde_json::from_str(line).ok();
@@ -100,7 +106,7 @@ impl RunDir {
     fn open(path: &Path, append: bool) -> Result<Self, TrainError> {
         let lines = |name: &str| Lines::create(path.join(name), append);
         let (metrics, signals, events) = (lines(record::METRICS)?, lines(record::SIGNALS)?, lines(record::EVENTS)?);
-        Ok(Self { path: path.into(), metrics, signals, events, trackers: Trackers::default() })
+        Ok(Self { path: path.into(), metrics, signals, events, trace: None, trackers: Trackers::default() })
     }
 
     /// From now on writes the files of these trackers, too. A run that goes on after the step `resumed` replaces what they
@@ -156,6 +162,18 @@ impl RunDir {
         self.signals.write(line)?;
         self.trackers.signals(line);
         Ok(())
+    }
+
+    /// Appends a line to `trace.jsonl`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn trace(&mut self, line: &TraceStep) -> Result<(), TrainError> {
+        let trace = match &mut self.trace {
+            Some(trace) => trace,
+            place => place.insert(Lines::create(self.path.join(record::TRACE), true)?),
+        };
+        trace.write(line)
     }
 
     /// Appends a line to `events.jsonl`.

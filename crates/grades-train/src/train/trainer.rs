@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Instant;
 
-use grades::{Cost, Decision, Flops, StepGains, StopReason, Wants};
+use grades::{Cost, Decision, Flops, StepGains, StopReason, TraceStep, Wants};
 use grades_models::{Decoder, Inputs};
 use grades_report::record::{Event, RunEvent, Signals, Step, StepFlops};
 use grades_tensor::{Gradients, Tensor, executed, labels_of};
@@ -182,9 +182,14 @@ impl<'a> Trainer<'a> {
             gain_of: (wants.gain && step > 1).then(|| rate(step - 1, part)),
         };
         let gains = optimizer.update(model.parameters_mut(), &gradients, rates, scale);
-        if !gains.is_empty() {
-            let (units, others) = freezing.gains(model, &gains, tokens);
+        let (units, others) = freezing.gains(model, &gains, tokens);
+        if !units.is_empty() {
             policy.observe_gains(step, &StepGains { units: &units, others, flops: flops.total() });
+        }
+        if self.options.trace {
+            let measurements = measured.by_unit();
+            let flops = flops.total();
+            self.dir.trace(&TraceStep { step, measurements, gains: units, other_gain: others, flops })?;
         }
         if let Some(average) = average.as_mut().filter(|average| average.takes(step, warmup_steps)) {
             average.add(model.parameters());

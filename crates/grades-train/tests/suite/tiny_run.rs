@@ -65,6 +65,7 @@ pub(crate) fn train(
         prefix_cache: outputs::Options::default(),
         eval_steps: None,
         save_steps: None,
+        trace: false,
         logging_steps: 1,
     };
     let state = TrainState::new(model, policy, &options);

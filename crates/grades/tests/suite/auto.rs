@@ -179,3 +179,22 @@ fn b_of_an_adapter_pair_is_judged_or_both_together() {
         assert_eq!(monitor.is_frozen(unit), frozen, "{parts}");
     }
 }
+
+#[test]
+fn a_trace_changes_no_decision_of_tau_auto() {
+    let unit = UnitId::language(0, Role::Q);
+    let freezes_at = |trace| {
+        let auto = AutoTau { warmup_steps: Some(4), window: Some(5), ..AutoTau::default() };
+        let mut monitor = Monitor::new(Config { auto, trace, ..Config::default() }, &[unit], STEPS).unwrap();
+        for step in 2..30 {
+            // Gradients of the warm-up agree: averaged with the rest they would put the end off.
+            let cosine = if step <= 4 { 0.9 } else { 0.1 - 0.02 * step as f64 };
+            let change = Some((2.0_f64 - 2.0 * cosine).sqrt());
+            let measurement = Measurement { gradient: Some(1.0), previous: Some(1.0), change, weight_change: None };
+            monitor.observe(step, &[(unit, vec![measurement])]);
+        }
+        monitor.frozen_at(unit)
+    };
+    assert!(freezes_at(false).is_some());
+    assert_eq!(freezes_at(true), freezes_at(false));
+}

@@ -12,3 +12,7 @@ mod formats;
 mod monitor;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod quadratic;
+#[cfg(test)]
+mod recorded;
