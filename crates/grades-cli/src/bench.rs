@@ -32,10 +32,11 @@ enum Bench {
 #[derive(Debug, clap::Args)]
 struct Step {
     /// The model: smollm2-135m, smollm2-moe (8 experts, 2 of them active, for each MLP of smollm2-135m: as many active
-    /// parameters), smollm2-360m, llama-1b, qwen3-0.6b, qwen3-14b or tiny.
+    /// parameters), smollm2-360m, llama-1b, qwen3-0.6b, qwen3-14b, nanovlm-222m, qwen2.5-vl-3b, qwen2.5-vl-7b (these read pictures),
+    /// tiny or tiny-vlm.
     #[arg(long, default_value_t = Shape::SmolLm2M135)]
     shape: Shape,
-    /// What trains: all parameters, adapters on the seven projections of every layer, or nothing: the forward pass alone, as
+    /// What trains: all parameters, adapters on the seven projections of every layer of the language model, or nothing: the forward pass alone, as
     /// in evaluation.
     #[arg(long, value_parser = ["full", "lora", "forward"], default_value = "full")]
     mode: String,
@@ -51,9 +52,15 @@ struct Step {
     /// Rows of the batch.
     #[arg(long, default_value_t = 4)]
     rows: usize,
-    /// Tokens of each row.
+    /// Tokens of each row, beside those of its pictures.
     #[arg(long, default_value_t = 256)]
     tokens: usize,
+    /// Pictures of each row, of random pixels, for shapes that read some.
+    #[arg(long, default_value_t = 1)]
+    pictures: usize,
+    /// Pixels along a side of a picture; nanovlm-222m reads 224 alone.
+    #[arg(long, default_value_t = 448, value_name = "PIXELS")]
+    image_size: usize,
     /// Share of each row's tokens, at its end, that have a label.
     #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
     completion_share: f64,
@@ -118,6 +125,8 @@ impl Step {
             load_in_4bit: self.load_in_4bit,
             rows: self.rows,
             tokens: self.tokens,
+            pictures: self.pictures,
+            image_size: self.image_size,
             completion_share: self.completion_share,
             steps: self.steps,
             frozen: self.frozen,

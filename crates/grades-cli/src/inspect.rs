@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use grades::Tower;
 use grades_models::config::HfConfig;
-use grades_models::model::Outline;
-use grades_models::parameters::{Group, Parameter};
+use grades_models::model::{Outline, TowerSize};
+use grades_models::parameters::Parameter;
 use grades_models::weights::Checkpoint;
 use grades_models::{LoraConfig, registry};
 use grades_tensor::Dtype;
@@ -22,8 +22,8 @@ use crate::train::print_memory;
 /// Show what a checkpoint holds and what fine-tuning it would need.
 ///
 /// Reads headers only, and with --config-only not even those. The memory is what a run holds at its highest: with AdamW and
-/// GradES, which keeps the gradients of the step before, one micro-batch a step of text alone, and all matrices adapted in those with
-/// adapters.
+/// GradES, which keeps the gradients of the step before, one micro-batch a step, of text alone unless --pictures says otherwise, and
+/// with adapters on all matrices of the language model.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A model folder in the Hugging Face layout, a safetensors or GGUF file, or a model of the Hugging Face Hub (owner/name);
@@ -41,7 +41,13 @@ pub(crate) struct Args {
     /// Tokens of each row.
     #[arg(long, default_value_t = 2048, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..=1 << 22))]
     sequence_len: u64,
-    /// Rank of the adapters.
+    /// Pictures of each row, whose rows are among its tokens.
+    #[arg(long, default_value_t = 0, value_name = "PICTURES", value_parser = clap::value_parser!(u64).range(0..=64))]
+    pictures: u64,
+    /// Pixels along a side of a picture.
+    #[arg(long, default_value_t = 448, value_name = "PIXELS", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    image_size: u64,
+    /// Rank of the adapters, which are on the language model.
     #[arg(long, default_value_t = 16)]
     lora_r: usize,
     /// Numbers of the products: auto (bf16 where the processor has them), f32 or bf16.
@@ -78,7 +84,10 @@ impl Stored {
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
         let found = if self.config_only { self.described()? } else { self.stored()? };
-        let (outline, adapter) = (&found.outline, LoraConfig { r: self.lora_r, ..LoraConfig::default() });
+        let (outline, adapter) = (
+            &found.outline,
+            LoraConfig { r: self.lora_r, target_modules: vec!["language.*".to_owned()], ..LoraConfig::default() },
+        );
         let (full, lora, packed) = (
             self.plan(&found, None, false)?,
             self.plan(&found, Some(&adapter), false)?,
@@ -94,10 +103,9 @@ impl Args {
         let units = outline.units(None);
         let vision_units = units.iter().filter(|unit| unit.tower == Tower::Vision).count();
         let units = units.len();
-        let of_pictures =
-            |parameter: &&Parameter| parameter.pieces().iter().any(|piece| piece.place.group() != Group::Language);
-        let vision_parameters: u64 =
-            outline.parameters().iter().filter(of_pictures).map(|parameter| parameter.len() as u64).sum();
+        let towers = outline.towers();
+        let of_vision = towers.iter().find(|size| size.tower == Tower::Vision);
+        let vision_parameters = of_vision.map_or(0, |size| size.parameters);
         let hf = &found.config;
         if json {
             let of_types = types
@@ -115,6 +123,12 @@ impl Args {
                 "units": units,
                 "vision_units": vision_units,
                 "vision_parameters": vision_parameters,
+                "towers": towers.iter().map(|size| json!({
+                    "tower": size.tower.to_string(), "layers": size.layers, "hidden_size": size.hidden,
+                    "parameters": size.parameters,
+                })).collect::<Vec<_>>(),
+                "pictures": self.pictures,
+                "image_size": self.image_size,
                 "micro_batch_size": self.micro_batch_size,
                 "sequence_len": self.sequence_len,
                 "lora_r": self.lora_r,
@@ -145,8 +159,12 @@ impl Args {
         let of_tower =
             if vision_units > 0 { format!(", {vision_units} of them of the vision tower") } else { String::new() };
         output::print(&format!("units       {units} matrices that freeze one by one{of_tower}"));
-        if vision_parameters > 0 {
-            output::print(&format!("pictures    {} of the parameters read them", short(vision_parameters)));
+        for TowerSize { tower, layers, hidden, parameters } in towers.iter().filter(|_| towers.len() > 1) {
+            let bytes = short(4 * *parameters as u64);
+            output::print(&format!(
+                "tower       {tower}: {layers} layers, hidden {hidden}, {} parameters, {bytes}B as they train",
+                short(*parameters as u64)
+            ));
         }
         output::print(&format!(
             "for {} rows of {} tokens, products in {}:",
@@ -224,7 +242,11 @@ impl Args {
             precision,
             rule: Config::default().rule(),
             tokens: self.micro_batch_size * self.sequence_len,
-            patches: 0,
+            patches: found.outline.vision().map_or(0, |vision| {
+                let patches = vision.square(self.image_size as usize).patches() as u64;
+                self.micro_batch_size * self.pictures * patches
+            }),
+            features: 0,
             accumulates: false,
             gradient_checkpointing: self.gradient_checkpointing,
             kept_copies: 1,

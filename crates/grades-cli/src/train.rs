@@ -85,14 +85,18 @@ fn print_plan(plan: &DryRun) {
 pub(crate) fn print_memory(what: &str, memory: &MemoryPlan) {
     let short = output::short;
     output::print(&format!(
-        "{what} {}B: weights {}B, gradients {}B, optimizer {}B, kept for the method {}B, average {}B, activations {}B",
+        "{what} {}B: weights {}B, gradients {}B, optimizer {}B, kept for the method {}B, average {}B, activations {}B{}",
         short(memory.peak),
         short(memory.weights),
         short(memory.gradients),
         short(memory.optimizer),
         short(memory.kept),
         short(memory.average),
-        short(memory.activations)
+        short(memory.activations),
+        match memory.pictures + memory.features {
+            0 => String::new(),
+            _ => format!(", pictures {}B, kept of them {}B", short(memory.pictures), short(memory.features)),
+        }
     ));
 }
 

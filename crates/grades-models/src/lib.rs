@@ -25,6 +25,6 @@ pub mod template;
 pub mod tokenizer;
 pub mod weights;
 
-pub use adapter::{LoraConfig, peft};
+pub use adapter::{LoraConfig, part_of_target, peft};
 pub use error::Error;
 pub use model::{Decoder, Inputs, KvCache, KvCaches};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use grades::Kind;
+use grades::{Kind, Tower};
 use serde_json::{Map, Value};
 
 use crate::figure::Figure;
@@ -88,11 +88,49 @@ pub(super) fn freezing(runs: &[Run]) -> Vec<Figure> {
     let kinds = chart("Frozen matrices: attention against MLP", "share that is frozen", shares, true, number::percent);
     let means = by_kind(&|run, kind| run.mean_signal(kind));
     let means = chart("Mean signal: attention against MLP", "mean signal", means, false, number::short);
-    vec![
+    let mut figures = vec![
         over_steps("frozen-share", "", all),
         over_steps("frozen-share-by-kind", "", kinds),
         over_steps("mean-signal-by-kind", "Over the matrices that still train.", means),
+    ];
+    figures.extend(by_tower(runs));
+    figures
+}
+
+/// The same tower by tower, of runs that have several.
+fn by_tower(runs: &[Run]) -> Vec<Figure> {
+    let several: Vec<(&Run, Vec<Tower>)> =
+        runs.iter().map(|run| (run, run.towers())).filter(|(_, towers)| towers.len() > 1).collect();
+    if several.is_empty() {
+        return Vec::new();
+    }
+    let series = |points: &dyn Fn(&Run, Tower) -> Points| -> Vec<Series> {
+        let of_run = |(run, towers): &(&Run, Vec<Tower>)| {
+            let line = |tower: &Tower| Series::line(named(runs, run, tower.name()), points(run, *tower));
+            towers.iter().map(line).collect::<Vec<_>>()
+        };
+        several.iter().flat_map(of_run).collect()
+    };
+    let shares = series(&|run, tower| known(run.frozen_share_where(|unit| unit.tower == tower)));
+    let shares = chart("Frozen matrices: tower by tower", "share that is frozen", shares, true, number::percent);
+    let means = series(&|run, tower| run.mean_signal_where(|unit| unit.tower == tower));
+    let mut means = chart("Mean signal: tower by tower", "mean signal", means, false, number::short);
+    if let [(run, towers)] = several.as_slice() {
+        means.guides = towers.iter().filter_map(|tower| guide(run, *tower)).collect();
+    }
+    vec![
+        over_steps("frozen-share-by-tower", "", shares),
+        over_steps("mean-signal-by-tower", "Over the matrices that still train; dotted the thresholds τ.", means),
     ]
+}
+
+/// The threshold of a tower whose matrices have one in common.
+fn guide(run: &Run, tower: Tower) -> Option<(f64, String)> {
+    let of_tower = run.units.units.iter().filter(|unit| unit.unit.tower == tower);
+    let mut thresholds = of_tower.map(|unit| unit.threshold);
+    let first = thresholds.next()??;
+    let is_common = thresholds.all(|threshold| threshold == Some(first));
+    is_common.then(|| (first, format!("τ of {} = {}", tower.name(), number::short(first))))
 }
 
 /// Time, memory, arithmetic.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use grades::{Flops, Kind, UnitId};
+use grades::{Flops, Kind, Tower, UnitId};
 use serde::de::DeserializeOwned;
 
 use crate::error::ReportError;
@@ -104,8 +104,14 @@ impl Run {
     /// The same of one kind of matrix.
     #[must_use]
     pub fn frozen_share_of(&self, kind: Kind) -> Vec<(f64, f64)> {
-        let count = self.units.units.iter().filter(|unit| unit.unit.role.kind() == Some(kind)).count();
-        let mut changes = self.freezes().filter(|(_, unit, _)| unit.role.kind() == Some(kind)).peekable();
+        self.frozen_share_where(|unit| unit.role.kind() == Some(kind))
+    }
+
+    /// The same of some of the matrices.
+    #[must_use]
+    pub fn frozen_share_where(&self, of: impl Fn(UnitId) -> bool) -> Vec<(f64, f64)> {
+        let count = self.units.units.iter().filter(|unit| of(unit.unit)).count();
+        let mut changes = self.freezes().filter(|(_, unit, _)| of(*unit)).peekable();
         let mut frozen = BTreeSet::new();
         let mut share = |step: &Step| {
             while let Some((_, unit, freezes)) = changes.next_if(|(at, ..)| *at <= step.step) {
@@ -119,13 +125,26 @@ impl Run {
     /// At every measured step, the mean signal of the units of one kind that were measured.
     #[must_use]
     pub fn mean_signal(&self, kind: Kind) -> Vec<(f64, Option<f64>)> {
+        self.mean_signal_where(|unit| unit.role.kind() == Some(kind))
+    }
+
+    /// The same of some of the units.
+    #[must_use]
+    pub fn mean_signal_where(&self, of: impl Fn(UnitId) -> bool) -> Vec<(f64, Option<f64>)> {
         let mean = |line: &Signals| {
-            let of_kind = line.signals.iter().filter(|(unit, _)| unit.role.kind() == Some(kind));
-            let values: Vec<f64> = of_kind.filter_map(|(_, value)| *value).collect();
+            let values: Vec<f64> =
+                line.signals.iter().filter(|(unit, _)| of(**unit)).filter_map(|(_, value)| *value).collect();
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             (line.step as f64, (!values.is_empty()).then_some(mean))
         };
         self.signals.iter().map(mean).collect()
+    }
+
+    /// The towers that it has matrices of, in their order.
+    #[must_use]
+    pub fn towers(&self) -> Vec<Tower> {
+        let towers: BTreeSet<Tower> = self.units.units.iter().map(|unit| unit.unit.tower).collect();
+        towers.into_iter().collect()
     }
 
     /// The validation losses, that at the end of the run with them.

@@ -121,3 +121,44 @@ fn figures_are_written_into_new_folders_only() {
     assert!(matches!(write_csv(&drawings, &figures), Err(ReportError::Occupied { .. })));
     assert!(!drawings.join("loss.csv").exists());
 }
+
+#[test]
+fn towers_are_drawn_apart_where_there_are_several() {
+    let folder = tempfile::tempdir().unwrap();
+    write_run(folder.path(), METRICS);
+    let names = |figures: &[Figure]| -> Vec<String> {
+        figures.iter().map(|figure| figure.name.clone()).filter(|name| name.ends_with("by-tower")).collect()
+    };
+    assert!(names(&figures(&read(&[folder.path()]).unwrap())).is_empty());
+    for (name, text) in [
+        (
+            "units.json",
+            r#"{"signal":"weight_change","freezes":"below","units":[{"unit":"vision.0.qkv","threshold":0.3},
+                {"unit":"vision.0.fc1","threshold":0.3},{"unit":"language.0.q","threshold":6.0},{"unit":"language.0.up","threshold":5.0}]}"#,
+        ),
+        (
+            "signals.jsonl",
+            "{\"step\":1,\"signals\":{\"vision.0.qkv\":1.0,\"vision.0.fc1\":2.0,\"language.0.q\":4.0,\"language.0.up\":8.0}}\n\
+             {\"step\":2,\"signals\":{\"vision.0.qkv\":0.25,\"vision.0.fc1\":0.5,\"language.0.up\":8.0}}\n",
+        ),
+        (
+            "events.jsonl",
+            "{\"event\":\"freeze\",\"step\":1,\"unit\":\"language.0.q\",\"signal\":4.0}\n\
+             {\"event\":\"freeze\",\"step\":2,\"unit\":\"vision.0.qkv\",\"signal\":0.25}\n",
+        ),
+    ] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let figures = figures(&read(&[folder.path()]).unwrap());
+    assert_eq!(names(&figures), ["frozen-share-by-tower", "mean-signal-by-tower"]);
+    let csv = |name: &str| figure(&figures, name).table.csv();
+    let vision_first = csv("mean-signal-by-tower").starts_with("step,vision");
+    let [shares, means] = match vision_first {
+        true => ["step,vision,language\n1,0,0.5\n2,0.5,0.5\n", "step,vision,language\n1,1.5,6\n2,0.375,8\n"],
+        false => ["step,language,vision\n1,0.5,0\n2,0.5,0.5\n", "step,language,vision\n1,6,1.5\n2,8,0.375\n"],
+    };
+    assert_eq!((csv("frozen-share-by-tower"), csv("mean-signal-by-tower")), (shares.to_owned(), means.to_owned()));
+    // Where the matrices of a tower have one threshold in common, it is drawn.
+    let svg = &figure(&figures, "mean-signal-by-tower").svg;
+    assert!(svg.contains("τ of vision = 0.3") && !svg.contains("τ of language"), "{svg}");
+}

@@ -143,6 +143,12 @@ impl Processor {
         Self { rule, filter: Filter::Bilinear, ..Self::nanovlm(options) }
     }
 
+    /// The same with another backend's resize and roundings.
+    #[must_use]
+    pub fn with_backend(self, backend: Backend) -> Self {
+        Self { backend, values: self.values.with_backend(backend), ..self }
+    }
+
     /// The side of its tiles in pixels, where it makes some.
     pub fn tile(&self) -> Option<usize> {
         match self.rule {

@@ -4,7 +4,11 @@ use crate::{Backend, Picture};
 
 /// What the 256 bytes of each channel become.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Values([[f32; 256]; 3]);
+pub struct Values {
+    table: [[f32; 256]; 3],
+    /// What they are made of, where a backend rounds it in a way of its own.
+    made_of: Option<(Option<f64>, Option<([f64; 3], [f64; 3])>)>,
+}
 
 impl Values {
     /// Bytes over 255, as torchvision's `ToTensor` makes them. nanoVLM reads no others.
@@ -16,7 +20,7 @@ impl Values {
     /// last bit's (torchvision does both steps in one).
     pub fn new(rescale: Option<f64>, normalise: Option<([f64; 3], [f64; 3])>, backend: Backend) -> Self {
         let narrow = |x: f64| x as f32;
-        match (rescale, normalise, backend) {
+        let made = match (rescale, normalise, backend) {
             (None, None, _) => Self::each(|_, byte| byte),
             (Some(factor), None, Backend::Torchvision) => Self::each(|_, byte| byte * narrow(factor)),
             (Some(factor), None, Backend::Pillow) => Self::each(|_, byte| narrow(f64::from(byte) * factor)),
@@ -28,16 +32,27 @@ impl Values {
             (Some(factor), Some((mean, std)), Backend::Pillow) => {
                 Self::each(|c, byte| (narrow(f64::from(byte) * factor) - narrow(mean[c])) / narrow(std[c]))
             }
+        };
+        Self { made_of: Some((rescale, normalise)), ..made }
+    }
+
+    /// The same with the roundings of another backend.
+    #[must_use]
+    pub fn with_backend(self, backend: Backend) -> Self {
+        match self.made_of {
+            None => self,
+            Some((rescale, normalise)) => Self::new(rescale, normalise, backend),
         }
     }
 
     fn each(value: impl Fn(usize, f32) -> f32) -> Self {
-        Self(std::array::from_fn(|c| std::array::from_fn(|byte| value(c, byte as f32))))
+        let table = std::array::from_fn(|c| std::array::from_fn(|byte| value(c, byte as f32)));
+        Self { table, made_of: None }
     }
 
     /// The value of a byte.
     pub fn of(&self, channel: usize, byte: u8) -> f32 {
-        self.0[channel][usize::from(byte)]
+        self.table[channel][usize::from(byte)]
     }
 
     /// Appends a part of a picture, channel by channel: `[3, height, width]`.

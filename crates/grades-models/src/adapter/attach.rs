@@ -64,15 +64,16 @@ fn attach(
     values: &dyn Source,
     names: Names,
 ) -> Result<Parameters, Error> {
-    let ids = projections.iter().flat_map(|projection| projection.weights.iter());
-    let layers: Vec<_> = ids.map(|&id| linear(parameters.get(id), names)).collect();
+    let all = projections.iter().flat_map(|projection| projection.weights.iter().zip(&projection.places));
+    let adaptable = all.filter(|(_, place)| **place != Place::Base);
+    let layers: Vec<_> = adaptable.map(|(&id, &place)| linear(parameters.get(id), place, names)).collect();
     config.check(&layers)?;
     let first = projections.first().and_then(|projection| projection.weights.first());
     let Some(device) = first.map(|&id| parameters.get(id).value.device()) else { return Ok(parameters) };
     let mut builder = Builder::onto(parameters, values, device);
     for projection in projections {
         for (&id, &place) in projection.weights.iter().zip(&projection.places) {
-            let layer = linear(builder.parameters().get(id), names);
+            let layer = linear(builder.parameters().get(id), place, names);
             let targeted = place != Place::Base && config.targets(&layer);
             let pair = targeted.then(|| pair(config, &mut builder, id, &layer.module, place));
             projection.pairs.push(pair.transpose()?);
@@ -85,10 +86,10 @@ fn attach(
 }
 
 /// A weight as targets mean it.
-pub(crate) fn linear(weight: &Parameter, names: Names) -> Linear {
+pub(crate) fn linear(weight: &Parameter, place: Place, names: Names) -> Linear {
     let file = module(&weight.name).to_owned();
     let (shape, is_convolution) = ([weight.rows(), weight.row_len()], weight.shape.len() > 2);
-    Linear { module: (names.module)(&file), file, shape, is_convolution }
+    Linear { group: place.group(), module: (names.module)(&file), file, shape, is_convolution }
 }
 
 fn pair(

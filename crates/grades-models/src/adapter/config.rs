@@ -1,6 +1,7 @@
 //! Low-rank adapters beside a decoder's projections (LoRA, Hu et al. 2021), with PEFT's options, names and initial values.
 
 use crate::Error;
+use crate::parameters::Group;
 use crate::random::Random;
 use crate::source::Source;
 
@@ -17,7 +18,8 @@ pub struct LoraConfig {
     /// Whether it counts `α / √r` times instead (Kalajdzievski 2023).
     pub use_rslora: bool,
     /// The layers that have an adapter: the ends of their names (`q_proj`), patterns of whole names with `*` and `?`
-    /// (`model.layers.2?.*`), or `all-linear`.
+    /// (`model.layers.2?.*`), or `all-linear`; behind `language.`, `vision.` or `projector.` those of that part of the model
+    /// (`vision.qkv`, `language.*`).
     pub target_modules: Vec<String>,
     /// The dropout rate of an adapter's input in training. Unlike PEFT's, one mask serves all adapters that share
     /// an input (q, k and v; gate and up).
@@ -69,8 +71,8 @@ impl LoraConfig {
             known.dedup();
             let known = known.join(", ");
             return Err(Error::Input(format!(
-                "`lora_target_modules` names `{unknown}`, which is no linear layer of this model; it has {known}, and \
-                 {ALL_LINEAR} means all of them"
+                "`lora_target_modules` names `{unknown}`, which is no linear layer of this model that could have an adapter; it \
+                 has {known}, and {ALL_LINEAR} means all of them"
             )));
         }
         for Linear { module, shape, .. } in layers.iter().filter(|layer| self.targets(layer)) {
@@ -86,8 +88,25 @@ impl LoraConfig {
     }
 }
 
+/// The parts of a model as targets name them.
+const PARTS: [(&str, Group); 3] =
+    [("language.", Group::Language), ("vision.", Group::Vision), ("projector.", Group::Projector)];
+
+/// The part of a model that a target is confined to, and the target within it.
+#[must_use]
+pub fn part_of_target(target: &str) -> (Option<Group>, &str) {
+    let within = |(name, group): &(&str, Group)| Some((Some(*group), target.strip_prefix(name)?));
+    match PARTS.iter().find_map(within) {
+        Some((group, "*")) => (group, ALL_LINEAR),
+        Some(found) => found,
+        None => (None, target),
+    }
+}
+
 /// A linear layer as targets mean it.
 pub(crate) struct Linear {
+    /// The part of the model that it belongs to.
+    pub(crate) group: Group,
     /// Its name as PEFT has it.
     pub(crate) module: String,
     /// Its name in the model's files, where that is another.
@@ -101,8 +120,9 @@ pub(crate) struct Linear {
 impl Linear {
     /// Whether a target means it. As in PEFT, all linear layers are none of the convolutions.
     fn is_meant(&self, target: &str) -> bool {
+        let (group, target) = part_of_target(target);
         let named = [&self.module, &self.file].into_iter().any(|name| matches(target, name));
-        named && !(target == ALL_LINEAR && self.is_convolution)
+        named && group.is_none_or(|group| group == self.group) && !(target == ALL_LINEAR && self.is_convolution)
     }
 }
 
@@ -165,6 +185,39 @@ mod tests {
         }
         for target in ["", "proj", "k_proj", "q_proj.x", "model.layers.?.*", "attn.q_proj", "layers.12"] {
             assert!(!matches(target, module), "{target}");
+        }
+    }
+
+    #[test]
+    fn targets_may_be_confined_to_a_part_of_the_model() {
+        let layer = |group, module: &str, is_convolution| Linear {
+            group,
+            module: module.to_owned(),
+            file: module.to_owned(),
+            shape: [8, 8],
+            is_convolution,
+        };
+        let layers = [
+            layer(Group::Vision, "visual.patch_embed.proj", true),
+            layer(Group::Vision, "visual.blocks.0.attn.proj", false),
+            layer(Group::Vision, "visual.blocks.0.mlp.up_proj", false),
+            layer(Group::Projector, "visual.merger.mlp.0", false),
+            layer(Group::Language, "model.layers.0.mlp.up_proj", false),
+        ];
+        for (target, meant) in [
+            ("all-linear", &[1, 2, 3, 4][..]),
+            ("language.*", &[4]),
+            ("language.all-linear", &[4]),
+            ("vision.*", &[1, 2]),
+            ("projector.*", &[3]),
+            ("up_proj", &[2, 4]),
+            ("vision.up_proj", &[2]),
+            ("language.model.layers.?.*", &[4]),
+            ("vision.proj", &[0, 1]),
+            ("vision.model.*", &[]),
+        ] {
+            let found: Vec<usize> = (0..layers.len()).filter(|&at| layers[at].is_meant(target)).collect();
+            assert_eq!(found, meant, "{target}");
         }
     }
 

@@ -7,4 +7,4 @@ mod names;
 pub mod peft;
 
 pub(crate) use attach::linear;
-pub use config::LoraConfig;
+pub use config::{LoraConfig, part_of_target};

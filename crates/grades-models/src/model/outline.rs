@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use grades::UnitId;
+use grades::{Tower, UnitId};
 use grades_tensor::Dtype;
 
 use super::decoder::Decoder;
@@ -17,6 +17,21 @@ use crate::parameters::{Group, Parameter, Parameters, Place};
 #[derive(Debug)]
 pub struct Outline {
     model: Decoder,
+    /// Of each parameter whether 4 bits are for it, also where it is held as it is.
+    packable: Vec<bool>,
+}
+
+/// A tower of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TowerSize {
+    /// Which.
+    pub tower: Tower,
+    /// Its layers.
+    pub layers: usize,
+    /// The width of its rows.
+    pub hidden: usize,
+    /// Its numbers, with what is before and behind the layers; those of the vision tower with the projector's.
+    pub parameters: usize,
 }
 
 /// Bytes of a number in f32.
@@ -24,7 +39,8 @@ const F32: usize = 4;
 
 impl Outline {
     pub(crate) fn new(model: Decoder) -> Self {
-        Self { model }
+        let packable = model.parameters().iter().map(Parameter::may_be_packed).collect();
+        Self { model, packable }
     }
 
     /// The sizes.
@@ -45,6 +61,33 @@ impl Outline {
         self.model.vision()
     }
 
+    /// The parameters, each with whether it is a matrix that 4 bits are for.
+    pub fn packable(&self) -> impl Iterator<Item = (&Parameter, bool)> {
+        self.parameters().iter().zip(self.packable.iter().copied())
+    }
+
+    /// Its towers, in the order of the data.
+    #[must_use]
+    pub fn towers(&self) -> Vec<TowerSize> {
+        let reads =
+            |parameter: &&Parameter| parameter.pieces().iter().any(|piece| piece.place.group() != Group::Language);
+        let of_pictures = self.parameters().iter().filter(reads).map(Parameter::len).sum();
+        let all: usize = self.parameters().iter().map(Parameter::len).sum();
+        let vision = self.vision().map(|vision| TowerSize {
+            tower: Tower::Vision,
+            layers: vision.layers(),
+            hidden: vision.width(self.parameters()),
+            parameters: of_pictures,
+        });
+        let language = TowerSize {
+            tower: Tower::Language,
+            layers: self.model.stack.layers.len(),
+            hidden: self.sizes().hidden_size,
+            parameters: all - of_pictures,
+        };
+        vision.into_iter().chain([language]).collect()
+    }
+
     /// Leaves these groups as they are: nothing of them trains.
     pub fn hold(&mut self, groups: &[Group]) {
         self.model.hold(groups);
@@ -56,7 +99,7 @@ impl Outline {
         let Some(config) = adapter else {
             return self.parameters().pieces().filter_map(|(_, piece)| piece.place.unit()).collect();
         };
-        let adapted = self.adaptable().filter(|(weight, _)| self.is_adapted(weight, config));
+        let adapted = self.adaptable().filter(|(weight, place)| self.is_adapted(weight, *place, config));
         adapted.filter_map(|(_, place)| place.unit()).collect()
     }
 
@@ -65,10 +108,12 @@ impl Outline {
     /// # Errors
     /// If a target is unknown or the rank is out of range.
     pub fn adapters(&self, config: &LoraConfig) -> Result<Vec<usize>, Error> {
-        let weights: Vec<&Parameter> = self.adaptable().map(|(weight, _)| weight).collect();
-        config.check(&weights.iter().map(|weight| linear(weight, self.model.names())).collect::<Vec<_>>())?;
-        let adapted = weights.into_iter().filter(|weight| self.is_adapted(weight, config));
-        Ok(adapted.map(|weight| numbers_of_adapter(weight, config)).collect())
+        let weights: Vec<(&Parameter, Place)> = self.adaptable().collect();
+        config.check(
+            &weights.iter().map(|&(weight, place)| linear(weight, place, self.model.names())).collect::<Vec<_>>(),
+        )?;
+        let adapted = weights.into_iter().filter(|&(weight, place)| self.is_adapted(weight, place, config));
+        Ok(adapted.map(|(weight, _)| numbers_of_adapter(weight, config)).collect())
     }
 
     /// What a recorded pass keeps of each layer for its backward pass, in bytes a token, with products in `dtype`.
@@ -82,6 +127,17 @@ impl Outline {
     pub fn kept_by_vision_layers(&self, dtype: Dtype, adapter: Option<&LoraConfig>) -> Vec<usize> {
         let layers = self.vision().into_iter().flat_map(|vision| &vision.stack.layers);
         layers.map(|layer| self.kept_by_layer(layer, dtype.bytes(), adapter)).collect()
+    }
+
+    /// Whether anything of the vision tower trains, and whether anything does of what makes rows of the language model of it.
+    #[must_use]
+    pub fn pictures_train(&self, adapter: Option<&LoraConfig>) -> [bool; 2] {
+        [Group::Vision, Group::Projector].map(|group| match adapter {
+            None => self.parameters().pieces().any(|(_, piece)| piece.place.group() == group),
+            Some(config) => {
+                self.adaptable().any(|(weight, place)| place.group() == group && self.is_adapted(weight, place, config))
+            }
+        })
     }
 
     /// The residual stream before and behind attention, what each norm makes of it, the rotated heads, and the MLP's products.
@@ -113,8 +169,11 @@ impl Outline {
     /// What the adapters of a linear layer keep of a token.
     fn kept_by_adapters(&self, projection: &Projection, number: usize, adapter: Option<&LoraConfig>) -> usize {
         let Some(config) = adapter else { return 0 };
-        let adapted = || self.weights(projection).filter(|weight| self.is_adapted(weight, config));
-        let Some(first) = adapted().next() else { return 0 };
+        let all = || projection.weights.iter().zip(&projection.places);
+        let own = || all().map(|(&id, &place)| (self.parameters().get(id), place));
+        let adapted =
+            || own().filter(|&(weight, place)| place != Place::Base && self.is_adapted(weight, place, config));
+        let Some((first, _)) = adapted().next() else { return 0 };
         let input = if config.lora_dropout > 0.0 { first.row_len() } else { 0 };
         let output = if config.use_dora { self.rows(projection) } else { 0 };
         number * (config.r * adapted().count() + input + output)
@@ -126,8 +185,8 @@ impl Outline {
         all.filter(|(_, place)| **place != Place::Base).map(|(&id, &place)| (self.parameters().get(id), place))
     }
 
-    fn is_adapted(&self, weight: &Parameter, config: &LoraConfig) -> bool {
-        config.targets(&linear(weight, self.model.names()))
+    fn is_adapted(&self, weight: &Parameter, place: Place, config: &LoraConfig) -> bool {
+        config.targets(&linear(weight, place, self.model.names()))
     }
 
     fn layers(&self) -> impl Iterator<Item = &Layer> {

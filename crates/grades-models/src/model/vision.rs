@@ -79,6 +79,22 @@ impl Vision {
         self.patch
     }
 
+    /// The patches of a square picture of so many pixels along a side, as near as the tower reads one.
+    #[must_use]
+    pub fn square(&self, pixels: usize) -> Grid {
+        let fixed = self.embedding.positions.as_ref().filter(|positions| !positions.resampled);
+        let merge = self.arrangement.merge();
+        // A patch is a square of three colours in as few frames as fit.
+        let sides = (1..=self.patch).filter_map(|frames| {
+            let side = (self.patch / (3 * frames)).isqrt();
+            (3 * frames * side * side == self.patch).then_some(side)
+        });
+        let of_block = sides.into_iter().next().unwrap_or(1).max(1) * merge;
+        let blocks = (pixels as f64 / of_block as f64).round_ties_even().max(1.0) as usize;
+        let side = fixed.map_or(blocks * merge, |positions| positions.side);
+        Grid::still(side, side)
+    }
+
     /// How many rows of the language model a picture becomes.
     #[must_use]
     pub fn rows_of(&self, grid: Grid) -> usize {

@@ -24,20 +24,32 @@ pub enum Shape {
     Qwen3B06,
     /// Qwen3-14B.
     Qwen3B14,
+    /// nanoVLM-222M: SigLIP-base (patches of 16 pixels, 224) before SmolLM2-135M.
+    NanoVlmM222,
+    /// Qwen2.5-VL-3B.
+    Qwen25VlB3,
+    /// Qwen2.5-VL-7B.
+    Qwen25VlB7,
     /// Four small layers, for tests.
     Tiny,
+    /// Two small layers behind a tower of two, for tests.
+    TinyVlm,
 }
 
 impl Shape {
     /// Every shape.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::SmolLm2M135,
         Self::SmolLm2Moe,
         Self::SmolLm2M360,
         Self::Llama1B,
         Self::Qwen3B06,
         Self::Qwen3B14,
+        Self::NanoVlmM222,
+        Self::Qwen25VlB3,
+        Self::Qwen25VlB7,
         Self::Tiny,
+        Self::TinyVlm,
     ];
 
     /// Its name on the command line.
@@ -50,7 +62,11 @@ impl Shape {
             Self::Llama1B => "llama-1b",
             Self::Qwen3B06 => "qwen3-0.6b",
             Self::Qwen3B14 => "qwen3-14b",
+            Self::NanoVlmM222 => "nanovlm-222m",
+            Self::Qwen25VlB3 => "qwen2.5-vl-3b",
+            Self::Qwen25VlB7 => "qwen2.5-vl-7b",
             Self::Tiny => "tiny",
+            Self::TinyVlm => "tiny-vlm",
         }
     }
 
@@ -130,6 +146,16 @@ impl Shape {
                 "max_position_embeddings": 40_960,
                 "tie_word_embeddings": false,
             }),
+            Self::NanoVlmM222 => return nanovlm(&json!({})),
+            Self::Qwen25VlB3 => return qwen2_5_vl([2048, 11_008, 36, 16, 2, 151_936], true),
+            Self::Qwen25VlB7 => return qwen2_5_vl([3584, 18_944, 28, 28, 4, 152_064], false),
+            Self::TinyVlm => {
+                return nanovlm(&json!({
+                    "vit_hidden_dim": 32, "vit_inter_dim": 64, "vit_patch_size": 4, "vit_img_size": 16, "vit_n_heads": 2,
+                    "vit_n_blocks": 2, "lm_hidden_dim": 32, "lm_inter_dim": 64, "lm_n_heads": 4, "lm_n_kv_heads": 2,
+                    "lm_n_blocks": 2, "lm_vocab_size": 256, "lm_max_position_embeddings": 512,
+                }));
+            }
             Self::Tiny => json!({
                 "vocab_size": 256,
                 "hidden_size": 64,
@@ -144,10 +170,57 @@ impl Shape {
         HfConfig::from(with(smollm2, other))
     }
 
-    /// One of its sizes.
-    pub(super) fn size(self, key: &str) -> usize {
-        self.config().value().get(key).and_then(Value::as_u64).unwrap_or(0) as usize
+    /// Whether it reads pictures.
+    #[must_use]
+    pub fn sees(self) -> bool {
+        matches!(self, Self::NanoVlmM222 | Self::Qwen25VlB3 | Self::Qwen25VlB7 | Self::TinyVlm)
     }
+}
+
+/// A nanoVLM of the first generation, with other sizes than those of 222M.
+fn nanovlm(other: &Value) -> HfConfig {
+    let plain = json!({
+        "vit_hidden_dim": 768,
+        "vit_inter_dim": 3072,
+        "vit_patch_size": 16,
+        "vit_img_size": 224,
+        "vit_n_heads": 12,
+        "vit_n_blocks": 12,
+        "vit_ln_eps": 1e-6,
+        "lm_hidden_dim": 576,
+        "lm_inter_dim": 1536,
+        "lm_rms_eps": 1e-5,
+        "lm_re_base": 100_000,
+        "lm_max_position_embeddings": 8192,
+        "lm_vocab_size": 49_152,
+        "lm_n_heads": 9,
+        "lm_n_kv_heads": 3,
+        "lm_n_blocks": 30,
+        "lm_tie_weights": true,
+        "mp_pixel_shuffle_factor": 2,
+    });
+    HfConfig::from(with(plain, other.clone()))
+}
+
+/// A Qwen2.5-VL of these sizes of its language model: hidden, MLP, layers, heads, those of keys and values, vocabulary.
+fn qwen2_5_vl([hidden, inner, layers, heads, kv_heads, vocabulary]: [usize; 6], tied: bool) -> HfConfig {
+    let config = json!({
+        "model_type": "qwen2_5_vl",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": tied,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1_000_000.0,
+        "max_position_embeddings": 128_000,
+        "image_token_id": 151_655,
+        "vision_config": { "hidden_size": 1280, "model_type": "qwen2_5_vl", "out_hidden_size": hidden },
+        "rope_scaling": { "type": "mrope", "mrope_section": [16, 24, 24] },
+    });
+    HfConfig::from(with(config, json!({})))
 }
 
 /// The keys of both objects; where both have one, that of the second.

@@ -1,12 +1,15 @@
 //! The training step: the trainer's own, on random tokens and a model of random values.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use grades::{Companions, Decision, Flops, Wants};
+use grades_models::model::Vision as Tower;
+use grades_models::nn::Grid;
 use grades_models::parameters::Parameter;
 use grades_models::random::Random;
 use grades_models::source::{LoadOptions, Storage};
-use grades_models::{Decoder, LoraConfig, registry};
+use grades_models::{Decoder, Inputs, LoraConfig, registry};
 use grades_tensor::{Dtype, IGNORE_INDEX, device, executed, labels_of};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -31,6 +34,10 @@ const WEIGHT_DECAY: f64 = 0.01;
 /// Seed of tokens and values.
 const SEED: u64 = 0;
 
+/// Most pictures of a row, and pixels along a side of one.
+const MOST_PICTURES: usize = 64;
+const LARGEST: usize = 4096;
+
 /// α of the adapters, in their ranks.
 const ALPHA: f64 = 2.0;
 
@@ -40,7 +47,7 @@ pub enum Mode {
     /// Every parameter.
     #[default]
     Full,
-    /// Adapters on the seven projections of every layer.
+    /// Adapters on the seven projections of every layer of the language model.
     Lora,
     /// Nothing: the forward pass alone, as in evaluation.
     Forward,
@@ -79,8 +86,12 @@ pub struct StepOptions {
     pub precision: Dtype,
     /// Rows of the batch.
     pub rows: usize,
-    /// Tokens of each row.
+    /// Tokens of each row, beside those of its pictures.
     pub tokens: usize,
+    /// Pictures of each row, of random pixels, for shapes that read some.
+    pub pictures: usize,
+    /// Pixels along a side of each; shapes that read one size alone have that.
+    pub image_size: usize,
     /// Share of each row's tokens, at its end, that have a label.
     pub completion_share: f64,
     /// Measured steps, after one to warm up.
@@ -112,6 +123,8 @@ impl Default for StepOptions {
             load_in_4bit: false,
             rows: 4,
             tokens: 256,
+            pictures: 1,
+            image_size: 448,
             completion_share: 1.0,
             steps: 5,
             frozen: Frozen::None,
@@ -127,7 +140,13 @@ impl Default for StepOptions {
 
 impl StepOptions {
     fn adapter(&self) -> LoraConfig {
-        LoraConfig { r: self.lora_r, lora_alpha: ALPHA * self.lora_r as f64, ..LoraConfig::default() }
+        let target_modules = vec!["language.*".to_owned()];
+        LoraConfig { r: self.lora_r, lora_alpha: ALPHA * self.lora_r as f64, target_modules, ..LoraConfig::default() }
+    }
+
+    /// The patches of the pictures of a row.
+    fn grids(&self, tower: Option<&Tower>) -> Vec<Grid> {
+        tower.map_or_else(Vec::new, |tower| vec![tower.square(self.image_size); self.pictures])
     }
 }
 
@@ -269,11 +288,19 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
 
 fn check(options: &StepOptions) -> Result<(), BenchError> {
     let StepOptions { shape, mode, load_in_4bit, rows, tokens, completion_share, steps, fold_frozen, .. } = options;
-    let longest = shape.size("max_position_embeddings");
+    let StepOptions { pictures, image_size, prefix_cache, .. } = options;
+    let longest = registry::sizes(&shape.config())?.max_position_embeddings;
     let wrong = if *rows == 0 || *steps == 0 {
         format!("{rows} rows and {steps} steps leave nothing to measure; both must be at least 1")
     } else if *tokens == 0 || *tokens > longest {
         format!("{tokens} tokens do not fit the shape {shape}; it takes 1 to {longest} a row")
+    } else if shape.sees() && (*image_size == 0 || *image_size > LARGEST || *pictures > MOST_PICTURES) {
+        format!(
+            "{pictures} pictures of {image_size} pixels do not fit; a row takes up to {MOST_PICTURES}, of 1 to {LARGEST} pixels along a side"
+        )
+    } else if shape.sees() && *prefix_cache && *pictures > 0 {
+        "what comes of pictures is kept by picture, in training alone; leave --prefix-cache out, or set --pictures 0"
+            .to_owned()
     } else if !(0.0..=1.0).contains(completion_share) {
         format!("the completion share {completion_share} is no share of the tokens; it must lie between 0 and 1")
     } else if *fold_frozen && *mode != Mode::Lora {
@@ -294,13 +321,17 @@ fn check(options: &StepOptions) -> Result<(), BenchError> {
 fn plan(options: &StepOptions) -> Result<MemoryPlan, BenchError> {
     let outline = registry::outline(&options.shape.config(), true)?;
     let adapter = (options.mode == Mode::Lora).then(|| options.adapter());
+    let grids = options.grids(outline.vision());
+    let rows: usize = grids.iter().map(|&grid| outline.vision().map_or(0, |vision| vision.rows_of(grid))).sum();
+    let patches: usize = grids.iter().map(|grid| grid.patches()).sum();
     let workload = Workload {
         adapter: adapter.as_ref(),
         load_in_4bit: options.load_in_4bit,
         precision: options.precision,
         rule: RULE,
-        tokens: (options.rows * options.tokens) as u64,
-        patches: 0,
+        tokens: (options.rows * (options.tokens + rows)) as u64,
+        patches: (options.rows * patches) as u64,
+        features: 0,
         accumulates: false,
         gradient_checkpointing: options.gradient_checkpointing,
         kept_copies: options.monitor.into(),
@@ -315,6 +346,7 @@ struct Bench {
     optimizer: Optimizer,
     freezing: Freezing,
     batch: Batch,
+    inputs: Inputs,
     wants: Wants,
     checkpointing: bool,
     forward_only: bool,
@@ -363,11 +395,13 @@ impl Bench {
         let trainable = model.parameters().iter().filter(|p| p.is_trainable()).map(Parameter::len).sum();
         let monitor = options.monitor;
         let place = if options.prefix_cache { outputs::Place::Memory } else { outputs::Place::Off };
+        let (batch, inputs) = batch(options, &model)?;
         let cache = outputs::Options { place, size: u64::MAX, dtype: outputs::Dtype::F32 };
         Ok(Self {
             optimizer: Optimizer::new(RULE, WEIGHT_DECAY, model.parameters().slots()),
             freezing: Freezing::new(&model).with_folding(options.fold_frozen),
-            batch: batch(options),
+            batch,
+            inputs,
             checkpointing: options.gradient_checkpointing,
             max_grad_norm: Some(options.max_grad_norm).filter(|&norm| norm > 0.0),
             forward_only: options.mode == Mode::Forward,
@@ -386,9 +420,11 @@ impl Bench {
         }
         let started = Instant::now();
         let batches = std::slice::from_ref(&self.batch);
-        let (model, cache, layers) = (&self.model, &mut self.cache, self.model.frozen_layers());
+        let (model, inputs, cache, layers) = (&self.model, &self.inputs, &mut self.cache, self.model.frozen_layers());
         let mut read = |batch: &Batch| {
-            Ok(Read { inputs: batch.inputs(), prefix: cache.prefix(model, layers, Set::Train, batch, true) })
+            let prefix =
+                if inputs.replaced.is_some() { None } else { cache.prefix(model, layers, Set::Train, batch, true) };
+            Ok(Read { inputs: inputs.clone(), prefix })
         };
         let Pass { loss, mut gradients, flops, forward_seconds, backward_seconds } =
             step::pass(&self.model, Drawn { seed: SEED, step, noise: None }, batches, self.checkpointing, &mut read)?;
@@ -431,7 +467,7 @@ impl Bench {
     /// The likelihoods of the batch's labels, as an evaluation computes them.
     fn forward(&self) -> Result<(Figures, f64, Flops), BenchError> {
         let (started, before) = (Instant::now(), executed());
-        let likelihoods = self.model.log_likelihoods(&self.batch.inputs(), &labels_of(&self.batch.targets));
+        let likelihoods = self.model.log_likelihoods(&self.inputs, &labels_of(&self.batch.targets));
         let sum: f64 = likelihoods.to_host().iter().map(|&value| f64::from(value)).sum();
         let loss = -sum / self.batch.label_count.max(1) as f64;
         let (step_seconds, flops) = (started.elapsed().as_secs_f64(), executed().since(&before));
@@ -466,25 +502,44 @@ impl Bench {
             Drawn { seed: SEED, step: 0, noise: None },
             batches,
             self.checkpointing,
-            &mut |batch| Ok(Read { inputs: batch.inputs(), prefix: None }),
+            &mut |_| Ok(Read { inputs: self.inputs.clone(), prefix: None }),
         )?
         .flops)
     }
 }
 
-/// Rows of random tokens, labels on the last ones of each.
-fn batch(options: &StepOptions) -> Batch {
-    let vocabulary = options.shape.size("vocab_size") as u32;
+/// Rows of random pictures and tokens, labels on the last tokens of each, and the same as a model reads it.
+fn batch(options: &StepOptions, model: &Decoder) -> Result<(Batch, Inputs), BenchError> {
+    let vocabulary = model.sizes().vocab_size as u32;
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let labels = ((options.completion_share * options.tokens as f64).round() as usize).max(1);
-    let mut batch = Batch::default();
+    let tower = model.vision();
+    let (grids, of_picture) = (options.grids(tower), tower.and_then(Tower::token));
+    let rows_of_pictures = grids.iter().map(|&grid| tower.map_or(0, |tower| tower.rows_of(grid))).sum();
+    let (mut batch, mut replaced, mut pixels) = (Batch::default(), Vec::new(), Vec::new());
     for row in 0..options.rows {
-        // The last token is only a label.
-        let ids: Vec<u32> = (0..=options.tokens).map(|_| random.next_u32() % vocabulary).collect();
+        let start = batch.ids.len();
+        replaced.extend((start..start + rows_of_pictures).map(|row| row as u32));
+        let mut ids = vec![of_picture.unwrap_or_default(); rows_of_pictures];
+        // The last token is only a label. None stands for a picture by chance.
+        ids.extend((0..=options.tokens).map(|_| match random.next_u32() % vocabulary {
+            id if Some(id) == of_picture => 0,
+            id => id,
+        }));
         let unlabelled = ids.len() - labels;
         let label = |(index, id): (usize, &u32)| if index < unlabelled { IGNORE_INDEX } else { i64::from(*id) };
         let labels = ids.iter().enumerate().map(label).collect();
         batch.push(row, &Tokenized { ids, labels, ..Tokenized::default() });
+        let numbers = grids.iter().map(|grid| grid.patches()).sum::<usize>() * tower.map_or(0, Tower::patch_numbers);
+        pixels.extend((0..numbers).map(|_| random.next_u32() as f32 / u32::MAX as f32 * 2.0 - 1.0));
     }
-    batch
+    let Some(tower) = tower.filter(|_| !replaced.is_empty()) else {
+        let inputs = batch.inputs();
+        return Ok((batch, inputs));
+    };
+    let patches = [pixels.len() / tower.patch_numbers().max(1), tower.patch_numbers()];
+    let pictures = tower.pictures(model.device().from_host(pixels, patches), grids.repeat(options.rows))?;
+    let segments: Vec<_> = batch.segments.iter().map(|&(start, end)| start..end).collect();
+    let inputs = model.read_at(batch.ids.clone(), &segments, Some(Arc::new(pictures)), replaced)?;
+    Ok((batch, inputs))
 }

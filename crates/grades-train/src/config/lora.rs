@@ -1,6 +1,7 @@
 //! Training adapters in place of the model's own parameters.
 
-use grades_models::LoraConfig;
+use grades_models::parameters::Group;
+use grades_models::{LoraConfig, part_of_target};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -22,7 +23,7 @@ pub struct TargetModules(Vec<String>);
 
 impl Default for TargetModules {
     fn default() -> Self {
-        Self(vec!["all-linear".to_owned()])
+        Self(vec!["language.*".to_owned()])
     }
 }
 
@@ -38,7 +39,7 @@ impl TryFrom<Value> for TargetModules {
         names
             .filter(|names| !names.is_empty())
             .map(Self)
-            .ok_or("it must be all-linear, or a list of names such as [q_proj, v_proj]")
+            .ok_or("it must be all-linear, language.*, or a list of names such as [q_proj, v_proj]")
     }
 }
 
@@ -64,6 +65,25 @@ impl Config {
         })
     }
 
+    /// Refuses targets in parts of the model that stay as they are.
+    fn validate_targets(&self) -> Result<(), ConfigError> {
+        let parts = [
+            (Group::Vision, self.freeze_vision_tower, "freeze_vision_tower"),
+            (Group::Projector, self.freeze_multi_modal_projector, "freeze_multi_modal_projector"),
+            (Group::Language, self.freeze_language_model, "freeze_language_model"),
+        ];
+        for target in &self.lora_target_modules.0 {
+            let part = part_of_target(target).0;
+            if let Some((.., key)) = parts.iter().find(|(group, held, _)| *held && part == Some(*group)) {
+                return Err(ConfigError::Inconsistent(format!(
+                    "`lora_target_modules` asks for adapters on {target}, which `{key}: true` leaves as it is; remove one of \
+                     them, or name others, such as vision.* or language.*"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn validate_adapter(&self) -> Result<(), ConfigError> {
         if self.lora_dropout > 0.0 && self.prefix_cache != Place::Off {
             return Err(ConfigError::Inconsistent(
@@ -84,6 +104,9 @@ impl Config {
                  adapters beside them, or remove it"
                     .to_owned(),
             ));
+        }
+        if self.adapter.is_some() {
+            self.validate_targets()?;
         }
         let plain = Self::default();
         let set = [

@@ -24,6 +24,7 @@ pub use averaging::Averaging;
 pub use lora::{Adapter, TargetModules};
 pub use model::{Init, Model};
 pub use optimizer::{OptimArgs, Optimizer};
+pub use pictures::ImageBackend;
 pub use report_to::{ReportTo, Tracker};
 pub use resolved::{Config, Precision, Threads};
 pub use save_steps::SaveSteps;

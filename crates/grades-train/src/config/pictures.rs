@@ -1,8 +1,35 @@
 //! The options of models that read pictures: what of them trains, and how fast.
 
+use grades_images::Backend;
 use grades_models::parameters::Group;
+use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError};
+
+/// Whose resize pictures go through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageBackend {
+    /// What the model's processor says.
+    #[default]
+    Auto,
+    /// Pillow's.
+    Pillow,
+    /// Torchvision's.
+    Torchvision,
+}
+
+impl ImageBackend {
+    /// The backend, if it is another than the processor says.
+    #[must_use]
+    pub fn backend(self) -> Option<Backend> {
+        match self {
+            Self::Auto => None,
+            Self::Pillow => Some(Backend::Pillow),
+            Self::Torchvision => Some(Backend::Torchvision),
+        }
+    }
+}
 
 impl Config {
     pub(super) fn validate_pictures(&self) -> Result<(), ConfigError> {
@@ -26,6 +53,10 @@ impl Config {
                     "`{rate}` cannot be told from `learning_rate: 0`, whose schedule it follows; set a rate above 0"
                 )));
             }
+        }
+        if self.max_images_per_row.is_some() && !self.sample_packing {
+            let problem = "`max_images_per_row` bounds packed rows; set sample_packing: true, or remove it";
+            return Err(ConfigError::Inconsistent(problem.to_owned()));
         }
         if self.held().len() == 3 {
             let problem = "`freeze_vision_tower`, `freeze_multi_modal_projector` and `freeze_language_model` leave nothing to \
@@ -54,6 +85,8 @@ impl Config {
     /// A key that only a model that reads pictures gives a meaning.
     pub fn key_of_pictures(&self) -> Option<&'static str> {
         let set = [
+            (self.image_backend != ImageBackend::Auto, "image_backend"),
+            (self.max_images_per_row.is_some(), "max_images_per_row"),
             (self.vision_learning_rate.is_some(), "vision_learning_rate"),
             (self.projector_learning_rate.is_some(), "projector_learning_rate"),
             (self.freeze_vision_tower, "freeze_vision_tower"),

@@ -11,9 +11,11 @@ use super::averaging::Averaging;
 use super::lora::{Adapter, TargetModules};
 use super::model::{Init, Model};
 use super::optimizer::{OptimArgs, Optimizer};
+use super::pictures::ImageBackend;
 use super::report_to::ReportTo;
 use super::save_steps::SaveSteps;
 use super::size::ByteSize;
+use crate::data::packing::Packing;
 use crate::data::split::CountOrShare;
 use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, TokenOptions};
 use crate::schedule::{LrScheduler, LrSchedulerOptions, Schedule};
@@ -40,7 +42,10 @@ pub struct Config {
     /// Dropout rate of the adapters' inputs. Adapters that share an input (q, k and v; gate and up) share its mask. Default: 0.
     pub lora_dropout: f64,
     /// The layers that have an adapter: ends of their names (`q_proj`), patterns of their whole names with `*` and `?`, or
-    /// `all-linear` (default).
+    /// `all-linear`. Behind `language.`, `vision.` or `projector.` they are those of that part of the model (`vision.*`,
+    /// `language.q_proj`). Default: `language.*`, every linear layer of the language model; what reads pictures stays as it is then, as in
+    /// LLaMA-Factory, where `freeze_vision_tower` is on with adapters. A name without a part means the layers of all parts that end so, and
+    /// `all-linear` every linear layer, as in PEFT.
     pub lora_target_modules: TargetModules,
     /// Whether the adapters count `α / √r` times. Default: false.
     pub peft_use_rslora: bool,
@@ -70,6 +75,12 @@ pub struct Config {
     /// Whether a row is filled with samples up to `sequence_len` tokens, instead of being one sample. The samples of a row
     /// do not see each other. Default: false.
     pub sample_packing: bool,
+    /// With `sample_packing` the most pictures of a row, of those in tiles the tiles; one sample may have more by itself. Left out: as many as
+    /// fit its tokens.
+    pub max_images_per_row: Option<usize>,
+    /// Whose resize and roundings pictures go through: `auto` (default: what the model's processor says, which is torchvision's unless it
+    /// names Pillow), `pillow` or `torchvision`. They differ by a level or two of 255.
+    pub image_backend: ImageBackend,
     /// Whether prompts count in the loss as well. Default: false.
     pub train_on_inputs: bool,
 
@@ -216,6 +227,8 @@ impl Default for Config {
             sequence_len: 2048,
             excess_length_strategy: ExcessLength::Raise,
             sample_packing: false,
+            max_images_per_row: None,
+            image_backend: ImageBackend::Auto,
             train_on_inputs: false,
             micro_batch_size: 8,
             gradient_accumulation_steps: 1,
@@ -392,6 +405,7 @@ impl Config {
             ("logging_steps", Some(self.logging_steps)),
             ("lora_r", Some(self.lora_r)),
             ("max_steps", self.max_steps),
+            ("max_images_per_row", self.max_images_per_row),
         ] {
             number(value.is_none_or(|value| value >= 1), key, value.unwrap_or(1) as f64, FROM_ONE)?;
         }
@@ -556,9 +570,10 @@ impl Config {
         outputs::Options { place, size: self.vision_cache_size.0, dtype }
     }
 
-    /// The tokens of a row with sample packing, `None` without.
-    pub fn packing(&self) -> Option<usize> {
-        self.sample_packing.then_some(self.sequence_len)
+    /// What a row holds at most with sample packing, `None` without.
+    pub fn packing(&self) -> Option<Packing> {
+        let pictures = self.max_images_per_row.unwrap_or(usize::MAX);
+        self.sample_packing.then_some(Packing { tokens: self.sequence_len, pictures })
     }
 
     /// The learning rate over a run of `total_steps`.

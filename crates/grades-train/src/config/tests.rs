@@ -1,4 +1,7 @@
+use grades_models::LoraConfig;
+
 use super::*;
+use crate::data::packing::Packing;
 use crate::train::rule::{Adam, AdjustLrFn, Rule};
 
 const MINIMAL: &str = "model: m\ndatasets:\n  - {path: d.jsonl, type: completion}\n";
@@ -83,7 +86,7 @@ fn every_option_is_read() {
     assert_eq!(config.threads.count().map(|count| count.get()), Some(2));
     assert_eq!((config.max_steps, config.warmup_steps), (Some(120), None));
     assert_eq!(config.schedule(101).warmup_steps, 6);
-    assert_eq!(config.packing(), Some(256));
+    assert_eq!(config.packing(), Some(Packing { tokens: 256, pictures: usize::MAX }));
     assert!(config.train_on_inputs);
     assert_eq!(config.eval_steps.unwrap().of(120), 6);
     let save = config.save_steps.clone().unwrap();
@@ -261,6 +264,12 @@ fn values_out_of_range_are_named_with_the_range() {
         ("lora_dropout: 0.1", ["`lora_dropout`", "adapter: lora"]),
         ("fold_frozen: true", ["`fold_frozen`", "adapter: lora"]),
         ("adapter: lora\nuse_dora: true", ["`use_dora`", "`peft_use_dora`"]),
+        ("max_images_per_row: 3", ["`max_images_per_row`", "sample_packing: true"]),
+        ("adapter: lora\nfreeze_language_model: true", ["language.*", "`freeze_language_model: true`"]),
+        (
+            "adapter: lora\nfreeze_vision_tower: true\nlora_target_modules: [q_proj, vision.qkv]",
+            ["vision.qkv", "`freeze_vision_tower: true`"],
+        ),
         ("adapter: lora\nlora_target_modules: [1]", ["`lora_target_modules", "all-linear"]),
         ("lora_r: 8", ["`lora_r`", "adapter: lora"]),
         ("adapter: lora\nlora_rank: 8", ["`lora_rank`", "`lora_r`"]),
@@ -359,9 +368,10 @@ fn adapters_have_the_names_of_axolotl() {
     let all = lora("adapter: lora").unwrap();
     assert_eq!(
         (all.r, all.lora_alpha, all.use_rslora, all.target_modules.as_slice()),
-        (16, 32.0, false, &["all-linear".to_owned()][..])
+        (16, 32.0, false, &["language.*".to_owned()][..])
     );
-    assert_eq!(lora("adapter: lora\nlora_target_linear: true"), Some(all));
+    let linear = lora("adapter: lora\nlora_target_linear: true").unwrap();
+    assert_eq!(linear, LoraConfig { target_modules: vec!["all-linear".to_owned()], ..all });
     let some =
         lora("adapter: lora\nlora_r: 4\nlora_alpha: 8\npeft_use_rslora: true\nlora_target_modules: [q_proj, v_proj]")
             .unwrap();

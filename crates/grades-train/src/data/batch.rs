@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::encode::Tokenized;
-use super::packing::first_fit;
+use super::packing::{Packing, first_fit, first_fit_of_pictures};
 use super::placed::Placed;
 
 /// A micro-batch: samples one after the other, without padding. All vectors but `segments`, `samples` and `pictures` are
@@ -89,8 +89,8 @@ pub struct LoaderOptions {
     pub micro_batch_size: usize,
     /// Micro-batches of a step.
     pub gradient_accumulation_steps: usize,
-    /// With sample packing, the tokens of a row; without, a row is one sample.
-    pub packing: Option<usize>,
+    /// With sample packing, what a row holds at most; without, a row is one sample.
+    pub packing: Option<Packing>,
     /// Seed of the order.
     pub seed: u64,
 }
@@ -185,17 +185,24 @@ impl Loader {
 }
 
 /// Samples in their order, for validation.
-pub fn in_order(samples: &[Tokenized], micro_batch_size: usize, packing: Option<usize>) -> Vec<Batch> {
+pub fn in_order(samples: &[Tokenized], micro_batch_size: usize, packing: Option<Packing>) -> Vec<Batch> {
     let order: Vec<usize> = (0..samples.len()).collect();
     rows(samples, &order, packing).chunks(micro_batch_size.max(1)).map(|rows| batch(samples, rows)).collect()
 }
 
-fn rows(samples: &[Tokenized], order: &[usize], packing: Option<usize>) -> Vec<Vec<usize>> {
+fn rows(samples: &[Tokenized], order: &[usize], packing: Option<Packing>) -> Vec<Vec<usize>> {
     match packing {
         None => order.iter().map(|sample| vec![*sample]).collect(),
-        Some(sequence_len) => {
+        Some(packing) => {
             let lengths: Vec<usize> = order.iter().map(|sample| input_len(&samples[*sample])).collect();
-            let rows = first_fit(&lengths, sequence_len);
+            let rows = match packing.pictures {
+                usize::MAX => first_fit(&lengths, packing.tokens),
+                _ => {
+                    let pictures = order.iter().map(|sample| samples[*sample].pictures.iter().map(Placed::tiles).sum());
+                    let sizes: Vec<(usize, usize)> = lengths.iter().copied().zip(pictures).collect();
+                    first_fit_of_pictures(&sizes, packing)
+                }
+            };
             rows.into_iter().map(|row| row.into_iter().map(|item| order[item]).collect()).collect()
         }
     }

@@ -9,6 +9,7 @@ fn sample(index: u32, prompt: usize, answer: usize) -> Tokenized {
 }
 
 fn options(micro_batch_size: usize, gradient_accumulation_steps: usize, packing: Option<usize>) -> LoaderOptions {
+    let packing = packing.map(|tokens| Packing { tokens, pictures: usize::MAX });
     LoaderOptions { micro_batch_size, gradient_accumulation_steps, packing, seed: 3 }
 }
 
@@ -122,7 +123,10 @@ fn validation_keeps_the_order() {
         batches.iter().map(|batch| batch.samples.clone()).collect::<Vec<_>>(),
         [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]
     );
-    let packed: usize = in_order(&samples, 2, Some(20)).iter().map(|batch| batch.label_count).sum();
+    let packed: usize = in_order(&samples, 2, Some(Packing { tokens: 20, pictures: usize::MAX }))
+        .iter()
+        .map(|batch| batch.label_count)
+        .sum();
     assert_eq!(packed, batches.iter().map(|batch| batch.label_count).sum::<usize>());
     assert!(Loader::new(vec![], options(4, 1, None)).step(0).is_empty());
 }

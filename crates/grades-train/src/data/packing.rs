@@ -1,5 +1,37 @@
 //! Several samples in one row of `sequence_len` tokens.
 
+/// What a row holds at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packing {
+    /// Tokens.
+    pub tokens: usize,
+    /// Pictures; as many as there are with `usize::MAX`.
+    pub pictures: usize,
+}
+
+/// As [`first_fit`], of items with so many tokens and pictures. An item that is more than a row holds has a row of its own.
+pub fn first_fit_of_pictures(sizes: &[(usize, usize)], Packing { tokens, pictures }: Packing) -> Vec<Vec<usize>> {
+    let mut rows: Vec<Vec<usize>> = Vec::new();
+    let mut free: Vec<(usize, usize)> = Vec::new();
+    // Rows before this one are full.
+    let mut first = 0;
+    for (item, size) in sizes.iter().enumerate() {
+        let size = (size.0.min(tokens), size.1.min(pictures));
+        let fits = |room: &(usize, usize)| size.0 <= room.0 && size.1 <= room.1;
+        let row = first + free[first..].iter().position(fits).unwrap_or(free.len() - first);
+        if row == free.len() {
+            free.push((tokens, pictures));
+            rows.push(Vec::new());
+        }
+        rows[row].push(item);
+        free[row] = (free[row].0 - size.0, free[row].1 - size.1);
+        while free.get(first).is_some_and(|room| room.0 == 0) {
+            first += 1;
+        }
+    }
+    rows
+}
+
 /// Puts items of the given lengths into rows of at most `capacity`, each into the first row that has room, in the order
 /// given. Returns the items of each row, in that order. An item longer than `capacity` gets a row of its own.
 ///
@@ -36,6 +68,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn rows_are_bounded_in_tokens_and_pictures() {
+        let packing = Packing { tokens: 10, pictures: 2 };
+        // Row 0 has no room for a third picture, row 1 none for more tokens.
+        let sizes = [(2, 1), (3, 1), (4, 1), (6, 0), (1, 0), (1, 5), (2, 0)];
+        assert_eq!(first_fit_of_pictures(&sizes, packing), vec![vec![0, 1, 4, 6], vec![2, 3], vec![5]]);
+        assert_eq!(first_fit_of_pictures(&[], packing), Vec::<Vec<usize>>::new());
+        let lengths = [6, 5, 3, 9, 4, 1];
+        let alone = lengths.map(|length| (length, 1));
+        let unbounded = Packing { tokens: 10, pictures: 100 };
+        assert_eq!(first_fit_of_pictures(&alone, unbounded), first_fit(&lengths, 10));
+    }
 
     #[test]
     fn items_go_into_the_first_row_with_room() {

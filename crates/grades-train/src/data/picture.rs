@@ -34,6 +34,17 @@ impl Picture {
     }
 }
 
+impl Picture {
+    /// Where it is in memory, or its path: of two that are the same picture it may be another.
+    pub(crate) fn address(&self) -> (usize, usize) {
+        let bytes = match self {
+            Self::Bytes(bytes) => bytes.as_ptr_range(),
+            Self::File(file) => file.as_os_str().as_encoded_bytes().as_ptr_range(),
+        };
+        (bytes.start.addr(), bytes.end.addr())
+    }
+}
+
 impl fmt::Debug for Picture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -26,6 +26,11 @@ impl Placed {
         self.tokens.iter().map(ExactSizeIterator::len).sum()
     }
 
+    /// How many pictures the tower sees: one, or of one in tiles these.
+    pub fn tiles(&self) -> usize {
+        self.layout.tiles().max(1)
+    }
+
     /// The same in a batch, whose tokens begin so much earlier.
     pub(super) fn moved(&self, by: usize) -> Self {
         let tokens = self.tokens.iter().map(|run| run.start + by..run.end + by).collect();

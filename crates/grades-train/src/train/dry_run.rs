@@ -1,14 +1,20 @@
 //! All of a run but its weights and its steps: what it would train, on what, and in how much memory.
 
+use std::collections::HashSet;
+
 use grades::{Policy, UnitId};
+use grades_models::LoraConfig;
+use grades_models::model::Outline;
 use serde::Serialize;
 
 use super::error::TrainError;
 use super::memory;
+use super::outputs::Place;
 use super::plan::{MemoryPlan, Workload};
 use super::prepared::Prepared;
 use super::run_dir::RunDir;
 use crate::config::Config;
+use crate::data::Placed;
 
 /// What a run would be.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -99,8 +105,8 @@ impl DryRun {
             precision,
             rule: config.rule(),
             tokens: largest_batch_tokens as u64,
-            // A tower that is left as it is keeps nothing for a backward pass.
-            patches: if config.freeze_vision_tower { 0 } else { patches },
+            patches,
+            features: features(prepared, &outline, lora.as_ref()),
             accumulates: config.gradient_accumulation_steps > 1,
             gradient_checkpointing: config.gradient_checkpointing,
             kept_copies: kept_copies(policy.as_ref(), prepared.planned_steps),
@@ -130,6 +136,25 @@ impl DryRun {
             available_memory: memory::available(),
         })
     }
+}
+
+/// Most bytes that are kept of pictures in memory from the first step on, because nothing of the tower trains.
+fn features(prepared: &Prepared, outline: &Outline, adapter: Option<&LoraConfig>) -> u64 {
+    let options = prepared.config.vision_cache_options();
+    let (Some(vision), [false, projector]) = (outline.vision(), outline.pictures_train(adapter)) else { return 0 };
+    if options.place != Place::Memory {
+        return 0;
+    }
+    let samples = prepared.loader.samples().iter().flat_map(|sample| &sample.pictures);
+    let validation = prepared.validation.iter().flat_map(|batch| &batch.pictures);
+    let mut seen = HashSet::new();
+    let different = samples.chain(validation).filter(|placed| seen.insert(placed.picture.address()));
+    let rows: usize = different.map(Placed::rows).sum();
+    let numbers = match projector {
+        true => vision.patches_of(rows) * vision.width(outline.parameters()),
+        false => rows * outline.sizes().hidden_size,
+    };
+    options.size.min(numbers as u64 * options.dtype.bytes() as u64)
 }
 
 /// The copies that a method keeps of the matrices at some step: of their gradients, and of their weights.

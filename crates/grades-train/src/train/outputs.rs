@@ -40,7 +40,8 @@ pub enum Dtype {
 
 impl Dtype {
     /// Bytes of one.
-    fn bytes(self) -> usize {
+    #[must_use]
+    pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::Bf16 => 2,

@@ -33,6 +33,8 @@ pub struct Workload<'a> {
     pub tokens: u64,
     /// Patches of pictures in it.
     pub patches: u64,
+    /// Most bytes of what is kept of pictures.
+    pub features: u64,
     /// Whether a step has several micro-batches.
     pub accumulates: bool,
     /// Whether layers run again in the backward pass.
@@ -58,6 +60,10 @@ pub struct MemoryPlan {
     pub average: u64,
     /// What the backward pass needs of the forward pass.
     pub activations: u64,
+    /// The pixels of the pictures of a micro-batch, and what a vision tower holds at a time that is not kept for the backward pass.
+    pub pictures: u64,
+    /// What is kept of pictures from step to step.
+    pub features: u64,
     /// All of it when most of it is held at once, with the program itself.
     pub peak: u64,
 }
@@ -72,11 +78,10 @@ impl MemoryPlan {
         workload: &Workload<'_>,
         packed: &dyn Fn(&str) -> Option<u64>,
     ) -> Result<Self, TrainError> {
-        let base =
-            outline.parameters().iter().map(|parameter| match workload.load_in_4bit && parameter.may_be_packed() {
-                true => packed(&parameter.name).unwrap_or(parameter.len() as u64 * NF4_64THS / 64),
-                false => F32 * parameter.len() as u64,
-            });
+        let base = outline.packable().map(|(parameter, may_be_packed)| match workload.load_in_4bit && may_be_packed {
+            true => packed(&parameter.name).unwrap_or(parameter.len() as u64 * NF4_64THS / 64),
+            false => F32 * parameter.len() as u64,
+        });
         let base: u64 = base.sum();
         let (adapters, trains, matrices, optimizer) = match workload.adapter {
             Some(config) => {
@@ -102,6 +107,8 @@ impl MemoryPlan {
             optimizer,
             kept: workload.kept_copies * F32 * matrices,
             average: if workload.weight_average { F32 * trains } else { 0 },
+            pictures: pictures(outline, workload),
+            features: workload.features,
             ..Self::default()
         };
         let by_layers = outline.kept_by_layers(workload.precision, workload.adapter);
@@ -112,7 +119,7 @@ impl MemoryPlan {
 
     /// Either the backward pass begins, with all activations, or it ends, with all gradients.
     fn highest(&self, outline: &Outline, workload: &Workload<'_>, by_layers: &[usize]) -> u64 {
-        let always = PROGRAM + self.weights + self.optimizer + self.kept + self.average;
+        let always = PROGRAM + self.weights + self.optimizer + self.kept + self.average + self.features + self.pictures;
         let sizes = outline.sizes();
         let number = workload.precision.bytes() as u64;
         let [hidden, vocabulary] = [sizes.hidden_size, sizes.vocab_size].map(|size| size as u64);
@@ -134,6 +141,21 @@ fn activations(outline: &Outline, workload: &Workload<'_>, by_layers: &[usize]) 
         (true, [before @ .., last]) => F32 as usize * hidden * before.len() + last,
         (_, all) => all.iter().sum(),
     };
-    let per_patch: usize = outline.kept_by_vision_layers(workload.precision, workload.adapter).iter().sum();
+    let of_vision = outline.kept_by_vision_layers(workload.precision, workload.adapter);
+    let width = outline.vision().map_or(0, |vision| vision.width(outline.parameters()));
+    let per_patch = match (outline.pictures_train(workload.adapter), workload.gradient_checkpointing) {
+        ([false, _], _) => 0,
+        ([true, _], true) => F32 as usize * width * of_vision.len(),
+        ([true, _], false) => of_vision.iter().sum(),
+    };
     workload.tokens * per_token as u64 + workload.patches * per_patch as u64
+}
+
+/// The pixels of a micro-batch, as they are decoded and as the tower reads them, and one layer of the tower, which runs without a
+/// record where nothing of it trains, and again by itself with checkpointing.
+fn pictures(outline: &Outline, workload: &Workload<'_>) -> u64 {
+    let Some(vision) = outline.vision() else { return 0 };
+    let pixels = 2 * F32 * vision.patch_numbers() as u64;
+    let layers = outline.kept_by_vision_layers(workload.precision, workload.adapter);
+    workload.patches * (pixels + layers.iter().max().copied().unwrap_or(0) as u64)
 }

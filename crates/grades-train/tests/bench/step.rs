@@ -29,6 +29,8 @@ fn options(frozen: &str, companions: Companions) -> StepOptions {
         load_in_4bit: false,
         rows: ROWS as usize,
         tokens: TOKENS as usize,
+        pictures: 1,
+        image_size: 16,
         completion_share: 0.25,
         steps: 2,
         frozen: frozen.parse().unwrap(),
@@ -161,6 +163,35 @@ fn counts_agree_with_counts_by_hand() {
     assert_eq!(cached.flops, Flops { forward, ..prefix.flops });
     assert_eq!(cached.flops_ratio, ratio(cached.flops));
 
+    // Behind a tower of 2 layers, hidden 32, MLP 64, 2 heads of 16, on 16 patches of 48 numbers a row, of which 4 become one of the
+    // language model: 2 layers, hidden 32, MLP 64, 4 heads of 8, 2 of them for keys and values.
+    let (patches, tokens) = (ROWS * 16, ROWS * (TOKENS + 4));
+    let embedding = 2 * patches * 48 * 32;
+    let tower = 2 * (2 * patches * (4 * 32 * 32 + 2 * 32 * 64));
+    let seen = 2 * (4 * 16 * 2 * ROWS * 16 * 16);
+    let projector = 2 * ROWS * 4 * (4 * 32) * 32;
+    let layers = 2 * (2 * tokens * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64));
+    let attention = 2 * (4 * 8 * 4 * ROWS * ((TOKENS + 4) * (TOKENS + 5) / 2));
+    let head = 2 * ROWS * LABELS * 32 * 256;
+    let with_pictures = || StepOptions { shape: Shape::TinyVlm, lora_r: 4, ..options("none", Companions::Train) };
+    let full = step(with_pictures());
+    let all = Flops {
+        forward: embedding + tower + seen + projector + layers + attention + head,
+        input_gradient: tower + seen / 2 * 5 + projector + layers + attention / 2 * 5 + head,
+        weight_gradient: embedding + tower + projector + layers + head,
+    };
+    assert_eq!((full.flops, full.flops_ratio), (all, 1.0));
+    assert!((full.loss - 256.0_f64.ln()).abs() < 0.3, "{}", full.loss);
+    // Adapters are on the language model: nothing goes back into the tower, which runs forward alone.
+    let lora = step(StepOptions { mode: Mode::Lora, ..with_pictures() });
+    let (ins, outs) = (6 * 32 + 64, 32 + 2 * 16 + 32 + 2 * 64 + 32);
+    let low_rank = 2 * 2 * tokens * 4 * (ins + outs);
+    assert_eq!(lora.trainable_parameters as u64, 2 * 4 * (ins + outs));
+    assert_eq!((lora.flops.forward, lora.flops.weight_gradient), (all.forward + low_rank, low_rank));
+    assert!(lora.memory.activations < full.memory.activations && lora.memory.pictures == full.memory.pictures);
+    let text = step(StepOptions { pictures: 0, ..with_pictures() });
+    assert!(text.flops.forward < layers + attention + head && text.memory.pictures == 0);
+
     let refused = |options: StepOptions| match run(&options, &mut |_| {}) {
         Err(BenchError::Option(message)) => message,
         other => panic!("{other:?}"),
@@ -170,4 +201,6 @@ fn counts_agree_with_counts_by_hand() {
     assert!(refused(StepOptions { rows: 0, ..valid() }).contains("0 rows"));
     assert!(refused(StepOptions { tokens: 513, ..valid() }).contains("1 to 512"));
     assert!(refused(StepOptions { completion_share: 1.5, ..valid() }).contains("1.5"));
+    assert!(refused(StepOptions { image_size: 0, ..with_pictures() }).contains("0 pixels"));
+    assert!(refused(StepOptions { prefix_cache: true, ..with_pictures() }).contains("--pictures 0"));
 }
