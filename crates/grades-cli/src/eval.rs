@@ -36,7 +36,8 @@ const BATCH_PROMPTS: usize = 32;
 /// json, csv, parquet) with the same columns. With --limit only as many files are fetched as have that many questions.
 ///
 /// Example: grades eval --model model-out/model --tasks piqa,arc_easy
-///          grades eval --model runs/vqa/model --tasks my-questions.jsonl --image-folder pictures
+///
+/// Example: grades eval --model runs/vqa/model --tasks my-questions.jsonl --image-folder pictures
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A model folder in the Hugging Face layout, a GGUF file, or a model of the Hugging Face Hub (owner/name).

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use grades_models::export::{FileType, Model, save_adapter};
 use grades_models::source::LoadOptions;
 use grades_models::tokenizer::Tokenizer;
@@ -10,9 +10,10 @@ use grades_models::weights::Checkpoint;
 use grades_models::{peft, registry};
 use grades_tensor::device;
 use grades_train::hub::Hub;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::output;
+use crate::parts::Parts;
 
 /// Write a model as GGUF files, for llama.cpp, Ollama and LM Studio.
 ///
@@ -47,16 +48,10 @@ pub(crate) struct Args {
     name: Option<String>,
 }
 
-/// The files of what is to be exported.
-struct Parts {
-    model: PathBuf,
-    adapter: Option<PathBuf>,
-}
-
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
         let types = self.types()?;
-        let parts = self.parts()?;
+        let parts = Parts::of(&self.source, self.base.as_deref())?;
         let name = match &self.name {
             Some(name) => name.clone(),
             None => name_of(&self.source),
@@ -103,32 +98,6 @@ impl Args {
         }
         Ok(types)
     }
-
-    fn parts(&self) -> anyhow::Result<Parts> {
-        let has_adapter = |folder: &Path| folder.join("adapter_config.json").is_file();
-        let (run_model, run_adapter) = (self.source.join("model"), self.source.join("adapter"));
-        let adapter = [&self.source, &run_adapter].into_iter().find(|folder| has_adapter(folder)).cloned();
-        let model = match &adapter {
-            Some(adapter) => match &self.base {
-                Some(base) => base.clone(),
-                None => base_of(adapter)?,
-            },
-            None if run_model.join("config.json").is_file() => run_model,
-            None => self.source.clone(),
-        };
-        Ok(Parts { model, adapter })
-    }
-}
-
-/// The base that an adapter names.
-fn base_of(adapter: &Path) -> anyhow::Result<PathBuf> {
-    let path = adapter.join("adapter_config.json");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let config: Value = serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
-    let base = config["base_model_name_or_path"].as_str().filter(|base| !base.is_empty());
-    let base =
-        base.with_context(|| format!("{} does not name the adapter's base; give it with --base", path.display()))?;
-    Ok(base.into())
 }
 
 /// The folder of a source on disk, or the current one for a model of the Hub.

@@ -2,6 +2,7 @@
 
 mod assemble;
 mod bench;
+mod chat;
 mod child;
 mod compare;
 mod eval;
@@ -10,6 +11,8 @@ mod generate;
 mod inspect;
 mod merge;
 mod output;
+mod parts;
+mod preprocess;
 mod quickstart;
 mod report;
 mod runs;
@@ -42,6 +45,8 @@ enum Command {
     Quickstart(quickstart::Args),
     /// Fine-tune a model as a config file says.
     Train(train::Args),
+    /// Show what a run trains on: samples, lengths, what is left out.
+    Preprocess(preprocess::Args),
     /// Compare methods of early stopping on one model and data.
     Compare(compare::Args),
     /// Run GradES over a grid of thresholds and grace periods.
@@ -50,6 +55,8 @@ enum Command {
     Eval(eval::Args),
     /// Continue a text.
     Generate(generate::Args),
+    /// Talk with a model.
+    Chat(chat::Args),
     /// Begin a model that reads pictures, with a vision tower and a language model.
     Assemble(assemble::Args),
     /// Fold an adapter into its base.
@@ -71,12 +78,16 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Quickstart(args) => args.run(cli.json, cli.threads),
         Command::Train(args) => args.run(cli.json, cli.threads),
+        Command::Preprocess(args) => args.run(cli.json),
         Command::Compare(args) => args.run(cli.json, cli.threads),
         Command::Sweep(args) => args.run(cli.json, cli.threads),
         Command::Eval(args) => {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
         }
         Command::Generate(args) => {
+            output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
+        }
+        Command::Chat(args) => {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
         }
         Command::Assemble(args) => args.run(cli.json),

@@ -18,6 +18,12 @@ pub(crate) fn print_piece(piece: &str) {
     let _ = write!(out, "{piece}").and_then(|()| out.flush());
 }
 
+/// Prints a piece of the log at once, without ending the line.
+pub(crate) fn log_piece(piece: &str) {
+    let mut out = io::stderr().lock();
+    let _ = write!(out, "{piece}").and_then(|()| out.flush());
+}
+
 /// Prints a result as one JSON object.
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&serde_json::to_string(value).context("the result cannot be written as JSON")?);

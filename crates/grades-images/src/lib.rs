@@ -8,6 +8,7 @@ mod decode;
 mod picture;
 mod process;
 mod resize;
+mod thumbnail;
 
 pub use decode::{DecodeError, Limits, decode, dimensions};
 pub use picture::{Alpha, Picture};
@@ -16,3 +17,4 @@ pub use process::{
     smart_resize,
 };
 pub use resize::{Backend, Filter, resize, resize_values};
+pub use thumbnail::thumbnail;

@@ -13,6 +13,7 @@ pub mod page;
 pub mod record;
 mod report;
 mod run;
+pub mod samples;
 mod signals;
 pub mod svg;
 pub mod table;

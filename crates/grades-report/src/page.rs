@@ -42,6 +42,9 @@ pre{overflow:auto;background:var(--tint);padding:.8rem;font-size:.85rem;border-r
 .picker>input:focus-visible+label{outline:3px solid var(--s0);outline-offset:1px}\n\
 .picker>.pane{display:none;order:2;width:100%;margin-top:.6rem}.pane>figure{max-width:48rem}.picker>input:checked+label+.pane{display:block}\n\
 .map{max-width:48rem}\n\
+.sample{margin:0 0 1.5rem}.sample h3{margin:0 0 .3rem}.sample img{margin:0 .5rem .3rem 0;vertical-align:top}\n\
+.sample pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:0}.sample mark{background:none;color:var(--s2);font-weight:700}\n\
+.sample span{color:var(--soft)}\n\
 @media print{details>*{display:block}details .scroll{max-height:none}}\n";
 
 /// Text as HTML shows it, in elements and in quoted attributes.

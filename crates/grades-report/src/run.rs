@@ -9,7 +9,7 @@ use grades::{Flops, Kind, Tower, UnitId};
 use serde::de::DeserializeOwned;
 
 use crate::error::ReportError;
-use crate::record::{self, Environment, Event, Signals, Step, Summary, UnitThreshold, Units};
+use crate::record::{self, Environment, Event, ShownSample, Signals, Step, Summary, UnitThreshold, Units};
 
 /// A run, finished or not.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,6 +30,8 @@ pub struct Run {
     pub config: String,
     /// Machine, program and sizes.
     pub environment: Environment,
+    /// Some of what it trains on, where that has pictures.
+    pub samples: Vec<ShownSample>,
     /// What the run came to; `None` while it goes on.
     pub summary: Option<Summary>,
 }
@@ -55,6 +57,7 @@ impl Run {
             units: object(&file(record::UNITS))?.unwrap_or_default(),
             config: text(&file(record::CONFIG))?.unwrap_or_default(),
             environment: object(&file(record::ENVIRONMENT))?.unwrap_or_default(),
+            samples: lines(&file(record::SAMPLES))?,
             summary: object(&file(record::SUMMARY))?,
         };
         if run.units.units.is_empty() {

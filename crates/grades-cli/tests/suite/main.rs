@@ -14,6 +14,8 @@ mod hub;
 #[cfg(test)]
 mod mistakes;
 #[cfg(test)]
+mod pictures;
+#[cfg(test)]
 mod program;
 #[cfg(test)]
 mod reading;

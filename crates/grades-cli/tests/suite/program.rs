@@ -1,8 +1,9 @@
 //! Calls of the program in a temporary folder.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -46,6 +47,17 @@ impl Workspace {
             program.env_remove(name);
         }
         Called(program.envs(variables.iter().copied()).output().unwrap())
+    }
+
+    /// Calls the program with this on its standard input.
+    pub(crate) fn call_saying(&self, arguments: &[&str], lines: &str) -> Called {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_grades"));
+        program.args(arguments).current_dir(self.0.path()).env("HF_HOME", self.path("hub")).env("HF_HUB_OFFLINE", "1");
+        program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = program.spawn().unwrap();
+        // It may have ended before it has read all.
+        let _ = child.stdin.take().unwrap().write_all(lines.as_bytes());
+        Called(child.wait_with_output().unwrap())
     }
 
     /// The one object that a call with `--json` prints.

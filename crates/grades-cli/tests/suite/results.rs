@@ -1,7 +1,6 @@
 //! What each verb prints when all is well.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -280,51 +279,6 @@ fn generate_repeats_itself() {
     // As text: the continuation and a new line.
     let text = workspace.call(&prompt);
     assert_eq!(text.stdout(), format!("{}\n", greedy["text"].as_str().unwrap()));
-}
-
-/// The Qwen2.5-VL of the fixtures; its tokens are those of transformers.
-#[test]
-fn questions_about_pictures_are_answered() {
-    let workspace = Workspace::new();
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/vision");
-    let (model, images) = (fixtures.join("qwen2_5_vl_rows"), fixtures.join("images"));
-    let (model, images) = (model.to_str().unwrap(), images.to_str().unwrap());
-    let wide = format!("{images}/wide.png");
-    let generate = |options: &[&str]| {
-        let options =
-            [&["generate", "--model", model, "--max-new-tokens", "12", "--image", wide.as_str()][..], options];
-        workspace.call(&[&options.concat()[..], &["--json"]].concat())
-    };
-    let one: Value = serde_json::from_str(&generate(&["--prompt", "what is in the picture?"]).stdout()).unwrap();
-    assert_eq!(one["tokens"], serde_json::json!([70, 78, 74, 86, 67, 26, 70, 78, 74, 86, 67, 26]));
-    let two = ["--prompt", "<image>what is in the picture?", "--prompt", "which letter comes after b?"];
-    let two: Value = serde_json::from_str(&generate(&two).stdout()).unwrap();
-    assert_eq!((&two["texts"][0]["tokens"], &two["texts"][1]["prompt_tokens"]), (&one["tokens"], &47.into()));
-    let error = generate(&["--prompt", "<image> and <image>"]).stderr();
-    assert!(error.contains("2 <image>") && error.contains("1 pictures"), "{error}");
-    let error = workspace.call(&["generate", "--model", "model", "--prompt", "what?", "--image", &wide]).stderr();
-    assert!(error.contains("chat template") || error.contains("reads none"), "{error}");
-
-    let row = |question: &str, answer: &str| {
-        serde_json::json!({ "image": "wide.png", "question": question, "answer": answer }).to_string()
-    };
-    let answer = one["text"].as_str().unwrap();
-    let rows = [row("what is in the picture?", answer), row("and what else?", "nothing"), row("why?", "nothing")];
-    fs::write(workspace.path("mine.jsonl"), rows.join("\n")).unwrap();
-    let eval = ["eval", "--model", model, "--tasks", "mine.jsonl", "--image-folder", images, "--max-new-tokens", "12"];
-    let found = workspace.json(&[&eval[..], &["--precision", "f32", "--samples", "answers.jsonl"]].concat());
-    let found = &found["tasks"]["mine.jsonl"];
-    assert!((found["exact_match"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-9, "{found}");
-    assert!((found["commonest"]["value"].as_f64().unwrap() - 2.0 / 3.0).abs() < 1e-9, "{found}");
-    assert_keys(
-        found,
-        &["n", "prompt_tokens", "written_tokens", "exact_match_stderr", "seconds", "questions_per_second"],
-    );
-    let lines = fs::read_to_string(workspace.path("answers.jsonl")).unwrap();
-    let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
-    assert_eq!((&first["answer"], first["score"].as_f64()), (&answer.trim().into(), Some(1.0)));
-    let text = workspace.call(&[&eval[..], &["--precision", "f32"]].concat()).stdout();
-    assert!(text.contains("exact_match  33.33") && text.contains("always \"nothing\" 66.67"), "{text}");
 }
 
 #[test]

@@ -13,24 +13,23 @@ use crate::nn::KeysAndValues;
 #[derive(Debug, Default)]
 pub struct KvCache {
     layers: Vec<Option<KeysAndValues>>,
-    tokens: usize,
-    /// The position of what comes next, which pictures may make another than the number of tokens.
-    next: usize,
+    /// The position of what comes behind each token, which pictures may make another than the number of tokens.
+    behind: Vec<usize>,
 }
 
 impl KvCache {
     /// Number of tokens held.
     #[must_use]
     pub fn tokens(&self) -> usize {
-        self.tokens
+        self.behind.len()
     }
 
-    /// Forgets what comes after the first `tokens` tokens; everything, where pictures are among them.
+    /// Forgets what comes after the first `tokens` tokens, between which and the others no picture may lie.
     pub fn cut(&mut self, tokens: usize) {
-        if tokens >= self.tokens {
+        if tokens >= self.tokens() {
             return;
         }
-        if tokens == 0 || self.next != self.tokens {
+        if tokens == 0 {
             *self = Self::default();
             return;
         }
@@ -39,12 +38,17 @@ impl KvCache {
             *keys = keys.device().gather_rows(keys, &rows);
             *values = values.device().gather_rows(values, &rows);
         }
-        (self.tokens, self.next) = (tokens, tokens);
+        self.behind.truncate(tokens);
+    }
+
+    /// The position of what comes next.
+    fn next(&self) -> usize {
+        self.behind.last().copied().unwrap_or_default()
     }
 
     /// The layout of a sample of its own as one that follows what is held.
     fn behind(&self, layout: &Layout) -> Layout {
-        let (count, from) = (layout.positions.len(), self.next as u32);
+        let (count, from) = (layout.positions.len(), self.next() as u32);
         let places = layout.places.as_ref().map(|places| {
             let moved = places.iter().map(|place| place.map(|number| number + from));
             Arc::new(moved.collect::<Vec<_>>())
@@ -53,7 +57,7 @@ impl KvCache {
             None => layout.positions.iter().map(|position| position + from).collect(),
             Some(_) => layout.positions.clone(),
         };
-        Layout { positions, places, ..Layout::cached(self.tokens, count) }
+        Layout { positions, places, ..Layout::cached(self.tokens(), count) }
     }
 }
 
@@ -137,8 +141,9 @@ impl Decoder {
         let layout = Arc::new(cache.behind(&inputs.layout));
         let inputs = Inputs { layout: layout.clone(), ..inputs.clone() };
         let hidden = self.hidden(&inputs, Some(&mut cache.layers));
-        cache.tokens += count;
-        cache.next = cache.next.max(position_behind(&layout, 0..count));
+        for row in 0..count {
+            cache.behind.push(cache.next().max(position_behind(&layout, row..row + 1)));
+        }
         self.logits_of_rows(&hidden, &[count as u32 - 1])
     }
 
@@ -183,6 +188,6 @@ impl Decoder {
     /// empty one.
     #[must_use]
     pub fn outgrows(&self, cache: &KvCache, more: usize) -> bool {
-        cache.tokens > 0 && self.turns_anew(cache.tokens, cache.tokens + more)
+        cache.tokens() > 0 && self.turns_anew(cache.tokens(), cache.tokens() + more)
     }
 }

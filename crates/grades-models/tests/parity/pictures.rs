@@ -244,6 +244,9 @@ fn pictures_that_come_later_or_side_by_side_have_the_logits_of_the_whole_text() 
         let _ = model.logits_after(&one(&shown), &mut cache);
         let found = model.next_logits(&text[5..], &mut cache);
         assert_close(name, &found.to_host(), &whole(&[&shown[..], &text[5..]].concat(), 1));
+        cache.cut(shown.len());
+        let found = model.next_logits(&text[5..], &mut cache);
+        assert_close(name, &found.to_host(), &whole(&[&shown[..], &text[5..]].concat(), 1));
         let found = model.logits_after(&one(&shown), &mut cache);
         assert_close(name, &found.to_host(), &whole(&[&shown[..], &text[5..], &shown].concat(), 2));
 

@@ -14,5 +14,7 @@ pub const SIGNALS: &str = "signals.jsonl";
 pub const TRACE: &str = "trace.jsonl";
 /// An [`Event`](super::Event) a line.
 pub const EVENTS: &str = "events.jsonl";
+/// The first samples, a [`ShownSample`](super::ShownSample) a line; there where they have pictures.
+pub const SAMPLES: &str = "samples.jsonl";
 /// [`Summary`](super::Summary); there when the run has ended.
 pub const SUMMARY: &str = "summary.json";

@@ -123,6 +123,16 @@ impl Loader {
         &self.samples
     }
 
+    /// Its rows: samples packed together, or single ones.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The tokens of all samples that the model reads.
+    pub fn tokens(&self) -> usize {
+        self.samples.iter().map(input_len).sum()
+    }
+
     /// Steps of one epoch.
     pub fn steps_per_epoch(&self) -> usize {
         self.micro_batches().div_ceil(self.options.gradient_accumulation_steps.max(1))

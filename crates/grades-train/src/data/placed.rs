@@ -37,8 +37,15 @@ impl Placed {
         Self { tokens, ..self.clone() }
     }
 
+    /// The same in what a sample has behind its first `from` tokens; `None` if it begins among these.
+    pub(crate) fn behind(&self, from: usize) -> Option<Self> {
+        let behind = |run: &Range<usize>| Some(run.start.checked_sub(from)?..run.end - from);
+        let tokens = self.tokens.iter().map(behind).collect::<Option<_>>()?;
+        Some(Self { tokens, ..self.clone() })
+    }
+
     /// Whether a sample of that many tokens has all of it.
-    pub(super) fn is_within(&self, len: usize) -> bool {
+    pub(crate) fn is_within(&self, len: usize) -> bool {
         self.tokens.iter().all(|run| run.end <= len)
     }
 }

@@ -22,6 +22,7 @@ use super::memory;
 use super::model_vision;
 use super::options::TrainOptions;
 use super::prepared::Prepared;
+use super::preview::{SHOWN, show};
 use super::reading::Reader;
 use super::run_dir::RunDir;
 use super::state::TrainState;
@@ -77,6 +78,11 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
         dir.write(record::CONFIG, config.to_yaml().map_err(|e| TrainError::Other(e.to_string()))?.as_bytes())?;
         dir.write(record::ENVIRONMENT, &pretty(&environment)?)?;
         dir.write(record::UNITS, &pretty(&thresholds)?)?;
+        if let Some(vision) = prepared.vision.as_deref() {
+            let samples = prepared.loader.samples();
+            let shown = show(&samples[..samples.len().min(SHOWN)], &prepared.tokenizer, Some(vision));
+            dir.write(record::SAMPLES, &lines(&shown)?)?;
+        }
     }
 
     let cache = vision_cache(&prepared, dir.path());
@@ -248,6 +254,15 @@ fn summary(dir: &RunDir, model: &Decoder, units: &[UnitId], outcome: &Outcome, p
         checks: outcome.checks,
         peak_memory_bytes: memory::peak(),
     }
+}
+
+fn lines(values: &[impl Serialize]) -> Result<Vec<u8>, TrainError> {
+    let mut text = Vec::new();
+    for value in values {
+        text.extend(serde_json::to_vec(value).map_err(|e| TrainError::Other(e.to_string()))?);
+        text.push(b'\n');
+    }
+    Ok(text)
 }
 
 fn pretty(value: &impl Serialize) -> Result<Vec<u8>, TrainError> {
