@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-import warnings
 from typing import Any, Callable
 
 import torch
@@ -82,7 +80,7 @@ class GradES:
             raise ValueError("this optimizer is watched already; use one GradES for one run")
         self.group = distributed.Group(model)
         self.compiled = distributed.is_compiled(model)
-        self.units: list[Unit] = find_units(model, units, self.config.split_fused)
+        self.units: list[Unit] = find_units(model, units, self.config.split_fused and not self.group.is_sharded)
         self._by_name = {unit.name: unit for unit in self.units}
         self.policy = _core.Policy(
             self.config.to_json(), [unit.name for unit in self.units], total_steps, warmup_steps, epoch_steps, seed
@@ -96,6 +94,12 @@ class GradES:
             freeze_every = 20 if self.compiled or self.group.ddp is not None else 1
         self.freezing = Freezing(self.optimizer, max(1, freeze_every))
         self._companions = _Companions(model, self.units)
+        #: By parameter the ranges of its rows that are matrices of their own.
+        self._ranges: dict[nn.Parameter, list[Part]] = {}
+        for unit in self.units:
+            for part in (*unit.parts, *unit.others):
+                if not part.whole:
+                    self._ranges.setdefault(part.parameter, []).append(part)
         #: Steps made.
         self.step = 0
         #: Why training ended, once it has.
@@ -239,9 +243,11 @@ class GradES:
         repeats = self.epoch_steps is not None and self.epoch_steps < self.total_steps
         return repeats or self.config.options.get("auto", {}).get("freeze") == "gain"
 
-    def _last_updates(self) -> list[tuple[nn.Parameter, measure.Update]]:
-        """What AdamW remembers of its last update, of every parameter with a gradient; empty of other optimizers."""
-        updates: list[tuple[nn.Parameter, measure.Update]] = []
+    def _last_updates(self) -> list[tuple[tuple[nn.Parameter, int], measure.Update]]:
+        """What AdamW remembers of its last update, of every parameter with a gradient, ranges of rows by their first; empty of other
+        optimizers.
+        """
+        updates: list[tuple[tuple[nn.Parameter, int], measure.Update]] = []
         if not isinstance(self.optimizer, (torch.optim.AdamW, torch.optim.Adam)):
             return updates
         for group in self.optimizer.param_groups:
@@ -255,17 +261,19 @@ class GradES:
                     continue
                 rate, updates_made = self._last[parameter]
                 taken = rate * decay
-                update = measure.Update(
-                    weight=parameter,
-                    gradient=parameter.grad,
-                    first=state["exp_avg"],
-                    second=state["exp_avg_sq"],
-                    step_size=rate / (1 - beta1**updates_made) / (1 - taken),
-                    root=(1 - beta2**updates_made) ** 0.5,
-                    epsilon=float(group["eps"]),
-                    decay=taken / (1 - taken),
-                )
-                updates.append((parameter, update))
+                for part in self._ranges.get(parameter, [Part("", parameter)]):
+                    update = measure.Update(
+                        weight=part.of(parameter),
+                        gradient=part.of(parameter.grad),
+                        first=part.of(state["exp_avg"]),
+                        second=part.of(state["exp_avg_sq"]),
+                        step_size=rate / (1 - beta1**updates_made) / (1 - taken),
+                        root=(1 - beta2**updates_made) ** 0.5,
+                        epsilon=float(group["eps"]),
+                        decay=taken / (1 - taken),
+                    )
+                    if not self.freezing.is_frozen(part):
+                        updates.append(((parameter, part.start), update))
         return updates
 
     @torch.no_grad()
@@ -394,20 +402,21 @@ class GradES:
     def _observe_gains(self, step: int, measured: "_Measured") -> None:
         if not measured.gains:
             return
-        gains = measured.gains
         units, of_units = [], set()
         for unit, parts in self._training():
-            tensors = {part.parameter for _, part in parts}
-            # The gain of a range of rows is not told apart from that of its parameter; by its share.
-            gain = sum(gains.get(part.parameter, 0.0) * _share(part) for _, part in parts)
-            gain += sum(gains.get(part.parameter, 0.0) * _share(part) for part in unit.others)
-            of_units |= tensors | {part.parameter for part in unit.others}
-            saves = sum(2 * round(part.parameter.numel() * _share(part)) for _, part in parts)
-            units.append((unit.name, gain, saves))
-        others = sum(gain for parameter, gain in gains.items() if parameter not in of_units and parameter not in self.freezing.frozen)
+            tensors = [part for _, part in parts] + [part for part in unit.others if not self.freezing.is_frozen(part)]
+            keys = {(part.parameter, part.start) for part in tensors}
+            of_units |= keys
+            saves = sum(2 * part.of(part.parameter).numel() for _, part in parts)
+            units.append((unit.name, sum(measured.gains.get(key, 0.0) for key in keys), saves))
+        others = sum(gain for key, gain in measured.gains.items() if key not in of_units and key not in self._frozen_keys())
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         flops = sum(2 * p.numel() * (3 if p.requires_grad else 2) for p in matrices)
         self.policy.observe_gains(step, units, others, flops)
+
+    def _frozen_keys(self) -> set[tuple[nn.Parameter, int]]:
+        parts = (part for unit in self.units for part in (*unit.parts, *unit.others))
+        return {(part.parameter, part.start) for part in parts if self.freezing.is_frozen(part)}
 
     @torch.no_grad()
     def _end_of_step(self, step: int, wants: Any, measured: "_Measured") -> None:
@@ -528,7 +537,8 @@ class _Measured:
         self.norms: dict[str, float] = {}
         self.changes: dict[str, float] = {}
         self.weights: dict[str, float] = {}
-        self.gains: dict[nn.Parameter, float] = {}
+        #: By parameter and the first row of its range.
+        self.gains: dict[tuple[nn.Parameter, int], float] = {}
         #: The Frobenius norm of all gradients, where it was asked for.
         self.total = 0.0
         #: What all gradients were multiplied by since.
@@ -579,10 +589,6 @@ class _Companions:
         """The tensors of a companion."""
         parameters = self.parameters(tower, layer if kind == "norms" else None)
         return [Part(kind, p) for p in parameters if p not in self._of_units and p.requires_grad]
-
-
-def _share(part: Part) -> float:
-    return 1.0 if part.stop is None else (part.stop - part.start) / part.parameter.shape[part.dim]
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from pathlib import Path
 from typing import Any, Iterable, Mapping
 
 from .run import Run, load_run

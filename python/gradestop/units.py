@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -345,11 +345,6 @@ def _name(given: str | None, found: _Found, way: int) -> str:
     name = f"model.0.{_short('.'.join(_word(word) for word in given.split('.')))}"
     # One name for several matrices, as where a pattern has several matches.
     return name if way == 0 else f"{name}.{_short(_word(found.path))}"
-
-
-def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Those that train."""
-    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def local(tensor: Tensor) -> Tensor:

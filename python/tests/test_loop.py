@@ -255,6 +255,7 @@ def test_refusals_are_one_sentence(tiny_llama):
         GradESConfig(method="grade")
 
 
+@pytest.mark.slow
 def test_graphs_are_forgotten_where_a_model_is_compiled(tiny_llama, tokens):
     rows, config = tokens(32), GradESConfig(**NUMBER)
     eager, _, losses = train(tiny_llama(), rows, 30, config)

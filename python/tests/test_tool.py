@@ -12,7 +12,7 @@ import time
 import pytest
 
 import gradestop
-from gradestop import GradESConfig, ToolError, load_run, tool
+from gradestop import GradESConfig, ToolError, load_run
 
 
 def test_nothing_of_pytorch_is_needed_to_import():

@@ -99,3 +99,27 @@ def test_a_frozen_range_of_rows_stays_what_it_is():
     stopper.freezing.freeze([unit.parts[0] for unit in stopper.units if unit.name in ("language.0.k", "language.0.v")])
     stopper.freezing.settle(20, force=True)
     assert not qkv.requires_grad and qkv not in optimizer.state
+
+
+def test_gains_of_ranges_are_told_apart():
+    torch.manual_seed(0)
+    config = transformers.Phi3Config(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, pad_token_id=0
+    )
+    model = transformers.Phi3ForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.5, eps=1e-6)
+    stopper = GradES(model, optimizer, total_steps=20, epoch_steps=2)
+    rows = torch.randint(1, 32, (3, 4, 8), generator=torch.Generator().manual_seed(1))
+    moved = []
+    for ids in rows:
+        before = [unit.parts[0].of(unit.parts[0].parameter.detach()).double().clone() for unit in stopper.units]
+        model(input_ids=ids, labels=ids).loss.backward()
+        measured = stopper._measure(stopper.step + 1)
+        if stopper.step > 0:
+            for unit, change in zip(stopper.units, moved):
+                (part,) = unit.parts
+                expected = -(part.of(part.parameter.grad).double() * change).sum().item()
+                assert measured.gains[part.parameter, part.start] == pytest.approx(expected, rel=2e-3, abs=1e-6), unit.name
+        optimizer.step()
+        optimizer.zero_grad()
+        moved = [unit.parts[0].of(unit.parts[0].parameter.detach()).double() - old for unit, old in zip(stopper.units, before)]
