@@ -4,24 +4,38 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
 
 use grades_train::compare::{Job, ScoredModel};
 use grades_train::config::Precision;
+use grades_train::train::Interrupt;
 use serde_json::Value;
 
-use crate::output;
+use crate::{output, signals};
 
 /// What does jobs: it logs what their processes log, and tells the error that they end with.
+///
+/// Ctrl-C and SIGTERM end the job that is being done, a training run with a checkpoint, and then this program; a second one
+/// ends it at once, and the job's process with it, which sees its standard input end.
 pub(crate) fn worker(threads: Option<NonZeroUsize>) -> impl FnMut(&Job) -> Result<(), String> {
+    let interrupt = signals::interrupt().map_err(|error| error.to_string());
     move |job| {
+        let interrupt = interrupt.clone()?;
+        interrupt.at_once().store(false, SeqCst);
         output::log(&format!("  {job}"));
         let mut command = Command::new(program()?);
-        command.args(arguments(job)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(arguments(job)).arg("--end-with-stdin");
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(threads) = threads {
             command.args(["--threads", &threads.to_string()]);
         }
         let mut child = command.spawn().map_err(|error| format!("the process cannot be started ({error})"))?;
+        let ended = Arc::new(AtomicBool::new(false));
+        end_when_heard(interrupt.clone(), child.stdin.take(), Arc::clone(&ended));
         let mut told = None;
         if let Some(lines) = child.stderr.take() {
             // Bytes that are no text are shown as such rather than ending the log.
@@ -35,11 +49,28 @@ pub(crate) fn worker(threads: Option<NonZeroUsize>) -> impl FnMut(&Job) -> Resul
             }
         }
         let status = child.wait().map_err(|error| format!("the process cannot be waited for ({error})"))?;
+        ended.store(true, SeqCst);
+        let signal = interrupt.signal().load(SeqCst);
+        if signal != 0 {
+            output::log("interrupted; the same call goes on");
+            std::process::exit(signals::status(signal as i32));
+        }
+        interrupt.at_once().store(true, SeqCst);
         if status.success() {
             return Ok(());
         }
         Err(told.unwrap_or_else(|| format!("the process ended with {status}")))
     }
+}
+
+/// Closes a process's standard input when a signal is heard, which it takes for its end.
+fn end_when_heard(interrupt: Interrupt, stdin: Option<ChildStdin>, ended: Arc<AtomicBool>) {
+    thread::spawn(move || {
+        while interrupt.signal().load(SeqCst) == 0 && !ended.load(SeqCst) {
+            thread::sleep(Duration::from_millis(50));
+        }
+        drop(stdin);
+    });
 }
 
 /// This program, on Linux also where its file has been replaced since it began: all runs of a comparison are of one build.

@@ -16,12 +16,14 @@ mod preprocess;
 mod quickstart;
 mod report;
 mod runs;
+mod signals;
 mod sweep;
 mod train;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use grades_train::train::{Interrupt, TrainError};
 
 /// Fine-tunes transformer language models and stops each weight matrix when it has converged (GradES).
 ///
@@ -37,6 +39,9 @@ struct Cli {
     /// Threads to compute with; one per core where left out.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<std::num::NonZeroUsize>,
+    /// End as at SIGTERM when standard input ends: for a program that began this one.
+    #[arg(long, global = true, hide = true)]
+    end_with_stdin: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,9 +80,32 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     output::show_warnings();
     grades_kernels::reuse_freed_memory();
-    let result = match cli.command {
+    let interrupt = match &cli.command {
+        Command::Train(_) => signals::interrupt(),
+        _ => Ok(Interrupt::default()),
+    };
+    let result = interrupt.and_then(|interrupt| {
+        if cli.end_with_stdin {
+            signals::end_with_stdin(interrupt.clone());
+        }
+        run(cli, &interrupt)
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::log(&format!("error: {}", sentence(&error)));
+            match error.downcast_ref() {
+                Some(TrainError::Interrupted { signal, .. }) => ExitCode::from(signals::status(*signal) as u8),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(cli: Cli, interrupt: &Interrupt) -> anyhow::Result<()> {
+    match cli.command {
         Command::Quickstart(args) => args.run(cli.json, cli.threads),
-        Command::Train(args) => args.run(cli.json, cli.threads),
+        Command::Train(args) => args.run(cli.json, cli.threads, interrupt),
         Command::Preprocess(args) => args.run(cli.json),
         Command::Compare(args) => args.run(cli.json, cli.threads),
         Command::Sweep(args) => args.run(cli.json, cli.threads),
@@ -101,13 +129,6 @@ fn main() -> ExitCode {
         Command::Report(args) => args.run(cli.json),
         Command::Bench(args) => {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
-        }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::log(&format!("error: {}", sentence(&error)));
-            ExitCode::FAILURE
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use grades_report::record::Summary;
 use grades_train::config::Config;
 use grades_train::train::plan::MemoryPlan;
-use grades_train::train::{DryRun, dry_run, run};
+use grades_train::train::{DryRun, Interrupt, dry_run, run_until};
 
 use crate::output;
 
@@ -16,6 +16,9 @@ use crate::output;
 /// of every matrix), events.jsonl (what froze when), summary.json, report.html (all of it as figures), and model/ in the
 /// Hugging Face layout, or with adapter: lora adapter/ as PEFT stores it. A directory that holds something is never
 /// overwritten.
+///
+/// Ctrl-C and SIGTERM end a run after the step that it is at, with a checkpoint; a second one ends it at once. The same call with
+/// resume_from_checkpoint=auto goes on from the last whole checkpoint, and takes the same decisions, bit for bit.
 ///
 /// Example: grades train configs/piqa.yaml learning_rate=1e-5 early_stopping.tau=auto
 #[derive(Debug, clap::Args)]
@@ -32,7 +35,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) fn run(self, json: bool, threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
+    pub(crate) fn run(self, json: bool, threads: Option<NonZeroUsize>, interrupt: &Interrupt) -> anyhow::Result<()> {
         let config = Config::load(&self.config, &self.overrides)?;
         output::set_threads(threads.or(config.threads.count()))?;
         if self.dry_run {
@@ -43,7 +46,7 @@ impl Args {
             print_plan(&plan);
             return Ok(());
         }
-        let summary = grades_kernels::on_worker(|| run(&config, true))?;
+        let summary = grades_kernels::on_worker(|| run_until(&config, true, interrupt))?;
         if json {
             return output::print_json(&summary);
         }
@@ -79,6 +82,15 @@ fn print_plan(plan: &DryRun) {
     if let Some(available) = plan.available_memory {
         output::print(&format!("available     {}B", short(available)));
     }
+    let disk = &plan.disk;
+    output::print(&format!(
+        "disk          {}B: model {}B, {} checkpoints of {}B{}",
+        short(disk.total()),
+        short(disk.model),
+        disk.checkpoints,
+        short(disk.checkpoint),
+        disk.available.map_or(String::new(), |free| format!("; {}B are free", short(free)))
+    ));
 }
 
 /// A plan of memory, after what it is of.

@@ -1,6 +1,6 @@
 //! Hidden names, and the order in which things reach the disk.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,11 @@ pub(crate) fn hidden_prefix(path: &Path) -> OsString {
     name.push(path.file_name().unwrap_or_default());
     name.push(".partial-");
     name
+}
+
+/// Whether a name is one that [`hidden`] gives.
+pub(crate) fn is_hidden(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with('.') && name.contains(".partial-"))
 }
 
 /// A name beside `path` that no other writer uses.

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use crate::disk::{folder_of, hidden, hidden_prefix, rename, sync_files};
+use crate::disk::{folder_of, hidden, hidden_prefix, is_hidden, rename, sync_files};
 use crate::error::Error;
 
 /// A folder that is filled under a hidden name beside its place, and disappears unless it is published.
@@ -93,6 +93,21 @@ pub fn remove_leftovers(target: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// The same for whatever was to lie in `folder`.
+///
+/// # Errors
+/// If they cannot be removed.
+pub fn remove_leftovers_in(folder: &Path) -> Result<(), Error> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries.flatten().filter(|entry| is_hidden(&entry.file_name())) {
+        let path = entry.path();
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(Error::at(&path))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,5 +168,17 @@ mod tests {
         remove_leftovers(&target).unwrap();
         assert_eq!(names(parent.path()), [".step-10.partial-7-0", "step-1"]);
         remove_leftovers(&parent.path().join("none/step-1")).unwrap();
+        // Of all that was to lie in a folder, files too.
+        for name in [".step-1.partial-7-0", ".step-2.partial-7-1"] {
+            fs::create_dir(parent.path().join(name)).unwrap();
+        }
+        fs::write(parent.path().join(".a.json.partial-7-2"), "half").unwrap();
+        fs::write(parent.path().join(".mine"), "whole").unwrap();
+        let before = names(parent.path());
+        remove_leftovers_in(parent.path()).unwrap();
+        let left: Vec<_> = before.into_iter().filter(|name| !name.contains(".partial-")).collect();
+        assert_eq!(names(parent.path()), left);
+        assert!(left.contains(&".mine".to_owned()));
+        remove_leftovers_in(&parent.path().join("none")).unwrap();
     }
 }

@@ -12,6 +12,8 @@ mod fake_hub;
 #[cfg(test)]
 mod hub;
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
 mod mistakes;
 #[cfg(test)]
 mod pictures;

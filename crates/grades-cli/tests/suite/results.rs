@@ -286,11 +286,12 @@ fn a_dry_run_needs_no_weights_and_tells_what_the_run_would_be() {
     let workspace = Workspace::new();
     let dry = ["train", "config.yaml", "--dry-run"];
     let plan = workspace.json(&dry);
-    assert_keys(&plan, &["parameters", "samples", "tokens", "largest_batch_tokens", "precision", "model_type"]);
+    assert_keys(&plan, &["parameters", "samples", "tokens", "largest_batch_tokens", "precision", "model_type", "disk"]);
     assert!(workspace.call(&dry).stdout().contains("in the largest micro-batch"));
     fs::rename(workspace.path("model/model.safetensors"), workspace.path("kept")).unwrap();
     let mut without = workspace.json(&dry);
     without["available_memory"] = plan["available_memory"].clone();
+    without["disk"]["available"] = plan["disk"]["available"].clone();
     assert_eq!(without, plan);
     assert!(!workspace.path("run").exists());
 

@@ -1,17 +1,47 @@
 //! The Jinja dialect of chat templates: what transformers adds to Jinja2, and where minijinja prints otherwise.
 
 use std::error::Error as _;
+use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, escape_formatter};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Template, Value, escape_formatter};
+
+/// Instructions of a template for one conversation, about a second's worth; depth is bounded by minijinja itself. Long
+/// conversations need some thousands.
+const FUEL: u64 = 20_000_000;
+
+/// Bytes of a rendered conversation.
+const MOST: usize = 1 << 26;
+
+/// Renders a template, up to [`MOST`] bytes.
+pub(super) fn render(template: &Template<'_, '_>, variables: Value) -> Result<String, Error> {
+    struct Bounded(Vec<u8>);
+    impl Write for Bounded {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0.len() + bytes.len() > MOST {
+                return Err(io::Error::other(format!("its text is longer than {MOST} bytes")));
+            }
+            self.0.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut text = Bounded(Vec::new());
+    template.render_captured_to(variables, &mut text)?;
+    Ok(String::from_utf8_lossy(&text.0).into_owned())
+}
 
 /// An environment holding one template under `name`.
 pub(super) fn environment(name: &'static str, source: &str) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     environment.set_syntax(syntax);
+    environment.set_fuel(Some(FUEL));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_formatter(|out, state, value| match value.kind() {

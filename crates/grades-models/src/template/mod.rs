@@ -114,7 +114,7 @@ impl ChatTemplate {
         let variables = Arc::new(Noted::from(variables));
         let name = if self.with_tools && given.tools.is_some() { WITH_TOOLS } else { NAME };
         let template = self.environment.get_template(name).map_err(error)?;
-        let text = template.render(Value::from_dyn_object(variables.clone())).map_err(error)?;
+        let text = jinja::render(&template, Value::from_dyn_object(variables.clone())).map_err(error)?;
 
         let of_message = |(index, (noted, message)): (usize, (&Arc<Noted>, &Message))| -> Vec<Unread> {
             let left = unread(&noted.taken, message.fields().iter().map(|(key, _)| key.as_str()));

@@ -28,6 +28,27 @@ pub enum RunEvent {
         /// The checkpoint's folder.
         path: PathBuf,
     },
+    /// A checkpoint could not be written.
+    CheckpointFailed {
+        /// The step at which that was known.
+        step: usize,
+        /// Why.
+        reason: String,
+    },
+    /// A step changed nothing, as its loss or gradients were not finite.
+    StepSkipped {
+        /// The step.
+        step: usize,
+        /// What was not finite.
+        reason: String,
+    },
+    /// The loss of a step is far above that of the steps before.
+    LossSpike {
+        /// The step.
+        step: usize,
+        /// How far.
+        reason: String,
+    },
     /// Outputs of frozen layers are not kept any more.
     PrefixCacheOff {
         /// The step.
@@ -74,6 +95,9 @@ impl fmt::Display for RunEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Checkpoint { step, path } => write!(f, "step {step} · checkpoint: {}", path.display()),
+            Self::CheckpointFailed { step, reason } => write!(f, "step {step} · checkpoint_failed: {reason}"),
+            Self::StepSkipped { step, reason } => write!(f, "step {step} · step_skipped: {reason}"),
+            Self::LossSpike { step, reason } => write!(f, "step {step} · loss_spike: {reason}"),
             Self::PrefixCacheOff { step, reason } => write!(f, "step {step} · prefix_cache_off: {reason}"),
             Self::VisionCacheOff { step, reason } => write!(f, "step {step} · vision_cache_off: {reason}"),
             Self::WeightAverage { step, reason } => write!(f, "step {step} · weight_average: {reason}"),

@@ -119,6 +119,10 @@ fn every_event_reads_back_equal() {
             Event::Run(RunEvent::PrefixCacheOff { step: 6, reason: reason() }),
         ),
         (
+            r#"{"event":"step_skipped","step":6,"reason":"the disk is full"}"#,
+            Event::Run(RunEvent::StepSkipped { step: 6, reason: reason() }),
+        ),
+        (
             r#"{"event":"embedding_untied","step":6,"reason":"the disk is full"}"#,
             Event::Run(RunEvent::EmbeddingUntied { step: 6, reason: reason() }),
         ),

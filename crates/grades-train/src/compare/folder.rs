@@ -12,6 +12,7 @@ use super::job::{Job, ScoredModel, Worker};
 use super::planned_run::PlannedRun;
 use super::questions::Questions;
 use crate::config::Config;
+use crate::train::latest_checkpoint;
 
 /// The folder of a comparison: a directory a run, and `configs/` with the config of each.
 #[derive(Clone, Debug)]
@@ -94,10 +95,7 @@ impl Folder {
             if !fs::read_dir(&run).is_ok_and(|mut entries| entries.next().is_some()) {
                 return interrupted.unwrap_or(State::Absent(run));
             }
-            if let Some(checkpoint) = newest_checkpoint(&run, usize::MAX)
-                // A model without a summary: it was cut short while it was saved, and would not be gone on with.
-                && !run.join("model").exists()
-            {
+            if let Some(checkpoint) = latest_checkpoint(&run, usize::MAX) {
                 interrupted = Some(State::Interrupted { run, checkpoint });
             }
         }
@@ -165,15 +163,6 @@ fn complete(text: &[u8]) -> Result<Summary, String> {
         return Err(format!("it has no `{key}`"));
     }
     serde_json::from_value(summary).map_err(|error| error.to_string())
-}
-
-/// The checkpoint of a run with the largest step up to `most`.
-pub(super) fn newest_checkpoint(run: &Path, most: usize) -> Option<PathBuf> {
-    let entries = fs::read_dir(run.join("checkpoints")).ok()?.flatten();
-    let step = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<usize>().ok();
-    let whole = |path: &PathBuf| path.join("state.json").is_file();
-    let steps = entries.map(|entry| entry.path()).filter(whole).filter_map(|path| Some((step(&path)?, path)));
-    steps.filter(|(step, _)| *step <= most).max().map(|(_, path)| path)
 }
 
 #[cfg(test)]

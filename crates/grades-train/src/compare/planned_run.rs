@@ -35,6 +35,7 @@ fn comparable(config: &Config) -> Value {
         threads: plain.threads,
         logging_steps: plain.logging_steps,
         save_steps: None,
+        save_total_limit: None,
         report_to: plain.report_to,
         ..config.clone()
     };

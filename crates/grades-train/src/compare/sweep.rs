@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::adapter::adapter_name;
 use super::error::CompareError;
 use super::finished::Finished;
-use super::folder::{Folder, newest_checkpoint};
+use super::folder::Folder;
 use super::job::{ScoredModel, Worker};
 use super::make::{Maker, base};
 use super::options::RunOptions;
@@ -22,7 +22,7 @@ use super::planned_run::PlannedRun;
 use super::questions::{Metric, Questions};
 use super::results::write_all;
 use crate::config::{Config, ConfigError, SaveSteps, Variants};
-use crate::train::common_steps;
+use crate::train::{common_steps, latest_checkpoint};
 use grades_report::table::{Cell, Table};
 use grades_report::{Figure, number, svg};
 
@@ -146,7 +146,7 @@ impl Sweep {
             let trunk_folder = trunk.as_ref().map(|finished| finished.run.clone());
             grid.comparison.rows[0].runs.extend(trunk.map(|finished| (*seed, finished)));
             for (index, (shared, run)) in runs.iter().enumerate() {
-                let from = trunk_folder.as_deref().and_then(|trunk| newest_checkpoint(trunk, *shared));
+                let from = trunk_folder.as_deref().and_then(|trunk| latest_checkpoint(trunk, *shared));
                 let run = PlannedRun { from, ..run.clone() };
                 let finished = maker.run(&mut grid.comparison.failures, &place(), &run);
                 grid.comparison.rows[index + 1].runs.extend(finished.map(|finished| (*seed, finished)));

@@ -5,6 +5,7 @@
 //! Axolotl.
 
 mod averaging;
+mod interruptions;
 mod lora;
 mod model;
 mod optimizer;
@@ -21,6 +22,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use averaging::Averaging;
+pub use interruptions::{OnNonfinite, Resume};
 pub use lora::{Adapter, TargetModules};
 pub use model::{Init, Model};
 pub use optimizer::{OptimArgs, Optimizer};

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::ConfigError;
 use super::averaging::Averaging;
+use super::interruptions::{OnNonfinite, Resume};
 use super::lora::{Adapter, TargetModules};
 use super::model::{Init, Model};
 use super::optimizer::{OptimArgs, Optimizer};
@@ -198,8 +199,14 @@ pub struct Config {
     pub save_steps: Option<SaveSteps>,
     /// Trackers whose files are written into the run's directory, too: `tensorboard`, `wandb`, a list, or `none` (default).
     pub report_to: ReportTo,
-    /// A checkpoint to go on from.
-    pub resume_from_checkpoint: Option<PathBuf>,
+    /// How many checkpoints stay; the oldest go first. Left out: all.
+    pub save_total_limit: Option<usize>,
+    /// A checkpoint to go on from; or `auto` (also `true`) for the last whole one in `output_dir`, where a run that has not
+    /// begun begins and one that has ended is left as it is. A damaged one is passed over.
+    pub resume_from_checkpoint: Option<Resume>,
+    /// What happens at a step whose loss or gradients are NaN or infinite: `stop` (default), or `skip`, which changes nothing at
+    /// that step and counts it.
+    pub on_nonfinite: OnNonfinite,
 
     /// What ends or thins out the training early: `{method: grades, …}` with the options of [`grades::Config`] (default,
     /// with its defaults), `{method: validation_loss, …}`, or `none`.
@@ -273,7 +280,9 @@ impl Default for Config {
             eval_steps: None,
             save_steps: None,
             report_to: ReportTo::default(),
+            save_total_limit: None,
             resume_from_checkpoint: None,
+            on_nonfinite: OnNonfinite::Stop,
             early_stopping: grades::EarlyStopping::default(),
         }
     }
@@ -449,6 +458,9 @@ impl Config {
         if let Some(steps) = self.save_steps.as_ref().filter(|steps| !steps.is_valid()) {
             let value = Value::from(steps.clone()).to_string();
             return Err(ConfigError::OutOfRange { key: "save_steps", value, allowed: COUNT_OR_SHARE });
+        }
+        if let Some(limit @ 0) = self.save_total_limit {
+            number(false, "save_total_limit", limit as f64, "a whole number from 1")?;
         }
         let schedule = self.lr_scheduler_kwargs.problem(self.lr_scheduler, self.learning_rate);
         if let Some(problem) = schedule.or_else(|| self.optim_args.problem(self.optimizer)) {

@@ -7,12 +7,13 @@ use grades_models::LoraConfig;
 use grades_models::model::Outline;
 use serde::Serialize;
 
+use super::disk_plan::DiskPlan;
 use super::error::TrainError;
 use super::memory;
 use super::outputs::Place;
 use super::plan::{MemoryPlan, Workload};
 use super::prepared::Prepared;
-use super::run_dir::RunDir;
+use super::start::Start;
 use crate::config::Config;
 use crate::data::Placed;
 
@@ -49,6 +50,8 @@ pub struct DryRun {
     pub memory: MemoryPlan,
     /// The memory that is free for it, where the system tells.
     pub available_memory: Option<u64>,
+    /// What it writes.
+    pub disk: DiskPlan,
 }
 
 /// Goes through a run up to where its weights would be loaded. Of a model of the Hub the weights are not fetched.
@@ -56,9 +59,7 @@ pub struct DryRun {
 /// # Errors
 /// As [`run`](super::run()).
 pub fn dry_run(config: &Config) -> Result<DryRun, TrainError> {
-    if config.resume_from_checkpoint.is_none() {
-        RunDir::check_free(&config.output_dir)?;
-    }
+    Start::of(config)?;
     DryRun::of(&Prepared::without_weights(config)?)
 }
 
@@ -115,13 +116,15 @@ impl DryRun {
         let memory = MemoryPlan::of(&outline, &workload, &|name| prepared.source.packed_bytes(name))?;
         let parameters: u64 = outline.parameters().iter().map(|parameter| parameter.len() as u64).sum();
         let samples = prepared.loader.samples();
+        let trainable_parameters = match &lora {
+            Some(config) => outline.adapters(config)?.iter().sum::<usize>() as u64,
+            None => outline.parameters().iter().filter(|p| !p.is_base()).map(|p| p.len() as u64).sum(),
+        };
         Ok(Self {
             model_type: prepared.source.model_type()?,
             parameters,
-            trainable_parameters: match &lora {
-                Some(config) => outline.adapters(config)?.iter().sum::<usize>() as u64,
-                None => outline.parameters().iter().filter(|p| !p.is_base()).map(|p| p.len() as u64).sum(),
-            },
+            trainable_parameters,
+            disk: DiskPlan::of(config, &memory, parameters, trainable_parameters, prepared.planned_steps),
             units: units.len(),
             samples: samples.len(),
             tokens: samples.iter().map(|sample| sample.ids.len() as u64).sum(),

@@ -13,6 +13,33 @@ pub enum TrainError {
         /// The directory.
         path: PathBuf,
     },
+    /// Another process trains in the run's directory.
+    #[error("{}: another process trains in this directory now; wait until it has ended, or choose another output_dir", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A signal asked for the end, and there is a checkpoint.
+    #[error(
+        "interrupted after step {step}; the same call with resume_from_checkpoint=auto goes on from {}",
+        checkpoint.display()
+    )]
+    Interrupted {
+        /// The signal's number.
+        signal: i32,
+        /// The last step that was made.
+        step: usize,
+        /// Where the run goes on from.
+        checkpoint: PathBuf,
+    },
+    /// A checkpoint's files are not those that were written.
+    #[error("{}: the checkpoint is damaged, as {damage}; resume_from_checkpoint: auto takes the last one that is whole", path.display())]
+    Damaged {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with it.
+        damage: grades_fs::Damage,
+    },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -24,18 +51,24 @@ pub enum TrainError {
     /// A file or folder could not be written whole.
     #[error(transparent)]
     File(#[from] grades_fs::Error),
-    /// The loss is NaN or infinite.
+    /// The loss, or the norm of the gradients, is NaN or infinite.
     #[error(
-        "the loss of step {step} is {loss}, so training cannot go on; lower learning_rate, or set max_grad_norm, and check \
-         the samples of this step: {samples}"
+        "the {} of step {step} is {value}, so training cannot go on; lower learning_rate, or set max_grad_norm, or pass over \
+         such steps with on_nonfinite: skip, and check the samples of this step: {samples}{}",
+        found.name(),
+        checkpoint.as_ref().map_or(String::new(), |path| format!("; the last checkpoint is {}", path.display()))
     )]
-    Loss {
+    Nonfinite {
         /// The step, from 1.
         step: usize,
-        /// The loss.
-        loss: f64,
+        /// Which of the two.
+        found: Nonfinite,
+        /// The number.
+        value: f64,
         /// The indices of the step's samples.
         samples: String,
+        /// The last whole checkpoint of the run.
+        checkpoint: Option<PathBuf>,
     },
     /// The run needs more memory than there is.
     #[error(
@@ -50,6 +83,23 @@ pub enum TrainError {
         /// What there is.
         available: u64,
         /// What to change.
+        way_out: &'static str,
+    },
+    /// The run writes more than the disk holds.
+    #[error(
+        "{}: the run writes about {:.2} GB, and {:.2} GB are free on this disk; {way_out}choose another output_dir",
+        path.display(),
+        *needed as f64 / 1e9,
+        *available as f64 / 1e9
+    )]
+    Disk {
+        /// The run's directory.
+        path: PathBuf,
+        /// What it writes, in bytes.
+        needed: u64,
+        /// What is free.
+        available: u64,
+        /// What to change beside the directory.
         way_out: &'static str,
     },
     /// The data.
@@ -76,6 +126,26 @@ pub enum TrainError {
     /// Anything else, as one sentence.
     #[error("{0}")]
     Other(String),
+}
+
+/// A number of a step that should be finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nonfinite {
+    /// The mean loss per predicted token.
+    Loss,
+    /// The global norm of the gradients.
+    GradientNorm,
+}
+
+impl Nonfinite {
+    /// Its name in a sentence.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loss => "loss",
+            Self::GradientNorm => "norm of the gradients",
+        }
+    }
 }
 
 impl TrainError {

@@ -30,6 +30,20 @@ pub struct Ledger {
     pub monitor_flops: u64,
     /// Most bytes that were kept from step to step for the policy.
     pub monitor_bytes: u64,
+    /// Steps that changed nothing, as their loss or gradients were not finite.
+    pub skipped_steps: usize,
+    /// The last of them.
+    pub passed_over: Option<usize>,
+    /// What losses are usual.
+    usual: Usual,
+}
+
+/// Mean and spread of the last losses, each weighted 0.95 times the one after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Usual {
+    losses: usize,
+    mean: Exact,
+    variance: Exact,
 }
 
 impl Ledger {
@@ -40,6 +54,30 @@ impl Ledger {
         self.tokens += tokens;
         self.loss_sum.0 += loss;
         seconds
+    }
+
+    /// Counts a step that changes nothing.
+    pub(super) fn pass_over(&mut self, step: usize) {
+        self.skipped_steps += 1;
+        self.passed_over = Some(step);
+    }
+
+    /// The usual loss, where `loss` lies more than six standard deviations of the last losses above it; and takes it among them.
+    pub(super) fn spike(&mut self, loss: f64) -> Option<f64> {
+        /// Losses of which nothing is said yet.
+        const FIRST: usize = 20;
+        const WEIGHT: f64 = 0.05;
+        let Usual { losses, mean, variance } = &mut self.usual;
+        let off = loss - mean.0;
+        let usual = (*losses >= FIRST && off > 6.0 * variance.0.sqrt()).then_some(mean.0);
+        if *losses == 0 {
+            mean.0 = loss;
+        } else {
+            mean.0 += WEIGHT * off;
+            variance.0 = (1.0 - WEIGHT) * (variance.0 + WEIGHT * off * off);
+        }
+        *losses += 1;
+        usual
     }
 
     /// What a policy is told of it.
@@ -56,7 +94,7 @@ impl Ledger {
     /// The mean loss of the steps, as transformers' `training_loss`.
     #[must_use]
     pub fn mean_loss(&self) -> f64 {
-        self.loss_sum.0 / self.steps.max(1) as f64
+        self.loss_sum.0 / (self.steps - self.skipped_steps.min(self.steps)).max(1) as f64
     }
 }
 

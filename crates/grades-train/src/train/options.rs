@@ -3,7 +3,7 @@
 use super::average::WeightAverage;
 use super::outputs;
 use super::rule::Rule;
-use crate::config::SaveSteps;
+use crate::config::{OnNonfinite, SaveSteps};
 use crate::schedule::Schedule;
 
 /// The options of the loop itself.
@@ -39,6 +39,10 @@ pub struct TrainOptions {
     pub eval_steps: Option<usize>,
     /// When checkpoints are written.
     pub save_steps: Option<SaveSteps>,
+    /// How many of them stay.
+    pub save_total_limit: Option<usize>,
+    /// What happens at a step whose loss or gradients are not finite.
+    pub on_nonfinite: OnNonfinite,
     /// Whether what the method is given is written down, step by step.
     pub trace: bool,
     /// Where there is no progress bar, a line is logged after every so many steps.

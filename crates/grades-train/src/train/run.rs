@@ -14,17 +14,19 @@ use grades_tensor::device;
 use serde::Serialize;
 use twox_hash::XxHash3_64;
 
-use super::checkpoint::resume;
 use super::dry_run::DryRun;
 use super::error::TrainError;
 use super::freeze::units;
+use super::interrupt::Interrupt;
 use super::memory;
 use super::model_vision;
 use super::options::TrainOptions;
 use super::prepared::Prepared;
 use super::preview::{SHOWN, show};
 use super::reading::Reader;
+use super::resume::resume;
 use super::run_dir::RunDir;
+use super::start::Start;
 use super::state::TrainState;
 use super::trainer::{Outcome, Trained, Trainer};
 use super::vision_cache::VisionCache;
@@ -35,23 +37,24 @@ use crate::config::Config;
 /// # Errors
 /// One sentence about the file, key or row that is wrong; nothing that existed is changed.
 pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
-    let resumed = config.resume_from_checkpoint.as_deref();
-    match resumed.filter(|checkpoint| !checkpoint.join("state.json").is_file()) {
-        Some(checkpoint) => {
-            return Err(TrainError::Other(format!(
-                "`resume_from_checkpoint: {}` is not a checkpoint; give a folder such as \
-                 runs/first/checkpoints/step-000100",
-                checkpoint.display()
-            )));
-        }
-        None if resumed.is_none() => RunDir::check_free(&config.output_dir)?,
-        None => {}
-    }
+    run_until(config, progress, &Interrupt::default())
+}
+
+/// The same until `interrupt` asks for the end, which comes after a step, with a checkpoint.
+///
+/// # Errors
+/// As [`run`]; and [`TrainError::Interrupted`].
+pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Result<Summary, TrainError> {
+    let start = match Start::of(config)? {
+        Start::Ended(summary) => return Ok(*summary),
+        start => start,
+    };
     // Data first: a mistake in a row shows before the model is loaded.
     let prepared = Prepared::of(config)?;
     let (config, planned_steps) = (&prepared.config, prepared.planned_steps);
     let plan = DryRun::of(&prepared)?;
     plan.check_memory(config)?;
+    plan.disk.check(&config.output_dir)?;
     let early_stopping = prepared.early_stopping();
     let model = load(&prepared, &early_stopping)?;
     let units = units(&model);
@@ -61,18 +64,19 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let mut environment = environment(&prepared, &model, units.len());
     environment.planned_memory_bytes = Some(plan.memory.peak);
     let mut state = TrainState::new(model, policy, &options);
-    if let Some(checkpoint) = resumed {
+    if let Start::Checkpoint { checkpoint, .. } = &start {
         state = resume(state, checkpoint, &options)?;
     }
+    let resumed = matches!(start, Start::Checkpoint { .. }).then_some(state.ledger.steps);
     // Only now, so that a mistake in the config, the data, the model or the checkpoint leaves nothing behind.
-    let mut dir = match resumed {
-        Some(checkpoint) => RunDir::resume(&config.output_dir, checkpoint)?,
-        None => RunDir::create(&config.output_dir)?,
+    let mut dir = match start.is_in_place() {
+        true => RunDir::resume(&config.output_dir, resumed)?,
+        false => RunDir::create(&config.output_dir)?,
     };
     if let Some(line) = prepared.source.decoded(config).filter(|_| progress) {
         let _ = writeln!(io::stderr(), "{line}");
     }
-    dir.report_to(config.report_to.trackers(), resumed.map(|_| state.ledger.steps))?;
+    dir.report_to(config.report_to.trackers(), resumed)?;
     // A run that goes on in its own directory keeps what it began with.
     if !dir.path().join(record::CONFIG).exists() {
         dir.write(record::CONFIG, config.to_yaml().map_err(|e| TrainError::Other(e.to_string()))?.as_bytes())?;
@@ -88,6 +92,7 @@ pub fn run(config: &Config, progress: bool) -> Result<Summary, TrainError> {
     let cache = vision_cache(&prepared, dir.path());
     let reader = Reader::new(prepared.vision.clone(), cache);
     let trainer = Trainer::new(state, (prepared.loader.clone(), reader), &prepared.validation, options, &mut dir);
+    let trainer = trainer.until(interrupt.clone());
     let trainer = if progress { trainer.with_progress() } else { trainer };
     let Trained { mut model, outcome, left, averaged } = trainer.train()?;
     save(&model, &prepared, &trained_folder(&dir, &model))?;
@@ -202,6 +207,8 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Tra
             Some(every) => Some(every).filter(|every| *every > 0),
         },
         save_steps: config.save_steps.clone(),
+        save_total_limit: config.save_total_limit,
+        on_nonfinite: config.on_nonfinite,
         trace: matches!(&config.early_stopping, EarlyStopping::Grades(options) if options.trace),
         logging_steps: config.logging_steps,
     }

@@ -3,8 +3,11 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use grades::TraceStep;
+use grades_fs::Lock;
 use grades_report::record::{self, Event, Signals, Step};
 use serde::Serialize;
 
@@ -23,6 +26,8 @@ pub struct RunDir {
     /// From the first line on.
     trace: Option<Lines>,
     trackers: Trackers,
+    /// Keeps other processes out.
+    _lock: Lock,
 }
 
 #[derive(Debug)]
@@ -52,6 +57,19 @@ impl Lines {
     }
 }
 
+/// The lock of a run's directory; after a moment, as a process that was told to end may still be at its last step.
+fn alone(path: &Path) -> Result<Lock, TrainError> {
+    const ATTEMPTS: usize = 20;
+    for attempt in 1..=ATTEMPTS {
+        match grades_fs::lock(path)? {
+            Some(lock) => return Ok(lock),
+            None if attempt < ATTEMPTS => thread::sleep(Duration::from_millis(100)),
+            None => {}
+        }
+    }
+    Err(TrainError::InUse { path: path.into() })
+}
+
 impl RunDir {
     /// Makes the directory of a new run.
     ///
@@ -60,7 +78,10 @@ impl RunDir {
     pub fn create(path: &Path) -> Result<Self, TrainError> {
         Self::check_free(path)?;
         fs::create_dir_all(path).map_err(|source| TrainError::io(path, source))?;
-        Self::open(path, false)
+        let lock = alone(path)?;
+        // Another process may have been faster.
+        Self::check_free(path)?;
+        Self::open(path, false, lock)
     }
 
     /// Whether [`create`](Self::create) could make a directory there: to be asked before long work.
@@ -72,41 +93,67 @@ impl RunDir {
         if occupied || path.is_file() { Err(TrainError::RunExists { path: path.into() }) } else { Ok(()) }
     }
 
-    /// Goes on after `checkpoint` (`…/step-000120`): in the interrupted run's own directory, whose logs are cut back to
-    /// the checkpoint's step, or in a new one.
+    /// Whether an interrupted run left what is in this directory.
+    #[must_use]
+    pub fn is_interrupted(path: &Path) -> bool {
+        let begun = [record::CONFIG, record::METRICS].iter().any(|name| path.join(name).is_file());
+        begun && !path.join(record::SUMMARY).exists()
+    }
+
+    /// Goes on in the directory of an interrupted run, whose logs are cut back to `step`; to nothing where it begins anew. What
+    /// it had saved at its end is removed, as it comes again.
     ///
     /// # Errors
-    /// If the run has ended already, `path` holds something else, or the logs cannot be changed.
-    pub fn resume(path: &Path, checkpoint: &Path) -> Result<Self, TrainError> {
-        let own = checkpoint.parent().and_then(Path::parent).and_then(|run| run.canonicalize().ok());
-        if own.is_none() || own != path.canonicalize().ok() {
-            return Self::create(path);
-        }
-        if path.join(record::SUMMARY).exists() || path.join("model").exists() {
+    /// If the run has ended, another process is at it, or the directory cannot be changed.
+    pub fn resume(path: &Path, step: Option<usize>) -> Result<Self, TrainError> {
+        let lock = alone(path)?;
+        if path.join(record::SUMMARY).exists() {
             return Err(TrainError::RunExists { path: path.into() });
         }
-        let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
-        let step = name.strip_prefix("step-").and_then(|step| step.parse().ok()).unwrap_or(usize::MAX);
+        grades_fs::remove_leftovers_in(path)?;
+        grades_fs::remove_leftovers_in(&path.join("checkpoints"))?;
+        for kind in ["model", "adapter"] {
+            for name in [kind.to_owned(), format!("{kind}-weights"), format!("{kind}-average")] {
+                let folder = path.join(name);
+                if folder.exists() {
+                    fs::remove_dir_all(&folder).map_err(|source| TrainError::io(&folder, source))?;
+                }
+            }
+        }
         for log in [record::METRICS, record::SIGNALS, record::EVENTS, record::TRACE] {
             let path = path.join(log);
             if log == record::TRACE && !path.exists() {
                 continue;
             }
-            let text = fs::read_to_string(&path).map_err(|source| TrainError::io(&path, source))?;
+            let text = match fs::read(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                read => read.map_err(|source| TrainError::io(&path, source))?,
+            };
+            // The last line may be torn.
+            let text = String::from_utf8_lossy(&text);
             let before = |line: &&str| {
                 let line: Option<serde_json::Value> = serde_json::from_str(line).ok();
-                line.and_then(|line| line.get("step")?.as_u64()).is_some_and(|of| of as usize <= step)
+                let of = line.and_then(|line| line.get("step")?.as_u64());
+                of.zip(step).is_some_and(|(of, step)| of as usize <= step)
             };
             let kept: String = text.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
             grades_fs::write(&path, kept)?;
         }
-        Self::open(path, true)
+        Self::open(path, true, lock)
     }
 
-    fn open(path: &Path, append: bool) -> Result<Self, TrainError> {
+    fn open(path: &Path, append: bool, lock: Lock) -> Result<Self, TrainError> {
         let lines = |name: &str| Lines::create(path.join(name), append);
         let (metrics, signals, events) = (lines(record::METRICS)?, lines(record::SIGNALS)?, lines(record::EVENTS)?);
-        Ok(Self { path: path.into(), metrics, signals, events, trace: None, trackers: Trackers::default() })
+        Ok(Self {
+            path: path.into(),
+            metrics,
+            signals,
+            events,
+            trace: None,
+            trackers: Trackers::default(),
+            _lock: lock,
+        })
     }
 
     /// From now on writes the files of these trackers, too. A run that goes on after the step `resumed` replaces what they
@@ -135,6 +182,14 @@ impl RunDir {
     #[must_use]
     pub fn adapter(&self) -> PathBuf {
         self.path.join("adapter")
+    }
+
+    /// The logs, for whoever brings them to the disk.
+    pub(super) fn logs(&self) -> Vec<File> {
+        [&self.metrics, &self.signals, &self.events]
+            .iter()
+            .filter_map(|log| log.file.get_ref().try_clone().ok())
+            .collect()
     }
 
     /// Appends a line to `metrics.jsonl`.

@@ -15,7 +15,7 @@ use crate::data::Batch;
 /// What a pass over a step's micro-batches gave.
 #[derive(Debug)]
 pub(crate) struct Pass {
-    /// The mean loss per predicted token.
+    /// The mean loss per predicted token. Where it is not finite, the pass ended there, and the gradients are worth nothing.
     pub(crate) loss: f64,
     /// Its gradients.
     pub(crate) gradients: Gradients,
@@ -50,7 +50,7 @@ pub(crate) struct Drawn {
 /// time.
 ///
 /// # Errors
-/// Those of `read`, and if the loss is not finite.
+/// Those of `read`.
 pub(crate) fn pass(
     model: &Decoder,
     Drawn { seed, step, noise }: Drawn,
@@ -72,8 +72,7 @@ pub(crate) fn pass(
         total += pass.loss().to_host().first().copied().map_or(f64::NAN, f64::from);
         forward_seconds += forward.elapsed().as_secs_f64();
         if !total.is_finite() {
-            let samples: Vec<String> = batch.samples.iter().map(ToString::to_string).collect();
-            return Err(TrainError::Loss { step, loss: total, samples: samples.join(", ") });
+            break;
         }
         pass.backward(&mut gradients);
     }

@@ -1,5 +1,8 @@
 //! The training loop: forward → loss → backward → measure → decide → update → log, for every method alike.
 
+mod ending;
+mod setbacks;
+
 use std::io::Write;
 use std::time::Instant;
 
@@ -10,9 +13,12 @@ use grades_tensor::{Gradients, Tensor, executed, labels_of};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::average::Average;
-use super::error::TrainError;
+use super::checkpoints::Checkpoints;
+use super::error::{Nonfinite, TrainError};
 use super::freeze::Measured;
+use super::interrupt::Interrupt;
 use super::ledger::Ledger;
+use super::memory;
 use super::optimizer_state::Rates;
 use super::options::TrainOptions;
 use super::prefix_cache::{PrefixCache, Set};
@@ -20,11 +26,8 @@ use super::reading::Reader;
 use super::run_dir::RunDir;
 use super::state::TrainState;
 use super::step::{self, Drawn, Pass, Read};
-use super::{checkpoint, memory};
 use crate::data::{Batch, Loader};
-
-/// Steps whose batches an average of the weights is compared with the weights over.
-const COMPARED: usize = 8;
+use ending::COMPARED;
 
 /// The mean loss per predicted token over batches whose log-likelihoods `scores` gives; `None` without labels.
 fn mean_loss(
@@ -76,6 +79,8 @@ pub struct Trainer<'a> {
     reader: Reader,
     cache: PrefixCache,
     dir: &'a mut RunDir,
+    checkpoints: Checkpoints,
+    interrupt: Interrupt,
     progress: ProgressBar,
     /// Whether lines are logged in place of the progress bar.
     log_lines: bool,
@@ -94,20 +99,28 @@ impl<'a> Trainer<'a> {
         dir: &'a mut RunDir,
     ) -> Self {
         let cache = PrefixCache::new(options.prefix_cache, dir.path());
-        let progress = ProgressBar::hidden();
         Self {
+            checkpoints: Checkpoints::new(dir.path(), options.save_total_limit),
             state,
             loader,
-            reader,
-            next: None,
             validation,
             options,
+            reader,
+            next: None,
             cache,
             dir,
-            progress,
+            interrupt: Interrupt::default(),
+            progress: ProgressBar::hidden(),
             log_lines: false,
             validated_at: 0,
         }
+    }
+
+    /// Ends after the step at which `interrupt` is heard.
+    #[must_use]
+    pub fn until(mut self, interrupt: Interrupt) -> Self {
+        self.interrupt = interrupt;
+        self
     }
 
     /// Shows a progress bar on standard error, or lines where that is no terminal.
@@ -125,7 +138,7 @@ impl<'a> Trainer<'a> {
     /// Trains to the end: the planned steps, or the policy's stop. Returns the trained model.
     ///
     /// # Errors
-    /// If the loss is not finite, or a file cannot be written.
+    /// If the loss is not finite, a file cannot be written, or the run is interrupted.
     pub fn train(mut self) -> Result<Trained, TrainError> {
         let planned = self.options.schedule.total_steps;
         self.state.apply(&self.state.policy.in_force())?;
@@ -136,16 +149,27 @@ impl<'a> Trainer<'a> {
         }
         self.state.optimizer.prepare(self.state.model.parameters());
         let mut stopped = None;
+        self.interrupt.begin();
         for step in self.state.ledger.steps + 1..=planned {
             stopped = self.step(step)?;
             self.state.ledger.steps = step;
             if stopped.is_some() {
                 break;
             }
-            if self.options.save_steps.as_ref().is_some_and(|save| save.due(step, planned)) && step < planned {
+            let interrupted = self.interrupt.heard().filter(|_| step < planned);
+            let due = self.options.save_steps.as_ref().is_some_and(|save| save.due(step, planned)) && step < planned;
+            if due || interrupted.is_some() {
                 self.save_checkpoint()?;
             }
+            if let Some(signal) = interrupted {
+                return Err(self.interrupted(signal));
+            }
+            let written = self.checkpoints.poll();
+            self.without_checkpoint(written)?;
         }
+        let written = self.checkpoints.wait();
+        self.without_checkpoint(written)?;
+        self.interrupt.end();
         self.progress.finish_and_clear();
         self.finish(stopped)
     }
@@ -159,6 +183,9 @@ impl<'a> Trainer<'a> {
         let (Pass { loss, mut gradients, flops, .. }, seen) = self.forward_and_backward(step, &batches)?;
         let (sees, waited) = (self.reader.sees(), self.reader.take_waited());
         self.state.ledger.flops += flops;
+        if !loss.is_finite() {
+            return self.without_update(step, Nonfinite::Loss, loss, (&batches, clock));
+        }
         self.state.freezing.mask_gradients(&mut gradients);
 
         let wants = self.state.policy.wants(step);
@@ -166,6 +193,9 @@ impl<'a> Trainer<'a> {
         let measured = self.state.freezing.measure(&gradients, &wants);
         let gradient_norm = measured.gradient_norm;
         self.state.ledger.monitor_flops += measured.operations;
+        if !gradient_norm.is_finite() {
+            return self.without_update(step, Nonfinite::GradientNorm, gradient_norm, (&batches, clock));
+        }
         // Algorithm 1: a matrix that freezes at this step is not updated any more.
         let mut decision = Decision::default();
         if !wants.is_idle() && !wants.after_update() {
@@ -175,11 +205,13 @@ impl<'a> Trainer<'a> {
 
         let (schedule, scale) = (self.options.schedule, step::clip(self.options.max_grad_norm, gradient_norm));
         let (learning_rate, warmup_steps) = (schedule.rate(step - 1), schedule.warmup_steps);
+        // After a step that was passed over the moments tell of an update that was not made then.
+        let updated_before = step > 1 && self.state.ledger.passed_over != Some(step - 1);
         let TrainState { model, optimizer, policy, average, freezing, .. } = &mut self.state;
         let rate = |step: usize, part| schedule.rate(step - 1) * policy.rate_factor(step, part);
         let rates = |part| Rates {
             learning_rate: rate(step, part),
-            gain_of: (wants.gain && step > 1).then(|| rate(step - 1, part)),
+            gain_of: (wants.gain && updated_before).then(|| rate(step - 1, part)),
         };
         let gains = optimizer.update(model.parameters_mut(), &gradients, rates, scale);
         let (units, others) = freezing.gains(model, &gains, tokens);
@@ -213,6 +245,10 @@ impl<'a> Trainer<'a> {
             self.compare_average(step)?;
         }
         let seconds = self.state.ledger.count_step(clock, loss, tokens);
+        if let Some(usual) = self.state.ledger.spike(loss) {
+            let reason = format!("the loss is {loss:.4}, where {usual:.4} is usual");
+            self.note(RunEvent::LossSpike { step, reason })?;
+        }
         let monitor_bytes = self.state.monitor_bytes();
         let ledger = &mut self.state.ledger;
         ledger.monitor_bytes = ledger.monitor_bytes.max(monitor_bytes);
@@ -377,75 +413,6 @@ impl<'a> Trainer<'a> {
         result.map(Some)
     }
 
-    /// Compares the average with the weights over the next batches, where these are not known yet: on samples that were
-    /// trained on before, the weights that have just seen them would look better than they are.
-    fn compare_average(&mut self, step: usize) -> Result<(), TrainError> {
-        let next = step..(step + COMPARED).min(self.loader.steps_per_epoch());
-        if next.is_empty() || self.state.average.is_none() {
-            return Ok(());
-        }
-        let (clock, before) = (Instant::now(), executed());
-        let batches: Vec<Batch> = next.flat_map(|step| self.loader.step(step)).collect();
-        let loss = |trainer: &mut Self| {
-            let (model, reader) = (&trainer.state.model, &mut trainer.reader);
-            let scores =
-                |batch: &Batch| Ok(model.log_likelihoods(&reader.read(model, batch)?, &labels_of(&batch.targets)));
-            Ok(mean_loss(&batches, scores)?.unwrap_or(f64::NAN))
-        };
-        let raw = loss(self)?;
-        let averaged = self.with_average(loss)?;
-        if let (Some(average), Some(averaged)) = (&mut self.state.average, averaged) {
-            average.compared = Some([averaged, raw]);
-        }
-        self.state.ledger.monitor_flops += executed().since(&before).total();
-        self.state.ledger.monitored(clock, self.state.ledger.validation_seconds);
-        Ok(())
-    }
-
-    /// Ends with the average of the weights, unless it is known to be worse. Returns whether it does; what is not taken stays
-    /// in the average.
-    fn end_with_average(&mut self) -> Result<bool, TrainError> {
-        let step = self.state.ledger.steps;
-        if self.state.average.as_ref().is_some_and(|average| average.compared.is_none()) {
-            self.compare_average(step)?;
-        }
-        let TrainState { average, model, .. } = &mut self.state;
-        let Some(average) = average.as_mut().filter(|average| average.is_of_something()) else { return Ok(false) };
-        let is_worse = average.compared.is_some_and(|[averaged, raw]| averaged >= raw);
-        if !is_worse {
-            average.swap(model.parameters_mut());
-        }
-        let reason = match (average.compared, is_worse) {
-            (None, _) => "the run ends with the average of its weights".to_owned(),
-            (Some([averaged, raw]), false) => format!(
-                "the run ends with the average of its weights, whose loss on batches not yet seen is {averaged:.4}; that of \
-                 the weights themselves is {raw:.4}"
-            ),
-            (Some([averaged, raw]), true) => format!(
-                "the run ends with its weights, whose loss on batches not yet seen is {raw:.4}; that of their average is \
-                 {averaged:.4}"
-            ),
-        };
-        self.note(RunEvent::WeightAverage { step, reason })?;
-        Ok(!is_worse)
-    }
-
-    /// What a run came to, with the validation loss of its end.
-    fn finish(mut self, stopped: Option<StopReason>) -> Result<Trained, TrainError> {
-        let averaged = self.end_with_average()?;
-        // For the record alone: no method asked for it, so no method is charged with it.
-        let charged = self.state.ledger.clone();
-        let val_loss = self.validate()?;
-        let checks = self.state.policy.cost();
-        let monitor_flops = charged.monitor_flops + checks.operations;
-        let ledger = Ledger { monitor_flops, ..charged };
-        if let Some(loss) = val_loss.filter(|_| self.validated_at != ledger.steps) {
-            self.dir.final_validation(ledger.steps, ledger.seconds, loss)?;
-        }
-        let left = self.state.average.filter(Average::is_of_something);
-        Ok(Trained { model: self.state.model, outcome: Outcome { ledger, stopped, val_loss, checks }, left, averaged })
-    }
-
     /// How many layers from the input on have outputs that stay what they are.
     fn cached_layers(&self) -> usize {
         let model = &self.state.model;
@@ -458,12 +425,6 @@ impl<'a> Trainer<'a> {
         let whole = |(inputs, labels): &(Inputs, usize)| self.state.model.whole_pass(inputs, *labels, checkpointing);
         let whole: Option<Vec<Flops>> = seen.iter().map(whole).collect();
         Some(whole?.iter().map(Flops::total).sum::<u64>().saturating_sub(executed.total()))
-    }
-
-    fn save_checkpoint(&mut self) -> Result<(), TrainError> {
-        let planned = self.options.schedule.total_steps;
-        let path = checkpoint::save(self.dir.path(), &self.state, planned)?;
-        self.dir.event(&Event::Run(RunEvent::Checkpoint { step: self.state.ledger.steps, path }))
     }
 
     /// Records something about the run itself, and tells whoever watches it.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, save_checkpoint};
-use grades_train::train::TrainError;
+use grades_train::train::{Nonfinite, TrainError};
 
 use crate::runs::Workspace;
 use crate::tiny_checkpoint::fixture;
@@ -12,10 +12,11 @@ use crate::tiny_checkpoint::fixture;
 fn a_diverged_run_ends_with_the_step_and_its_samples() {
     let workspace = Workspace::new();
     let error = workspace.attempt("run", &["learning_rate=1.0e30"]).unwrap_err();
-    let TrainError::Loss { step, loss, .. } = &error else { panic!("{error}") };
-    assert!(*step >= 2 && !loss.is_finite());
+    let TrainError::Nonfinite { step, found, value, .. } = &error else { panic!("{error}") };
+    assert!(*step >= 2 && !value.is_finite());
     let text = error.to_string();
-    assert!(text.starts_with(&format!("the loss of step {step} is {loss}, so training cannot go on")), "{text}");
+    let found = found.name();
+    assert!(text.starts_with(&format!("the {found} of step {step} is {value}, so training cannot go on")), "{text}");
     assert!(text.contains("lower learning_rate"), "{text}");
     // The steps before are on record; no model is.
     let metrics = fs::read_to_string(workspace.path("run/metrics.jsonl")).unwrap();
@@ -41,7 +42,7 @@ fn a_poisoned_weight_shows_at_the_first_step_with_its_samples() {
     }
     save_checkpoint(&model, sound.config().unwrap(), tensors, &options).unwrap();
     let error = workspace.attempt("run", &[]).unwrap_err();
-    let TrainError::Loss { step: 1, samples, .. } = &error else { panic!("{error}") };
+    let TrainError::Nonfinite { step: 1, found: Nonfinite::Loss, samples, .. } = &error else { panic!("{error}") };
     assert_eq!(samples.split(", ").count(), 4);
     assert!(error.to_string().ends_with(&format!("check the samples of this step: {samples}")), "{error}");
 }

@@ -28,7 +28,11 @@ mod freezing;
 #[cfg(test)]
 mod from_scratch;
 #[cfg(test)]
+mod interruptions;
+#[cfg(test)]
 mod layer_rates;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod noise;
 #[cfg(test)]

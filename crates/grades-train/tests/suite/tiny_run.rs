@@ -8,6 +8,7 @@ use grades_models::source::LoadOptions;
 use grades_models::{Decoder, LoraConfig, registry};
 use grades_tensor::device;
 use grades_train::bench::Shape;
+use grades_train::config::OnNonfinite;
 use grades_train::data::{Batch, Loader, LoaderOptions, Tokenized};
 use grades_train::schedule::{LrScheduler, LrSchedulerOptions, Schedule};
 use grades_train::train::outputs;
@@ -66,6 +67,8 @@ pub(crate) fn train(
         eval_steps: None,
         save_steps: None,
         trace: false,
+        save_total_limit: None,
+        on_nonfinite: OnNonfinite::Stop,
         logging_steps: 1,
     };
     let state = TrainState::new(model, policy, &options);

@@ -1,0 +1,139 @@
+//! Nothing is lost: runs that are killed at any moment end as runs that were left alone.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+
+use crate::program::Workspace;
+
+/// Begins a call that says nothing.
+fn begin(workspace: &Workspace, arguments: &[&str]) -> Child {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_grades"));
+    program.args(arguments).current_dir(workspace.path(".")).env("HF_HUB_OFFLINE", "1");
+    program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// The logs of a run without what a clock, the system, or the place of the run says.
+fn logs(run: &Path) -> Vec<Value> {
+    let text =
+        ["metrics.jsonl", "signals.jsonl", "events.jsonl"].map(|name| fs::read_to_string(run.join(name)).unwrap());
+    let mut lines: Vec<Value> =
+        text.iter().flat_map(|log| log.lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &mut lines {
+        for key in ["seconds", "step_seconds", "monitor_seconds", "resident_bytes", "peak_bytes", "path"] {
+            line.as_object_mut().unwrap().remove(key);
+        }
+    }
+    lines
+}
+
+#[track_caller]
+fn assert_same(run: &Path, whole: &Path) {
+    let [model, expected] = [run, whole].map(|run| fs::read(run.join("model/model.safetensors")).unwrap());
+    assert!(model == expected, "another model");
+    assert_eq!(logs(run), logs(whole));
+}
+
+/// Calls the program again and again, and kills it at random moments, until it has been killed `kills` times; then lets it end.
+/// How often it was killed before it would have ended by itself.
+fn killed(workspace: &Workspace, arguments: &[&str], kills: usize, most: Duration) {
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    for _ in 0..kills {
+        let mut child = begin(workspace, arguments);
+        thread::sleep(most.mul_f64(random.random()));
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it was killed");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(begin(workspace, arguments).wait().unwrap().success());
+}
+
+#[test]
+fn a_run_that_is_killed_twenty_times_ends_as_one_that_was_left_alone() {
+    let workspace = Workspace::new();
+    // A checkpoint after every step, so that it is being written at most moments.
+    let train = |name: &str| {
+        let output = format!("output_dir={name}");
+        ["train", "config.yaml", &output, "max_steps=600", "save_steps=1", "save_total_limit=3", "eval_steps=0"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(["early_stopping={method: grades, trace: true, tau: 1.0e-9}".to_owned()])
+            .collect::<Vec<_>>()
+    };
+    // How long it takes to begin.
+    let started = Instant::now();
+    assert!(workspace.call(&["train", "config.yaml", "output_dir=short", "max_steps=1"]).succeeded());
+    let begun = started.elapsed();
+    let whole = train("whole");
+    assert!(workspace.call(&whole.iter().map(String::as_str).collect::<Vec<_>>()).succeeded());
+    let mut run = train("run");
+    run.push("resume_from_checkpoint=auto".to_owned());
+    killed(&workspace, &run.iter().map(String::as_str).collect::<Vec<_>>(), 20, 2 * begun);
+    assert_same(&workspace.path("run"), &workspace.path("whole"));
+}
+
+#[test]
+fn a_comparison_that_is_killed_ends_as_one_that_was_left_alone() {
+    let workspace = Workspace::new();
+    let compare = |out: &'static str| {
+        [
+            "compare",
+            "config.yaml",
+            "--methods",
+            "none,grades",
+            "--seeds",
+            "1",
+            "--out",
+            out,
+            "max_steps=100",
+            "save_steps=1",
+        ]
+    };
+    let started = Instant::now();
+    assert!(workspace.call(&compare("whole")).succeeded());
+    killed(&workspace, &compare("killed"), 5, started.elapsed() / 4);
+    for entry in fs::read_dir(workspace.path("whole")).unwrap() {
+        let name = entry.unwrap().file_name();
+        // A run that was killed before its first checkpoint has another directory with a number.
+        let newest = |out: &str| {
+            let (folder, name) = (workspace.path(out), name.to_string_lossy().into_owned());
+            let numbered =
+                (2..9).rev().map(|n| folder.join(format!("{name}.{n}"))).find(|run| run.join("summary.json").exists());
+            numbered.unwrap_or_else(|| folder.join(name))
+        };
+        if newest("whole").join("summary.json").exists() {
+            assert_same(&newest("killed"), &newest("whole"));
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_a_run_with_a_checkpoint_and_the_status_of_shells() {
+    let workspace = Workspace::new();
+    for (signal, status) in [("INT", 130), ("TERM", 143)] {
+        let output = format!("output_dir={signal}");
+        let arguments = ["train", "config.yaml", &output, "max_steps=100000", "early_stopping=none"];
+        let mut child = begin(&workspace, &arguments);
+        let metrics = workspace.path(signal).join("metrics.jsonl");
+        while fs::metadata(&metrics).map_or(0, |metrics| metrics.len()) == 0 {
+            assert!(child.try_wait().unwrap().is_none());
+            thread::sleep(Duration::from_millis(5));
+        }
+        let tell = |signal: &str| Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+        // A closed terminal is none of them.
+        assert!(tell("HUP").success());
+        thread::sleep(Duration::from_millis(50));
+        assert!(tell(signal).success());
+        assert_eq!(child.wait().unwrap().code(), Some(status));
+        let lines = logs(&workspace.path(signal));
+        let step = lines.iter().filter_map(|line| line["step"].as_u64()).max().unwrap();
+        assert!(workspace.path(signal).join(format!("checkpoints/step-{step:06}/checksums.txt")).is_file());
+    }
+}

@@ -1,0 +1,87 @@
+//! How a run ends: at its weights or at their average.
+
+use std::time::Instant;
+
+use grades::StopReason;
+use grades_report::record::RunEvent;
+use grades_tensor::{executed, labels_of};
+
+use super::{Outcome, Trained, Trainer, mean_loss};
+use crate::data::Batch;
+use crate::train::average::Average;
+use crate::train::error::TrainError;
+use crate::train::state::TrainState;
+
+/// Steps whose batches an average of the weights is compared with the weights over.
+pub(super) const COMPARED: usize = 8;
+
+impl Trainer<'_> {
+    /// Compares the average with the weights over the next batches, where these are not known yet: on samples that were
+    /// trained on before, the weights that have just seen them would look better than they are.
+    pub(super) fn compare_average(&mut self, step: usize) -> Result<(), TrainError> {
+        let next = step..(step + COMPARED).min(self.loader.steps_per_epoch());
+        if next.is_empty() || self.state.average.is_none() {
+            return Ok(());
+        }
+        let (clock, before) = (Instant::now(), executed());
+        let batches: Vec<Batch> = next.flat_map(|step| self.loader.step(step)).collect();
+        let loss = |trainer: &mut Self| {
+            let (model, reader) = (&trainer.state.model, &mut trainer.reader);
+            let scores =
+                |batch: &Batch| Ok(model.log_likelihoods(&reader.read(model, batch)?, &labels_of(&batch.targets)));
+            Ok(mean_loss(&batches, scores)?.unwrap_or(f64::NAN))
+        };
+        let raw = loss(self)?;
+        let averaged = self.with_average(loss)?;
+        if let (Some(average), Some(averaged)) = (&mut self.state.average, averaged) {
+            average.compared = Some([averaged, raw]);
+        }
+        self.state.ledger.monitor_flops += executed().since(&before).total();
+        self.state.ledger.monitored(clock, self.state.ledger.validation_seconds);
+        Ok(())
+    }
+
+    /// Ends with the average of the weights, unless it is known to be worse. Returns whether it does; what is not taken stays
+    /// in the average.
+    pub(super) fn end_with_average(&mut self) -> Result<bool, TrainError> {
+        let step = self.state.ledger.steps;
+        if self.state.average.as_ref().is_some_and(|average| average.compared.is_none()) {
+            self.compare_average(step)?;
+        }
+        let TrainState { average, model, .. } = &mut self.state;
+        let Some(average) = average.as_mut().filter(|average| average.is_of_something()) else { return Ok(false) };
+        let is_worse = average.compared.is_some_and(|[averaged, raw]| averaged >= raw);
+        if !is_worse {
+            average.swap(model.parameters_mut());
+        }
+        let reason = match (average.compared, is_worse) {
+            (None, _) => "the run ends with the average of its weights".to_owned(),
+            (Some([averaged, raw]), false) => format!(
+                "the run ends with the average of its weights, whose loss on batches not yet seen is {averaged:.4}; that of \
+                 the weights themselves is {raw:.4}"
+            ),
+            (Some([averaged, raw]), true) => format!(
+                "the run ends with its weights, whose loss on batches not yet seen is {raw:.4}; that of their average is \
+                 {averaged:.4}"
+            ),
+        };
+        self.note(RunEvent::WeightAverage { step, reason })?;
+        Ok(!is_worse)
+    }
+
+    /// What a run came to, with the validation loss of its end.
+    pub(super) fn finish(mut self, stopped: Option<StopReason>) -> Result<Trained, TrainError> {
+        let averaged = self.end_with_average()?;
+        // For the record alone: no method asked for it, so no method is charged with it.
+        let charged = self.state.ledger.clone();
+        let val_loss = self.validate()?;
+        let checks = self.state.policy.cost();
+        let mut ledger = charged;
+        ledger.monitor_flops += checks.operations;
+        if let Some(loss) = val_loss.filter(|_| self.validated_at != ledger.steps) {
+            self.dir.final_validation(ledger.steps, ledger.seconds, loss)?;
+        }
+        let left = self.state.average.filter(Average::is_of_something);
+        Ok(Trained { model: self.state.model, outcome: Outcome { ledger, stopped, val_loss, checks }, left, averaged })
+    }
+}

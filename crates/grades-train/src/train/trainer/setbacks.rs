@@ -1,0 +1,69 @@
+//! What comes between the steps: checkpoints, signals, and numbers that are none.
+
+use std::time::Instant;
+
+use grades::StopReason;
+use grades_report::record::{Event, RunEvent, Step};
+
+use super::Trainer;
+use crate::config::OnNonfinite;
+use crate::data::Batch;
+use crate::train::checkpoint::{self, Snapshot};
+use crate::train::checkpoints;
+use crate::train::error::{Nonfinite, TrainError};
+
+impl Trainer<'_> {
+    /// Begins to write a checkpoint.
+    pub(super) fn save_checkpoint(&mut self) -> Result<(), TrainError> {
+        let (step, planned) = (self.state.ledger.steps, self.options.schedule.total_steps);
+        let path = checkpoint::folder(self.dir.path(), step);
+        self.dir.event(&Event::Run(RunEvent::Checkpoint { step, path }))?;
+        let snapshot = Snapshot::of(&self.state, planned)?;
+        let begun = self.checkpoints.write(snapshot, self.dir.logs());
+        self.without_checkpoint(begun)
+    }
+
+    /// Goes on where a checkpoint could not be written: those before it are as they were.
+    pub(super) fn without_checkpoint(&mut self, written: Result<(), TrainError>) -> Result<(), TrainError> {
+        let Err(error) = written else { return Ok(()) };
+        let reason = format!("{error}; training goes on, and earlier checkpoints are as they were");
+        self.note(RunEvent::CheckpointFailed { step: self.state.ledger.steps, reason })
+    }
+
+    /// The end that a signal asked for, once the checkpoint is there.
+    pub(super) fn interrupted(&mut self, signal: i32) -> TrainError {
+        self.progress.finish_and_clear();
+        let step = self.state.ledger.steps;
+        match self.checkpoints.wait() {
+            Ok(()) => TrainError::Interrupted { signal, step, checkpoint: checkpoint::folder(self.dir.path(), step) },
+            Err(error) => error,
+        }
+    }
+
+    /// A step that changes nothing, as a number of it is not finite; the end of training where the config says so.
+    pub(super) fn without_update(
+        &mut self,
+        step: usize,
+        found: Nonfinite,
+        value: f64,
+        (batches, clock): (&[Batch], Instant),
+    ) -> Result<Option<StopReason>, TrainError> {
+        let samples: Vec<String> = batches.iter().flat_map(|batch| &batch.samples).map(ToString::to_string).collect();
+        let samples = samples.join(", ");
+        if self.options.on_nonfinite == OnNonfinite::Stop {
+            let _ = self.checkpoints.wait();
+            let checkpoint = checkpoints::latest(self.dir.path(), usize::MAX);
+            return Err(TrainError::Nonfinite { step, found, value, samples, checkpoint });
+        }
+        self.state.ledger.pass_over(step);
+        let reason = format!("the {} is {value}, so nothing was updated; samples {samples}", found.name());
+        self.note(RunEvent::StepSkipped { step, reason })?;
+        let tokens: u64 = batches.iter().map(|batch| batch.ids.len() as u64).sum();
+        let step_seconds = self.state.ledger.count_step(clock, 0.0, tokens);
+        let (tokens, seconds) = (self.state.ledger.tokens, self.state.ledger.seconds);
+        let learning_rate = self.options.schedule.rate(step - 1);
+        let frozen_units = self.state.policy.frozen().len();
+        self.log(&Step { step, learning_rate, tokens, seconds, step_seconds, frozen_units, ..Step::default() })?;
+        Ok(None)
+    }
+}
