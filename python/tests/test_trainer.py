@@ -199,3 +199,36 @@ def test_trl(tiny_llama, tokens, tmp_path):
     )
     trainer.train()
     assert callback.stopper.step == trainer.state.global_step and callback.stopper.frozen
+
+
+@pytest.mark.slow
+def test_through_accelerate(tiny_llama, tokens, tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    from gradestop import GradES
+
+    def run(steps, folder=None, resume=False):
+        accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+        model = tiny_llama()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        model, optimizer = accelerator.prepare(model, optimizer)
+        stopper = GradES(model, optimizer, total_steps=30, config=GradESConfig(**NUMBER))
+        accelerator.register_for_checkpointing(stopper)
+        if resume:
+            accelerator.load_state(folder)
+        rows = tokens(64)
+        for micro in range(2 * stopper.step, 2 * steps):
+            ids = rows[micro * 4 % 64 :][:4]
+            with accelerator.accumulate(model):
+                accelerator.backward(model(input_ids=ids, labels=ids).loss)
+                optimizer.step()
+                optimizer.zero_grad()
+        if folder and not resume:
+            accelerator.save_state(folder)
+        return stopper
+
+    whole = run(30)
+    assert whole.step > 12 and whole.frozen
+    half = run(12, str(tmp_path / "state"))
+    assert half.step == 12
+    resumed = run(30, str(tmp_path / "state"), resume=True)
+    assert resumed.events == whole.events and resumed.record.signals == whole.record.signals
