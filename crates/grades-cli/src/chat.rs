@@ -155,10 +155,10 @@ impl Args {
                 if !chat.reads_pictures() {
                     bail!("{}: the model reads no pictures; talk with a vision-language model", self.source.display());
                 }
-                if !Path::new(file).is_file() {
-                    bail!("{file}: there is no such picture");
-                }
-                pictures.push(Picture::File(Path::new(file).into()));
+                // Wherever the conversation will be saved, the picture is there.
+                let found = Path::new(file).canonicalize().ok().filter(|path| path.is_file());
+                let path = found.with_context(|| format!("{file}: there is no such picture"))?;
+                pictures.push(Picture::File(path.into()));
             }
             Line::System(text) => chat.set_system(text),
             Line::Reset => {

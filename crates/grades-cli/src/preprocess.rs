@@ -64,7 +64,8 @@ impl Args {
         let most = histogram.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
         for (range, count) in histogram {
             let bar = "█".repeat((count * BAR).div_ceil(most));
-            output::print(&format!("{:>6} … {:<6} {count:>7} {bar}", range.start, range.end - 1));
+            let line = format!("{:>6} … {:<6} {count:>7} {bar}", range.start, range.end - 1);
+            output::print(line.trim_end());
         }
         Ok(())
     }

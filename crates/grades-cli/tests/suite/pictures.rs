@@ -64,10 +64,10 @@ fn questions_about_pictures_are_answered() {
     let found = &found["tasks"]["mine.jsonl"];
     assert!((found["exact_match"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-9, "{found}");
     assert!((found["commonest"]["value"].as_f64().unwrap() - 2.0 / 3.0).abs() < 1e-9, "{found}");
-    assert_keys(
-        found,
-        &["n", "prompt_tokens", "written_tokens", "exact_match_stderr", "seconds", "questions_per_second"],
-    );
+    for key in ["prompt_tokens", "written_tokens", "exact_match_stderr", "seconds", "questions_per_second"] {
+        assert!(found[key].as_f64().is_some(), "{key}: {found}");
+    }
+    assert_eq!(found["n"], 3);
     let lines = fs::read_to_string(workspace.path("answers.jsonl")).unwrap();
     let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
     assert_eq!((&first["answer"], first["score"].as_f64()), (&answer.trim().into(), Some(1.0)));
@@ -104,7 +104,7 @@ fn what_is_trained_on_can_be_seen() {
     assert!(called.succeeded(), "{}", called.stderr());
     let html = fs::read_to_string(workspace.path("seen.html")).unwrap();
     assert!(html.contains("<mark>[a red circle&lt;|im_end|&gt;]</mark>") && html.contains("data:image/png;base64,"));
-    assert!(html.contains("&lt;b&gt;wide&lt;/b&gt;") && !html.contains("<b>wide"));
+    assert!(html.contains("is it &lt;b&gt;wide") && !html.contains("<b>wide"));
     fs::write(workspace.path("mine.html"), "mine").unwrap();
     let error = workspace.call(&["preprocess", "seen.yaml", "--html", "mine.html"]).stderr();
     assert!(error.contains("mine.html"), "{error}");
