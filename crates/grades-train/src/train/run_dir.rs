@@ -186,10 +186,8 @@ impl RunDir {
 
     /// The logs, for whoever brings them to the disk.
     pub(super) fn logs(&self) -> Vec<File> {
-        [&self.metrics, &self.signals, &self.events]
-            .iter()
-            .filter_map(|log| log.file.get_ref().try_clone().ok())
-            .collect()
+        let logs = [&self.metrics, &self.signals, &self.events].into_iter().chain(&self.trace);
+        logs.filter_map(|log| log.file.get_ref().try_clone().ok()).collect()
     }
 
     /// Appends a line to `metrics.jsonl`.
