@@ -84,7 +84,10 @@ def test_memory_of_frozen_halves(tiny_llama, tokens):
     frozen, all_of = size(set(stopper.frozen)), size({u.name for u in stopper.units})
     matrices = {u.parts[0].parameter for u in stopper.units}
     state = sum(s["exp_avg"].numel() + s["exp_avg_sq"].numel() for p, s in optimizer.state.items() if p in matrices)
+    print(f"{len(stopper.frozen)} of {len(stopper.units)} matrices frozen: optimizer state of {2 * all_of} numbers is {state}, kept gradients {stopper.kept_bytes // 4}")
     assert state == 2 * (all_of - frozen)
+    gradients = [u.parts[0].parameter.grad for u in stopper.units if u.name in stopper.frozen]
+    assert all(gradient is None for gradient in gradients)
     assert stopper.kept_bytes == 0 or stopper.kept_bytes == 4 * (all_of - frozen)
 
 
