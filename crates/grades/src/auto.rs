@@ -19,7 +19,7 @@
 //!   not fallen further for a whole window. From the second epoch on the samples are known, and agreement that rises
 //!   again comes from memorising them. Then all units that still train count as converged. In the first epoch agreement
 //!   that rises is progress, and nothing stalls;
-//! - *nothing gained*: since all data have been seen once, updates have gained less than a fifth of their mean gain for ten
+//! - *nothing gained*: since all data have been seen once, updates have gained less than a fifth of their mean gain for 25
 //!   steps (see the module `gain`). Then, too, all units that still train count as converged.
 
 use std::collections::BTreeMap;

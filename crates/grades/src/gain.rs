@@ -10,7 +10,7 @@
 //!
 //! t · ḡ_t < share · Σ_{s ≤ t} g_s,
 //!
-//! where ḡ is the average of the last gains: the present gain is less than a share of the mean gain so far.
+//! for 25 steps in a row, where ḡ is the mean of the last 25 gains: less than a share of the mean gain so far.
 //!
 //! The gain is a sum over matrices, so that each has its own. Freezing a matrix loses its gain and saves the arithmetic of its
 //! weight gradient, for which as much of the whole step could be bought: it pays where
@@ -20,16 +20,22 @@
 //! Gains are noisy. A matrix counts as not worth its arithmetic when the upper end of a one-sided 95 % interval of ḡ_u lies
 //! below that.
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
 use crate::exact;
 use crate::unit::UnitId;
 
-/// Gains over which ḡ is averaged: each new one counts 1/20.
-const WINDOW: f64 = 20.0;
+/// Gains over which ḡ is averaged, and for how many steps in a row it must be small.
+///
+/// The mean of a run is that of its last gains, each counting the same: gains fall by two or three orders of magnitude in a
+/// few steps, and an exponential average would go on telling of the first for long after (so it ended runs some forty steps after
+/// that fall, whatever came).
+const WINDOW: usize = 25;
 
-/// For how many steps in a row gains must be small.
-const PATIENCE: usize = 10;
+/// Gains over which that of one matrix is averaged: each new one counts 1/20.
+const OF_ONE: f64 = 20.0;
 
 /// Standard errors from an average to the upper end of its one-sided 95 % interval.
 const UPPER: f64 = 1.645;
@@ -85,14 +91,14 @@ pub(crate) struct GainAverage {
 
 impl GainAverage {
     pub(crate) fn add(&mut self, gain: f64) {
-        let keep = 1.0 - 1.0 / WINDOW;
+        let keep = 1.0 - 1.0 / OF_ONE;
         self.sum = keep * self.sum + gain;
         self.squares = keep * self.squares + gain * gain;
         self.weight = keep * self.weight + 1.0;
         self.square_weight = keep * keep * self.square_weight + 1.0;
     }
 
-    fn mean(&self) -> f64 {
+    pub(crate) fn mean(&self) -> f64 {
         self.sum / self.weight
     }
 
@@ -118,12 +124,8 @@ pub(crate) struct Gains {
     /// Σ g.
     #[serde(with = "exact")]
     sum: f64,
-    /// Σ weight · g, the newest weighing most.
-    #[serde(with = "exact")]
-    recent: f64,
-    /// Σ weight.
-    #[serde(with = "exact")]
-    weight: f64,
+    /// The last of them, the oldest first.
+    last: VecDeque<f64>,
     /// For how many steps in a row the gain has been small, since the data repeat.
     small_for: usize,
 }
@@ -135,23 +137,24 @@ impl Gains {
             self.small_for = 0;
             return;
         }
-        let keep = 1.0 - 1.0 / WINDOW;
         self.count += 1;
         self.sum += gain;
-        self.recent = keep * self.recent + gain;
-        self.weight = keep * self.weight + 1.0;
-        let small = self.count as f64 * self.recent / self.weight < share * self.sum;
+        self.last.push_back(gain);
+        if self.last.len() > WINDOW {
+            self.last.pop_front();
+        }
+        let small = self.last.len() == WINDOW && self.count as f64 * self.mean() < share * self.sum;
         self.small_for = if small && repeated { self.small_for + 1 } else { 0 };
     }
 
     /// The average of the last gains; 0 before the first.
     pub(crate) fn mean(&self) -> f64 {
-        if self.weight > 0.0 { self.recent / self.weight } else { 0.0 }
+        self.last.iter().sum::<f64>() / self.last.len().max(1) as f64
     }
 
     /// Whether nothing is left.
     pub(crate) fn are_exhausted(&self) -> bool {
-        self.small_for >= PATIENCE
+        self.small_for >= WINDOW
     }
 }
 
@@ -171,13 +174,11 @@ mod tests {
 
     #[test]
     fn the_rule_by_hand() {
-        // Ten gains of 1, then none. At step 10 + n the mean so far is 10 / (10 + n), and the average of the last ones, a
-        // geometric sum, 0.95ⁿ · (1 − 0.95¹⁰) / (1 − 0.95¹⁰⁺ⁿ). It is below a fifth of the mean for the tenth time nine
-        // steps after the first.
-        let average = |n: i32| 0.95_f64.powi(n) * (1.0 - 0.95_f64.powi(10)) / (1.0 - 0.95_f64.powi(10 + n));
-        let first = (1..).find(|&n| f64::from(10 + n) * average(n) < 2.0).unwrap();
-        let trace = std::iter::repeat_n(1.0, 10).chain(std::iter::repeat_n(0.0, 90));
-        assert_eq!(exhausted(trace, 0.2, 0).first(), Some(&(10 + first as usize + 9)));
+        // Thirty gains of 1, then none. At step 30 + n the mean so far is 30 / (30 + n), and that of the last 25 is
+        // (25 − n) / 25, below a fifth of it from n = 23 on: 0.08 < 0.2 · 0.566, where at 22 0.12 > 0.2 · 0.577. That is step 53,
+        // and for the 25th time 77.
+        let trace = std::iter::repeat_n(1.0, 30).chain(std::iter::repeat_n(0.0, 90));
+        assert_eq!(exhausted(trace, 0.2, 0).first(), Some(&77));
     }
 
     #[test]
@@ -186,8 +187,8 @@ mod tests {
         let falling = || (0..300).map(|i| 0.9_f64.powi(i));
         let first = exhausted(falling(), 0.2, 0)[0];
         assert!(first > 10 && first < 100, "{first}");
-        // Where the data repeat later, ten steps after that.
-        assert_eq!(exhausted(falling(), 0.2, 200)[0], 210);
+        // Where the data repeat later, 25 steps after that.
+        assert_eq!(exhausted(falling(), 0.2, 200)[0], 225);
         assert_eq!(exhausted(falling(), 0.2, 300).len(), 0);
         assert_eq!(exhausted(falling(), 0.0, 0).len(), 0);
     }
@@ -196,7 +197,7 @@ mod tests {
     fn what_is_no_number_breaks_the_row() {
         let falling = |hole: usize| (0..300).map(move |i| if i == hole { f64::NAN } else { 0.9_f64.powi(i as i32) });
         let first = exhausted(falling(usize::MAX), 0.2, 0)[0];
-        assert_eq!(exhausted(falling(first - 1), 0.2, 0)[0], first + 10);
+        assert_eq!(exhausted(falling(first - 1), 0.2, 0)[0], first + 25);
     }
 
     #[test]

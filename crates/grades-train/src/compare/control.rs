@@ -60,7 +60,9 @@ impl Control {
         let weight_average = config.weight_average().map_or(Averaging::None, Averaging::Kind);
         let early_stopping = match self {
             Self::Shorter => return Ok(Config { max_steps: Some(of.summary.steps.max(1)), ..config }),
-            Self::AllAtOnce => EarlyStopping::Budget(BudgetConfig { flops: Some(flops(of)), seconds: None }),
+            Self::AllAtOnce => {
+                EarlyStopping::Budget(BudgetConfig { flops: Some(flops(of)), ..BudgetConfig::default() })
+            }
             Self::Random | Self::Reverse => {
                 let run = Run::read(&of.run).map_err(|error| error.to_string())?;
                 EarlyStopping::Scripted(self.script(&run, config.seed)?)

@@ -30,6 +30,7 @@ const DECLARATIONS: [(&str, &str, &str, &str); 10] = [
         "early_stopping.",
     ),
     ("Stopping: `method: lisa`", "crates/grades/src/policy/lisa.rs", "LisaConfig", "early_stopping."),
+    ("Stopping: `method: budget`", "crates/grades/src/policy/budget.rs", "BudgetConfig", "early_stopping."),
 ];
 
 const HEAD: &str = "\

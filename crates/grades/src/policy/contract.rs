@@ -47,7 +47,7 @@ pub struct Observation<'a> {
 }
 
 /// What a run has spent, on training, validation and monitoring.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Spent {
     /// Executed floating-point operations, with those of the present step's passes.
     pub flops: u64,

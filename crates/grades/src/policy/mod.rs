@@ -161,7 +161,7 @@ mod tests {
             // A budget has to be given.
             let method = match method {
                 EarlyStopping::Budget(_) => {
-                    EarlyStopping::Budget(budget::BudgetConfig { flops: Some(1e9), seconds: None })
+                    EarlyStopping::Budget(budget::BudgetConfig { flops: Some(1e9), ..Default::default() })
                 }
                 method => method,
             };

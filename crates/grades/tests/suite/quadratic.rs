@@ -202,7 +202,7 @@ fn spectrum() -> Vec<f64> {
 
 #[test]
 fn nothing_gained_ends_where_the_next_doubling_would_buy_a_fifth_of_what_was_bought() {
-    let quadratic = Quadratic::of(&spectrum(), 1.0, 0.05, 0.05);
+    let quadratic = Quadratic::of(&spectrum(), 1.0, 0.02, 0.05);
     let mut bought = 0.0;
     let expected = (2..2000).find(|&t| {
         bought += quadratic.gain(t);
@@ -210,7 +210,7 @@ fn nothing_gained_ends_where_the_next_doubling_would_buy_a_fifth_of_what_was_bou
     });
     let expected = expected.unwrap();
     assert!(expected > 100, "{expected}");
-    // Gains are noisy, and the average over 20 and ten steps in a row come late: within a factor of two.
+    // Gains are noisy, and their mean over 25 and as many steps in a row come late: within a factor of two.
     for seed in 0..20 {
         let end = ends(&quadratic, seed, 2000);
         assert!(2 * end > expected && end < 2 * expected, "seed {seed}: {end}, not about {expected}");
