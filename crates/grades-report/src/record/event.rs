@@ -70,6 +70,13 @@ pub enum RunEvent {
         /// Why.
         reason: String,
     },
+    /// The learning rate was found.
+    LearningRate {
+        /// The step, 0.
+        step: usize,
+        /// Which it is, and what was tried.
+        reason: String,
+    },
     /// The end, where an average of the weights was kept.
     WeightAverage {
         /// The step.
@@ -100,6 +107,7 @@ impl fmt::Display for RunEvent {
             Self::LossSpike { step, reason } => write!(f, "step {step} · loss_spike: {reason}"),
             Self::PrefixCacheOff { step, reason } => write!(f, "step {step} · prefix_cache_off: {reason}"),
             Self::VisionCacheOff { step, reason } => write!(f, "step {step} · vision_cache_off: {reason}"),
+            Self::LearningRate { step, reason } => write!(f, "step {step} · learning_rate: {reason}"),
             Self::WeightAverage { step, reason } => write!(f, "step {step} · weight_average: {reason}"),
             Self::EmbeddingUntied { step, reason } => write!(f, "step {step} · embedding_untied: {reason}"),
         }

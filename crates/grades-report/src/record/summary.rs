@@ -30,6 +30,8 @@ pub struct Summary {
     pub units: usize,
     /// Matrices that are frozen at the end.
     pub frozen_units: usize,
+    /// The learning rate that `learning_rate: auto` found; `null` where it was given.
+    pub learning_rate: Option<f64>,
     /// Mean training loss over all steps.
     pub train_loss: f64,
     /// Loss on the validation set at the end; `null` if there is none.

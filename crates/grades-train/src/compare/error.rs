@@ -69,6 +69,9 @@ pub enum CompareError {
     /// A frontier without a loss to draw.
     #[error("--frontier compares validation losses: set `val_set_size` in the config")]
     NoValidation,
+    /// A grid of rates around none.
+    #[error("--frontier tries multiples of the learning rate: set `learning_rate` in the config to a number")]
+    NoRate,
     /// The config of a run.
     #[error("{name}: {source}")]
     Config {

@@ -12,7 +12,7 @@ use super::options::RunOptions;
 use super::outcome::{Comparison, Failure, Row};
 use super::planned_run::PlannedRun;
 use super::questions::{Metric, Questions};
-use crate::config::{Adapter, Config, ConfigError, Variants};
+use crate::config::{Adapter, Config, ConfigError, LearningRate, Variants};
 
 /// The name under which the runs of a frontier have options of their own.
 const FRONTIER: &str = "frontier";
@@ -190,6 +190,9 @@ impl Schedules {
         if config.val_set_size.value() == 0.0 {
             return Err(CompareError::NoValidation);
         }
+        if config.learning_rate.number().is_none() {
+            return Err(CompareError::NoRate);
+        }
         Ok(Self { adapter: adapter.to_owned(), lengths, rates, config })
     }
 
@@ -201,7 +204,8 @@ impl Schedules {
     /// runs want higher rates than long ones.
     fn run(&self, seeds: &[u64], maker: &mut Maker<'_, '_>, comparison: &mut Comparison) -> Result<(), CompareError> {
         let Some((first, others)) = seeds.split_first() else { return Ok(()) };
-        let rates: Vec<f64> = self.rates.iter().map(|rate| rounded(rate * self.config.learning_rate)).collect();
+        let unit = self.config.learning_rate.number().unwrap_or(0.0);
+        let rates: Vec<f64> = self.rates.iter().map(|rate| rounded(rate * unit)).collect();
         let mut best: Option<usize> = None;
         for &length in &self.lengths {
             let mut loss = |index: usize| -> Result<f64, CompareError> {
@@ -268,7 +272,7 @@ impl Schedules {
             output_dir: folder.path().join(&name),
             num_epochs: self.config.num_epochs * length,
             max_steps: self.config.max_steps.map(steps),
-            learning_rate,
+            learning_rate: LearningRate::At(learning_rate),
             seed,
             ..self.config.clone()
         };

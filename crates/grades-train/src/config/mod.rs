@@ -6,6 +6,7 @@
 
 mod averaging;
 mod interruptions;
+mod learning_rate;
 mod lora;
 mod model;
 mod optimizer;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use averaging::Averaging;
 pub use interruptions::{OnNonfinite, Resume};
+pub use learning_rate::LearningRate;
 pub use lora::{Adapter, TargetModules};
 pub use model::{Init, Model};
 pub use optimizer::{OptimArgs, Optimizer};

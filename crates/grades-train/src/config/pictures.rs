@@ -4,7 +4,7 @@ use grades_images::Backend;
 use grades_models::parameters::Group;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, LearningRate};
 
 /// Whose resize pictures go through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ impl Config {
                     "`{rate}` has no effect with `{freeze}: true`; remove one of them"
                 )));
             }
-            if value.is_some() && self.learning_rate == 0.0 {
+            if value.is_some() && self.learning_rate == LearningRate::At(0.0) {
                 return Err(ConfigError::Inconsistent(format!(
                     "`{rate}` cannot be told from `learning_rate: 0`, whose schedule it follows; set a rate above 0"
                 )));
@@ -68,7 +68,7 @@ impl Config {
 
     /// What the learning rates of a vision tower and of its projector are multiplied by.
     pub fn picture_lr_ratios(&self) -> [f64; 2] {
-        let ratio = |rate: Option<f64>| rate.map_or(1.0, |rate| rate / self.learning_rate);
+        let ratio = |rate: Option<f64>| rate.zip(self.learning_rate.number()).map_or(1.0, |(rate, of)| rate / of);
         [self.vision_learning_rate, self.projector_learning_rate].map(ratio)
     }
 

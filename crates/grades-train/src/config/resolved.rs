@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::ConfigError;
 use super::averaging::Averaging;
 use super::interruptions::{OnNonfinite, Resume};
+use super::learning_rate::LearningRate;
 use super::lora::{Adapter, TargetModules};
 use super::model::{Init, Model};
 use super::optimizer::{OptimArgs, Optimizer};
@@ -94,8 +95,9 @@ pub struct Config {
     /// Steps of the run, in place of `num_epochs`.
     pub max_steps: Option<usize>,
 
-    /// The learning rate at the end of the warm-up. Default: 2e-5.
-    pub learning_rate: f64,
+    /// The learning rate at the end of the warm-up: a number, or `auto`, the one at which the first updates gain most, which is found
+    /// before the first step (with AdamW). Default: 2e-5.
+    pub learning_rate: LearningRate,
     /// The learning rate of the embedding, and of a head that is not tied to it, in place of `learning_rate`; the schedule is the same.
     pub embedding_lr: Option<f64>,
     /// The same as a factor of `learning_rate`.
@@ -241,7 +243,7 @@ impl Default for Config {
             gradient_accumulation_steps: 1,
             num_epochs: 1.0,
             max_steps: None,
-            learning_rate: 2e-5,
+            learning_rate: LearningRate::At(2e-5),
             embedding_lr: None,
             embedding_lr_scale: None,
             vision_learning_rate: None,
@@ -389,6 +391,7 @@ impl Config {
         grades_tensor::device(&self.device).map_err(|error| ConfigError::Inconsistent(error.to_string()))?;
         self.validate_numbers()?;
         self.validate_adapter()?;
+        self.validate_auto_rate()?;
         self.validate_embeddings()?;
         self.validate_pictures()?;
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
@@ -420,7 +423,7 @@ impl Config {
         }
         let finite = |value: f64| value >= 0.0 && value.is_finite();
         for (key, value) in [
-            ("learning_rate", self.learning_rate),
+            ("learning_rate", self.learning_rate.number().unwrap_or(0.0)),
             ("embedding_lr", self.embedding_lr.unwrap_or(0.0)),
             ("embedding_lr_scale", self.embedding_lr_scale.unwrap_or(0.0)),
             ("vision_learning_rate", self.vision_learning_rate.unwrap_or(0.0)),
@@ -462,7 +465,8 @@ impl Config {
         if let Some(limit @ 0) = self.save_total_limit {
             number(false, "save_total_limit", limit as f64, "a whole number from 1")?;
         }
-        let schedule = self.lr_scheduler_kwargs.problem(self.lr_scheduler, self.learning_rate);
+        let rate = self.learning_rate.number().unwrap_or(f64::INFINITY);
+        let schedule = self.lr_scheduler_kwargs.problem(self.lr_scheduler, rate);
         if let Some(problem) = schedule.or_else(|| self.optim_args.problem(self.optimizer)) {
             return Err(ConfigError::Inconsistent(problem));
         }
@@ -484,7 +488,7 @@ impl Config {
              them to off, or remove it"
         } else if self.embedding_lr.is_some() && self.embedding_lr_scale.is_some() {
             "`embedding_lr` and `embedding_lr_scale` are both set; remove one of them"
-        } else if self.embedding_lr.is_some() && self.learning_rate == 0.0 {
+        } else if self.embedding_lr.is_some() && self.learning_rate == LearningRate::At(0.0) {
             "`embedding_lr` cannot be told from `learning_rate: 0`, whose schedule it follows; set a rate above 0"
         } else if self.adapter.is_some() && (self.embedding_lr.is_some() || self.embedding_lr_scale.is_some()) {
             "`embedding_lr` has no effect with an adapter, beside which embeddings do not train; remove one of them"
@@ -508,6 +512,12 @@ impl Config {
                 "`early_stopping.method: {}` needs samples to validate on; set val_set_size",
                 method.name()
             )));
+        }
+        if matches!(method, grades::EarlyStopping::Budget(budget) if budget.freeze)
+            && self.optimizer != Optimizer::AdamW
+        {
+            let problem = "`early_stopping.freeze: true` asks for the gains of updates, which only `optimizer: adamw` tells; remove it";
+            return Err(ConfigError::Inconsistent(problem.to_owned()));
         }
         // Its thresholds are checked against the units once the model is known.
         method.validate()?;
@@ -546,7 +556,7 @@ impl Config {
 
     /// What the learning rate of embeddings is multiplied by.
     pub fn embedding_lr_ratio(&self) -> f64 {
-        let of_rate = self.embedding_lr.map(|rate| rate / self.learning_rate);
+        let of_rate = self.embedding_lr.zip(self.learning_rate.number()).map(|(rate, of)| rate / of);
         self.embedding_lr_scale.or(of_rate).unwrap_or(1.0)
     }
 
@@ -588,13 +598,13 @@ impl Config {
         self.sample_packing.then_some(Packing { tokens: self.sequence_len, pictures })
     }
 
-    /// The learning rate over a run of `total_steps`.
+    /// The learning rate over a run of `total_steps`; as a share of it where it is not known yet.
     pub fn schedule(&self, total_steps: usize) -> Schedule {
         let share = || (self.warmup_ratio.unwrap_or(0.0) * total_steps as f64).ceil() as usize;
         Schedule {
             scheduler: self.lr_scheduler,
             options: self.lr_scheduler_kwargs,
-            learning_rate: self.learning_rate,
+            learning_rate: self.learning_rate.number().unwrap_or(1.0),
             warmup_steps: self.warmup_steps.unwrap_or_else(share),
             total_steps,
         }

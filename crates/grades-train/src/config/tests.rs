@@ -81,7 +81,7 @@ fn every_option_is_read() {
     assert_eq!(config.datasets[0].split.as_deref(), Some("train[:1000]"));
     assert_eq!(config.datasets[1].field_messages.as_deref(), Some("turns"));
     assert_eq!(config.val_set_size.of(1000), 50);
-    assert_eq!((config.learning_rate, config.weight_decay, config.num_epochs), (5e-5, 0.01, 6.0));
+    assert_eq!((config.learning_rate.number(), config.weight_decay, config.num_epochs), (Some(5e-5), 0.01, 6.0));
     assert_eq!((config.optimizer, config.precision), (Optimizer::AdamW, Precision::F32));
     assert_eq!(config.threads.count().map(|count| count.get()), Some(2));
     assert_eq!((config.max_steps, config.warmup_steps), (Some(120), None));
@@ -111,6 +111,7 @@ fn the_resolved_config_reads_back_to_itself() {
                 "val_set_size=17",
             ],
         ),
+        (MINIMAL, vec!["learning_rate=auto"]),
         (MINIMAL, vec!["early_stopping.method=validation_loss", "val_set_size=0.1", "datasets.0.split=train[:10%]"]),
         (MINIMAL, vec!["early_stopping.tau=auto", "seed=18446744073709551615", "model='12'", "datasets.0.path='~'"]),
     ] {
@@ -138,7 +139,7 @@ fn overrides_reach_every_place() {
         ],
     )
     .unwrap();
-    assert_eq!(config.learning_rate, 1e-4);
+    assert_eq!(config.learning_rate, LearningRate::At(1e-4));
     assert_eq!(
         config.datasets.iter().map(|spec| spec.path.as_str()).collect::<Vec<_>>(),
         ["data/piqa", "other.jsonl", "t"]
@@ -225,6 +226,13 @@ fn values_out_of_range_are_named_with_the_range() {
         ("noisy_embedding_alpha: 5", ["`noisy_embedding_alpha`", "`neftune_noise_alpha`"]),
         ("embedding_lr: -1", ["`embedding_lr: -1`", "from 0"]),
         ("embedding_lr: 1\nembedding_lr_scale: 1", ["`embedding_lr`", "remove one"]),
+        ("learning_rate: auto\noptimizer: lion", ["`learning_rate: auto`", "adamw"]),
+        (
+            "early_stopping: {method: budget, flops: 1.0e9, freeze: true}\noptimizer: sgd",
+            ["`early_stopping.freeze: true`", "adamw"],
+        ),
+        ("learning_rate: auto\nembedding_lr: 1", ["`embedding_lr`", "embedding_lr_scale"]),
+        ("learning_rate: auto\nvision_learning_rate: 1", ["`vision_learning_rate`", "not known yet"]),
         ("embedding_lr: 1\nlearning_rate: 0", ["`embedding_lr`", "above 0"]),
         ("embedding_lr_scale: 1\nadapter: lora", ["`embedding_lr`", "adapter"]),
         ("vision_learning_rate: -1", ["`vision_learning_rate: -1`", "from 0"]),

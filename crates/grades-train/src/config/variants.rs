@@ -126,11 +126,14 @@ mod tests {
         let variants = Variants::parse(YAML, &overrides).unwrap();
         assert_eq!(variants.names().collect::<Vec<_>>(), ["lora", "lora+grades", "lora", "none"]);
         let full = variants.config(&texts(&["early_stopping.method=none"]), &["full", "none"]).unwrap();
-        assert_eq!((full.learning_rate, full.max_steps, full.lora_r), (3e-5, Some(7), 16));
+        assert_eq!((full.learning_rate.number(), full.max_steps, full.lora_r), (Some(3e-5), Some(7), 16));
         assert_eq!(full.early_stopping.name(), "none");
         let options = texts(&["adapter=lora", "early_stopping.method=grades"]);
         let lora = variants.config(&options, &["lora", "grades", "lora+grades"]).unwrap();
-        assert_eq!((lora.learning_rate, lora.lora_r, lora.lora_alpha, lora.max_steps), (2e-4, 4, 8.0, None));
+        assert_eq!(
+            (lora.learning_rate.number(), lora.lora_r, lora.lora_alpha, lora.max_steps),
+            (Some(2e-4), 4, 8.0, None)
+        );
         let grades::EarlyStopping::Grades(grades) = lora.early_stopping else { panic!("not grades") };
         // The file's own options of GradES hold where nothing else is said.
         assert_eq!((grades.tau, grades.patience), (grades::Tau::Number(0.5), 2));
@@ -145,7 +148,7 @@ mod tests {
             let options = texts(&[adapter_option, "early_stopping.method=grades"]);
             let config = variants.config(&options, &[adapter, "grades", &format!("{adapter}+grades")]).unwrap();
             let grades::EarlyStopping::Grades(grades) = config.early_stopping else { panic!("not grades") };
-            assert_eq!((config.learning_rate, grades.patience), (rate, patience));
+            assert_eq!((config.learning_rate.number(), grades.patience), (Some(rate), patience));
             let options = texts(&[adapter_option, "early_stopping.method=validation_loss"]);
             variants.config(&options, &[adapter, "validation_loss"]).unwrap();
             let options = texts(&[adapter_option, "early_stopping=null"]);
@@ -158,7 +161,7 @@ mod tests {
 
     #[test]
     fn training_alone_reads_past_the_section() {
-        assert_eq!(Config::parse(YAML, &[]).unwrap().learning_rate, 1e-5);
+        assert_eq!(Config::parse(YAML, &[]).unwrap().learning_rate.number(), Some(1e-5));
         let error = Variants::parse("compare: {lora: 3}", &[]).unwrap_err().to_string();
         assert!(error.contains("compare") && error.contains("learning_rate"), "{error}");
         let wrong = Variants::parse("model: m\ncompare: {lora: {lora_rr: 3}}", &[]).unwrap();

@@ -14,7 +14,7 @@ use super::outputs::Place;
 use super::plan::{MemoryPlan, Workload};
 use super::prepared::Prepared;
 use super::start::Start;
-use crate::config::Config;
+use crate::config::{Config, LearningRate};
 use crate::data::Placed;
 
 /// What a run would be.
@@ -111,7 +111,8 @@ impl DryRun {
             accumulates: config.gradient_accumulation_steps > 1,
             gradient_checkpointing: config.gradient_checkpointing,
             kept_copies: kept_copies(policy.as_ref(), prepared.planned_steps),
-            weight_average: config.weight_average().is_some(),
+            // The search of a rate keeps the initial weights, before there is an average.
+            weight_average: config.weight_average().is_some() || config.learning_rate == LearningRate::Auto,
         };
         let memory = MemoryPlan::of(&outline, &workload, &|name| prepared.source.packed_bytes(name))?;
         let parameters: u64 = outline.parameters().iter().map(|parameter| parameter.len() as u64).sum();

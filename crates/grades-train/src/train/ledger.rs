@@ -16,6 +16,8 @@ pub struct Ledger {
     pub tokens: u64,
     /// Operations of the training steps.
     pub flops: Flops,
+    /// The learning rate, where the run has found it itself.
+    pub learning_rate: Option<Exact>,
     /// The sum of the steps' losses.
     pub loss_sum: Exact,
     /// Seconds of all steps with validation.

@@ -22,6 +22,7 @@ pub mod plan;
 pub mod prefix_cache;
 mod prepared;
 mod preview;
+mod rate_search;
 mod reading;
 mod resume;
 pub mod rule;

@@ -5,6 +5,7 @@ use grades_models::parameters::{Group, Parameter, Parameters, Place};
 use grades_tensor::{Gradients, Update};
 
 use super::optimizer_state::{Rates, State};
+use super::options::TrainOptions;
 use super::rule::Rule;
 
 /// The part of a model whose learning rate a piece has.
@@ -43,6 +44,15 @@ impl Optimizer {
             picture_lr_ratios: [1.0; 2],
             states: vec![None; slots],
         }
+    }
+
+    /// That of a run.
+    #[must_use]
+    pub fn of(options: &TrainOptions, slots: usize) -> Self {
+        Self::new(options.rule, options.weight_decay, slots)
+            .with_loraplus_lr_ratio(options.loraplus_lr_ratio)
+            .with_embedding_lr_ratio(options.embedding_lr_ratio)
+            .with_picture_lr_ratios(options.picture_lr_ratios)
     }
 
     /// With the learning rate of every adapter's B multiplied by `ratio`.

@@ -9,7 +9,7 @@ use grades_models::parameters::Parameter;
 use grades_models::source::LoadOptions;
 use grades_models::weights::{SaveDtype, SaveOptions};
 use grades_models::{Decoder, LoraConfig, peft, saving};
-use grades_report::record::{self, Environment, Summary, UnitThreshold, Units};
+use grades_report::record::{self, Environment, Event, Summary, UnitThreshold, Units};
 use grades_tensor::device;
 use serde::Serialize;
 use twox_hash::XxHash3_64;
@@ -23,6 +23,7 @@ use super::model_vision;
 use super::options::TrainOptions;
 use super::prepared::Prepared;
 use super::preview::{SHOWN, show};
+use super::rate_search;
 use super::reading::Reader;
 use super::resume::resume;
 use super::run_dir::RunDir;
@@ -30,7 +31,7 @@ use super::start::Start;
 use super::state::TrainState;
 use super::trainer::{Outcome, Trained, Trainer};
 use super::vision_cache::VisionCache;
-use crate::config::Config;
+use crate::config::{Config, LearningRate};
 
 /// Runs a config to the end and leaves everything in its directory.
 ///
@@ -59,7 +60,7 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     let model = load(&prepared, &early_stopping)?;
     let units = units(&model);
     let policy = early_stopping.build(&units, planned_steps)?;
-    let options = options(config, planned_steps, prepared.loader.steps_per_epoch());
+    let mut options = options(config, planned_steps, prepared.loader.steps_per_epoch());
     let thresholds = thresholds(&early_stopping, policy.as_ref(), &units);
     let mut environment = environment(&prepared, &model, units.len());
     environment.planned_memory_bytes = Some(plan.memory.peak);
@@ -90,8 +91,28 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     }
 
     let cache = vision_cache(&prepared, dir.path());
-    let reader = Reader::new(prepared.vision.clone(), cache);
-    let trainer = Trainer::new(state, (prepared.loader.clone(), reader), &prepared.validation, options, &mut dir);
+    let (mut loader, mut reader) = (prepared.loader.clone(), Reader::new(prepared.vision.clone(), cache));
+    if config.learning_rate == LearningRate::Auto {
+        options.schedule.learning_rate = match &start {
+            Start::Checkpoint { checkpoint, .. } => state.ledger.learning_rate.map(|rate| rate.0).ok_or_else(|| {
+                TrainError::Other(format!(
+                    "{}: the checkpoint is of a run whose learning rate was given; give the same one in place of \
+                     `learning_rate: auto`",
+                    checkpoint.display()
+                ))
+            })?,
+            _ => {
+                let first = if config.adapter.is_some() { FIRST_RATE_OF_ADAPTERS } else { FIRST_RATE };
+                let (rate, found) = rate_search::find(&mut state, (&mut loader, &mut reader), &options, first)?;
+                if progress {
+                    let _ = writeln!(io::stderr(), "{found}");
+                }
+                dir.event(&Event::Run(found))?;
+                rate
+            }
+        };
+    }
+    let trainer = Trainer::new(state, (loader, reader), &prepared.validation, options, &mut dir);
     let trainer = trainer.until(interrupt.clone());
     let trainer = if progress { trainer.with_progress() } else { trainer };
     let Trained { mut model, outcome, left, averaged } = trainer.train()?;
@@ -128,6 +149,11 @@ fn vision_cache(prepared: &Prepared, run: &Path) -> VisionCache {
     };
     VisionCache::new(config.vision_cache_options(), file, context.as_bytes())
 }
+
+/// Where the search of `learning_rate: auto` begins: at what often serves, from where it finds others as well.
+const FIRST_RATE: f64 = 1e-4;
+/// The same with adapters.
+const FIRST_RATE_OF_ADAPTERS: f64 = 4e-4;
 
 /// The model of a run, with adapters where it has any.
 fn load(prepared: &Prepared, early_stopping: &EarlyStopping) -> Result<Decoder, TrainError> {
@@ -252,6 +278,7 @@ fn summary(dir: &RunDir, model: &Decoder, units: &[UnitId], outcome: &Outcome, p
         tokens: ledger.tokens,
         frozen_units: units.iter().filter(|unit| !trains(unit)).count(),
         units: units.len(),
+        learning_rate: ledger.learning_rate.map(|rate| rate.0),
         train_loss: ledger.mean_loss(),
         val_loss: outcome.val_loss,
         flops: ledger.flops,

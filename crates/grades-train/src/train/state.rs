@@ -38,10 +38,7 @@ impl TrainState {
         model.parameters_mut().train();
         let slots = model.parameters().slots();
         Self {
-            optimizer: Optimizer::new(options.rule, options.weight_decay, slots)
-                .with_loraplus_lr_ratio(options.loraplus_lr_ratio)
-                .with_embedding_lr_ratio(options.embedding_lr_ratio)
-                .with_picture_lr_ratios(options.picture_lr_ratios),
+            optimizer: Optimizer::of(options, slots),
             freezing: Freezing::new(&model).with_folding(options.fold_frozen),
             units: units(&model),
             model,

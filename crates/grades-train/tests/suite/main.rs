@@ -32,6 +32,8 @@ mod interruptions;
 #[cfg(test)]
 mod layer_rates;
 #[cfg(test)]
+mod learning_rates;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod noise;
