@@ -30,7 +30,8 @@ pub struct Summary {
     pub units: usize,
     /// Matrices that are frozen at the end.
     pub frozen_units: usize,
-    /// The learning rate that `learning_rate: auto` found; `null` where it was given.
+    /// The learning rate that `learning_rate: auto` found; left out where it was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
     /// Mean training loss over all steps.
     pub train_loss: f64,

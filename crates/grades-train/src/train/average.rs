@@ -233,7 +233,7 @@ mod tests {
         let pairs = (1..=COUNT).flat_map(|s| (1..=COUNT).map(move |t| (s, t)));
         let expected: f64 =
             pairs.map(|(s, t)| weight(s) * weight(t) * r.powi(s.abs_diff(t) as i32)).sum::<f64>() / (all * all);
-        let found = square(&average.values[0].as_ref().unwrap().to_host());
+        let found = square(&average.values[0].as_ref().unwrap().to_host()[..]);
         // The variance of so many squares is 2 / WIDTH of their own square: 1 % is a standard error.
         assert!((found / expected - 1.0).abs() < 0.04, "{found}, not {expected}");
         // Of what the weights themselves have, a third.

@@ -114,11 +114,11 @@ fn gained(
         let drawn = Drawn { seed: options.seed, step, noise: options.neftune_noise_alpha };
         let model = &state.model;
         let mut read = |batch: &Batch| Ok(Read { inputs: reader.read(model, batch)?, prefix: None });
-        let pass = match step::pass(model, drawn, batches, options.gradient_checkpointing, &mut read) {
-            Err(TrainError::Loss { .. }) => return Ok(f64::NEG_INFINITY),
-            pass => pass?,
-        };
-        let Pass { gradients, .. } = pass;
+        let pass = step::pass(model, drawn, batches, options.gradient_checkpointing, &mut read)?;
+        let Pass { loss, gradients, .. } = pass;
+        if !loss.is_finite() {
+            return Ok(f64::NEG_INFINITY);
+        }
         let norm = state.freezing.measure(&gradients, &Wants::default()).gradient_norm;
         let rates = Rates { learning_rate: rate, gain_of: (step > 2).then_some(rate) };
         let scale = step::clip(options.max_grad_norm, norm);

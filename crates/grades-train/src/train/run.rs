@@ -67,6 +67,13 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     let mut state = TrainState::new(model, policy, &options);
     if let Start::Checkpoint { checkpoint, .. } = &start {
         state = resume(state, checkpoint, &options)?;
+        if config.learning_rate == LearningRate::Auto && state.ledger.learning_rate.is_none() {
+            return Err(TrainError::Other(format!(
+                "{}: the checkpoint is of a run whose learning rate was given; give the same one in place of \
+                 `learning_rate: auto`",
+                checkpoint.display()
+            )));
+        }
     }
     let resumed = matches!(start, Start::Checkpoint { .. }).then_some(state.ledger.steps);
     // Only now, so that a mistake in the config, the data, the model or the checkpoint leaves nothing behind.
@@ -93,15 +100,9 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     let cache = vision_cache(&prepared, dir.path());
     let (mut loader, mut reader) = (prepared.loader.clone(), Reader::new(prepared.vision.clone(), cache));
     if config.learning_rate == LearningRate::Auto {
-        options.schedule.learning_rate = match &start {
-            Start::Checkpoint { checkpoint, .. } => state.ledger.learning_rate.map(|rate| rate.0).ok_or_else(|| {
-                TrainError::Other(format!(
-                    "{}: the checkpoint is of a run whose learning rate was given; give the same one in place of \
-                     `learning_rate: auto`",
-                    checkpoint.display()
-                ))
-            })?,
-            _ => {
+        options.schedule.learning_rate = match state.ledger.learning_rate {
+            Some(rate) => rate.0,
+            None => {
                 let first = if config.adapter.is_some() { FIRST_RATE_OF_ADAPTERS } else { FIRST_RATE };
                 let (rate, found) = rate_search::find(&mut state, (&mut loader, &mut reader), &options, first)?;
                 if progress {
