@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use grades_models::export::{FileType, Model, save_adapter};
 use grades_models::source::LoadOptions;
 use grades_models::tokenizer::Tokenizer;
@@ -10,7 +10,7 @@ use grades_models::weights::Checkpoint;
 use grades_models::{peft, registry};
 use grades_tensor::device;
 use grades_train::hub::Hub;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::output;
 use crate::parts::Parts;
@@ -20,7 +20,8 @@ use crate::parts::Parts;
 /// Each type is a file of its own: `NAME-Q4_K_M.gguf`. Types are mixed by tensor as llama.cpp's quantiser mixes them; rows that
 /// are no multiple of 256 get types of smaller blocks, as there. Tokenizer and chat template are in the file, and a Modelfile
 /// for `ollama create` lies beside it. A run with an adapter is merged into its base first; with --lora the adapter alone is
-/// written, which llama.cpp adds to its base while it loads.
+/// written, which llama.cpp adds to its base while it loads. Of a Qwen2.5-VL what reads pictures is a file of its own,
+/// mmproj-NAME-F16.gguf, which llama.cpp takes with --mmproj.
 ///
 /// Example: grades export runs/first --quantize Q4_K_M,Q8_0
 #[derive(Debug, clap::Args)]
@@ -69,16 +70,18 @@ impl Args {
                 let tokenizer = Tokenizer::from_checkpoint(&model)?;
                 let base = registry::open(&checkpoint, LoadOptions::new(device("auto")?))?;
                 let merged = peft::attach(base, adapter)?.merged();
-                Model::of_decoder(&name, checkpoint.config()?, &merged, &tokenizer)?.save(&out, &types)?
+                let model = Model::of_decoder(&name, checkpoint.config()?, &merged, &tokenizer)?;
+                save(&model, &checkpoint, &out, &types)?
             }
             (None, false) => {
                 let tokenizer = Tokenizer::from_checkpoint(&model)?;
-                Model::of_checkpoint(&name, &checkpoint, &tokenizer)?.save(&out, &types)?
+                save(&Model::of_checkpoint(&name, &checkpoint, &tokenizer)?, &checkpoint, &out, &types)?
             }
         };
         if json {
             let listed = types.iter().zip(&files).map(|(kind, file)| json!({ "type": kind.to_string(), "path": file }));
-            return output::print_json(&json!({ "files": listed.collect::<Vec<_>>() }));
+            let mmproj = files.get(types.len());
+            return output::print_json(&json!({ "files": listed.collect::<Vec<_>>(), "mmproj": mmproj }));
         }
         for file in &files {
             let bytes = file.metadata().map_or(0, |metadata| metadata.len());
@@ -98,6 +101,22 @@ impl Args {
         }
         Ok(types)
     }
+}
+
+/// Writes a file of each type, and of a model that reads pictures the file of what reads them behind these.
+fn save(model: &Model<'_>, checkpoint: &Checkpoint, out: &Path, types: &[FileType]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = model.save(out, types)?;
+    if model.sees() {
+        let path = checkpoint.path().join("preprocessor_config.json");
+        let read: Option<Value> = match std::fs::read(&path) {
+            Ok(text) => {
+                Some(serde_json::from_slice(&text).with_context(|| format!("{} is not valid JSON", path.display()))?)
+            }
+            Err(_) => checkpoint.processor().cloned(),
+        };
+        files.push(model.save_mmproj(out, types[0], read.as_ref())?);
+    }
+    Ok(files)
 }
 
 /// The folder of a source on disk, or the current one for a model of the Hub.

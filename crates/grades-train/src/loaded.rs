@@ -74,7 +74,7 @@ impl Loaded {
         }
         tokenizer.check_fits(model.sizes().vocab_size)?;
         model.set_dtype(options.precision.resolve());
-        let vision = model_vision::of_model(config, &path, &tokenizer)?.map(Arc::new);
+        let vision = model_vision::of_model(config, &path, &tokenizer, checkpoint.processor())?.map(Arc::new);
         let end_of_text = end_tokens(&checkpoint, &tokenizer)?;
         let reader = Reader::new(vision.clone(), VisionCache::new(Place::Memory, KEPT));
         Ok(Self { model, tokenizer, vision, end_of_text, reader })

@@ -43,6 +43,10 @@ pub(super) fn of_model(model: &Model<'_>, kind: FileType) -> Result<(Vec<(String
         set("expert_feed_forward_length", number(inner));
     }
     set("rope.dimension_count", number(rope.rotary_dim));
+    if let Some(vision) = &model.vision {
+        let [time, height, width] = vision.sections.map(|pairs| pairs as i32);
+        set("rope.dimension_sections", Value::I32s(vec![time, height, width, 0]));
+    }
     set("rope.freq_base", Value::F32(rope.theta as f32));
     match (name, window) {
         // 0 tells a Phi-4 from others.

@@ -3,6 +3,7 @@
 mod adapter;
 mod container;
 mod metadata;
+mod mmproj;
 mod modelfile;
 mod recipe;
 #[cfg(test)]
@@ -18,8 +19,10 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::config::{HfConfig, Sizes};
+use crate::families::qwen2_5_vl;
 use crate::fused_experts::{self, FusedExperts};
 use crate::model::{Decoder, HEAD};
+use crate::names::Renamed;
 use crate::registry;
 use crate::source::Source;
 use crate::tokenizer::Tokenizer;
@@ -32,6 +35,9 @@ pub use recipe::FileType;
 
 /// The values of a tensor, by its name.
 type Values<'a> = dyn Fn(&str) -> Result<Vec<f32>, Error> + 'a;
+
+/// The `model_type` of models whose file of what reads pictures llama.cpp knows.
+const SEEING: &str = "qwen2_5_vl";
 
 /// A tensor's name and shape.
 type Shaped = (String, Vec<usize>);
@@ -52,6 +58,16 @@ pub struct Model<'a> {
     architecture: &'static Architecture,
     tensors: Vec<Shaped>,
     values: Box<Values<'a>>,
+    /// What reads pictures.
+    vision: Option<VisionPart>,
+}
+
+/// What of a model reads pictures.
+struct VisionPart {
+    config: Value,
+    tensors: Vec<Shaped>,
+    /// The pairs of a head that turn by time, height and width.
+    sections: [usize; 3],
 }
 
 impl<'a> Model<'a> {
@@ -62,6 +78,13 @@ impl<'a> Model<'a> {
     pub fn of_checkpoint(name: &'a str, checkpoint: &'a Checkpoint, tokenizer: &'a Tokenizer) -> Result<Self, Error> {
         let config = HfConfig::new(checkpoint.config()?.clone())?;
         let experts = experts_of(&config);
+        if config.model_type()? == SEEING {
+            let outline = registry::outline(&config, true)?;
+            let tensors =
+                outline.parameters().iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone()));
+            let values = move |name: &str| Renamed { source: checkpoint, names: qwen2_5_vl::NAMES }.load(name, &[]);
+            return Self::new(name, config, tokenizer, tensors.collect(), Box::new(values));
+        }
         if experts > 0 {
             // They may lie in one tensor or apart.
             let outline = registry::outline(&config, true)?;
@@ -109,7 +132,17 @@ impl<'a> Model<'a> {
         values: Box<Values<'a>>,
     ) -> Result<Self, Error> {
         let (sizes, architecture) = (registry::sizes(&config)?, architecture(&config)?);
-        Ok(Self { name, config, tokenizer, sizes, architecture, tensors, values })
+        if architecture.model_type != SEEING {
+            return Ok(Self { name, config, tokenizer, sizes, architecture, tensors, values, vision: None });
+        }
+        // The language model is a Qwen 2 here, and what reads pictures a file of its own.
+        let tied = config.value().get("tie_word_embeddings").and_then(Value::as_bool);
+        let (language, sections) = qwen2_5_vl::language(config.value(), tied)?;
+        let (of_pictures, tensors) = tensors.into_iter().partition(|(name, _): &Shaped| name.starts_with("visual."));
+        let empty = || Value::Object(serde_json::Map::new());
+        let part = config.value().get("vision_config").cloned().unwrap_or_else(empty);
+        let vision = Some(VisionPart { config: part, tensors: of_pictures, sections });
+        Ok(Self { name, config: language, tokenizer, sizes, architecture, tensors, values, vision })
     }
 
     /// Writes a file of each type, and a `Modelfile` of the first, into the folder `dir`: all of them or none. Gives the files
@@ -219,6 +252,12 @@ fn experts_of(config: &HfConfig) -> usize {
 /// The architecture that llama.cpp has for a config.
 fn architecture(config: &HfConfig) -> Result<&'static Architecture, Error> {
     let found = config.model_type()?;
+    if found == "nanovlm" {
+        return Err(Error::Input(
+            "llama.cpp puts pictures into texts otherwise than a nanoVLM reads them, so there is no GGUF file of one"
+                .into(),
+        ));
+    }
     Architecture::of_model(&found).ok_or_else(|| Error::Family { found, known: Architecture::model_types().join(", ") })
 }
 

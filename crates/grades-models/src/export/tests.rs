@@ -185,3 +185,76 @@ fn an_adapter_has_llama_cpps_names_and_row_order() {
     let error = save_adapter(&fixture("dora"), &config, FileType::F16, (dir.path(), "dora")).unwrap_err().to_string();
     assert!(error.contains("DoRA") || error.contains("does not"), "{error}");
 }
+
+/// A Qwen2.5-VL is two files, which together are the model again; the one of what reads pictures is as llama.cpp's rules make it.
+#[test]
+fn what_reads_pictures_has_a_file_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    let original = Checkpoint::open(fixture("vision/qwen2_5_vl_rows")).unwrap();
+    let tokenizer = Tokenizer::from_checkpoint(fixture("vision/qwen2_5_vl_rows")).unwrap();
+    let text = std::fs::read(fixture("vision/qwen2_5_vl_rows/preprocessor_config.json")).unwrap();
+    let processor: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let model = Model::of_checkpoint("qwen", &original, &tokenizer).unwrap();
+    assert!(model.sees());
+    let out = dir.path().join("out");
+    let language = model.save(&out, &[FileType::F32]).unwrap().remove(0);
+    // Alone it is no model.
+    let alone = Checkpoint::open(&language).unwrap_err().to_string();
+    assert!(alone.contains("mmproj") && !alone.contains('\n'), "{alone}");
+    let mmproj = model.save_mmproj(&out, FileType::F32, Some(&processor)).unwrap();
+    assert!(mmproj.ends_with("mmproj-qwen-F32.gguf"));
+    assert!(model.save_mmproj(&out, FileType::F32, None).unwrap_err().to_string().contains("already exists"));
+    // The folder holds both.
+    for written in [Checkpoint::open(&out), Checkpoint::open_with_mmproj(&language, &mmproj)] {
+        let written = written.unwrap();
+        let (names, theirs): (Vec<&str>, Vec<&str>) = (written.names().collect(), original.names().collect());
+        assert_eq!(names, theirs);
+        for name in names {
+            assert_eq!(written.info(name).unwrap().shape, original.info(name).unwrap().shape, "{name}");
+            assert_eq!(written.load_f32(name).unwrap(), original.load_f32(name).unwrap(), "{name}");
+        }
+        for key in ["image_mean", "image_std", "min_pixels", "max_pixels", "patch_size", "merge_size"] {
+            assert_eq!(written.processor().unwrap()[key], processor[key], "{key}");
+        }
+        // The same rows of pictures and texts.
+        let mut config = written.config().unwrap().clone();
+        config["image_token_id"] = original.config().unwrap()["image_token_id"].clone();
+        let config = HfConfig::new(config).unwrap();
+        let load = || LoadOptions::new(device("cpu").unwrap());
+        let again = registry::load(&config, &written, load()).unwrap();
+        let first = registry::open(&original, load()).unwrap();
+        let logits = |model: &Decoder| {
+            let grid = crate::nn::Grid::still(4, 4);
+            let tower = model.vision().unwrap();
+            let values = (0..16 * tower.patch_numbers()).map(|i| (i as f32 * 0.37).sin()).collect();
+            let patches = model.device().from_host(values, [16, tower.patch_numbers()]);
+            let pictures = Arc::new(tower.pictures(patches, vec![grid]).unwrap());
+            let token = tower.token().unwrap();
+            let ids = vec![3, token, token, token, token, 5];
+            model.logits(&model.read(ids, &[0..6], Some(pictures)).unwrap()).to_host().into_owned()
+        };
+        assert_eq!(logits(&again), logits(&first));
+    }
+    // Against the one that the fixtures' script made by the rules of llama.cpp's converter.
+    let theirs = fixture("vision/qwen2_5_vl_rows/mmproj.gguf");
+    let ours = model.save_mmproj(&dir.path().join("f16"), FileType::Q8_0, Some(&processor)).unwrap();
+    assert!(ours.ends_with("mmproj-qwen-F16.gguf"));
+    let [found, expected] = [&ours, &theirs].map(|file| crate::weights::gguf::testing::raw(file));
+    assert_eq!(found.1, expected.1, "tensors");
+    let harmless =
+        ["general.name", "clip.vision.image_min_pixels", "clip.vision.image_max_pixels", "clip.vision.window_size"];
+    for (key, value) in &found.0 {
+        let same = expected.0.get(key) == Some(value);
+        assert!(same || harmless.contains(&key.as_str()), "{key}: {value:?}, expected {:?}", expected.0.get(key));
+    }
+    assert!(expected.0.keys().all(|key| found.0.contains_key(key)));
+}
+
+#[test]
+fn a_nanovlm_has_no_gguf_file() {
+    let original = Checkpoint::open(fixture("vision/nanovlm_split")).unwrap();
+    let dir = TempDir::new().unwrap();
+    let tokenizer = tokenizer(dir.path());
+    let error = Model::of_checkpoint("nano", &original, &tokenizer).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("nanoVLM") && !error.contains('\n'), "{error}");
+}

@@ -22,7 +22,7 @@ use crate::nn::{
 use crate::parameters::Place;
 use crate::source::Builder;
 
-const NAMES: Names =
+pub(crate) const NAMES: Names =
     Names { other: |name| Some(module(name)).filter(|other| other != name), module, of_module, ..Names::PLAIN };
 
 /// The name of a tensor or module in memory, of that in a file as the Hub has them; files of some trainers have the former.
@@ -96,7 +96,7 @@ pub(crate) fn describe(config: &HfConfig) -> Result<Description, Error> {
 }
 
 /// The config of the language model as that of a Qwen 2, and how many pairs turn by time, height and width.
-fn language(config: &Value, tied: Option<bool>) -> Result<(HfConfig, [usize; 3]), Error> {
+pub(crate) fn language(config: &Value, tied: Option<bool>) -> Result<(HfConfig, [usize; 3]), Error> {
     const SECTIONS: &str = "mrope_section";
     let part = config.get("text_config").unwrap_or(config);
     let mut language = part.as_object().cloned().unwrap_or_default();

@@ -75,9 +75,47 @@ pub struct Checkpoint {
     generation_config: Option<Value>,
     files: Vec<TensorFile>,
     tensors: BTreeMap<String, Stored>,
+    /// Tensors that several stored ones are together.
+    joined: BTreeMap<String, (TensorInfo, Joined)>,
+    /// What a file beside the model says of its processor.
+    processor: Option<Value>,
+}
+
+/// How stored tensors make one.
+#[derive(Debug)]
+enum Joined {
+    /// Their rows one behind another.
+    Rows(Vec<String>),
+    /// `[out, channels, …]` each, as frames of `[out, channels, frames, …]`.
+    Frames(Vec<String>),
+}
+
+impl Joined {
+    /// The names of its parts.
+    fn parts(&self) -> &[String] {
+        match self {
+            Self::Rows(parts) | Self::Frames(parts) => parts,
+        }
+    }
 }
 
 impl Checkpoint {
+    /// Opens a GGUF file of a language model with that of what reads pictures before it (`mmproj`), as llama.cpp has the two.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and if the two do not belong together.
+    pub fn open_with_mmproj(path: impl AsRef<Path>, mmproj: impl AsRef<Path>) -> Result<Self> {
+        let (path, mmproj) = (path.as_ref(), mmproj.as_ref());
+        match locate_gguf(path)? {
+            Some(file) => Self::open_gguf(path, &file, Some(mmproj)),
+            None => Err(WeightsError::unsupported(path, "only a model in a GGUF file has an mmproj file beside it")),
+        }
+    }
+
+    /// What a file beside the model says of its processor, in the keys of `preprocessor_config.json`.
+    pub fn processor(&self) -> Option<&Value> {
+        self.processor.as_ref()
+    }
     /// Opens a folder (`config.json` with `model.safetensors`, or shards with `model.safetensors.index.json`, or
     /// exactly one `.gguf` file), a single `.safetensors` file, or a `.gguf` file.
     ///
@@ -85,7 +123,7 @@ impl Checkpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         match locate(path)? {
-            Layout::Gguf(file) => Self::open_gguf(path, &file),
+            Layout::Gguf(file) => Self::open_gguf(path, &file, mmproj_beside(path)?.as_deref()),
             Layout::Safetensors(file) => {
                 let folder = file.parent().unwrap_or(Path::new("."));
                 let mut checkpoint = Self::empty(path, folder)?;
@@ -108,10 +146,12 @@ impl Checkpoint {
             generation_config: read_json_if_present(&folder.join("generation_config.json"))?,
             files: Vec::new(),
             tensors: BTreeMap::new(),
+            joined: BTreeMap::new(),
+            processor: None,
         })
     }
 
-    fn open_gguf(path: &Path, file: &Path) -> Result<Self> {
+    fn open_gguf(path: &Path, file: &Path, mmproj: Option<&Path>) -> Result<Self> {
         let contents = gguf::read(file)?;
         let mut checkpoint = Self {
             path: path.to_owned(),
@@ -119,11 +159,45 @@ impl Checkpoint {
             generation_config: None,
             files: contents.files,
             tensors: BTreeMap::new(),
+            joined: BTreeMap::new(),
+            processor: None,
         };
-        for gguf::Tensor { name, info, file, offset, interleaved_heads, shift } in contents.tensors {
-            checkpoint.insert(name, Stored { info, file, offset, interleaved_heads, shift, scales: None })?;
+        checkpoint.add_gguf(contents.tensors)?;
+        let sees = checkpoint.config.as_ref().is_some_and(|config| config["model_type"] == gguf::SEEING);
+        match (mmproj, sees) {
+            (None, false) => {}
+            (Some(mmproj), true) => checkpoint.add_mmproj(mmproj)?,
+            (None, true) => {
+                let problem = "it holds the language model alone of a model that reads pictures; give what reads them too, as model: \
+                               {path: FILE, mmproj: FILE}, or put both into one folder";
+                return Err(WeightsError::unsupported(file, problem));
+            }
+            (Some(_), false) => {
+                let problem = "its language model is none that reads pictures here, so no mmproj file goes with it";
+                return Err(WeightsError::unsupported(file, problem));
+            }
         }
         Ok(checkpoint)
+    }
+
+    fn add_gguf(&mut self, tensors: Vec<gguf::Tensor>) -> Result<()> {
+        for gguf::Tensor { name, info, file, offset, interleaved_heads, shift } in tensors {
+            self.insert(name, Stored { info, file, offset, interleaved_heads, shift, scales: None })?;
+        }
+        Ok(())
+    }
+
+    fn add_mmproj(&mut self, path: &Path) -> Result<()> {
+        let gguf::mmproj::Contents { config, processor, tensors, joined, file } =
+            gguf::mmproj::read(path, self.files.len())?;
+        self.files.push(file);
+        self.add_gguf(tensors)?;
+        self.joined.extend(joined.into_iter().map(|(name, info, of)| (name, (info, of))));
+        if let Some(whole) = &mut self.config {
+            whole["vision_config"] = config;
+        }
+        self.processor = Some(processor);
+        Ok(())
     }
 
     fn open_sharded(path: &Path, index_path: &Path) -> Result<Self> {
@@ -220,17 +294,27 @@ impl Checkpoint {
 
     /// The names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+        let is_part = |name: &&str| self.joined.values().any(|(_, of)| of.parts().iter().any(|part| part == name));
+        let mut names: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
+        if !self.joined.is_empty() {
+            names.retain(|name| !is_part(name));
+            names.extend(self.joined.keys().map(String::as_str));
+            names.sort_unstable();
+        }
+        names.into_iter()
     }
 
     /// Whether there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(name) || self.joined.contains_key(name)
     }
 
     /// Shape and storage of a tensor.
     pub fn info(&self, name: &str) -> Result<&TensorInfo> {
-        Ok(&self.stored(name)?.info)
+        match self.joined.get(name) {
+            Some((info, _)) => Ok(info),
+            None => Ok(&self.stored(name)?.info),
+        }
     }
 
     /// The types of the quantised tensors, each once.
@@ -246,6 +330,9 @@ impl Checkpoint {
 
     /// The values of a tensor, row-major in [`TensorInfo::shape`], decoded to f32 in pieces as all threads read them.
     pub fn load_f32(&self, name: &str) -> Result<Vec<f32>> {
+        if let Some((info, of)) = self.joined.get(name) {
+            return self.together(info, of);
+        }
         let stored = self.stored(name)?;
         let mut values = zeroed::<f32>(name, stored.info.values())?;
         if let Some(scales) = &stored.scales {
@@ -261,8 +348,30 @@ impl Checkpoint {
         })
     }
 
+    /// The values of a tensor that several stored ones are together.
+    fn together(&self, info: &TensorInfo, of: &Joined) -> Result<Vec<f32>> {
+        let parts: Vec<Vec<f32>> = of.parts().iter().map(|part| self.load_f32(part)).collect::<Result<_>>()?;
+        Ok(match of {
+            Joined::Rows(_) => parts.concat(),
+            Joined::Frames(_) => {
+                let pixels = info.shape.iter().skip(3).product::<usize>().max(1);
+                let channels = info.values() / (parts.len() * pixels).max(1);
+                let frame = |channel: usize| parts.iter().flat_map(move |part| &part[channel * pixels..][..pixels]);
+                (0..channels).flat_map(frame).copied().collect()
+            }
+        })
+    }
+
     /// Some rows of a tensor, whose row is its last dimension: of one whose rows lie in the file as they are, nothing else is read.
     pub fn load_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>> {
+        if let Some((info, of)) = self.joined.get(name) {
+            let columns = info.shape.last().copied().unwrap_or(1);
+            let all = self.together(info, of)?;
+            return all
+                .get(rows.start * columns..rows.end * columns)
+                .map(<[f32]>::to_vec)
+                .ok_or_else(|| WeightsError::malformed(&self.path, format!("tensor {name}: it has no rows {rows:?}")));
+        }
         let stored = self.stored(name)?;
         let columns = stored.info.shape.last().copied().unwrap_or(1);
         let wanted = rows.start * columns..rows.end * columns;
@@ -405,6 +514,23 @@ pub(crate) fn locate_gguf(path: &Path) -> Result<Option<PathBuf>> {
     })
 }
 
+/// Whether a file is called as one of what reads pictures.
+fn is_mmproj(file: &Path) -> bool {
+    file.file_name().is_some_and(|name| name.to_string_lossy().to_lowercase().contains("mmproj"))
+}
+
+/// The file of what reads pictures in a folder with that of a language model; `None` where there is none or several.
+fn mmproj_beside(folder: &Path) -> Result<Option<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(None);
+    }
+    let entries = fs::read_dir(folder).map_err(WeightsError::io("read", folder))?;
+    let files = entries.flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> =
+        files.filter(|file| file.extension().is_some_and(|e| e == "gguf") && is_mmproj(file)).collect();
+    Ok(found.pop().filter(|_| found.is_empty()))
+}
+
 fn locate(path: &Path) -> Result<Layout> {
     let not_a_checkpoint = |problem: String| WeightsError::NotACheckpoint { path: path.to_owned(), problem };
     let metadata = fs::metadata(path).map_err(WeightsError::io("open", path))?;
@@ -431,6 +557,7 @@ fn locate(path: &Path) -> Result<Layout> {
         }
     }
     gguf.sort_unstable();
+    gguf.retain(|file| !is_mmproj(file));
     // The parts of one model are one file.
     gguf.retain(|file| gguf::part_of(file).is_none_or(|part| part.number == 1));
     match (gguf.pop(), gguf.len()) {

@@ -13,6 +13,13 @@ use crate::hub::{Hub, HubError};
 pub enum Model {
     /// A folder in the Hugging Face layout, a GGUF file, or a model of the Hugging Face Hub (`owner/name`).
     Checkpoint(PathBuf),
+    /// The GGUF file of a language model, with that of what reads pictures before it.
+    WithMmproj {
+        /// The file of the language model.
+        path: PathBuf,
+        /// The other.
+        mmproj: PathBuf,
+    },
     /// A model that is made from its description.
     New {
         /// A `config.json` or the folder that holds it.
@@ -31,7 +38,7 @@ impl Model {
     /// The checkpoint, where it is one.
     pub fn checkpoint(&self) -> Option<&str> {
         match self {
-            Self::Checkpoint(path) => path.to_str(),
+            Self::Checkpoint(path) | Self::WithMmproj { path, .. } => path.to_str(),
             Self::New { .. } => None,
         }
     }
@@ -43,6 +50,7 @@ impl Model {
     pub fn fetched(&self, hub: &Hub) -> Result<Self, HubError> {
         match self {
             Self::Checkpoint(path) => hub.model(path).map(Self::Checkpoint),
+            Self::WithMmproj { .. } => Ok(self.clone()),
             Self::New { .. } => Ok(self.clone()),
         }
     }
@@ -54,6 +62,7 @@ impl Model {
     pub fn described(&self, hub: &Hub) -> Result<Self, HubError> {
         match self {
             Self::Checkpoint(path) => hub.description(path).map(Self::Checkpoint),
+            Self::WithMmproj { .. } => Ok(self.clone()),
             Self::New { .. } => Ok(self.clone()),
         }
     }
@@ -61,7 +70,7 @@ impl Model {
     /// Where the tokenizer is.
     pub fn tokenizer(&self) -> &Path {
         match self {
-            Self::Checkpoint(path) => path,
+            Self::Checkpoint(path) | Self::WithMmproj { path, .. } => path,
             Self::New { tokenizer, .. } => tokenizer,
         }
     }
@@ -77,11 +86,14 @@ impl TryFrom<Value> for Model {
     type Error = &'static str;
 
     fn try_from(value: Value) -> Result<Self, Self::Error> {
-        const EXPECTED: &str = "it must be a folder, a GGUF file, or {config: config.json, tokenizer: folder}";
+        const EXPECTED: &str = "it must be a folder, a GGUF file, {config: config.json, tokenizer: folder}, or {path: model.gguf, mmproj: mmproj.gguf}";
         match value {
             Value::String(path) => Ok(Self::Checkpoint(path.into())),
             Value::Object(parts) => {
                 let part = |name: &str| parts.get(name).and_then(Value::as_str).map(PathBuf::from);
+                if let (Some(path), Some(mmproj), 2) = (part("path"), part("mmproj"), parts.len()) {
+                    return Ok(Self::WithMmproj { path, mmproj });
+                }
                 match (part("config"), part("tokenizer"), parts.len()) {
                     (Some(config), Some(tokenizer), 2) => Ok(Self::New { config, tokenizer }),
                     _ => Err(EXPECTED),
@@ -97,6 +109,9 @@ impl From<Model> for Value {
         let text = |path: &Path| Self::from(path.to_string_lossy());
         match model {
             Model::Checkpoint(path) => text(&path),
+            Model::WithMmproj { path, mmproj } => {
+                serde_json::json!({ "path": text(&path), "mmproj": text(&mmproj) })
+            }
             Model::New { config, tokenizer } => {
                 serde_json::json!({ "config": text(&config), "tokenizer": text(&tokenizer) })
             }

@@ -31,7 +31,8 @@ use crate::train::rule::{Adam, AdjustLrFn, Rule};
 pub struct Config {
     /// The model: a folder in the Hugging Face layout, a GGUF file, a model of the Hub (`owner/name`, or of its GGUF files one:
     /// `owner/name:Q4_K_M`), or with `init: random` also
-    /// `{config: config.json, tokenizer: folder}`. Required.
+    /// `{config: config.json, tokenizer: folder}`. Of a model that reads pictures in GGUF files `{path: model.gguf, mmproj: mmproj.gguf}`, or the
+    /// folder that holds the two. Required.
     pub model: Model,
     /// The values that it begins with: `pretrained` (default), or `random` to train from scratch.
     pub init: Init,

@@ -39,8 +39,13 @@ impl ModelSource {
     /// # Errors
     /// If there is none, or it is not sound.
     pub(super) fn of(model: &Model, config: &Config) -> Result<Self, TrainError> {
-        let pretrained = match (model, config.init) {
-            (Model::Checkpoint(path), Init::Pretrained) => path,
+        let checkpoint = match (model, config.init) {
+            (Model::Checkpoint(path), Init::Pretrained) => Checkpoint::open(path)?,
+            (Model::WithMmproj { path, mmproj }, Init::Pretrained) => Checkpoint::open_with_mmproj(path, mmproj)?,
+            (Model::WithMmproj { path, mmproj }, Init::Random) => {
+                let described = Checkpoint::open_with_mmproj(path, mmproj)?;
+                return Self::random(described.config()?.clone(), config.seed);
+            }
             (Model::Checkpoint(path), Init::Random) if path.is_file() && !path.ends_with("config.json") => {
                 // A GGUF file, whose description is made from its header.
                 return Self::random(Checkpoint::open(path)?.config()?.clone(), config.seed);
@@ -49,7 +54,6 @@ impl ModelSource {
                 return Self::random(read(path)?, config.seed);
             }
         };
-        let checkpoint = Checkpoint::open(pretrained)?;
         Ok(Self {
             config: HfConfig::new(checkpoint.config()?.clone())?,
             generation_config: checkpoint.generation_config().cloned(),
@@ -108,6 +112,12 @@ impl ModelSource {
     /// Its `generation_config.json`, if it has one.
     pub(super) fn generation_config(&self) -> Option<&Value> {
         self.generation_config.as_ref()
+    }
+
+    /// What a file beside the model says of its processor.
+    pub(super) fn processor(&self) -> Option<&Value> {
+        let Values::Pretrained(checkpoint) = &self.values else { return None };
+        checkpoint.processor()
     }
 
     /// The model with its values.

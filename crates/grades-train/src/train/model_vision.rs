@@ -47,11 +47,17 @@ pub(crate) fn tokenizer(config: &Value, folder: &Path) -> Result<Tokenizer, Trai
     })
 }
 
-/// How the model of a config sees pictures; `None` of one that reads texts alone. `folder` holds its other files.
+/// How the model of a config sees pictures; `None` of one that reads texts alone. `folder` holds its other files; `known` is what a
+/// file beside the model says of its processor, in the place of the processor's own.
 ///
 /// # Errors
 /// If its files contradict what is known of it, or one that must be there is missing.
-pub(crate) fn of_model(config: &Value, folder: &Path, tokenizer: &Tokenizer) -> Result<Option<Vision>, TrainError> {
+pub(crate) fn of_model(
+    config: &Value,
+    folder: &Path,
+    tokenizer: &Tokenizer,
+    known: Option<&Value>,
+) -> Result<Option<Vision>, TrainError> {
     let named = |file: &Path, error: String| TrainError::Other(format!("{}: {error}", file.display()));
     let found = Vision::nanovlm(config).map_err(|error| named(&folder.join("config.json"), error.to_string()))?;
     if found.is_some() {
@@ -60,7 +66,10 @@ pub(crate) fn of_model(config: &Value, folder: &Path, tokenizer: &Tokenizer) -> 
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     let vision = match text("model_type") {
         Some("qwen2_5_vl") => {
-            let (file, processor) = processor(folder)?;
+            let (file, processor) = match known {
+                Some(known) => (folder.to_owned(), known.clone()),
+                None => processor(folder)?,
+            };
             let id = config.get("image_token_id").and_then(Value::as_u64).unwrap_or(IMAGE_TOKEN);
             let token = u32::try_from(id).ok().and_then(|id| tokenizer.token(id)).ok_or_else(|| {
                 TrainError::Other(format!(
@@ -97,6 +106,11 @@ fn processor(folder: &Path) -> Result<(PathBuf, Value), TrainError> {
         Ok(processor) => Ok((file, processor)),
         Err(error) => Err(TrainError::Other(format!("{}: it is not valid JSON ({error})", file.display()))),
     }
+}
+
+/// Writes what a saved model needs to see pictures, of a model whose processor has no file.
+pub(super) fn write_processor(processor: &Value, to: &Path) -> Result<(), TrainError> {
+    Ok(grades_fs::create(&to.join(PROCESSORS[0]), format!("{processor:#}\n"))?)
 }
 
 /// Copies what a saved model needs to see pictures as the one in `from` does into `to`.

@@ -53,7 +53,7 @@ impl Prepared {
         let sequence_len = config.sequence_len.min(sizes.max_position_embeddings);
         let config = Config { sequence_len, ..config.clone() };
         let folder = Some(model.tokenizer().to_owned()).filter(|folder| folder.is_dir());
-        let vision = model_vision::of_model(source.config(), model.tokenizer(), &tokenizer)?;
+        let vision = model_vision::of_model(source.config(), model.tokenizer(), &tokenizer, source.processor())?;
         let vision = vision.map(|vision| match config.image_backend.backend() {
             None => Arc::new(vision),
             Some(backend) => Arc::new(Vision { processor: vision.processor.with_backend(backend), ..vision }),

@@ -255,6 +255,9 @@ fn save(model: &Decoder, prepared: &Prepared, folder: &Path) -> Result<(), Train
         SaveOptions { dtype: SaveDtype::F32, generation_config: source.generation_config(), ..SaveOptions::default() };
     saving::save(folder, model, source.config(), &options)?;
     tokenizer.save(folder)?;
+    if let Some(processor) = source.processor() {
+        return model_vision::write_processor(processor, folder);
+    }
     match &prepared.model_folder {
         Some(from) if prepared.vision.is_some() => model_vision::copy_processor(from, folder),
         _ => Ok(()),

@@ -23,12 +23,13 @@ const fn plain(name: &'static str, class: &'static str) -> Architecture {
     Architecture { name, model_type: name, class, interleaved: false, norm_shift: 0.0 }
 }
 
-const ARCHITECTURES: [Architecture; 8] = [
+const ARCHITECTURES: [Architecture; 9] = [
     Architecture { model_type: "gemma3_text", norm_shift: 1.0, ..plain("gemma3", "Gemma3ForCausalLM") },
     Architecture { interleaved: true, ..plain("llama", "LlamaForCausalLM") },
     plain("mistral", "MistralForCausalLM"),
     plain("phi3", "Phi3ForCausalLM"),
     plain("qwen2", "Qwen2ForCausalLM"),
+    Architecture { model_type: "qwen2_5_vl", ..plain("qwen2vl", "Qwen2_5_VLForConditionalGeneration") },
     plain("qwen3", "Qwen3ForCausalLM"),
     Architecture { model_type: "qwen3_moe", ..plain("qwen3moe", "Qwen3MoeForCausalLM") },
     Architecture { interleaved: true, ..plain("smollm3", "SmolLM3ForCausalLM") },

@@ -99,6 +99,16 @@ pub(super) fn synthesize(metadata: &Metadata, architecture: &Architecture, facts
                 set("no_rope_layer_interval", json!(4));
             }
         }
+        "qwen2vl" => {
+            let key = metadata.architecture_key("rope.dimension_sections");
+            let sections = metadata.integers(&key).ok_or_else(|| metadata.missing(&key))?;
+            let sections = sections.get(..3).ok_or_else(|| metadata.missing(&key))?;
+            set("rope_scaling", json!({ "type": "mrope", "mrope_section": sections }));
+            let tokens = metadata.strings("tokenizer.ggml.tokens").unwrap_or_default();
+            if let Some(id) = tokens.iter().position(|token| token == "<|image_pad|>") {
+                set("image_token_id", json!(id));
+            }
+        }
         "mistral" => {
             set("sliding_window", json!(metadata.optional_count("attention.sliding_window")?));
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod architecture;
 mod config;
+pub(crate) mod mmproj;
 pub(crate) mod names;
 mod parse;
 mod parts;
@@ -161,6 +162,9 @@ impl Metadata {
         self.optional_float(key)?.ok_or_else(|| self.missing(&self.architecture_key(key)))
     }
 }
+
+/// The `model_type` of those whose language model has what reads pictures in a file of its own.
+pub(super) const SEEING: &str = "qwen2_5_vl";
 
 /// A weight under its Hugging Face name.
 pub(super) struct Tensor {

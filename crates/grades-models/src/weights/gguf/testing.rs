@@ -1,6 +1,10 @@
 //! A writer of small GGUF files for tests.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+
+use super::{MetadataValue, parse, place};
+use crate::weights::file::TensorFile;
 
 /// Metadata and tensors of a file to be written.
 #[derive(Clone, Default)]
@@ -112,4 +116,21 @@ impl GgufBuilder {
     pub(crate) fn write(&self, path: &Path) {
         std::fs::write(path, self.bytes()).unwrap();
     }
+}
+
+/// Dimensions as stored, type, and bytes of a tensor.
+pub(crate) type RawValues = (Vec<u64>, u32, Vec<u8>);
+
+/// All that is in a file.
+pub(crate) fn raw(path: &Path) -> (BTreeMap<String, MetadataValue>, BTreeMap<String, RawValues>) {
+    let file = TensorFile::open(path).unwrap();
+    let header = parse::read_header(&file).unwrap();
+    let tensor = |raw: &parse::RawTensor| {
+        let (info, offset) = place(&file, raw, header.data).unwrap();
+        let mut bytes = vec![0; info.bytes as usize];
+        file.read_at(offset, &mut bytes).unwrap();
+        (raw.name.clone(), (raw.dimensions.clone(), raw.kind, bytes))
+    };
+    let tensors = header.tensors.iter().map(tensor).collect();
+    (header.metadata.into_iter().collect(), tensors)
 }
