@@ -81,6 +81,7 @@ def main():
                 trainer = Trainer(model, args, train_dataset=used, callbacks=[clock] + ([added] if added else []))
                 trainer.train()
                 all_of.extend(clock.seconds[1:])
+                print(way, *(f"{one:.3f}" for one in clock.seconds), flush=True)
                 if way in ("ours", "gains"):
                     steps = added.stopper.record.steps[1:]
                     own[way].extend(step["monitor_seconds"] for step in steps)

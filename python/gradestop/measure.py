@@ -62,6 +62,9 @@ def _raw(tensors: Sequence[Tensor], norm: str) -> list[Tensor]:
     order = 1 if norm == "l1" else 2
     if tensors[0].is_cuda:
         values = list(torch._foreach_norm(tensors, order, dtype=torch.float32))
+    elif norm == "l1":
+        # On processors `vector_norm` adds magnitudes one after the other; `sum` adds in pairs, and loses nothing.
+        values = [tensor.abs().sum(dtype=torch.float32) for tensor in tensors]
     else:
         values = [torch.linalg.vector_norm(tensor, order, dtype=torch.float32) for tensor in tensors]
     return values if norm == "l1" else torch._foreach_mul(values, values)
