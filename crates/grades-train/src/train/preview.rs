@@ -187,7 +187,7 @@ mod tests {
         let (count, learnt) = (ids.len(), ids.len() / 2);
         let labels = ids.iter().enumerate().map(|(at, id)| if at < learnt { IGNORE_INDEX } else { i64::from(*id) });
         let sample = Tokenized { labels: labels.collect(), ids, pictures: Vec::new() };
-        let found = show(&[sample.clone()], &tokenizer, None).remove(0);
+        let found = show(std::slice::from_ref(&sample), &tokenizer, None).remove(0);
         let [Piece::Read(read), Piece::Learnt(rest)] = found.pieces.as_slice() else { panic!("{found:?}") };
         assert_eq!(format!("{read}{rest}"), tokenizer.decode(&sample.ids, false));
         assert_eq!((found.tokens, found.learnt), (count, count - learnt));
