@@ -1,6 +1,6 @@
 //! A model that is used rather than trained: with its tokenizer, how it sees pictures, and what ends its answers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use grades_models::generate::{Generated, Limits, generate_each};
@@ -17,7 +17,8 @@ use crate::config::Precision;
 use crate::data::{Batch, DataError, Tokenized, Vision};
 use crate::encoder::Encoder;
 use crate::hub::Hub;
-use crate::train::vision_cache::{Place, VisionCache};
+use crate::train::outputs::{Options, Place};
+use crate::train::vision_cache::VisionCache;
 use crate::train::{Reader, TrainError, model_vision};
 
 /// What is kept of pictures that come in several prompts, at most, in bytes.
@@ -76,7 +77,9 @@ impl Loaded {
         model.set_dtype(options.precision.resolve());
         let vision = model_vision::of_model(config, &path, &tokenizer, checkpoint.processor())?.map(Arc::new);
         let end_of_text = end_tokens(&checkpoint, &tokenizer)?;
-        let reader = Reader::new(vision.clone(), VisionCache::new(Place::Memory, KEPT));
+        let kept = Options { place: Place::Memory, size: KEPT, ..Options::default() };
+        let cache = VisionCache::new(kept, PathBuf::new(), &[]);
+        let reader = Reader::new(vision.clone(), cache);
         Ok(Self { model, tokenizer, vision, end_of_text, reader })
     }
 

@@ -67,7 +67,7 @@ impl Preview {
         let sequence_len = prepared.config.sequence_len;
         let packing = prepared.config.packing().map(|room| PackedRows {
             rows: prepared.loader.rows(),
-            efficiency: prepared.loader.tokens() as f64 / (prepared.loader.rows() * room).max(1) as f64,
+            efficiency: prepared.loader.tokens() as f64 / (prepared.loader.rows() * room.tokens).max(1) as f64,
         });
         Ok(Self {
             samples: samples.len(),
