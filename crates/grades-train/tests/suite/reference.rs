@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where options are declared: the heading of a table, the file, the struct, and what stands before its keys.
-const DECLARATIONS: [(&str, &str, &str, &str); 10] = [
+const DECLARATIONS: [(&str, &str, &str, &str); 11] = [
     ("A run", "crates/grades-train/src/config/resolved.rs", "Config", ""),
     (
         "The schedule: `lr_scheduler_kwargs`",
