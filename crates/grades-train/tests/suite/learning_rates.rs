@@ -7,7 +7,11 @@ const OPTIONS: [&str; 4] = ["optimizer=adamw", "lr_scheduler=constant", "max_ste
 #[test]
 fn a_run_finds_its_rate_and_is_then_as_if_it_had_been_given() {
     let workspace = Workspace::new();
-    for more in [&[][..], &["adapter=lora", "lora_r=2"], &["warmup_steps=2", "weight_average={kind: polynomial}"]] {
+    for more in [
+        &[][..],
+        &["adapter=lora", "lora_r=2"],
+        &["warmup_steps=2", "weight_average={kind: polynomial}", "save_both_averages=true"],
+    ] {
         let options = [&OPTIONS[..], more].concat();
         let with = |name: &str, rate: &str| workspace.train(name, &[&options[..], &[rate]].concat());
         let name = format!("found-{}", more.len());
