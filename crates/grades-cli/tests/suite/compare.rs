@@ -161,7 +161,7 @@ fn a_run_that_fails_takes_no_other_with_it() {
     assert!(last.starts_with("error: ") && last.contains("1 of 2 runs") && last.contains("full-none-seed42"), "{last}");
     let result: Value = serde_json::from_str(&called.stdout()).unwrap();
     assert_eq!(result["failed"][0]["name"], "full-none-seed42");
-    assert!(result["failed"][0]["message"].as_str().unwrap().contains("the loss of step"), "{result}");
+    assert!(result["failed"][0]["message"].as_str().unwrap().contains(" of step "), "{result}");
     assert_eq!(result["rows"][0]["seconds"], Value::Null);
     assert!(result["rows"][1]["seconds"]["mean"].as_f64().unwrap() > 0.0);
     assert!(fs::read_to_string(workspace.path("out/compare.md")).unwrap().contains("full-none-seed42 failed"));

@@ -205,7 +205,7 @@ fn a_tokenizer_that_does_not_fit() {
 #[test]
 fn a_loss_that_is_no_number() {
     let workspace = Workspace::new();
-    refuses(&workspace, &["train", "config.yaml", "learning_rate=1.0e+30"], &["the loss of step", "learning_rate"]);
+    refuses(&workspace, &["train", "config.yaml", "learning_rate=1.0e+30"], &[" of step ", "learning_rate"]);
     assert!(!workspace.path("run/model").exists());
 }
 

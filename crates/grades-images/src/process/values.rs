@@ -2,12 +2,15 @@
 
 use crate::{Backend, Picture};
 
+/// By channel.
+type MeanAndDeviation = ([f64; 3], [f64; 3]);
+
 /// What the 256 bytes of each channel become.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Values {
     table: [[f32; 256]; 3],
     /// What they are made of, where a backend rounds it in a way of its own.
-    made_of: Option<(Option<f64>, Option<([f64; 3], [f64; 3])>)>,
+    made_of: Option<(Option<f64>, Option<MeanAndDeviation>)>,
 }
 
 impl Values {

@@ -237,7 +237,10 @@ fn what_reads_pictures_has_a_file_of_its_own() {
             let pictures = Arc::new(tower.pictures(patches, vec![grid]).unwrap());
             let token = tower.token().unwrap();
             let ids = vec![3, token, token, token, token, 5];
-            model.logits(&model.read(ids, &[0..6], Some(pictures)).unwrap()).to_host().into_owned()
+            model
+                .logits(&model.read(ids, std::slice::from_ref(&(0..6)), Some(pictures)).unwrap())
+                .to_host()
+                .into_owned()
         };
         assert_eq!(logits(&again), logits(&first));
     }

@@ -15,6 +15,9 @@ const FUEL: u64 = 20_000_000;
 /// Bytes of a rendered conversation.
 const MOST: usize = 1 << 26;
 
+/// Blanks by which `tojson` indents a level; templates use four.
+const WIDEST: usize = 64;
+
 /// Renders a template, up to [`MOST`] bytes.
 pub(super) fn render(template: &Template<'_, '_>, variables: Value) -> Result<String, Error> {
     struct Bounded(Vec<u8>);
@@ -114,6 +117,9 @@ fn tojson(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<Value
         Some(indent) => Some(indent),
         None => options.get("indent")?,
     };
+    if indent.is_some_and(|indent| indent > WIDEST) {
+        return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson indents by {WIDEST} at most")));
+    }
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     let _ensure_ascii: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;

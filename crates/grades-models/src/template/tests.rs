@@ -136,7 +136,12 @@ fn a_template_is_bounded_in_time_depth_and_output() {
     let nested = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
     let long = "{% for a in range(9999) %}{% for b in range(99) %}{{ 'x' * 9999 }}{% endfor %}{% endfor %}";
     let deep = "{% macro down() %}{{ down() }}{% endmacro %}{{ down() }}";
-    for (source, reason) in [(nested, "fuel"), (long, "longer than"), (deep, "recursion")] {
+    for (source, reason) in [
+        ("{{ messages | tojson(indent=9223372036854775807) }}", "indents"),
+        (nested, "fuel"),
+        (long, "longer than"),
+        (deep, "recursion"),
+    ] {
         let error = text(&template(source), &conversation(&[("user", "Hi")]), false).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }

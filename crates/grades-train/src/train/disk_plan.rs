@@ -74,7 +74,8 @@ mod tests {
         let memory = MemoryPlan { optimizer: 800, kept: 400, ..MemoryPlan::default() };
         let plan = |options: &[&str]| {
             let options: Vec<String> = options.iter().map(ToString::to_string).collect();
-            let config = Config::parse("model: m", &options).unwrap();
+            let config =
+                Config::parse("model: m\ndatasets: [{path: rows.jsonl, type: completion}]\n", &options).unwrap();
             DiskPlan { available: Some(9_999), ..DiskPlan::of(&config, &memory, 100, 10, 10) }
         };
         let size = |options: &[&str]| {

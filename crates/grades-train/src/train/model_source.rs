@@ -27,7 +27,7 @@ pub(super) struct ModelSource {
 
 #[derive(Debug)]
 enum Values {
-    Pretrained(Checkpoint),
+    Pretrained(Box<Checkpoint>),
     Random(Random),
     /// Of a folder that holds the description alone.
     Absent(PathBuf),
@@ -57,7 +57,7 @@ impl ModelSource {
         Ok(Self {
             config: HfConfig::new(checkpoint.config()?.clone())?,
             generation_config: checkpoint.generation_config().cloned(),
-            values: Values::Pretrained(checkpoint),
+            values: Values::Pretrained(Box::new(checkpoint)),
         })
     }
 

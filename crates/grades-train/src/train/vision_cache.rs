@@ -90,7 +90,7 @@ impl VisionCache {
         (model, tower, vision): (&Decoder, &Tower, &Vision),
         layers: usize,
         pictures: &[&Placed],
-        pixels: &mut dyn FnMut(&[&Placed]) -> Result<Vec<Pixels>, TrainError>,
+        pixels: &mut Decode<'_>,
     ) -> Result<Pictures, TrainError> {
         let (mut keys, mut placed) = (Vec::new(), Vec::new());
         let mut places = Vec::with_capacity(pictures.len());
@@ -132,13 +132,16 @@ impl VisionCache {
     }
 }
 
+/// What decodes pictures.
+type Decode<'a> = dyn FnMut(&[&Placed]) -> Result<Vec<Pixels>, TrainError> + 'a;
+
 /// The frozen layers of a tower, with pictures that are put to them.
 struct Below<'a, 'b> {
     model: &'a Decoder,
     tower: &'a Tower,
     placed: &'a [&'a Placed],
     grids: &'a [Vec<Grid>],
-    pixels: &'b mut dyn FnMut(&[&Placed]) -> Result<Vec<Pixels>, TrainError>,
+    pixels: &'b mut Decode<'b>,
 }
 
 impl Below<'_, '_> {

@@ -21,7 +21,9 @@ fn logs(run: &Path) -> Vec<Value> {
     let mut lines: Vec<Value> =
         text.iter().flat_map(|log| log.lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
     for line in &mut lines {
-        for key in ["seconds", "step_seconds", "monitor_seconds", "resident_bytes", "peak_bytes", "path"] {
+        for key in
+            ["seconds", "step_seconds", "monitor_seconds", "resident_bytes", "peak_bytes", "path", "data_seconds"]
+        {
             line.as_object_mut().unwrap().remove(key);
         }
     }

@@ -24,7 +24,7 @@ fn with_context(workspace: &Workspace, tokens: usize) {
 
 #[test]
 fn one_row_of_one_label_trains() {
-    let workspace = with_rows([json!({ "prompt": "", "completion": "a" })].into_iter());
+    let workspace = with_rows([json!({ "prompt": "a", "completion": "b" })].into_iter());
     let run =
         workspace.train("run", &["micro_batch_size=1", "max_steps=2", "early_stopping={method: grades, tau: auto}"]);
     assert_eq!(run.summary.steps, 2);

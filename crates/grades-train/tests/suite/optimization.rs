@@ -10,7 +10,7 @@ use crate::runs::{Run, Workspace, relative_error, weights};
 fn lasting(run: &Run) -> Vec<serde_json::Value> {
     let mut metrics = run.metrics();
     for line in &mut metrics {
-        for key in ["seconds", "step_seconds", "monitor_seconds", "resident_bytes", "peak_bytes"] {
+        for key in ["seconds", "step_seconds", "monitor_seconds", "resident_bytes", "peak_bytes", "data_seconds"] {
             assert!(line.as_object_mut().unwrap().remove(key).is_some(), "{key}");
         }
     }

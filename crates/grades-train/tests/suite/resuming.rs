@@ -30,7 +30,7 @@ fn after(lines: Vec<Value>, step: u64) -> Vec<Value> {
         .filter(|line| line["step"].as_u64().unwrap() > step && line["event"] != "checkpoint")
         .collect();
     for line in &mut lines {
-        for key in ["seconds", "step_seconds", "monitor_seconds", "resident_bytes", "peak_bytes"] {
+        for key in ["seconds", "step_seconds", "monitor_seconds", "resident_bytes", "peak_bytes", "data_seconds"] {
             line.as_object_mut().unwrap().remove(key);
         }
     }

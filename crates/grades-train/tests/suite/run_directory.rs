@@ -80,6 +80,7 @@ fn a_run_leaves_its_whole_record() {
             "seconds",
             "step_seconds",
             "monitor_seconds",
+            "data_seconds",
             "frozen_units",
             "flops",
             "optimizer_bytes",
