@@ -1,7 +1,7 @@
 //! Every reader of files that others may have made, as a function of bytes.
 //!
 //! A reader may refuse its bytes; it may not panic, allocate what a file merely declares, or take long. The tests here feed each
-//! with mutations of files that are right (`tests/mutated.rs`), and `fuzz/` gives the same functions to libFuzzer.
+//! with mutations of files that are right (`tests/mutated/`), and `fuzz/` gives the same functions to libFuzzer.
 
 mod corpus;
 mod mutation;

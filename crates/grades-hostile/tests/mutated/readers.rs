@@ -1,4 +1,4 @@
-//! Every reader with damaged files: it may refuse them, and nothing else.
+//! How many damaged files each reader gets, and what it may do with them.
 //!
 //! `GRADES_FUZZ_RUNS` says how many files each reader gets, `GRADES_FUZZ_SEED` which, `GRADES_FUZZ_READER` gives them to one alone.
 
