@@ -8,31 +8,15 @@ use std::time::{Duration, Instant};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::Value;
 
 use crate::program::Workspace;
+use crate::records::logs;
 
 /// Begins a call that says nothing.
 fn begin(workspace: &Workspace, arguments: &[&str]) -> Child {
     let mut program = Command::new(env!("CARGO_BIN_EXE_grades"));
     program.args(arguments).current_dir(workspace.path(".")).env("HF_HUB_OFFLINE", "1");
     program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
-/// The logs of a run without what a clock, the system, or the place of the run says.
-fn logs(run: &Path) -> Vec<Value> {
-    let text =
-        ["metrics.jsonl", "signals.jsonl", "events.jsonl"].map(|name| fs::read_to_string(run.join(name)).unwrap());
-    let mut lines: Vec<Value> =
-        text.iter().flat_map(|log| log.lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
-    for line in &mut lines {
-        for key in
-            ["seconds", "step_seconds", "monitor_seconds", "resident_bytes", "peak_bytes", "path", "data_seconds"]
-        {
-            line.as_object_mut().unwrap().remove(key);
-        }
-    }
-    lines
 }
 
 #[track_caller]

@@ -22,6 +22,9 @@ mod program;
 #[cfg(test)]
 mod reading;
 #[cfg(test)]
+#[path = "../../../grades-train/tests/suite/records.rs"]
+mod records;
+#[cfg(test)]
 mod results;
 #[cfg(test)]
 mod sweep;

@@ -6,29 +6,13 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use grades_report::record::Summary;
 use grades_train::train::{Interrupt, TrainError, run_until};
-use serde_json::Value;
 
+use crate::records::logs;
 use crate::runs::{Workspace, exclusive};
 
 const AUTO: &str = "resume_from_checkpoint=auto";
 const OPTIONS: [&str; 4] =
     ["save_steps=2", "optimizer=adamw", "val_set_size=4", "early_stopping={method: grades, trace: true, tau: 1.0e-9}"];
-
-/// The lines of a run's logs without what a clock or the system says.
-fn logs(run: &Path) -> Vec<Value> {
-    let text =
-        ["metrics.jsonl", "signals.jsonl", "events.jsonl"].map(|name| fs::read_to_string(run.join(name)).unwrap());
-    let mut lines: Vec<Value> =
-        text.iter().flat_map(|log| log.lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
-    for line in &mut lines {
-        for key in
-            ["seconds", "step_seconds", "monitor_seconds", "resident_bytes", "peak_bytes", "path", "data_seconds"]
-        {
-            line.as_object_mut().unwrap().remove(key);
-        }
-    }
-    lines
-}
 
 fn model(summary: &Summary) -> Vec<u8> {
     fs::read(summary.model_dir.join("model.safetensors")).unwrap()

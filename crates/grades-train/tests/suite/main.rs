@@ -52,6 +52,8 @@ mod pictures;
 #[cfg(test)]
 mod prefix_cache;
 #[cfg(test)]
+mod records;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod resuming;

@@ -4,13 +4,14 @@ use std::fs;
 
 use grades::StopReason;
 
+use crate::records::CLOCKED;
 use crate::runs::{Run, Workspace, relative_error, weights};
 
 /// The metrics without what a clock or the system says.
 fn lasting(run: &Run) -> Vec<serde_json::Value> {
     let mut metrics = run.metrics();
     for line in &mut metrics {
-        for key in ["seconds", "step_seconds", "monitor_seconds", "resident_bytes", "peak_bytes", "data_seconds"] {
+        for key in CLOCKED {
             assert!(line.as_object_mut().unwrap().remove(key).is_some(), "{key}");
         }
     }

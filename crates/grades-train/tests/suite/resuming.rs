@@ -7,6 +7,7 @@ use grades_report::record::Summary;
 use grades_train::train::common_steps;
 use serde_json::Value;
 
+use crate::records::without_clocks;
 use crate::runs::{Run, Workspace};
 
 /// Methods whose memory differs: thresholds on each signal, averages, arrays of their own, the best weights.
@@ -29,11 +30,7 @@ fn after(lines: Vec<Value>, step: u64) -> Vec<Value> {
         .into_iter()
         .filter(|line| line["step"].as_u64().unwrap() > step && line["event"] != "checkpoint")
         .collect();
-    for line in &mut lines {
-        for key in ["seconds", "step_seconds", "monitor_seconds", "resident_bytes", "peak_bytes", "data_seconds"] {
-            line.as_object_mut().unwrap().remove(key);
-        }
-    }
+    without_clocks(&mut lines);
     lines
 }
 
