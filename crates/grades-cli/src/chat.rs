@@ -4,13 +4,14 @@ use std::io::{self, BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use grades_models::sampling::{Sampler, SamplingOptions};
+use grades_models::sampling::Sampler;
 use grades_train::chat::Chat;
 use grades_train::config::Precision;
 use grades_train::data::Picture;
 use grades_train::loaded::{Loaded, Loading};
 use serde_json::{Value, json};
 
+use crate::draws::Draws;
 use crate::output;
 use crate::parts::Parts;
 
@@ -44,18 +45,8 @@ pub(crate) struct Args {
     /// Most tokens of an answer.
     #[arg(long, default_value_t = 512)]
     max_new_tokens: usize,
-    /// Randomness: 0 takes the most likely token, 1 follows the model's probabilities.
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f32,
-    /// Draw only from the most likely tokens that together have this probability.
-    #[arg(long, default_value_t = 1.0)]
-    top_p: f32,
-    /// Draw only from this many of the most likely tokens; 0 for all.
-    #[arg(long, default_value_t = 0)]
-    top_k: usize,
-    /// Seed of the draws.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    draws: Draws,
     /// Numbers of the matrix products: auto (bf16 where the processor has them), f32 or bf16.
     #[arg(long, default_value = "f32")]
     precision: Precision,
@@ -95,12 +86,7 @@ impl<'a> Line<'a> {
 
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
-        let mut sampler = Sampler::new(SamplingOptions {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            seed: self.seed,
-        })?;
+        let mut sampler = self.draws.sampler()?;
         let parts = Parts::of(&self.source, self.base.as_deref())?;
         let options = Loading {
             adapter: parts.adapter.as_deref(),

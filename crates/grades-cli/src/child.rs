@@ -25,7 +25,7 @@ pub(crate) fn worker(threads: Option<NonZeroUsize>) -> impl FnMut(&Job) -> Resul
     let interrupt = signals::interrupt().map_err(|error| error.to_string());
     move |job| {
         let interrupt = interrupt.clone()?;
-        interrupt.at_once().store(false, SeqCst);
+        interrupt.begin();
         output::log(&format!("  {job}"));
         let mut command = Command::new(program()?);
         command.args(arguments(job)).arg("--end-with-stdin");
@@ -50,12 +50,11 @@ pub(crate) fn worker(threads: Option<NonZeroUsize>) -> impl FnMut(&Job) -> Resul
         }
         let status = child.wait().map_err(|error| format!("the process cannot be waited for ({error})"))?;
         ended.store(true, SeqCst);
-        let signal = interrupt.signal().load(SeqCst);
-        if signal != 0 {
+        if let Some(signal) = interrupt.heard() {
             output::log("interrupted; the same call goes on");
-            std::process::exit(signals::status(signal as i32));
+            std::process::exit(signals::status(signal));
         }
-        interrupt.at_once().store(true, SeqCst);
+        interrupt.end();
         if status.success() {
             return Ok(());
         }
@@ -66,7 +65,7 @@ pub(crate) fn worker(threads: Option<NonZeroUsize>) -> impl FnMut(&Job) -> Resul
 /// Closes a process's standard input when a signal is heard, which it takes for its end.
 fn end_when_heard(interrupt: Interrupt, stdin: Option<ChildStdin>, ended: Arc<AtomicBool>) {
     thread::spawn(move || {
-        while interrupt.signal().load(SeqCst) == 0 && !ended.load(SeqCst) {
+        while interrupt.heard().is_none() && !ended.load(SeqCst) {
             thread::sleep(Duration::from_millis(50));
         }
         drop(stdin);

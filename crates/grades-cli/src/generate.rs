@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use grades_models::generate::{Generated, Limits, generate, generate_each};
-use grades_models::sampling::{Sampler, SamplingOptions};
 use grades_models::template::ChatTemplate;
 use grades_models::tokenizer::Around;
 use grades_train::config::Precision;
@@ -14,6 +13,7 @@ use grades_train::data::{Encode, MARKER, Picture, Tokenized, prompt};
 use grades_train::loaded::{Loaded, Loading};
 use serde_json::json;
 
+use crate::draws::Draws;
 use crate::output;
 
 /// Continue a text, or answer a question about pictures.
@@ -48,18 +48,8 @@ pub(crate) struct Args {
     /// Most tokens to write.
     #[arg(long, default_value_t = 64, visible_alias = "max-tokens")]
     max_new_tokens: usize,
-    /// Randomness: 0 takes the most likely token, 1 follows the model's probabilities.
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f32,
-    /// Draw only from the most likely tokens that together have this probability.
-    #[arg(long, default_value_t = 1.0)]
-    top_p: f32,
-    /// Draw only from this many of the most likely tokens; 0 for all.
-    #[arg(long, default_value_t = 0)]
-    top_k: usize,
-    /// Seed of the draws.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    draws: Draws,
 }
 
 impl Args {
@@ -77,12 +67,7 @@ impl Args {
             ChatTemplate::of(&loaded.tokenizer).context("the model has no chat template; leave --chat out")??;
         }
         let limits = Limits { max_new_tokens: self.max_new_tokens, stop: loaded.ends(chat)? };
-        let sampler = Sampler::new(SamplingOptions {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            seed: self.seed,
-        })?;
+        let sampler = self.draws.sampler()?;
         let encoder = loaded.encoder();
         let tokens = |(text, pictures): (&String, Vec<Picture>)| -> anyhow::Result<Tokenized> {
             if !chat {

@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod child;
 mod compare;
+mod draws;
 mod eval;
 mod export;
 mod generate;

@@ -30,17 +30,18 @@ impl Interrupt {
     }
 
     /// From here on a signal waits for the end of a step.
-    pub(super) fn begin(&self) {
+    pub fn begin(&self) {
         self.at_once.store(false, SeqCst);
     }
 
     /// From here on a signal ends the program at once, as before.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         self.at_once.store(true, SeqCst);
     }
 
     /// The signal that was heard.
-    pub(super) fn heard(&self) -> Option<i32> {
+    #[must_use]
+    pub fn heard(&self) -> Option<i32> {
         i32::try_from(self.signal.load(SeqCst)).ok().filter(|signal| *signal != 0)
     }
 }
