@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::encode::Tokenized;
-use super::packing::{Packing, first_fit, first_fit_of_pictures};
+use super::packing::{Packing, Size, first_fit};
 use super::placed::Placed;
 
 /// A micro-batch: samples one after the other, without padding. All vectors but `segments`, `samples` and `pictures` are
@@ -204,15 +204,9 @@ fn rows(samples: &[Tokenized], order: &[usize], packing: Option<Packing>) -> Vec
     match packing {
         None => order.iter().map(|sample| vec![*sample]).collect(),
         Some(packing) => {
-            let lengths: Vec<usize> = order.iter().map(|sample| input_len(&samples[*sample])).collect();
-            let rows = match packing.pictures {
-                usize::MAX => first_fit(&lengths, packing.tokens),
-                _ => {
-                    let pictures = order.iter().map(|sample| samples[*sample].pictures.iter().map(Placed::tiles).sum());
-                    let sizes: Vec<(usize, usize)> = lengths.iter().copied().zip(pictures).collect();
-                    first_fit_of_pictures(&sizes, packing)
-                }
-            };
+            let size = |sample: &Tokenized| (input_len(sample), sample.pictures.iter().map(Placed::tiles).sum());
+            let sizes: Vec<Size> = order.iter().map(|sample| size(&samples[*sample])).collect();
+            let rows = first_fit(&sizes, packing);
             rows.into_iter().map(|row| row.into_iter().map(|item| order[item]).collect()).collect()
         }
     }
