@@ -90,8 +90,8 @@ fn steps(run: &Path) -> Vec<usize> {
 /// The latest checkpoint of a run directory, up to the step `most`, whose files are those that were written. A warning tells of
 /// each later one that is damaged.
 pub fn latest(run: &Path, most: usize) -> Option<PathBuf> {
-    let folders = steps(run).into_iter().filter(|step| *step <= most).map(|step| folder(run, step));
-    folders.into_iter().find(|folder| match grades_fs::verify(folder) {
+    let mut folders = steps(run).into_iter().filter(|step| *step <= most).map(|step| folder(run, step));
+    folders.find(|folder| match grades_fs::verify(folder) {
         Ok(()) => true,
         Err(damage) => {
             log::warn!("{}: this checkpoint is passed over, as {damage}", folder.display());

@@ -96,7 +96,7 @@ impl Ledger {
     /// The mean loss of the steps, as transformers' `training_loss`.
     #[must_use]
     pub fn mean_loss(&self) -> f64 {
-        self.loss_sum.0 / (self.steps - self.skipped_steps.min(self.steps)).max(1) as f64
+        self.loss_sum.0 / self.steps.saturating_sub(self.skipped_steps).max(1) as f64
     }
 }
 
@@ -114,5 +114,36 @@ impl From<u64> for Exact {
 impl From<Exact> for u64 {
     fn from(Exact(number): Exact) -> Self {
         number.to_bits()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_a_spike_where_it_lies_far_above_those_before() {
+        // Losses of 2 ± 0.1 in turn: deviations of 0.1 around a mean near 2, so that 2.5 is within six of them and 2.8 is not.
+        let after = |losses: usize, loss: f64| {
+            let mut ledger = Ledger::default();
+            for n in 0..losses {
+                let usual = if n % 2 == 0 { 1.9 } else { 2.1 };
+                assert_eq!(ledger.spike(usual), None, "{n}");
+            }
+            ledger.spike(loss)
+        };
+        assert_eq!(after(200, 2.5), None);
+        let usual = after(200, 2.8).unwrap();
+        assert!((usual - 2.0).abs() < 0.02, "{usual}");
+        // A fall is none, and of the first losses nothing is known.
+        assert_eq!(after(200, -5.0), None);
+        assert_eq!((after(19, 9.0), after(20, 9.0).is_some()), (None, true));
+    }
+
+    #[test]
+    fn a_step_that_was_passed_over_has_no_part_in_the_mean() {
+        let mut ledger = Ledger { steps: 3, loss_sum: Exact(5.0), ..Ledger::default() };
+        ledger.pass_over(2);
+        assert_eq!((ledger.mean_loss(), ledger.passed_over), (2.5, Some(2)));
     }
 }

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 
+use grades_models::Decoder;
+use grades_tensor::Tensor;
 use half::bf16;
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +96,12 @@ impl At {
             Self::File(stored) => stored.bytes,
         }
     }
+}
+
+/// Values of a device's memory as rows of that width.
+pub(super) fn rows(model: &Decoder, values: Vec<f32>, width: usize) -> Tensor {
+    let rows = values.len() / width.max(1);
+    model.device().from_host(values, [rows, width])
 }
 
 /// What is asked for, and how it is computed.

@@ -7,7 +7,7 @@ use std::path::Path;
 use grades_models::Decoder;
 use grades_models::model::Prefix;
 
-use super::outputs::{Home, Options, Outputs, Source};
+use super::outputs::{Home, Options, Outputs, Source, rows};
 use crate::data::Batch;
 
 /// The samples that an index counts in.
@@ -46,9 +46,7 @@ impl Source for Segments<'_> {
 
     fn run(&mut self, items: &[usize], known: usize, values: Vec<f32>, layers: usize) -> Result<Vec<f32>, Infallible> {
         let width = self.model.sizes().hidden_size;
-        let rows = values.len() / width.max(1);
-        let from =
-            (known > 0).then(|| Prefix { output: self.model.device().from_host(values, [rows, width]), layers: known });
+        let from = (known > 0).then(|| Prefix { output: rows(self.model, values, width), layers: known });
         Ok(self.model.prefix(&self.batch.inputs_of(items), from, layers).output.to_host().into_owned())
     }
 }
@@ -93,9 +91,7 @@ impl PrefixCache {
         let keys: Vec<u128> =
             batch.samples.iter().map(|&sample| u128::from(set == Set::Train) << 64 | sample as u128).collect();
         let Ok(outputs) = self.outputs.of(&keys, keep, &mut Segments { model, batch });
-        let (width, mut all) = (model.sizes().hidden_size, Vec::with_capacity(batch.ids.len()));
-        outputs.iter().for_each(|output| all.extend_from_slice(output));
-        Some(Prefix { output: model.device().from_host(all, [batch.ids.len(), width]), layers })
+        Some(Prefix { output: rows(model, outputs.concat(), model.sizes().hidden_size), layers })
     }
 }
 

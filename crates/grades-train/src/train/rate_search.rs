@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use grades::Wants;
 use grades_report::record::RunEvent;
-use grades_tensor::{Tensor, executed};
+use grades_tensor::executed;
 
 use super::error::TrainError;
 use super::ledger::Exact;
@@ -22,7 +22,7 @@ use super::optimizer::Optimizer;
 use super::optimizer_state::Rates;
 use super::options::TrainOptions;
 use super::reading::Reader;
-use super::state::TrainState;
+use super::state::{TrainState, own_values, put_back};
 use super::step::{self, Drawn, Pass, Read};
 use crate::data::{Batch, Loader};
 
@@ -77,18 +77,11 @@ fn try_rates(
     options: &TrainOptions,
     first: f64,
 ) -> Result<Vec<Tried>, TrainError> {
-    let own = |parameter: &grades_models::parameters::Parameter| {
-        (!parameter.is_base()).then(|| parameter.value.device().copy(&parameter.value))
-    };
-    let initial: Vec<Option<Tensor>> = state.model.parameters().iter().map(own).collect();
+    let initial = own_values(&state.model);
     let batches: Vec<Vec<Batch>> = (0..=UPDATES).map(|step| loader.step(step)).collect();
     climb(first, |rate| {
         let gained = gained(state, &batches, reader, options, rate);
-        for (parameter, value) in state.model.parameters_mut().iter_mut().zip(&initial) {
-            if let Some(value) = value {
-                parameter.value = value.device().copy(value);
-            }
-        }
+        put_back(&mut state.model, &initial);
         gained
     })
 }

@@ -58,21 +58,13 @@ impl TrainState {
         let average = self.average.as_mut().filter(|_| decision.stop.is_none());
         self.freezing.apply(decision, &mut self.model, &mut self.optimizer, average)?;
         if decision.save_best {
-            // What lies under adapters never changes.
-            let own = |parameter: &grades_models::parameters::Parameter| {
-                (!parameter.is_base()).then(|| parameter.value.device().copy(&parameter.value))
-            };
-            self.best = Some(self.model.parameters().iter().map(own).collect());
+            self.best = Some(own_values(&self.model));
         }
         if decision.restore_best
             && let Some(best) = self.best.take()
         {
             self.average = None;
-            for (parameter, best) in self.model.parameters_mut().iter_mut().zip(best) {
-                if let Some(best) = best {
-                    parameter.value = best;
-                }
-            }
+            put_back(&mut self.model, &best);
         }
         Ok(())
     }
@@ -99,6 +91,21 @@ impl TrainState {
         let best: usize = self.best.iter().flatten().flatten().map(Tensor::bytes).sum();
         let average = self.average.as_ref().map_or(0, Average::bytes);
         self.freezing.bytes() + self.policy.cost().bytes + best as u64 + average
+    }
+}
+
+/// The values of the parameters, in their order, but for what lies under adapters and never changes. Nothing is copied until one
+/// of them changes.
+pub(super) fn own_values(model: &Decoder) -> Vec<Option<Tensor>> {
+    model.parameters().iter().map(|parameter| (!parameter.is_base()).then(|| parameter.value.clone())).collect()
+}
+
+/// Gives the parameters such values again.
+pub(super) fn put_back(model: &mut Decoder, values: &[Option<Tensor>]) {
+    for (parameter, value) in model.parameters_mut().iter_mut().zip(values) {
+        if let Some(value) = value {
+            parameter.value = value.clone();
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use grades_models::nn::Grid;
 use twox_hash::XxHash3_128;
 
 use super::error::TrainError;
-use super::outputs::{Home, Options, Outputs, Place, Source};
+use super::outputs::{Home, Options, Outputs, Place, Source, rows};
 use crate::data::{DataError, Picture, Placed, Vision};
 
 /// What the outputs of a file's begin with: a file of another version is not read.
@@ -108,8 +108,7 @@ impl VisionCache {
         let outputs = self.outputs.of(&keys, true, &mut source)?;
         let width = source.width(layers);
         let all: Vec<f32> = places.iter().flat_map(|&at| &outputs[at]).copied().collect();
-        let rows = all.len() / width.max(1);
-        let output = model.device().from_host(all, [rows, width]);
+        let output = rows(model, all, width);
         let grids = places.iter().flat_map(|&at| &grids[at]).copied().collect();
         Ok(tower.pictures_above(Prefix { output, layers }, grids)?)
     }
@@ -185,8 +184,7 @@ impl Source for Below<'_, '_> {
             }
             _ => {
                 let (width, grids) = (self.width(known), items.iter().flat_map(|&item| &self.grids[item]));
-                let rows = values.len() / width.max(1);
-                let output = self.model.device().from_host(values, [rows, width]);
+                let output = rows(self.model, values, width);
                 self.tower.pictures_above(Prefix { output, layers: known }, grids.copied().collect())?
             }
         };
@@ -234,6 +232,5 @@ pub(super) fn of_pixels((model, tower): (&Decoder, &Tower), pixels: &[Pixels]) -
             }
         }
     }
-    let rows = values.len() / width.max(1);
-    Ok(tower.pictures(model.device().from_host(values, [rows, width]), grids)?)
+    Ok(tower.pictures(rows(model, values, width), grids)?)
 }
