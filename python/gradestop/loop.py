@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from . import _core, distributed, measure
+from .companions import Companions
 from .config import GradESConfig
 from .freezing import Freezing
+from .measure import Measured
 from .record import Record
-from .units import Part, Unit, clean, find_units
+from .units import Part, Unit, find_units, local
 
 __all__ = ["GradES"]
 
@@ -93,7 +95,7 @@ class GradES:
         if freeze_every is None:
             freeze_every = 20 if self.compiled or self.group.ddp is not None else 1
         self.freezing = Freezing(self.optimizer, max(1, freeze_every))
-        self._companions = _Companions(model, self.units)
+        self._companions = Companions(model, self.units)
         #: By parameter the ranges of its rows that are matrices of their own.
         self._ranges: dict[nn.Parameter, list[Part]] = {}
         for unit in self.units:
@@ -113,8 +115,8 @@ class GradES:
         #: By parameter the learning rate of the last step and the number of updates it has had.
         self._last: dict[nn.Parameter, tuple[float, int]] = {}
         self._best: dict[str, Tensor] = {}
-        self._measured: _Measured | None = None
-        self._waiting: tuple[int, Any, _Measured] | None = None
+        self._measured: Measured | None = None
+        self._waiting: tuple[int, Any, Measured] | None = None
         self._before: list[tuple[nn.Parameter, Tensor, float]] = []
         self._seconds = time.perf_counter()
         #: Seconds spent here, in all.
@@ -126,7 +128,7 @@ class GradES:
         self._apply(self.policy.in_force())
         wants = self.policy.wants(0)
         if not wants.idle:
-            self._end_of_step(0, wants, _Measured())
+            self._end_of_step(0, wants, Measured())
 
     # What is known
 
@@ -189,14 +191,14 @@ class GradES:
         return units
 
     @torch.no_grad()
-    def _measure(self, step: int, max_norm: float | None = None) -> "_Measured":
+    def _measure(self, step: int, max_norm: float | None = None) -> Measured:
         """One look at all gradients, and one read from the device."""
         if self._measured is not None:
             return self._measured
         clock = time.perf_counter()
         self.freezing.before_measuring()
         wants = self.policy.wants(step)
-        measured = self._measured = _Measured()
+        measured = self._measured = Measured()
         scalars: list[Tensor] = []
         keys: list[tuple[str, Any]] = []
 
@@ -300,7 +302,7 @@ class GradES:
                 slowed.extend((p, p.detach().clone(), factor) for p in of if p.grad is not None)
         return slowed
 
-    def _observation(self, wants: Any, measured: "_Measured", validation_loss: float | None = None) -> dict[str, Any]:
+    def _observation(self, wants: Any, measured: Measured, validation_loss: float | None = None) -> dict[str, Any]:
         measurements, gradients, weights = [], [], []
         for unit, parts in self._training():
             keys = [key for key, _ in parts]
@@ -317,7 +319,7 @@ class GradES:
             measurements=measurements, gradients=gradients, weights=weights, validation_loss=validation_loss, seconds=seconds
         )
 
-    def _decide(self, step: int, observation: dict[str, Any], measured: "_Measured") -> None:
+    def _decide(self, step: int, observation: dict[str, Any], measured: Measured) -> None:
         decision = self.policy.observe(step, **observation)
         self._apply(decision)
         self.record.decision(decision)
@@ -399,7 +401,7 @@ class GradES:
         made = self.optimizer.state.get(parameter, {}).get("step", 1)
         return int(made.item()) if isinstance(made, Tensor) else int(made)
 
-    def _observe_gains(self, step: int, measured: "_Measured") -> None:
+    def _observe_gains(self, step: int, measured: Measured) -> None:
         if not measured.gains:
             return
         units, of_units = [], set()
@@ -419,7 +421,7 @@ class GradES:
         return {(part.parameter, part.start) for part in parts if self.freezing.is_frozen(part)}
 
     @torch.no_grad()
-    def _end_of_step(self, step: int, wants: Any, measured: "_Measured") -> None:
+    def _end_of_step(self, step: int, wants: Any, measured: Measured) -> None:
         if wants.measure_weights:
             self._measure_weights(wants.norm, measured)
         if wants.after_update:
@@ -449,14 +451,14 @@ class GradES:
         (step, wants, measured), self._waiting = self._waiting, None
         self._decide(step, self._observation(wants, measured, float(loss)), measured)
 
-    def _measure_weights(self, norm: str, measured: "_Measured") -> None:
+    def _measure_weights(self, norm: str, measured: Measured) -> None:
         kept = [(key, part) for _, parts in self._training() for key, part in parts if key in self._weights]
         pairs = [measure.Pair(part.of(part.parameter.detach()), self._weights[key]) for key, part in kept]
         if pairs:
             values = self.group.sum(torch.stack(measure.changes(pairs, norm))).tolist()
             measured.weights.update((key, measure.finish(value, norm)) for (key, _), value in zip(kept, values))
 
-    def _keep(self, wants: Any, measured: "_Measured") -> None:
+    def _keep(self, wants: Any, measured: Measured) -> None:
         """Takes the gradients' own buffers; copies only where these are DDP's."""
         kept: dict[str, Tensor] = {}
         shared = self.group.ddp is not None and self.group.ddp.gradient_as_bucket_view
@@ -486,11 +488,11 @@ class GradES:
             "stopped_by": self.stopped_by,
             "policy": policy,
             "buffers": {name: torch.frombuffer(bytearray(data), dtype=torch.float32) for name, data in buffers.items()},
-            "kept": {key: _whole(tensor).clone() for key, tensor in self._kept.items()},
+            "kept": {key: local(tensor).clone() for key, tensor in self._kept.items()},
             "kept_norms": dict(self._kept_norms),
             "kept_scale": self._kept_scale,
-            "weights": {key: _whole(tensor).clone() for key, tensor in self._weights.items()},
-            "best": {name: _whole(tensor) for name, tensor in self._best.items()},
+            "weights": {key: local(tensor).clone() for key, tensor in self._weights.items()},
+            "best": {name: local(tensor) for name, tensor in self._best.items()},
             "last": {name: self._last[p] for name, p in self.model.named_parameters() if p in self._last},
             "record": self.record.state(),
         }
@@ -528,71 +530,6 @@ class GradES:
         self._settle(force=True)
         self._kept.clear(), self._weights.clear(), self._best.clear()
         self.optimizer._gradestop = None
-
-
-class _Measured:
-    """What was measured in a step."""
-
-    def __init__(self) -> None:
-        self.norms: dict[str, float] = {}
-        self.changes: dict[str, float] = {}
-        self.weights: dict[str, float] = {}
-        #: By parameter and the first row of its range.
-        self.gains: dict[tuple[nn.Parameter, int], float] = {}
-        #: The Frobenius norm of all gradients, where it was asked for.
-        self.total = 0.0
-        #: What all gradients were multiplied by since.
-        self.scale = 1.0
-
-    def of(self, key: str, before: dict[str, float]) -> tuple[float | None, float | None, float | None, float | None]:
-        change = self.changes.get(key)
-        return self.norms.get(key), before.get(key) if change is not None else None, change, self.weights.get(key)
-
-
-class _Companions:
-    """What trains beside the matrices: norms by layer, and embeddings."""
-
-    def __init__(self, model: nn.Module, units: list[Unit]) -> None:
-        self._of_layer: dict[tuple[str, int], str] = {}
-        for unit in units:
-            tower, layer, _ = unit.name.split(".", 2)
-            if unit.layer_path is not None:
-                self._of_layer.setdefault((tower, int(layer)), unit.layer_path)
-        self._model = model
-        self._of_units = {part.parameter for unit in units for part in (*unit.parts, *unit.others)}
-        self._embedding = self._embeddings(model)
-        towers = dict.fromkeys(tower for tower, _ in self._of_layer)
-        #: Every layer, and what comes before the layers of a tower, as (tower, layer or ``None``).
-        self.layers: list[tuple[str, int | None]] = [*self._of_layer, *((tower, None) for tower in towers)]
-
-    @staticmethod
-    def _embeddings(model: nn.Module) -> nn.Parameter | None:
-        of = getattr(model, "get_input_embeddings", None)
-        head = getattr(model, "get_output_embeddings", lambda: None)
-        try:
-            embedding, head = (of() if of else None), head()
-        except (NotImplementedError, AttributeError):
-            return None
-        weight = getattr(embedding, "weight", None)
-        # Tied to the head it trains on there.
-        return None if weight is getattr(head, "weight", None) else weight
-
-    def parameters(self, tower: str, layer: int | None) -> list[nn.Parameter]:
-        """All parameters of a layer, or of what comes before the layers."""
-        if layer is None:
-            return [self._embedding] if tower == "language" and self._embedding is not None else []
-        path = self._of_layer.get((tower, layer))
-        named = ((clean(name), parameter) for name, parameter in self._model.named_parameters())
-        return [parameter for name, parameter in named if path is not None and name.startswith(f"{path}.")]
-
-    def of(self, kind: str, tower: str, layer: int | None) -> list[Part]:
-        """The tensors of a companion."""
-        parameters = self.parameters(tower, layer if kind == "norms" else None)
-        return [Part(kind, p) for p in parameters if p not in self._of_units and p.requires_grad]
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return (tensor.to_local() if hasattr(tensor, "to_local") else tensor).detach()
 
 
 def _like(tensor: Tensor, part: Part) -> Tensor:

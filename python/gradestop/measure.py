@@ -10,16 +10,35 @@ from dataclasses import dataclass
 from typing import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .units import local
 
-__all__ = ["Pair", "Update", "changes", "gains", "norms", "squares"]
+__all__ = ["Measured", "Pair", "Update", "changes", "gains", "norms", "squares"]
 
 #: Elements of the lists that temporary copies are made of at once: 256 MB of f32.
 _AT_ONCE = 1 << 26
 
 _MATRIX_NORMS = {"spectral": 2, "inf": float("inf"), "one": 1}
+
+
+class Measured:
+    """What was measured in a step."""
+
+    def __init__(self) -> None:
+        self.norms: dict[str, float] = {}
+        self.changes: dict[str, float] = {}
+        self.weights: dict[str, float] = {}
+        #: By parameter and the first row of its range.
+        self.gains: dict[tuple[nn.Parameter, int], float] = {}
+        #: The Frobenius norm of all gradients, where it was asked for.
+        self.total = 0.0
+        #: What all gradients were multiplied by since.
+        self.scale = 1.0
+
+    def of(self, key: str, before: dict[str, float]) -> tuple[float | None, float | None, float | None, float | None]:
+        change = self.changes.get(key)
+        return self.norms.get(key), before.get(key) if change is not None else None, change, self.weights.get(key)
 
 
 @dataclass(frozen=True)
