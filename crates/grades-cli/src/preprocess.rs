@@ -126,10 +126,7 @@ fn html(preview: &Preview, config: &str) -> String {
         lengths.row([Cell::text(of), Cell::count(count as u64), Cell::text(bar)]);
     }
     body.push_str(&lengths.html());
-    if !preview.shown.is_empty() {
-        body.push_str("<h2>Samples</h2>\n<p>What has a loss is marked and stands in brackets.</p>\n");
-        body.push_str(&samples::html(&preview.shown));
-    }
+    body.push_str(&samples::html("Samples", &preview.shown));
     page::page(&format!("{config} · GradES"), &body, None)
 }
 

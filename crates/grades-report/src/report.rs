@@ -66,10 +66,9 @@ pub fn html(runs: &[Run], refresh: Option<u64>) -> String {
     }
     let note = "A matrix that froze at a step makes the next one cheaper.";
     group(&mut body, "Time, memory and arithmetic", note, &cost(runs));
-    for run in runs.iter().filter(|run| !run.samples.is_empty()) {
-        let of = if runs.len() > 1 { format!(" of {}", escape(&run.name)) } else { String::new() };
-        let _ = writeln!(body, "<h2>Samples{of}</h2>\n<p>What has a loss is marked and stands in brackets.</p>");
-        body.push_str(&samples::html(&run.samples));
+    for run in runs {
+        let of = if runs.len() > 1 { format!(" of {}", run.name) } else { String::new() };
+        body.push_str(&samples::html(&format!("Samples{of}"), &run.samples));
     }
     body.push_str("<h2>Events and configuration</h2>\n");
     for run in runs {

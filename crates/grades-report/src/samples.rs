@@ -5,10 +5,15 @@ use std::fmt::Write as _;
 use crate::page::escape;
 use crate::record::{Piece, ShownSample};
 
-/// Samples one below the other, numbered from 1.
+/// Samples under a heading of plain text, one below the other, numbered from 1; nothing where there are none.
 #[must_use]
-pub fn html(samples: &[ShownSample]) -> String {
+pub fn html(heading: &str, samples: &[ShownSample]) -> String {
     let mut html = String::new();
+    if samples.is_empty() {
+        return html;
+    }
+    let heading = escape(heading);
+    let _ = writeln!(html, "<h2>{heading}</h2>\n<p>What has a loss is marked and stands in brackets.</p>");
     for (number, sample) in (1..).zip(samples) {
         let ShownSample { tokens, learnt, pieces, pictures } = sample;
         let _ = writeln!(html, "<section class=\"sample\"><h3>Sample {number}: {tokens} tokens, {learnt} learnt</h3>");
@@ -48,7 +53,7 @@ mod tests {
             ],
             pictures: vec!["aGk=".into(), "\"><script>".into()],
         };
-        let html = html(&[sample]);
+        let html = html("Samples", &[sample]);
         assert!(html.contains("9 tokens, 2 learnt") && html.contains("picture 1: 4 tokens"), "{html}");
         assert!(html.contains("&lt;b&gt;what?<mark>[a &lt;i&gt;box]</mark>"), "{html}");
         assert!(html.contains("data:image/png;base64,aGk=") && !html.contains("script"), "{html}");

@@ -33,38 +33,40 @@ pub(crate) const PATCHES_JOINED: &str = "visual.patch_embed.proj.weight";
 pub(crate) const QKV: [&str; 3] = ["attn_q", "attn_k", "attn_v"];
 /// That one.
 pub(crate) const QKV_JOINED: &str = "attn.qkv";
+/// What the names of tensors in layers begin with: in a file, and in a checkpoint. The same of the tables below.
+const LAYERS: [&str; 2] = ["v.blk.", "visual.blocks."];
 /// Outside layers.
-const OUTSIDE: [(&str, &str); 3] =
-    [("v.post_ln", "visual.merger.ln_q"), ("mm.0", "visual.merger.mlp.0"), ("mm.2", "visual.merger.mlp.2")];
+const OUTSIDE: [[&str; 2]; 3] =
+    [["v.post_ln", "visual.merger.ln_q"], ["mm.0", "visual.merger.mlp.0"], ["mm.2", "visual.merger.mlp.2"]];
 /// In a layer.
-const INSIDE: [(&str, &str); 6] = [
-    ("ln1", "norm1"),
-    ("ln2", "norm2"),
-    ("attn_out", "attn.proj"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
+const INSIDE: [[&str; 2]; 6] = [
+    ["ln1", "norm1"],
+    ["ln2", "norm2"],
+    ["attn_out", "attn.proj"],
+    ["ffn_gate", "mlp.gate_proj"],
+    ["ffn_up", "mlp.up_proj"],
+    ["ffn_down", "mlp.down_proj"],
 ];
 
 /// The name in a file of a tensor of a checkpoint that is one in both.
 pub(crate) fn from_hugging_face(name: &str) -> Option<String> {
-    let (stem, suffix) = name.rsplit_once('.')?;
-    if let Some((gguf, _)) = OUTSIDE.iter().find(|(_, theirs)| *theirs == stem) {
-        return Some(format!("{gguf}.{suffix}"));
-    }
-    let (layer, part) = stem.strip_prefix("visual.blocks.")?.split_once('.')?;
-    let (gguf, _) = INSIDE.iter().find(|(_, theirs)| *theirs == part)?;
-    Some(format!("v.blk.{layer}.{gguf}.{suffix}"))
+    renamed(name, 1, 0)
 }
 
 fn to_hugging_face(name: &str) -> Option<String> {
+    renamed(name, 0, 1)
+}
+
+/// A name of the side `from` of the tables as the side `to` has it.
+fn renamed(name: &str, from: usize, to: usize) -> Option<String> {
+    let other =
+        |table: &[[&'static str; 2]], part: &str| table.iter().find(|pair| pair[from] == part).map(|pair| pair[to]);
     let (stem, suffix) = name.rsplit_once('.')?;
-    if let Some((_, theirs)) = OUTSIDE.iter().find(|(gguf, _)| *gguf == stem) {
-        return Some(format!("{theirs}.{suffix}"));
+    if let Some(other) = other(&OUTSIDE, stem) {
+        return Some(format!("{other}.{suffix}"));
     }
-    let (layer, part) = stem.strip_prefix("v.blk.")?.split_once('.')?;
-    let (_, theirs) = INSIDE.iter().find(|(gguf, _)| *gguf == part)?;
-    Some(format!("visual.blocks.{layer}.{theirs}.{suffix}"))
+    let (layer, part) = stem.strip_prefix(LAYERS[from])?.split_once('.')?;
+    Some(format!("{}{layer}.{}.{suffix}", LAYERS[to], other(&INSIDE, part)?))
 }
 
 /// What a file holds.
