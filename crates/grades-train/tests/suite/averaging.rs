@@ -6,8 +6,8 @@ use crate::runs::{Workspace, weights as weights_in};
 
 type Weights = BTreeMap<String, Vec<f32>>;
 
-/// Five steps an epoch; the average begins after a warm-up of one step and takes every second.
-const OPTIONS: [&str; 3] = ["max_steps=9", "warmup_steps=1", "save_steps=1"];
+/// Five steps an epoch; the average begins after a warm-up of one step and takes every fourth.
+const OPTIONS: [&str; 3] = ["max_steps=17", "warmup_steps=1", "save_steps=1"];
 
 /// Σ weight · values over some checkpoints, over Σ weight.
 fn mean(of: &[(f64, Weights)]) -> BTreeMap<String, Vec<f64>> {
@@ -26,8 +26,8 @@ fn a_run_ends_with_the_average_of_the_steps_after_the_warm_up() {
     // An average changes nothing of the run itself.
     assert_eq!(polynomial.metric("/loss"), plain.metric("/loss"));
     let after = |step: usize| weights_in(&plain.path.join(format!("checkpoints/step-{step:06}/weights.safetensors")));
-    // Steps 3, 5 and 7; the last, 9, has no checkpoint but the model.
-    let values = [after(3), after(5), after(7), plain.weights()];
+    // Steps 5, 9 and 13; the last, 17, has no checkpoint but the model.
+    let values = [after(5), after(9), after(13), plain.weights()];
     // n (n + 1) / 2 of the n-th, which grows as n².
     let by_power = values.iter().zip([1.0, 3.0, 6.0, 10.0]).map(|(w, weight)| (weight, w.clone())).collect::<Vec<_>>();
     let by_age = values.iter().zip([0.421_875, 0.562_5, 0.75, 1.0]).map(|(w, weight)| (weight, w.clone()));
@@ -39,7 +39,7 @@ fn a_run_ends_with_the_average_of_the_steps_after_the_warm_up() {
             }
         }
         let events = run.events();
-        assert!(events.iter().any(|event| event["event"] == "weight_average" && event["step"] == 9), "{events:?}");
+        assert!(events.iter().any(|event| event["event"] == "weight_average" && event["step"] == 17), "{events:?}");
     }
 }
 
@@ -71,8 +71,8 @@ fn an_average_that_is_worse_on_new_samples_is_left() {
         end["reason"].as_str().unwrap().to_owned()
     };
     assert!(said(&run).contains("ends with its weights"), "{}", said(&run));
-    // It is compared after step 2, eight steps before the end: a run that is resumed later knows it, too.
-    for step in [1, 2, 3, 9] {
+    // It is compared after step 6, four steps before the end: a run that is resumed later knows it, too.
+    for step in [1, 5, 6, 7, 9] {
         let checkpoint = run.path.join(format!("checkpoints/step-{step:06}"));
         let resumed = averaged(&format!("from-{step}"), &[&format!("resume_from_checkpoint={}", checkpoint.display())]);
         assert_eq!((resumed.weights(), said(&resumed)), (plain.weights(), said(&run)), "from step {step}");
@@ -92,13 +92,13 @@ fn a_matrix_that_freezes_takes_its_average() {
     let options = [&OPTIONS[..], &[method]].concat();
     let plain = workspace.train("plain", &options);
     let run = workspace.train("averaged", &[&options[..], &["weight_average={kind: polynomial, power: 0}"]].concat());
-    // α · 9 rounded up is 5: q of layer 0 freezes at step 6, before its update, at the mean of steps 3 and 5.
+    // α · 17 rounded up is 9: q of layer 0 freezes at step 10, before its update, at the mean of steps 5 and 9.
     let after = |step: usize| weights_in(&plain.path.join(format!("checkpoints/step-{step:06}/weights.safetensors")));
-    let (third, fifth) = (after(3), after(5));
+    let (fifth, ninth) = (after(5), after(9));
     let name = "model.layers.0.self_attn.q_proj.weight";
-    let frozen = &weights_in(&run.path.join("checkpoints/step-000006/weights.safetensors"))[name];
-    for ((found, third), fifth) in frozen.iter().zip(&third[name]).zip(&fifth[name]) {
-        assert!((found - (third + fifth) / 2.0).abs() < 1e-6);
+    let frozen = &weights_in(&run.path.join("checkpoints/step-000010/weights.safetensors"))[name];
+    for ((found, fifth), ninth) in frozen.iter().zip(&fifth[name]).zip(&ninth[name]) {
+        assert!((found - (fifth + ninth) / 2.0).abs() < 1e-6);
     }
     assert_eq!(&run.weights()[name], frozen);
 }
