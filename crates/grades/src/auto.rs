@@ -270,6 +270,14 @@ impl Detector {
         }
     }
 
+    /// A frozen unit trains again: it freezes once more after half a window at the floor, or by gains from now on.
+    pub(crate) fn judge_anew(&mut self, unit: UnitId) {
+        if let Some(average) = self.averages.get_mut(&unit) {
+            average.at_floor = 0;
+        }
+        self.unit_gains.remove(&unit);
+    }
+
     /// Whether a unit's gain is not worth its arithmetic.
     fn is_too_dear(&self, unit: UnitId) -> bool {
         let mean = self.gains.mean();

@@ -36,6 +36,11 @@ pub struct Config {
     /// with those of the step right before all the same, as Eq. 1 says; a change of weights over k steps is divided
     /// by k. So a threshold keeps its meaning. Default: 1.
     pub interval: usize,
+    /// Whether a frozen unit is tried again. After as many steps as `tau: auto` averages over ([`AutoTau::window`]) it trains once more
+    /// and is judged anew; where it freezes again, it waits twice as long as before. Once all units are frozen, training ends all
+    /// the same. Default: false, as in the paper.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unfreeze: bool,
     /// Training stops when this share of the units is frozen, in (0, 1]. Default: 1, as in the paper.
     pub max_frozen_share: f64,
     /// Whether norms and embeddings freeze with the matrices around them. Default: `train`, as in the paper.
@@ -61,6 +66,7 @@ impl Default for Config {
             alpha: None,
             patience: 1,
             interval: 1,
+            unfreeze: false,
             max_frozen_share: 1.0,
             companions: Companions::Train,
             split_fused: true,
@@ -168,7 +174,7 @@ impl Config {
 /// What decisions depend on, in one line: two configs that print alike decide alike.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tau, patience, interval, max_frozen_share, companions, auto, .. } = self;
+        let Self { tau, patience, interval, unfreeze, max_frozen_share, companions, auto, .. } = self;
         write!(f, "signal={} norm={:?} tau={tau}", self.signal().name(), self.norm())?;
         match self.alpha {
             Some(alpha) => write!(f, " alpha={alpha}")?,
@@ -178,6 +184,9 @@ impl fmt::Display for Config {
             f,
             " patience={patience} interval={interval} max_frozen_share={max_frozen_share} companions={companions:?}"
         )?;
+        if *unfreeze {
+            write!(f, " unfreeze")?;
+        }
         match tau {
             Tau::Auto => write!(f, " auto={auto:?}"),
             _ => Ok(()),

@@ -19,7 +19,8 @@ use crate::unit::UnitId;
 /// Steps are counted from 1. At each step ask [`wants`](Self::wants) what to measure and keep, and pass what was
 /// measured to [`observe`](Self::observe). Decisions are made at measured steps after the grace period: a unit freezes
 /// when its signal has passed its threshold at `patience` consecutive measurements since then. A missing or non-finite
-/// measurement never freezes a unit and makes it count from zero again. Frozen units stay frozen.
+/// measurement never freezes a unit and makes it count from zero again. Frozen units stay frozen, but with
+/// [`Config::unfreeze`] they are tried again.
 #[derive(Debug, Clone)]
 pub struct Monitor {
     config: Config,
@@ -127,11 +128,37 @@ impl Monitor {
                 decision.freeze.push(*unit);
             }
         }
-        decision.freeze_companions = self.frozen_companions().difference(&companions_before).copied().collect();
         decision.stop = self.stop_reason();
         self.stopped = decision.stop.is_some();
+        if !self.stopped {
+            decision.unfreeze = self.tried_again(step);
+        }
+        let companions_now = self.frozen_companions();
+        decision.freeze_companions = companions_now.difference(&companions_before).copied().collect();
+        decision.unfreeze_companions = companions_before.difference(&companions_now).copied().collect();
         self.events.extend(decision.events());
         decision
+    }
+
+    /// Lets the units train again that have been frozen for long enough, with [`Config::unfreeze`]: for a window, and twice as long
+    /// each time that they froze again.
+    fn tried_again(&mut self, step: usize) -> Vec<UnitId> {
+        if !self.config.unfreeze {
+            return Vec::new();
+        }
+        let window = self.config.auto.window(self.planned_steps).saturating_mul(self.config.interval);
+        let mut tried = Vec::new();
+        for (unit, state) in &mut self.units {
+            let wait = window.saturating_mul(1_usize.checked_shl(state.tries).unwrap_or(usize::MAX));
+            if state.frozen_at.is_some_and(|frozen_at| step - frozen_at >= wait) {
+                *state = UnitState { tries: state.tries.saturating_add(1), ..UnitState::default() };
+                if let Some(detector) = &mut self.detector {
+                    detector.judge_anew(*unit);
+                }
+                tried.push(*unit);
+            }
+        }
+        tried
     }
 
     /// The units that still train, each with its measurements made complete.

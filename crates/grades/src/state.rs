@@ -34,6 +34,13 @@ pub(crate) struct UnitState {
     pub(crate) streak: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) frozen_at: Option<usize>,
+    /// How often it was tried again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) tries: u32,
+}
+
+fn is_zero(tries: &u32) -> bool {
+    *tries == 0
 }
 
 /// A saved state that does not belong to this run.

@@ -98,6 +98,13 @@ impl Config {
                     .to_owned(),
             ));
         }
+        if self.fold_frozen && self.early_stopping.unfreezes() {
+            return Err(ConfigError::Inconsistent(format!(
+                "`fold_frozen` makes frozen adapters a part of their weights, but `early_stopping.method: {}` trains some of them again; \
+                 remove one of them",
+                self.early_stopping.name()
+            )));
+        }
         if self.load_in_4bit && self.adapter.is_none() {
             return Err(ConfigError::Inconsistent(
                 "`load_in_4bit: true` holds matrices in 4 bits, in which they cannot train; set adapter: lora to train \

@@ -283,6 +283,8 @@ fn values_out_of_range_are_named_with_the_range() {
         ("adapter: lora\nlora_rank: 8", ["`lora_rank`", "`lora_r`"]),
         ("adapter: lora\nquantization_bit: 4", ["`quantization_bit`", "`load_in_4bit`"]),
         ("adapter: lora\nload_in_4bit: true\nfold_frozen: true", ["`fold_frozen`", "`load_in_4bit`"]),
+        ("adapter: lora\nfold_frozen: true\nearly_stopping: {method: lisa}", ["`fold_frozen`", "lisa"]),
+        ("adapter: lora\nfold_frozen: true\nearly_stopping: {unfreeze: true}", ["`fold_frozen`", "grades"]),
         ("load_in_4bit: true", ["`load_in_4bit: true`", "adapter: lora"]),
     ] {
         error(&format!("{MINIMAL}{line}\n"), &[], &wanted);

@@ -11,12 +11,13 @@ use crate::records::without_clocks;
 use crate::runs::{Run, Workspace};
 
 /// Methods whose memory differs: thresholds on each signal, averages, arrays of their own, the best weights.
-const METHODS: [&str; 10] = [
+const METHODS: [&str; 11] = [
     "{method: grades, alpha: 0.25, tau: {q: 1.0e9, mlp: 2.0, default: 1.0e-9}, patience: 2}",
     "{method: grades, tau: auto, auto: {window: 2, exhausted: 0.9}}",
     "{method: grades, signal: weight_change, tau: 1.0e-9, interval: 2, alpha: 0.1}",
     "{method: grades, signal: relative_gradient_change, norm: spectral, tau: 0.7, alpha: 0.3}",
     "{method: grades, alpha: 0.25, companions: follow, tau: {language.0.*: 1.0e9, default: 1.0e-9}}",
+    "{method: grades, unfreeze: true, alpha: 0.1, tau: {q: 1.0e9, default: 1.0e-9}, auto: {window: 2}}",
     "{method: validation_loss, patience: 50}",
     "{method: autofreeze, num_intervals: 4}",
     "{method: freezeout, t0: 0.5}",

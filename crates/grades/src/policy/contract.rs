@@ -128,6 +128,11 @@ pub trait Method {
         true
     }
 
+    /// Whether what froze may train again.
+    fn unfreezes(&self) -> bool {
+        false
+    }
+
     /// Fills in what the run tells and the options leave out.
     fn fill_in(&mut self, facts: &RunFacts) {
         let _ = facts;

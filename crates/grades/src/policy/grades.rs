@@ -22,6 +22,10 @@ impl Method for Config {
         self.split_fused
     }
 
+    fn unfreezes(&self) -> bool {
+        self.unfreeze
+    }
+
     fn fill_in(&mut self, facts: &RunFacts) {
         self.auto.warmup_steps.get_or_insert(facts.warmup_steps);
         self.auto.epoch_steps.get_or_insert(facts.epoch_steps);

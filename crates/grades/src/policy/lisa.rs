@@ -45,6 +45,10 @@ impl Method for LisaConfig {
         NAME
     }
 
+    fn unfreezes(&self) -> bool {
+        true
+    }
+
     fn fill_in(&mut self, facts: &RunFacts) {
         self.seed.get_or_insert(facts.seed);
     }

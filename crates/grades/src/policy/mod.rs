@@ -121,6 +121,11 @@ impl EarlyStopping {
         self.method().split_fused()
     }
 
+    /// Whether what froze may train again ([`Method::unfreezes`]).
+    pub fn unfreezes(&self) -> bool {
+        self.method().unfreezes()
+    }
+
     /// The same options, with what the run tells where they leave it out: the steps of the warm-up and of one epoch, which
     /// `tau: auto` needs, and the seed of methods that draw.
     #[must_use]

@@ -142,7 +142,7 @@ fn mistakes_in_a_config_get_the_sentences_of_the_first_version() {
         (
             r#"{"method": "grades", "min_delta": 0.1}"#,
             "unknown field `min_delta`, expected one of `tau`, `signal`, `norm`, `alpha`, `patience`, `interval`, \
-             `max_frozen_share`, `companions`, `split_fused`, `trace`, `auto`",
+             `unfreeze`, `max_frozen_share`, `companions`, `split_fused`, `trace`, `auto`",
         ),
         (r#"{"method": "none", "tau": 1}"#, "unknown field `tau`, there are no fields"),
         (

@@ -230,3 +230,63 @@ fn a_recording_is_replayed_through_any_config() {
     let line = serde_json::to_string(&trace[0]).unwrap();
     assert_eq!(serde_json::from_str::<TraceStep>(&line).unwrap(), trace[0]);
 }
+
+#[test]
+fn a_frozen_unit_is_tried_again_after_a_window_and_then_after_twice_as_long() {
+    let auto = AutoTau { window: Some(3), ..AutoTau::default() };
+    let mut m = monitor(Config { unfreeze: true, auto, ..paper(0.0) }, &[Q, UP], 40);
+    // UP goes on learning; Q does from step 13 on.
+    let mut seen = Vec::new();
+    for step in 1..=20 {
+        let decision = observe(&mut m, step, &[(Q, if step < 13 { 0.5 } else { 2.0 }), (UP, 2.0)]);
+        let of = |units: &[UnitId]| !units.is_empty();
+        assert!(decision.freeze.iter().chain(&decision.unfreeze).all(|unit| *unit == Q) && decision.stop.is_none());
+        if of(&decision.freeze) || of(&decision.unfreeze) {
+            seen.push((step, of(&decision.freeze)));
+            assert_eq!(m.is_frozen(Q), of(&decision.freeze));
+        }
+    }
+    // It freezes at step 1, waits for 3 steps, freezes at the next one, waits for 6, and again, for 12: then it is not at its floor any more.
+    assert_eq!(seen, [(1, true), (4, false), (5, true), (11, false), (12, true)]);
+    assert_eq!(observe(&mut m, 24, &[(UP, 2.0)]).unfreeze, [Q]);
+    assert!(observe(&mut m, 25, &[(Q, 2.0), (UP, 2.0)]).freeze.is_empty());
+    // Where all are frozen, the end comes first.
+    let decision = observe(&mut m, 26, &[(Q, 0.5), (UP, 0.5)]);
+    assert_eq!((decision.unfreeze, decision.stop), (Vec::new(), Some(StopReason::AllFrozen)));
+}
+
+#[test]
+fn norms_train_again_with_the_units_around_them() {
+    let auto = AutoTau { window: Some(2), ..AutoTau::default() };
+    let next = UnitId::language(1, Role::Q);
+    let mut m = monitor(Config { unfreeze: true, auto, companions: Companions::Follow, ..paper(0.0) }, &[Q, next], 40);
+    let frozen = observe(&mut m, 1, &[(Q, 0.5), (next, 2.0)]).freeze_companions;
+    assert!(frozen.contains(&Companion::Norms { tower: Tower::Language, layer: 0 }), "{frozen:?}");
+    assert!(observe(&mut m, 2, &[(next, 2.0)]).unfreeze_companions.is_empty());
+    assert_eq!(observe(&mut m, 3, &[(next, 2.0)]).unfreeze_companions, frozen);
+}
+
+#[test]
+fn a_unit_whose_gradients_agree_again_stays_in_training_and_one_of_noise_does_not() {
+    let auto = AutoTau { window: Some(4), warmup_steps: Some(0), ..AutoTau::default() };
+    let third = UnitId::language(0, Role::Down);
+    let mut m = monitor(Config { unfreeze: true, auto, ..Config::default() }, &[Q, UP, third], 60);
+    // Of ρ: 0.72 is noise (agreement −0.04), 0.6 is not (0.28).
+    let rho = |unit: UnitId, step: usize| match unit {
+        Q => 0.72,
+        UP if step < 9 => 0.72,
+        _ => 0.6,
+    };
+    let mut events = Vec::new();
+    for step in 2..=40 {
+        let values = [Q, UP, third].map(|unit| (unit, rho(unit, step)));
+        let decision = observe(&mut m, step, &values);
+        events.extend(decision.freeze.iter().map(|unit| (*unit, step, true)));
+        events.extend(decision.unfreeze.iter().map(|unit| (*unit, step, false)));
+    }
+    let of = |which: UnitId| events.iter().filter(|(unit, ..)| *unit == which).map(|e| (e.1, e.2)).collect::<Vec<_>>();
+    // Grace of 4; tried again 4 steps later; half a window at the floor is two measurements; then 8 steps, then 16.
+    assert_eq!(of(Q), [(5, true), (9, false), (11, true), (19, false), (21, true), (37, false), (39, true)]);
+    assert_eq!(of(UP), [(5, true), (9, false)]);
+    assert_eq!(of(third), []);
+}
