@@ -243,7 +243,8 @@ class GradES:
     def _gains_matter(self) -> bool:
         """Gains count once data repeat, and where they choose single matrices."""
         repeats = self.epoch_steps is not None and self.epoch_steps < self.total_steps
-        return repeats or self.config.options.get("auto", {}).get("freeze") == "gain"
+        chooses = self.config.method == "budget" or self.config.options.get("auto", {}).get("freeze") == "gain"
+        return repeats or chooses
 
     def _last_updates(self) -> list[tuple[tuple[nn.Parameter, int], measure.Update]]:
         """What AdamW remembers of its last update, of every parameter with a gradient, ranges of rows by their first; empty of other
@@ -410,11 +411,19 @@ class GradES:
             keys = {(part.parameter, part.start) for part in tensors}
             of_units |= keys
             saves = sum(2 * part.of(part.parameter).numel() for _, part in parts)
-            units.append((unit.name, sum(measured.gains.get(key, 0.0) for key in keys), saves))
+            held = sum(part.of(part.parameter).numel() * self._bytes_each(part.parameter) for part in tensors)
+            units.append((unit.name, sum(measured.gains.get(key, 0.0) for key in keys), saves, held))
         others = sum(gain for key, gain in measured.gains.items() if key not in of_units and key not in self._frozen_keys())
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         flops = sum(2 * p.numel() * (3 if p.requires_grad else 2) for p in matrices)
-        self.policy.observe_gains(step, units, others, flops)
+        held = sum(p.numel() * self._bytes_each(p) for p in self._parameters() if p.grad is not None)
+        self.policy.observe_gains(step, units, others, flops, held)
+
+    def _bytes_each(self, parameter: nn.Parameter) -> int:
+        """Bytes of gradient and optimizer state, by element."""
+        state = self.optimizer.state.get(parameter, {}).values()
+        kept = [value.element_size() for value in state if isinstance(value, Tensor) and value.shape == parameter.shape]
+        return parameter.element_size() + sum(kept)
 
     def _frozen_keys(self) -> set[tuple[nn.Parameter, int]]:
         parts = (part for unit in self.units for part in (*unit.parts, *unit.others))

@@ -195,9 +195,9 @@ class _Spy:
     def __init__(self, policy, seen):
         self._policy, self._seen = policy, seen
 
-    def observe_gains(self, step, units, others, flops):
-        self._seen.append((units, others, flops))
-        self._policy.observe_gains(step, units, others, flops)
+    def observe_gains(self, step, units, others, flops, held):
+        self._seen.append(([unit[:3] for unit in units], others, flops))
+        self._policy.observe_gains(step, units, others, flops, held)
 
     def __getattr__(self, name):
         return getattr(self._policy, name)
@@ -222,6 +222,28 @@ def test_other_methods_run(tiny_llama, tokens, method):
         assert len(losses) == 30 and not stopper.frozen
     if method == "lisa":
         assert any(event["event"] == "unfreeze" for event in stopper.events)
+
+
+def test_a_budget_of_memory_freezes_until_it_fits(tiny_llama, tokens):
+    model, rows = tiny_llama(3), tokens()
+    held = lambda: sum(12 * p.numel() for p in model.parameters() if p.requires_grad)
+    matrices = sum(12 * p.numel() for name, p in model.named_parameters() if "proj" in name)
+    budget = held() - matrices // 2
+    stopper, optimizer, losses = train(model, rows, 60, GradESConfig(method="budget", memory=budget), epoch_steps=100)
+    frozen = [event["step"] for event in stopper.events if event["event"] == "freeze"]
+    # Weighed from step 20 on, decided at 40; nothing ends.
+    assert len(losses) == 60 and set(frozen) == {40} and len(frozen) < 14
+    assert held() <= budget < held() + 2 * matrices / 14 * 3
+    plan = next(event for event in stopper.events if event["event"] == "plan")
+    assert [unit["freezes"] for unit in plan["order"]] == [i < len(frozen) for i in range(14)]
+    assert [unit["worth"] for unit in plan["order"]] == sorted(unit["worth"] for unit in plan["order"])
+
+
+def test_a_frozen_matrix_is_tried_again(tiny_llama, tokens):
+    config = GradESConfig(tau={"q": 1e9, "default": 1e-9}, alpha=0.1, unfreeze=True, auto={"window": 3})
+    stopper, _, _ = train(tiny_llama(3), tokens(), 20, config)
+    of = [(e["step"], e["event"]) for e in stopper.events if e.get("unit") == "language.0.q"]
+    assert of == [(3, "freeze"), (6, "unfreeze"), (8, "freeze"), (14, "unfreeze"), (16, "freeze")], of
 
 
 def test_layerwise_decay_moves_low_layers_less(tiny_llama, tokens):

@@ -237,11 +237,21 @@ impl Policy {
     }
 
     /// Takes the gains that were found of the update before step `step`: of each unit (name, gain in nats, arithmetic that its
-    /// freezing would save), of all other parameters together, and the arithmetic of the step.
-    fn observe_gains(&self, step: usize, units: Vec<(String, f64, u64)>, others: f64, flops: u64) -> PyResult<()> {
-        let read = |(name, gain, saves): (String, f64, u64)| Ok(UnitGain { unit: unit(&name)?, gain, saves });
+    /// freezing would save, bytes that it would free), of all other parameters together, the arithmetic of the step, and the bytes
+    /// of the gradients and the optimizer state of all that trains.
+    fn observe_gains(
+        &self,
+        step: usize,
+        units: Vec<(String, f64, u64, u64)>,
+        others: f64,
+        flops: u64,
+        held: u64,
+    ) -> PyResult<()> {
+        let read = |(name, gain, saves, bytes): (String, f64, u64, u64)| {
+            Ok(UnitGain { unit: unit(&name)?, gain, saves, bytes })
+        };
         let units = units.into_iter().map(read).collect::<PyResult<Vec<_>>>()?;
-        self.policy().observe_gains(step, &StepGains { units: &units, others, flops });
+        self.policy().observe_gains(step, &StepGains { units: &units, others, flops, bytes: held });
         Ok(())
     }
 

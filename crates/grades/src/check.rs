@@ -84,7 +84,7 @@ pub enum ConfigError {
         unit: UnitId,
     },
     /// A budget of nothing.
-    #[error("`method: budget` needs to know what may be spent: give `flops` or `seconds`")]
+    #[error("`method: budget` needs to know what may be spent: give `flops`, `seconds` or `memory`")]
     NoBudget,
     /// No steps.
     #[error("no training steps are planned: `max_steps` or `num_epochs` must give at least one")]

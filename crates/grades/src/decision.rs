@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::companion::Companion;
 use crate::event::{Event, StopReason};
+use crate::exact;
 use crate::norm::Norm;
 use crate::unit::UnitId;
 
@@ -126,6 +127,47 @@ pub struct Decision {
     pub stop: Option<StopReason>,
     /// The signal of every unit that was measured, for logs.
     pub signals: Vec<(UnitId, f64)>,
+    /// How the units that could freeze were weighed against one another, where the method does so.
+    pub plan: Option<Plan>,
+}
+
+/// The order in which a budget freezes units: by what they gain for their share of the arithmetic, or of the memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The gain of a whole step, in nats: what a share of 1 is worth.
+    #[serde(with = "exact")]
+    pub gain: f64,
+    /// Of every unit that trained, the least first.
+    pub order: Vec<Worth>,
+}
+
+/// What a unit is worth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Worth {
+    /// The unit.
+    pub unit: UnitId,
+    /// Its gain by its share of what the budget counts, in nats a step.
+    #[serde(with = "exact")]
+    pub worth: f64,
+    /// Whether it freezes now.
+    pub freezes: bool,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let frozen: Vec<&Worth> = self.order.iter().filter(|worth| worth.freezes).collect();
+        let names: Vec<String> = frozen.iter().take(5).map(|worth| worth.unit.to_string()).collect();
+        let more = if frozen.len() > names.len() { ", …" } else { "" };
+        write!(
+            f,
+            "the budget freezes {} of {} matrices, those that gain least for what they cost: {}{more}",
+            frozen.len(),
+            self.order.len(),
+            names.join(", ")
+        )
+    }
 }
 
 impl Decision {
@@ -134,6 +176,7 @@ impl Decision {
         let step = self.step;
         let signal = |unit: &UnitId| self.signals.iter().find(|(u, _)| u == unit).map(|(_, value)| *value);
         let mut events = Vec::new();
+        events.extend(self.plan.iter().map(|plan| Event::Plan { step, plan: plan.clone() }));
         events.extend(self.freeze.iter().map(|unit| Event::Freeze { step, unit: *unit, signal: signal(unit) }));
         events.extend(self.freeze_parts.iter().map(|p| Event::FreezePart { step, unit: p.unit, part: p.part }));
         events.extend(self.freeze_companions.iter().map(|c| Event::FreezeCompanion { step, companion: *c }));

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::companion::Companion;
+use crate::decision::Plan;
 use crate::unit::UnitId;
 
 /// Something a policy decided at a step (counted from 1; 0 is before training).
@@ -18,6 +19,14 @@ pub enum Event {
         /// Its signal at that step, where the policy has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signal: Option<f64>,
+    },
+    /// A budget weighed the units against one another, and froze the least.
+    Plan {
+        /// The step.
+        step: usize,
+        /// The order.
+        #[serde(flatten)]
+        plan: Plan,
     },
     /// One tensor of a unit froze.
     FreezePart {

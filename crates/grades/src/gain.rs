@@ -37,6 +37,9 @@ const WINDOW: usize = 25;
 /// Gains over which that of one matrix is averaged: each new one counts 1/20.
 const OF_ONE: f64 = 20.0;
 
+/// The weight of ten gains in such an average: fewer tell nothing of its error.
+const FEWEST: f64 = 8.0;
+
 /// Standard errors from an average to the upper end of its one-sided 95 % interval.
 const UPPER: f64 = 1.645;
 
@@ -49,6 +52,8 @@ pub struct StepGains<'a> {
     pub others: f64,
     /// The arithmetic of the step, in FLOPs.
     pub flops: u64,
+    /// Memory of the gradients, optimizer state and averages of all that trains, in bytes; 0 where nobody counts it.
+    pub bytes: u64,
 }
 
 /// The gain of one matrix, or of the adapter of one.
@@ -62,6 +67,9 @@ pub struct UnitGain {
     pub gain: f64,
     /// The arithmetic of its weight gradient in the step, which its freezing would save, in FLOPs.
     pub saves: u64,
+    /// Memory of its gradient, optimizer state and average, which its freezing would free, in bytes; 0 where nobody counts it.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 impl StepGains<'_> {
@@ -112,7 +120,7 @@ impl GainAverage {
 
     /// Whether the gain is, with some certainty, below `limit`.
     pub(crate) fn is_below(&self, limit: f64) -> bool {
-        self.weight > 0.0 && self.mean() + UPPER * self.error() < limit
+        self.weight >= FEWEST && self.mean() + UPPER * self.error() < limit
     }
 }
 
@@ -223,6 +231,11 @@ mod tests {
         let spread = (0.95 * (3.0_f64 - mean).powi(2) + (1.0 - mean).powi(2)) / 1.95;
         let error = (spread / (1.95 * 1.95 / 1.9025 - 1.0)).sqrt();
         assert!((average.mean() - mean).abs() < 1e-12 && (average.error() - error).abs() < 1e-12);
+        // Before the tenth nothing is said of its error; from then on the interval decides.
+        (3..10).for_each(|i| average.add(f64::from(i % 2)));
+        assert!(!average.is_below(f64::MAX));
+        average.add(1.0);
+        let (mean, error) = (average.mean(), average.error());
         assert!(average.is_below(mean + 1.646 * error) && !average.is_below(mean + 1.644 * error));
     }
 

@@ -72,7 +72,7 @@ pub use auto::{AutoTau, FreezeBy, JudgedTensors};
 pub use check::ConfigError;
 pub use companion::{Companion, Companions};
 pub use config::Config;
-pub use decision::{Decision, Mask, PartId, Wants};
+pub use decision::{Decision, Mask, PartId, Plan, Wants, Worth};
 pub use event::{Event, StopReason};
 pub use flops::Flops;
 pub use gain::{StepGains, UnitGain};

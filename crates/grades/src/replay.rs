@@ -70,7 +70,7 @@ pub fn replay<'a>(
         replay.stop = replay.stop.or(decision.stop.map(|reason| (recorded.step, reason)));
         if !recorded.gains.is_empty() {
             let TraceStep { gains: units, other_gain: others, flops, .. } = recorded;
-            monitor.observe_gains(recorded.step, &StepGains { units, others: *others, flops: *flops });
+            monitor.observe_gains(recorded.step, &StepGains { units, others: *others, flops: *flops, bytes: 0 });
         }
     }
     Ok(replay)

@@ -107,6 +107,13 @@ fn every_event_reads_back_equal() {
             Event::Decision(grades::Event::Mask { step: 8, unit, part: 1, kept: 5 }),
         ),
         (
+            r#"{"event":"plan","step":8,"gain":0.5,"order":[{"unit":"language.3.q","worth":0.25,"freezes":true}]}"#,
+            Event::Decision(grades::Event::Plan {
+                step: 8,
+                plan: grades::Plan { gain: 0.5, order: vec![grades::Worth { unit, worth: 0.25, freezes: true }] },
+            }),
+        ),
+        (
             r#"{"event":"stop","step":9,"reason":"all_frozen"}"#,
             Event::Decision(grades::Event::Stop { step: 9, reason: StopReason::AllFrozen }),
         ),

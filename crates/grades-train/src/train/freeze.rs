@@ -134,8 +134,15 @@ impl Freezing {
         }
     }
 
-    /// The gains of the units in a step over so many `tokens`, from those of pieces by slot; and the gain of all else.
-    pub(super) fn gains(&self, model: &Decoder, of_pieces: &[(usize, f64)], tokens: u64) -> (Vec<UnitGain>, f64) {
+    /// The gains of the units in a step over so many `tokens`, from those of pieces by slot, with what the training of a slot holds in
+    /// bytes; and the gain of all else.
+    pub(super) fn gains(
+        &self,
+        model: &Decoder,
+        of_pieces: &[(usize, f64)],
+        tokens: u64,
+        held: impl Fn(usize) -> u64,
+    ) -> (Vec<UnitGain>, f64) {
         let (mut units, mut others): (BTreeMap<UnitId, UnitGain>, f64) = (BTreeMap::new(), 0.0);
         let of_pieces: BTreeMap<usize, f64> = of_pieces.iter().copied().collect();
         for (parameter, piece) in model.parameters().pieces() {
@@ -144,8 +151,9 @@ impl Freezing {
                 others += gain;
                 continue;
             };
-            let entry = units.entry(unit).or_insert(UnitGain { unit, gain: 0.0, saves: 0 });
+            let entry = units.entry(unit).or_insert(UnitGain { unit, gain: 0.0, saves: 0, bytes: 0 });
             entry.gain += gain;
+            entry.bytes += held(piece.slot());
             if self.matrices.contains_key(&piece.slot()) {
                 entry.saves += 2 * tokens * parameter.extent(piece).1.iter().product::<usize>() as u64;
             }

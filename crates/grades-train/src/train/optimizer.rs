@@ -177,6 +177,12 @@ impl Optimizer {
         self.states[slot] = Some(state);
     }
 
+    /// Bytes of the state of one piece.
+    #[must_use]
+    pub fn bytes_of(&self, slot: usize) -> u64 {
+        self.states.get(slot).into_iter().flatten().flat_map(State::buffers).map(|buffer| buffer.bytes() as u64).sum()
+    }
+
     /// Bytes of all states.
     #[must_use]
     pub fn bytes(&self) -> u64 {

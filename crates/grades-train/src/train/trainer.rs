@@ -214,9 +214,14 @@ impl<'a> Trainer<'a> {
             gain_of: (wants.gain && updated_before).then(|| rate(step - 1, part)),
         };
         let gains = optimizer.update(model.parameters_mut(), &gradients, rates, scale);
-        let (units, others) = freezing.gains(model, &gains, tokens);
+        let held = |slot| {
+            let gradient = gradients.get(slot).map_or(0, |gradient| gradient.bytes() as u64);
+            gradient + optimizer.bytes_of(slot) + average.as_ref().map_or(0, |average| average.bytes_of(slot))
+        };
+        let (units, others) = freezing.gains(model, &gains, tokens, held);
         if !units.is_empty() {
-            policy.observe_gains(step, &StepGains { units: &units, others, flops: flops.total() });
+            let bytes = gradients.iter().map(|(slot, _)| held(slot)).sum();
+            policy.observe_gains(step, &StepGains { units: &units, others, flops: flops.total(), bytes });
         }
         if self.options.trace {
             let measurements = measured.by_unit();
@@ -346,6 +351,9 @@ impl<'a> Trainer<'a> {
             self.cache.clear();
             self.reader.cache().clear();
         }
+        if let Some(plan) = &decision.plan {
+            self.say(&format!("step {step} · {plan}"));
+        }
         if !decision.signals.is_empty() {
             self.dir.signal(&Signals::new(decision.step, &decision.signals))?;
         }
@@ -429,12 +437,16 @@ impl<'a> Trainer<'a> {
 
     /// Records something about the run itself, and tells whoever watches it.
     fn note(&mut self, event: RunEvent) -> Result<(), TrainError> {
-        if self.log_lines {
-            let _ = writeln!(std::io::stderr(), "{event}");
-        } else {
-            self.progress.println(event.to_string());
-        }
+        self.say(&event.to_string());
         self.dir.event(&Event::Run(event))
+    }
+
+    fn say(&self, line: &str) {
+        if self.log_lines {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        } else {
+            self.progress.println(line);
+        }
     }
 
     fn log(&mut self, metrics: &Step) -> Result<(), TrainError> {

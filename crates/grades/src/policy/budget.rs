@@ -8,6 +8,9 @@
 //! saved in two ways. Ending sooner loses the gain of whole steps: ḡ, for the arithmetic of a step, C. Freezing a matrix now loses
 //! its own, ḡ_u, for that of its weight gradient, c_u. So those freeze for which ḡ_u / c_u < ḡ / C, the least first, until enough is
 //! saved; the end makes up for the rest. This is decided every twenty steps, from what was spent and gained since.
+//!
+//! A budget of memory is met by freezing alone: those that gain least for the bytes of their gradients, optimizer state and averages, until
+//! what is left of these fits. It holds from the first decision on, forty steps after the warm-up at the latest; before, nothing is known of gains.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::contract::{Cost, Method, Observation, Policy, PolicyMemory, PolicyState, RunFacts, Spent, check_run_of};
 use crate::check::{ConfigError, require};
-use crate::decision::{Decision, Wants};
+use crate::decision::{Decision, Plan, Wants, Worth};
 use crate::event::StopReason;
 use crate::exact;
 use crate::gain::{GainAverage, StepGains};
@@ -35,12 +38,23 @@ pub struct BudgetConfig {
     /// counting.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// Bytes of gradients, optimizer state and averages. From the first decision after the warm-up on, matrices are frozen so that no more
+    /// is held, those first that gain least for their bytes. With AdamW, which tells gains.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<f64>,
     /// Whether matrices freeze where that loses less than an earlier end: those that gain least for their arithmetic, after the
     /// warm-up, so that the planned steps fit into the budget. With AdamW, which tells gains. Default: false.
     pub freeze: bool,
     /// Steps of learning-rate warm-up, in which nothing freezes. Default: those of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<usize>,
+}
+
+impl BudgetConfig {
+    /// Whether single matrices freeze.
+    fn weighs(&self) -> bool {
+        self.freeze || self.memory.is_some()
+    }
 }
 
 /// Steps from one decision about matrices to the next.
@@ -52,10 +66,10 @@ impl Method for BudgetConfig {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        if self.flops.is_none() && self.seconds.is_none() {
+        if self.flops.is_none() && self.seconds.is_none() && self.memory.is_none() {
             return Err(ConfigError::NoBudget);
         }
-        for (key, value) in [("flops", self.flops), ("seconds", self.seconds)] {
+        for (key, value) in [("flops", self.flops), ("seconds", self.seconds), ("memory", self.memory)] {
             let value = value.unwrap_or(1.0);
             require(value > 0.0 && value.is_finite(), key, value, "a positive number")?;
         }
@@ -63,7 +77,7 @@ impl Method for BudgetConfig {
     }
 
     fn fill_in(&mut self, facts: &RunFacts) {
-        if self.freeze {
+        if self.weighs() {
             self.warmup_steps.get_or_insert(facts.warmup_steps);
         }
     }
@@ -71,7 +85,7 @@ impl Method for BudgetConfig {
     fn build(&self, units: &[UnitId], planned_steps: usize) -> Result<Box<dyn Policy>, ConfigError> {
         self.validate()?;
         let units = units.iter().map(|unit| (*unit, OfUnit::default())).collect();
-        let memory = Memory { stopped: false, since: None, gain: GainAverage::default(), units };
+        let memory = Memory { stopped: false, since: None, gain: GainAverage::default(), bytes: 0, units };
         Ok(Box::new(Budget { config: self.clone(), planned_steps, memory }))
     }
 }
@@ -92,6 +106,8 @@ struct Memory {
     since: Option<(usize, Spent)>,
     /// Of all parameters.
     gain: GainAverage,
+    /// What gradients, optimizer state and averages took at the last gains.
+    bytes: u64,
     units: BTreeMap<UnitId, OfUnit>,
 }
 
@@ -103,6 +119,8 @@ struct OfUnit {
     /// The share of a step's arithmetic that its freezing saves.
     #[serde(with = "exact")]
     saves: f64,
+    /// What its freezing frees.
+    bytes: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -125,22 +143,50 @@ impl Budget {
         flops.max(share(self.config.seconds, spent.seconds, before.seconds))
     }
 
-    /// The matrices to freeze so that `lacks` is saved, as far as each loses less than an earlier end.
-    fn chosen(&self, lacks: f64) -> Vec<UnitId> {
+    /// The units that train, by what they gain for their share of a cost, the least first. Those without a share of it cannot save any.
+    fn by_worth(&self, share: impl Fn(&OfUnit) -> f64) -> Vec<Worth> {
+        let train = self.memory.units.iter().filter(|(_, unit)| !unit.frozen);
+        let worth = |(id, unit): (&UnitId, &OfUnit)| {
+            let share = share(unit);
+            (share > 0.0).then(|| Worth { unit: *id, worth: unit.gain.mean() / share, freezes: false })
+        };
+        let mut order: Vec<Worth> = train.filter_map(worth).collect();
+        order.sort_by(|a, b| a.worth.total_cmp(&b.worth));
+        order
+    }
+
+    /// The units to freeze so that `lacks` of a step's arithmetic is saved, as far as each loses less than an earlier end.
+    fn for_arithmetic(&self, mut lacks: f64) -> Plan {
         let gain = self.memory.gain.mean();
-        let known = self.memory.units.iter().filter(|(_, unit)| !unit.frozen && unit.saves > 0.0);
-        let mut by_worth: Vec<_> = known.map(|(id, unit)| (unit.gain.mean() / unit.saves, *id, unit.saves)).collect();
-        by_worth.retain(|(worth, ..)| *worth < gain);
-        by_worth.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let mut saved = 0.0;
-        let needed = by_worth.into_iter().take_while(|(.., saves)| {
-            let needed = saved < lacks;
-            saved += saves;
-            needed
-        });
-        let mut chosen: Vec<UnitId> = needed.map(|(_, id, _)| id).collect();
-        chosen.sort();
-        chosen
+        let mut order = self.by_worth(|unit| unit.saves);
+        for worth in order.iter_mut().filter(|worth| worth.worth < gain) {
+            worth.freezes = lacks > 0.0;
+            lacks -= self.memory.units[&worth.unit].saves;
+        }
+        Plan { gain, order }
+    }
+
+    /// The units to freeze so that what is held fits into so many bytes.
+    fn for_memory(&self, budget: f64) -> Plan {
+        let held = self.memory.bytes as f64;
+        let mut order = self.by_worth(|unit| unit.bytes as f64 / held);
+        let mut lacks = held - budget;
+        for worth in &mut order {
+            worth.freezes = lacks > 0.0;
+            lacks -= self.memory.units[&worth.unit].bytes as f64;
+        }
+        Plan { gain: self.memory.gain.mean(), order }
+    }
+
+    /// What freezes now, where anything has to.
+    fn plan(&self, step: usize, spent: Spent, since: (usize, Spent)) -> Option<Plan> {
+        let fits = |plan: &Plan| !plan.order.iter().any(|worth| worth.freezes);
+        let memory = self.config.memory.map(|bytes| self.for_memory(bytes)).filter(|plan| !fits(plan));
+        // What memory has frozen saves arithmetic, too: the next decision knows of it.
+        memory.or_else(|| {
+            let plan = self.config.freeze.then(|| self.for_arithmetic(self.lacks(step, spent, since)));
+            plan.filter(|plan| !fits(plan))
+        })
     }
 }
 
@@ -151,7 +197,7 @@ impl Policy for Budget {
 
     fn wants(&self, step: usize) -> Wants {
         let runs = step > 0 && !self.memory.stopped;
-        Wants { decide: runs, gain: runs && step > 1 && self.config.freeze, ..Wants::default() }
+        Wants { decide: runs, gain: runs && step > 1 && self.config.weighs(), ..Wants::default() }
     }
 
     fn observe_gains(&mut self, _step: usize, gains: &StepGains<'_>) {
@@ -160,10 +206,12 @@ impl Policy for Budget {
             return;
         }
         memory.gain.add(gains.total());
+        memory.bytes = gains.bytes;
         for of in gains.units {
             if let Some(unit) = memory.units.get_mut(&of.unit) {
                 unit.gain.add(of.gain);
                 unit.saves = of.saves as f64 / gains.flops as f64;
+                unit.bytes = of.bytes;
             }
         }
     }
@@ -182,11 +230,14 @@ impl Policy for Budget {
             return decision;
         }
         let after_warmup = step.checked_sub(self.config.warmup_steps.unwrap_or(0));
-        if self.config.freeze && after_warmup.is_some_and(|step| step.is_multiple_of(EVERY)) {
+        if self.config.weighs() && after_warmup.is_some_and(|step| step.is_multiple_of(EVERY)) {
             if let Some(since) = self.memory.since.filter(|(since, _)| *since < step) {
-                decision.freeze = self.chosen(self.lacks(step, observed, since));
+                decision.plan = self.plan(step, observed, since);
             }
             self.memory.since = Some((step, observed));
+            let chosen = decision.plan.iter().flat_map(|plan| &plan.order).filter(|worth| worth.freezes);
+            decision.freeze = chosen.map(|worth| worth.unit).collect();
+            decision.freeze.sort();
             for unit in &decision.freeze {
                 self.memory.units.entry(*unit).or_default().frozen = true;
             }
@@ -289,8 +340,8 @@ mod tests {
                 return (frozen, Some(step));
             }
             let train = (0..3).filter(|&i| frozen[i].is_none());
-            let of: Vec<_> = train.map(|i| UnitGain { unit: units[i], gain: gains[i], saves: 100 }).collect();
-            policy.observe_gains(step, &StepGains { units: &of, others: 1.0, flops: cost });
+            let of: Vec<_> = train.map(|i| UnitGain { unit: units[i], gain: gains[i], saves: 100, bytes: 0 }).collect();
+            policy.observe_gains(step, &StepGains { units: &of, others: 1.0, flops: cost, bytes: 0 });
             if interrupted == Some(step) {
                 let json = serde_json::to_string(&policy.state()).unwrap();
                 policy = config.build(&units, 100).unwrap();
@@ -326,5 +377,73 @@ mod tests {
                 assert_eq!(freezes(budget, gains, Some(step)), freezes(budget, gains, None), "{step}");
             }
         }
+    }
+
+    /// 100 steps of matrices of 40, 30 and 30 bytes beside 20 of the rest: when each froze.
+    fn freezes_for_memory(budget: f64, gains: [f64; 3], interrupted: Option<usize>) -> [Option<usize>; 3] {
+        let units = ROLES.map(|role| UnitId::language(0, role));
+        let config = BudgetConfig { memory: Some(budget), warmup_steps: Some(10), ..BudgetConfig::default() };
+        let mut policy = config.build(&units, 100).unwrap();
+        let (mut frozen, of_unit) = ([None; 3], [40, 30, 30]);
+        for step in 1..=100 {
+            let decision = policy.observe(step, &Observation::default());
+            assert_eq!(decision.stop, None);
+            assert_eq!(decision.plan.is_some(), !decision.freeze.is_empty());
+            for unit in &decision.freeze {
+                frozen[units.iter().position(|other| other == unit).unwrap()] = Some(step);
+            }
+            assert!(policy.wants(step + 1).gain);
+            let train: Vec<usize> = (0..3).filter(|&i| frozen[i].is_none()).collect();
+            let of = |&i: &usize| UnitGain { unit: units[i], gain: gains[i], saves: 100, bytes: of_unit[i] };
+            let of: Vec<_> = train.iter().map(of).collect();
+            let bytes = 20 + train.iter().map(|&i| of_unit[i]).sum::<u64>();
+            policy.observe_gains(step, &StepGains { units: &of, others: 1.0, flops: 1000, bytes });
+            if interrupted == Some(step) {
+                let json = serde_json::to_string(&policy.state()).unwrap();
+                policy = config.build(&units, 100).unwrap();
+                policy.restore(serde_json::from_str(&json).unwrap()).unwrap();
+            }
+        }
+        frozen
+    }
+
+    #[test]
+    fn memory_is_kept_by_freezing_what_gains_least_for_its_bytes() {
+        // Of 120 bytes; by byte the first gains 0.002, the second 0.004, the third 0.003.
+        let gains = [0.08, 0.12, 0.09];
+        for interrupted in [None, Some(9), Some(29), Some(30)] {
+            let frozen = |budget| freezes_for_memory(budget, gains, interrupted);
+            assert_eq!(frozen(120.0), [None; 3]);
+            assert_eq!(frozen(119.0), [Some(30), None, None]);
+            assert_eq!(frozen(80.0), [Some(30), None, None]);
+            assert_eq!(frozen(79.0), [Some(30), None, Some(30)]);
+            // The rest alone does not fit; all that can freeze does.
+            assert_eq!(frozen(10.0), [Some(30); 3]);
+        }
+        assert!(BudgetConfig { memory: Some(0.0), ..BudgetConfig::default() }.validate().is_err());
+    }
+
+    #[test]
+    fn the_plan_names_every_matrix_and_those_that_freeze() {
+        let units = ROLES.map(|role| UnitId::language(0, role));
+        let config = BudgetConfig { freeze: true, ..of_flops(22_500.0) };
+        let mut policy = config.build(&units, 100).unwrap();
+        for step in 1..=60 {
+            let spent = Spent { flops: 250 * step as u64, seconds: 0.0 };
+            let decision = policy.observe(step, &Observation { spent, ..Observation::default() });
+            let gains = [0.3, 0.02, 0.01];
+            let of: Vec<_> = (0..3).map(|i| UnitGain { unit: units[i], gain: gains[i], saves: 25, bytes: 0 }).collect();
+            policy.observe_gains(step, &StepGains { units: &of, others: 0.17, flops: 250, bytes: 0 });
+            let Some(plan) = decision.plan else { continue };
+            // 12,500 are left for 60 steps of 250, which is 0.17 too little; each matrix saves a tenth.
+            assert_eq!((step, decision.freeze), (40, vec![units[1], units[2]]));
+            let order: Vec<_> = plan.order.iter().map(|worth| (worth.unit, worth.freezes)).collect();
+            assert_eq!(order, [(units[2], true), (units[1], true), (units[0], false)]);
+            assert!((plan.gain - 0.5).abs() < 1e-12 && (plan.order[0].worth - 0.1).abs() < 1e-12);
+            let text = plan.to_string();
+            assert!(text.contains("2 of 3 matrices") && text.ends_with("language.0.up, language.0.v"), "{text}");
+            return;
+        }
+        panic!("no plan");
     }
 }

@@ -130,9 +130,9 @@ fn gains_add_up_to_the_fall_of_the_loss_but_for_the_bend_of_a_step() {
         .map(|seed| {
             let mut sum = 0.0;
             quadratic.run(seed, STEPS, |t, _, _, gains| {
-                let of = |unit, gain| UnitGain { unit, gain, saves: 1 };
+                let of = |unit, gain| UnitGain { unit, gain, saves: 1, bytes: 0 };
                 let units = [of(UNITS[0], gains[0] + gains[1]), of(UNITS[1], gains[2])];
-                let step = StepGains { units: &units, others: gains[3], flops: 9 };
+                let step = StepGains { units: &units, others: gains[3], flops: 9, bytes: 0 };
                 sum += if t > 1 { step.total() } else { 0.0 };
                 false
             });
@@ -187,9 +187,9 @@ fn ends(quadratic: &Quadratic, seed: u64, steps: usize) -> usize {
     quadratic.run(seed, steps, |t, _, _, gains| {
         let decision = monitor.observe(t, &[(UNITS[0], vec![agreeing])]);
         assert!(decision.stop.is_none_or(|reason| reason == StopReason::AllFrozen));
-        let units = [UnitGain { unit: UNITS[0], gain: gains.iter().sum(), saves: 1 }];
+        let units = [UnitGain { unit: UNITS[0], gain: gains.iter().sum(), saves: 1, bytes: 0 }];
         if t > 1 {
-            monitor.observe_gains(t, &StepGains { units: &units, others: 0.0, flops: 3 });
+            monitor.observe_gains(t, &StepGains { units: &units, others: 0.0, flops: 3, bytes: 0 });
         }
         decision.stop.is_some()
     })
@@ -248,9 +248,9 @@ fn what_has_settled_freezes_by_its_gain_and_what_has_not_does_not() {
         quadratic.run(seed, 100, |t, _, _, gains| {
             monitor.observe(t, &UNITS.map(|unit| (unit, vec![agreeing])));
             let halves = [&gains[..50], &gains[50..]];
-            let units = [0, 1].map(|i| UnitGain { unit: UNITS[i], gain: halves[i].iter().sum(), saves });
+            let units = [0, 1].map(|i| UnitGain { unit: UNITS[i], gain: halves[i].iter().sum(), saves, bytes: 0 });
             if t > 1 {
-                monitor.observe_gains(t, &StepGains { units: &units, others: 0.0, flops: 300 });
+                monitor.observe_gains(t, &StepGains { units: &units, others: 0.0, flops: 300, bytes: 0 });
             }
             false
         });

@@ -51,7 +51,12 @@ fn read(name: &str) -> Recorded {
             Some((head.units[i], vec![Measurement { gradient, previous, change, weight_change: None }]))
         };
         let gain = |i: usize| {
-            Some(UnitGain { unit: head.units[i], gain: line.gain[i]?, saves: 2 * line.tokens * head.elements[i] })
+            Some(UnitGain {
+                unit: head.units[i],
+                gain: line.gain[i]?,
+                saves: 2 * line.tokens * head.elements[i],
+                bytes: 0,
+            })
         };
         let all = 0..head.units.len();
         trace.push(TraceStep {
