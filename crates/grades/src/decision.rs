@@ -136,7 +136,7 @@ pub struct Decision {
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// The gain of a whole step, in nats: what a share of 1 is worth.
-    #[serde(with = "exact")]
+    #[serde(deserialize_with = "exact::number_or_nan")]
     pub gain: f64,
     /// Of every unit that trained, the least first.
     pub order: Vec<Worth>,
@@ -149,7 +149,7 @@ pub struct Worth {
     /// The unit.
     pub unit: UnitId,
     /// Its gain by its share of what the budget counts, in nats a step.
-    #[serde(with = "exact")]
+    #[serde(deserialize_with = "exact::number_or_nan")]
     pub worth: f64,
     /// Whether it freezes now.
     pub freezes: bool,
