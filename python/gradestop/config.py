@@ -49,6 +49,13 @@ class GradESConfig:
         return cls(method=section) if isinstance(section, str) else cls(**section)
 
     @property
+    def weighs(self) -> bool:
+        """Whether single matrices are chosen by the gains of updates, which AdamW alone tells."""
+        if self.method == "budget":
+            return bool(self.options.get("freeze") or self.options.get("memory"))
+        return self.options.get("auto", {}).get("freeze") == "gain"
+
+    @property
     def method(self) -> str:
         """The method's name."""
         return self.options["method"]

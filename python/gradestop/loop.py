@@ -89,6 +89,8 @@ class GradES:
         )
         if self.policy.needs_lora and any(len(unit.parts) < 2 for unit in self.units):
             raise ValueError(f"`method: {self.policy.name}` is defined for LoRA adapters only; give the model some by PEFT, or choose another method")
+        if self.config.weighs and not isinstance(self.optimizer, (torch.optim.AdamW, torch.optim.Adam)):
+            raise ValueError(f"`method: {self.policy.name}` is to choose matrices by their gains, which only AdamW tells; use AdamW, or leave out `freeze` and `memory`")
         if self.policy.signal is not None:
             distributed.shards_norm(self.policy.signal[1], self.group._shards)
         self.total_steps, self.epoch_steps = total_steps, epoch_steps
@@ -243,8 +245,7 @@ class GradES:
     def _gains_matter(self) -> bool:
         """Gains count once data repeat, and where they choose single matrices."""
         repeats = self.epoch_steps is not None and self.epoch_steps < self.total_steps
-        chooses = self.config.method == "budget" or self.config.options.get("auto", {}).get("freeze") == "gain"
-        return repeats or chooses
+        return repeats or self.config.weighs
 
     def _last_updates(self) -> list[tuple[tuple[nn.Parameter, int], measure.Update]]:
         """What AdamW remembers of its last update, of every parameter with a gradient, ranges of rows by their first; empty of other

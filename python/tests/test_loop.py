@@ -239,6 +239,14 @@ def test_a_budget_of_memory_freezes_until_it_fits(tiny_llama, tokens):
     assert [unit["worth"] for unit in plan["order"]] == sorted(unit["worth"] for unit in plan["order"])
 
 
+def test_gains_are_asked_of_adamw_alone(tiny_llama):
+    model = tiny_llama(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for options in (dict(method="budget", memory=1e6), dict(method="budget", flops=1e9, freeze=True), dict(auto={"freeze": "gain"})):
+        with pytest.raises(ValueError, match="AdamW"):
+            GradES(model, optimizer, total_steps=10, config=GradESConfig(**options))
+
+
 def test_a_frozen_matrix_is_tried_again(tiny_llama, tokens):
     config = GradESConfig(tau={"q": 1e9, "default": 1e-9}, alpha=0.1, unfreeze=True, auto={"window": 3})
     stopper, _, _ = train(tiny_llama(3), tokens(), 20, config)
