@@ -1,7 +1,7 @@
 //! `config.yaml`: read, overridden from the command line, checked, and written back whole.
 //!
 //! Two stages: `raw` is YAML as it was written, with the overrides applied; `resolved` is every option with its value
-//! and the one place where options are declared. Paths in a config are relative to the current directory, as in
+//! and the one place where options are declared; `validation` says what is refused. Paths in a config are relative to the current directory, as in
 //! Axolotl.
 
 mod averaging;
@@ -16,6 +16,7 @@ mod report_to;
 mod resolved;
 mod save_steps;
 mod size;
+mod validation;
 mod variants;
 
 use std::fs;

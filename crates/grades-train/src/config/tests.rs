@@ -231,6 +231,10 @@ fn values_out_of_range_are_named_with_the_range() {
             "early_stopping: {method: budget, flops: 1.0e9, freeze: true}\noptimizer: sgd",
             ["`early_stopping.freeze: true`", "adamw"],
         ),
+        (
+            "early_stopping: {method: budget, memory: 1.0e9}\noptimizer: adamw_8bit",
+            ["`early_stopping.memory`", "adamw"],
+        ),
         ("learning_rate: auto\nembedding_lr: 1", ["`embedding_lr`", "embedding_lr_scale"]),
         ("learning_rate: auto\nvision_learning_rate: 1", ["`vision_learning_rate`", "not known yet"]),
         ("embedding_lr: 1\nlearning_rate: 0", ["`embedding_lr`", "above 0"]),

@@ -51,8 +51,8 @@ pub struct BudgetConfig {
 }
 
 impl BudgetConfig {
-    /// Whether single matrices freeze.
-    fn weighs(&self) -> bool {
+    /// Whether single matrices freeze, for which the gains of updates are needed.
+    pub fn weighs(&self) -> bool {
         self.freeze || self.memory.is_some()
     }
 }
