@@ -4,6 +4,7 @@ mod frozen;
 pub mod gemm;
 mod shape;
 pub mod step;
+mod step_options;
 
 pub use frozen::Frozen;
 pub use shape::Shape;

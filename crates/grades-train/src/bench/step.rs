@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use grades::{Companions, Decision, Flops, Wants};
+use grades::{Decision, Flops, Wants};
 use grades_models::model::Vision as Tower;
-use grades_models::nn::Grid;
 use grades_models::parameters::Parameter;
 use grades_models::random::Random;
 use grades_models::source::{LoadOptions, Storage};
 use grades_models::{Decoder, Inputs, LoraConfig, registry};
-use grades_tensor::{Dtype, IGNORE_INDEX, device, executed, labels_of};
+use grades_tensor::{IGNORE_INDEX, device, executed, labels_of};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use super::{BenchError, Frozen, Shape, median};
+pub use super::step_options::{Mode, StepOptions};
+use super::{BenchError, median};
 use crate::data::{Batch, Tokenized};
 use crate::train::freeze::{Freezing, Measured, units};
 use crate::train::memory;
@@ -33,122 +33,6 @@ const LEARNING_RATE: f64 = 1e-5;
 const WEIGHT_DECAY: f64 = 0.01;
 /// Seed of tokens and values.
 const SEED: u64 = 0;
-
-/// Most pictures of a row, and pixels along a side of one.
-const MOST_PICTURES: usize = 64;
-const LARGEST: usize = 4096;
-
-/// α of the adapters, in their ranks.
-const ALPHA: f64 = 2.0;
-
-/// What trains.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Every parameter.
-    #[default]
-    Full,
-    /// Adapters on the seven projections of every layer of the language model.
-    Lora,
-    /// Nothing: the forward pass alone, as in evaluation.
-    Forward,
-}
-
-impl Mode {
-    /// Its name on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Lora => "lora",
-            Self::Forward => "forward",
-        }
-    }
-}
-
-impl Serialize for Mode {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-/// What is measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct StepOptions {
-    /// The model.
-    pub shape: Shape,
-    /// What trains.
-    pub mode: Mode,
-    /// Rank of the adapters.
-    pub lora_r: usize,
-    /// Whether the matrices under the adapters are in NF4.
-    pub load_in_4bit: bool,
-    /// The dtype of the products.
-    pub precision: Dtype,
-    /// Rows of the batch.
-    pub rows: usize,
-    /// Tokens of each row, beside those of its pictures.
-    pub tokens: usize,
-    /// Pictures of each row, of random pixels, for shapes that read some.
-    pub pictures: usize,
-    /// Pixels along a side of each; shapes that read one size alone have that.
-    pub image_size: usize,
-    /// Share of each row's tokens, at its end, that have a label.
-    pub completion_share: f64,
-    /// Measured steps, after one to warm up.
-    pub steps: usize,
-    /// The frozen matrices.
-    pub frozen: Frozen,
-    /// Whether norms and the embedding freeze with them.
-    pub companions: Companions,
-    /// Whether each step measures the change of every matrix's gradient (L1), and keeps the gradient for the next.
-    pub monitor: bool,
-    /// The norm that gradients are clipped to; 0 leaves them, and with them the pass that measures their norm.
-    pub max_grad_norm: f64,
-    /// Whether layers run again in the backward pass.
-    pub gradient_checkpointing: bool,
-    /// Whether frozen adapters are added to their weights.
-    pub fold_frozen: bool,
-    /// Whether steps start above the frozen layers, from the outputs that the first step kept. (Training gives the head
-    /// of a tied embedding a matrix of its own first, with the same arithmetic.)
-    pub prefix_cache: bool,
-}
-
-impl Default for StepOptions {
-    fn default() -> Self {
-        Self {
-            shape: Shape::SmolLm2M135,
-            precision: Dtype::F32,
-            mode: Mode::Full,
-            lora_r: 32,
-            load_in_4bit: false,
-            rows: 4,
-            tokens: 256,
-            pictures: 1,
-            image_size: 448,
-            completion_share: 1.0,
-            steps: 5,
-            frozen: Frozen::None,
-            companions: Companions::Train,
-            monitor: false,
-            max_grad_norm: 1.0,
-            gradient_checkpointing: false,
-            fold_frozen: false,
-            prefix_cache: false,
-        }
-    }
-}
-
-impl StepOptions {
-    fn adapter(&self) -> LoraConfig {
-        let target_modules = vec!["language.*".to_owned()];
-        LoraConfig { r: self.lora_r, lora_alpha: ALPHA * self.lora_r as f64, target_modules, ..LoraConfig::default() }
-    }
-
-    /// The patches of the pictures of a row.
-    fn grids(&self, tower: Option<&Tower>) -> Vec<Grid> {
-        tower.map_or_else(Vec::new, |tower| vec![tower.square(self.image_size); self.pictures])
-    }
-}
 
 /// The time of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -224,7 +108,7 @@ pub struct StepReport {
 /// # Errors
 /// If an option is out of range, or the step fails.
 pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<StepReport, BenchError> {
-    check(options)?;
+    options.check()?;
     let mut bench = Bench::new(options)?;
     let units = units(&bench.model);
     let decision = options.frozen.decision(&units, options.companions);
@@ -284,37 +168,6 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
         kept_bytes,
         loss,
     })
-}
-
-fn check(options: &StepOptions) -> Result<(), BenchError> {
-    let StepOptions { shape, mode, load_in_4bit, rows, tokens, completion_share, steps, fold_frozen, .. } = options;
-    let StepOptions { pictures, image_size, prefix_cache, .. } = options;
-    let longest = registry::sizes(&shape.config())?.max_position_embeddings;
-    let wrong = if *rows == 0 || *steps == 0 {
-        format!("{rows} rows and {steps} steps leave nothing to measure; both must be at least 1")
-    } else if *tokens == 0 || *tokens > longest {
-        format!("{tokens} tokens do not fit the shape {shape}; it takes 1 to {longest} a row")
-    } else if shape.sees() && (*image_size == 0 || *image_size > LARGEST || *pictures > MOST_PICTURES) {
-        format!(
-            "{pictures} pictures of {image_size} pixels do not fit; a row takes up to {MOST_PICTURES}, of 1 to {LARGEST} pixels along a side"
-        )
-    } else if shape.sees() && *prefix_cache && *pictures > 0 {
-        "what comes of pictures is kept by picture, in training alone; leave --prefix-cache out, or set --pictures 0"
-            .to_owned()
-    } else if !(0.0..=1.0).contains(completion_share) {
-        format!("the completion share {completion_share} is no share of the tokens; it must lie between 0 and 1")
-    } else if *fold_frozen && *mode != Mode::Lora {
-        "there is no adapter to fold; measure with --mode lora".to_owned()
-    } else if *load_in_4bit && *mode == Mode::Full {
-        "matrices in 4 bits cannot train; measure adapters beside them, with --mode lora".to_owned()
-    } else if *mode == Mode::Forward && options.frozen != Frozen::None {
-        "nothing trains in a forward pass, so nothing can be frozen; leave --frozen out".to_owned()
-    } else if *load_in_4bit && *fold_frozen {
-        "adapters are not added to matrices in 4 bits; leave one of the two out".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(BenchError::Option(wrong))
 }
 
 /// What a plan says of the memory of a step in which everything trains.
