@@ -12,6 +12,7 @@ from . import _core, distributed, measure
 from .companions import Companions
 from .config import GradESConfig
 from .freezing import Freezing
+from .gains import Gains
 from .measure import Measured
 from .record import Record
 from .units import Part, Unit, find_units, local
@@ -89,8 +90,6 @@ class GradES:
         )
         if self.policy.needs_lora and any(len(unit.parts) < 2 for unit in self.units):
             raise ValueError(f"`method: {self.policy.name}` is defined for LoRA adapters only; give the model some by PEFT, or choose another method")
-        if self.config.weighs and not isinstance(self.optimizer, (torch.optim.AdamW, torch.optim.Adam)):
-            raise ValueError(f"`method: {self.policy.name}` is to choose matrices by their gains, which only AdamW tells; use AdamW, or leave out `freeze` and `memory`")
         if self.policy.signal is not None:
             distributed.shards_norm(self.policy.signal[1], self.group._shards)
         self.total_steps, self.epoch_steps = total_steps, epoch_steps
@@ -98,12 +97,9 @@ class GradES:
             freeze_every = 20 if self.compiled or self.group.ddp is not None else 1
         self.freezing = Freezing(self.optimizer, max(1, freeze_every))
         self._companions = Companions(model, self.units)
-        #: By parameter the ranges of its rows that are matrices of their own.
-        self._ranges: dict[nn.Parameter, list[Part]] = {}
-        for unit in self.units:
-            for part in (*unit.parts, *unit.others):
-                if not part.whole:
-                    self._ranges.setdefault(part.parameter, []).append(part)
+        self._gains = Gains(model, self.optimizer, self.units, self.freezing)
+        if self.config.weighs and not self._gains.are_told:
+            raise ValueError(f"`method: {self.policy.name}` is to choose matrices by their gains, which only AdamW tells; use AdamW, or leave out `freeze` and `memory`")
         #: Steps made.
         self.step = 0
         #: Why training ended, once it has.
@@ -114,8 +110,6 @@ class GradES:
         #: What the kept gradients were multiplied by after they were measured.
         self._kept_scale = 1.0
         self._weights: dict[str, Tensor] = {}
-        #: By parameter the learning rate of the last step and the number of updates it has had.
-        self._last: dict[nn.Parameter, tuple[float, int]] = {}
         self._best: dict[str, Tensor] = {}
         self._measured: Measured | None = None
         self._waiting: tuple[int, Any, Measured] | None = None
@@ -220,7 +214,7 @@ class GradES:
             rest = [p for p in self._parameters() if p.grad is not None and p not in known]
             take("rest", rest, measure.squares([p.grad for p in rest]))
         if wants.gain and self._gains_matter:
-            updates = self._last_updates()
+            updates = self._gains.last_updates()
             take("gain", [p for p, _ in updates], measure.gains([update for _, update in updates]))
         if not scalars:
             return measured
@@ -246,39 +240,6 @@ class GradES:
         """Gains count once data repeat, and where they choose single matrices."""
         repeats = self.epoch_steps is not None and self.epoch_steps < self.total_steps
         return repeats or self.config.weighs
-
-    def _last_updates(self) -> list[tuple[tuple[nn.Parameter, int], measure.Update]]:
-        """What AdamW remembers of its last update, of every parameter with a gradient, ranges of rows by their first; empty of other
-        optimizers.
-        """
-        updates: list[tuple[tuple[nn.Parameter, int], measure.Update]] = []
-        if not isinstance(self.optimizer, (torch.optim.AdamW, torch.optim.Adam)):
-            return updates
-        for group in self.optimizer.param_groups:
-            decoupled = isinstance(self.optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay", False)
-            if group.get("amsgrad") or group.get("maximize"):
-                return []
-            (beta1, beta2), decay = group["betas"], group["weight_decay"] if decoupled else 0.0
-            for parameter in group["params"]:
-                state = self.optimizer.state.get(parameter, {})
-                if parameter.grad is None or parameter not in self._last or "exp_avg_sq" not in state:
-                    continue
-                rate, updates_made = self._last[parameter]
-                taken = rate * decay
-                for part in self._ranges.get(parameter, [Part("", parameter)]):
-                    update = measure.Update(
-                        weight=part.of(parameter),
-                        gradient=part.of(parameter.grad),
-                        first=part.of(state["exp_avg"]),
-                        second=part.of(state["exp_avg_sq"]),
-                        step_size=rate / (1 - beta1**updates_made) / (1 - taken),
-                        root=(1 - beta2**updates_made) ** 0.5,
-                        epsilon=float(group["eps"]),
-                        decay=taken / (1 - taken),
-                    )
-                    if not self.freezing.is_frozen(part):
-                        updates.append(((parameter, part.start), update))
-        return updates
 
     @torch.no_grad()
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -344,7 +305,7 @@ class GradES:
             self._kept.pop(key, None), self._weights.pop(key, None), self._kept_norms.pop(key, None)
         for part in frozen:
             if part.parameter in self.freezing.frozen:
-                self._last.pop(part.parameter, None)
+                self._gains.forget(part.parameter)
         if thawed:
             self._settle(force=True)
         if decision.save_best:
@@ -380,12 +341,9 @@ class GradES:
         for parameter, before, factor in self._before:
             parameter.detach().copy_(torch.lerp(before, parameter.detach(), factor))
         self._before = []
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    made = self._last[parameter][1] if parameter in self._last else self._updates_made(parameter) - 1
-                    self._last[parameter] = (float(group["lr"]), made + 1)
-        self._observe_gains(step, measured)
+        self._gains.updated()
+        if measured.gains:
+            self.policy.observe_gains(step, *self._gains.by_unit(self._training(), measured))
         self.step = step
         self._end_of_step(step, wants, measured)
         self._settle()
@@ -397,38 +355,6 @@ class GradES:
             len(self.policy.frozen()), self.kept_bytes,
         )
         self._clock_of_step = 0.0
-
-    def _updates_made(self, parameter: nn.Parameter) -> int:
-        """As the optimizer counts them, asked once: on a device the answer has to be waited for."""
-        made = self.optimizer.state.get(parameter, {}).get("step", 1)
-        return int(made.item()) if isinstance(made, Tensor) else int(made)
-
-    def _observe_gains(self, step: int, measured: Measured) -> None:
-        if not measured.gains:
-            return
-        units, of_units = [], set()
-        for unit, parts in self._training():
-            tensors = [part for _, part in parts] + [part for part in unit.others if not self.freezing.is_frozen(part)]
-            keys = {(part.parameter, part.start) for part in tensors}
-            of_units |= keys
-            saves = sum(2 * part.of(part.parameter).numel() for _, part in parts)
-            held = sum(part.of(part.parameter).numel() * self._bytes_each(part.parameter) for part in tensors)
-            units.append((unit.name, sum(measured.gains.get(key, 0.0) for key in keys), saves, held))
-        others = sum(gain for key, gain in measured.gains.items() if key not in of_units and key not in self._frozen_keys())
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        flops = sum(2 * p.numel() * (3 if p.requires_grad else 2) for p in matrices)
-        held = sum(p.numel() * self._bytes_each(p) for p in self._parameters() if p.grad is not None)
-        self.policy.observe_gains(step, units, others, flops, held)
-
-    def _bytes_each(self, parameter: nn.Parameter) -> int:
-        """Bytes of gradient and optimizer state, by element."""
-        state = self.optimizer.state.get(parameter, {}).values()
-        kept = [value.element_size() for value in state if isinstance(value, Tensor) and value.shape == parameter.shape]
-        return parameter.element_size() + sum(kept)
-
-    def _frozen_keys(self) -> set[tuple[nn.Parameter, int]]:
-        parts = (part for unit in self.units for part in (*unit.parts, *unit.others))
-        return {(part.parameter, part.start) for part in parts if self.freezing.is_frozen(part)}
 
     @torch.no_grad()
     def _end_of_step(self, step: int, wants: Any, measured: Measured) -> None:
@@ -503,7 +429,7 @@ class GradES:
             "kept_scale": self._kept_scale,
             "weights": {key: local(tensor).clone() for key, tensor in self._weights.items()},
             "best": {name: local(tensor) for name, tensor in self._best.items()},
-            "last": {name: self._last[p] for name, p in self.model.named_parameters() if p in self._last},
+            "last": self._gains.state(),
             "record": self.record.state(),
         }
 
@@ -529,7 +455,7 @@ class GradES:
         self._kept_norms, self._kept_scale = dict(state["kept_norms"]), float(state["kept_scale"])
         named = dict(self.model.named_parameters())
         self._best = {name: _like(tensor, Part(name, named[name])) for name, tensor in state["best"].items()}
-        self._last = {named[name]: (float(rate), int(made)) for name, (rate, made) in state["last"].items()}
+        self._gains.load(state["last"])
         self.record.load(state["record"])
 
     def detach(self) -> None:
