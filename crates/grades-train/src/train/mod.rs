@@ -10,6 +10,7 @@ mod error;
 pub mod freeze;
 mod interrupt;
 mod ledger;
+mod log_file;
 pub mod memory;
 mod model_source;
 pub(crate) mod model_vision;

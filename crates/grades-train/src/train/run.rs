@@ -130,6 +130,7 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
         Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(TrainError::io(dir.path(), source)),
         _ => {}
     }
+    dir.logs()?;
     dir.write(record::SUMMARY, &pretty(&summary)?)?;
     grades_report::write_into(dir.path())?;
     Ok(summary)

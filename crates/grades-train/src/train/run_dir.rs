@@ -1,7 +1,7 @@
-//! A run's directory: what happened, one JSON object a line, so that reports need nothing else.
+//! A run's directory: what happened, one JSON object a line, so that reports need nothing else. Where the disk is full, lines wait.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use grades::TraceStep;
 use grades_fs::Lock;
 use grades_report::record::{self, Event, Signals, Step};
-use serde::Serialize;
 
 use super::TrainError;
+use super::log_file::LogFile;
 use super::trackers::Trackers;
 use crate::config::Tracker;
 
@@ -20,41 +20,14 @@ use crate::config::Tracker;
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    metrics: Lines,
-    signals: Lines,
-    events: Lines,
+    metrics: LogFile,
+    signals: LogFile,
+    events: LogFile,
     /// From the first line on.
-    trace: Option<Lines>,
+    trace: Option<LogFile>,
     trackers: Trackers,
     /// Keeps other processes out.
     _lock: Lock,
-}
-
-#[derive(Debug)]
-struct Lines {
-    path: PathBuf,
-    file: BufWriter<File>,
-}
-
-impl Lines {
-    fn create(path: PathBuf, append: bool) -> Result<Self, TrainError> {
-        let mut options = File::options();
-        if append {
-            options.append(true).create(true)
-        } else {
-            options.write(true).create_new(true)
-        };
-        let file = options.open(&path).map_err(|source| TrainError::io(&path, source))?;
-        Ok(Self { path, file: BufWriter::new(file) })
-    }
-
-    fn write(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
-        let mut text =
-            serde_json::to_string(line).map_err(io::Error::from).map_err(|e| TrainError::io(&self.path, e))?;
-        text.push('\n');
-        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.flush());
-        written.map_err(|source| TrainError::io(&self.path, source))
-    }
 }
 
 /// The lock of a run's directory; after a moment, as a process that was told to end may still be at its last step.
@@ -143,7 +116,10 @@ impl RunDir {
     }
 
     fn open(path: &Path, append: bool, lock: Lock) -> Result<Self, TrainError> {
-        let lines = |name: &str| Lines::create(path.join(name), append);
+        let lines = |name: &str| {
+            let path = path.join(name);
+            if append { LogFile::open(&path) } else { LogFile::create(&path) }
+        };
         let (metrics, signals, events) = (lines(record::METRICS)?, lines(record::SIGNALS)?, lines(record::EVENTS)?);
         Ok(Self {
             path: path.into(),
@@ -184,10 +160,19 @@ impl RunDir {
         self.path.join("adapter")
     }
 
-    /// The logs, for whoever brings them to the disk.
-    pub(super) fn logs(&self) -> Vec<File> {
-        let logs = [&self.metrics, &self.signals, &self.events].into_iter().chain(&self.trace);
-        logs.filter_map(|log| log.file.get_ref().try_clone().ok()).collect()
+    /// The logs, with all that they were told, for whoever brings them to the disk.
+    ///
+    /// # Errors
+    /// If something still waits for room on a full disk.
+    pub(super) fn logs(&mut self) -> Result<Vec<File>, TrainError> {
+        let logs = [&mut self.metrics, &mut self.signals, &mut self.events].into_iter().chain(&mut self.trace);
+        let mut files = Vec::new();
+        for log in logs {
+            log.settle()?;
+            files.extend(log.file());
+        }
+        self.trackers.settle()?;
+        Ok(files)
     }
 
     /// Appends a line to `metrics.jsonl`.
@@ -195,7 +180,7 @@ impl RunDir {
     /// # Errors
     /// If it cannot be written.
     pub fn metric(&mut self, line: &Step) -> Result<(), TrainError> {
-        self.metrics.write(line)?;
+        self.metrics.line(line)?;
         self.trackers.metrics(line)
     }
 
@@ -212,7 +197,7 @@ impl RunDir {
     /// # Errors
     /// If it cannot be written.
     pub fn signal(&mut self, line: &Signals) -> Result<(), TrainError> {
-        self.signals.write(line)?;
+        self.signals.line(line)?;
         self.trackers.signals(line);
         Ok(())
     }
@@ -224,9 +209,9 @@ impl RunDir {
     pub fn trace(&mut self, line: &TraceStep) -> Result<(), TrainError> {
         let trace = match &mut self.trace {
             Some(trace) => trace,
-            place => place.insert(Lines::create(self.path.join(record::TRACE), true)?),
+            place => place.insert(LogFile::open(&self.path.join(record::TRACE))?),
         };
-        trace.write(line)
+        trace.line(line)
     }
 
     /// Appends a line to `events.jsonl`.
@@ -234,7 +219,7 @@ impl RunDir {
     /// # Errors
     /// If it cannot be written.
     pub fn event(&mut self, line: &Event) -> Result<(), TrainError> {
-        self.events.write(line)
+        self.events.line(line)
     }
 
     /// Writes a file of the directory in one piece: it is there whole or not at all.

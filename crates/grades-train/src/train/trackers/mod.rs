@@ -61,6 +61,12 @@ impl Trackers {
         self.write(step as u64, seconds, &values)
     }
 
+    /// Fails unless all that they were told is in their files.
+    pub(super) fn settle(&mut self) -> Result<(), TrainError> {
+        self.events.as_mut().map_or(Ok(()), EventFile::settle)?;
+        self.history.as_mut().map_or(Ok(()), History::settle)
+    }
+
     fn write(&mut self, step: u64, seconds: f64, values: &[(String, f64)]) -> Result<(), TrainError> {
         if let Some(events) = &mut self.events {
             events.write(step, values)?;

@@ -1,19 +1,16 @@
 //! TensorBoard's event files: `TFRecord`s of `Event` messages, encoded here because the few fields that are needed do not
 //! pay for a protobuf library. The field numbers are those of `tensorboard/compat/proto/{event,summary}.proto`.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::train::TrainError;
+use crate::train::log_file::LogFile;
 
 /// An event file of a run, under `tensorboard/`.
 #[derive(Debug)]
-pub(super) struct EventFile {
-    path: PathBuf,
-    file: File,
-}
+pub(super) struct EventFile(LogFile);
 
 impl EventFile {
     /// Begins a new file. That of a run that goes on says from which step on it replaces what older files hold.
@@ -24,8 +21,7 @@ impl EventFile {
         // TensorBoard reads the files of a folder in the order of their names, and knows them by `tfevents`.
         let name = format!("events.out.tfevents.{}.{:09}.grades", time.as_secs(), time.subsec_nanos());
         let path = folder.join(name);
-        let file = File::create_new(&path).map_err(|source| TrainError::io(&path, source))?;
-        let mut events = Self { path, file };
+        let mut events = Self(LogFile::create(&path)?);
         events.append(&version(time.as_secs_f64()))?;
         if let Some(step) = resumed {
             events.append(&start(time.as_secs_f64(), step as u64 + 1))?;
@@ -40,7 +36,11 @@ impl EventFile {
     }
 
     fn append(&mut self, event: &[u8]) -> Result<(), TrainError> {
-        self.file.write_all(&record(event)).map_err(|source| TrainError::io(&self.path, source))
+        self.0.append(&record(event))
+    }
+
+    pub(super) fn settle(&mut self) -> Result<(), TrainError> {
+        self.0.settle()
     }
 }
 

@@ -1,20 +1,17 @@
 //! The history of a run as Weights & Biases keeps it: a JSON object a step, with `_step`, `_runtime` and `_timestamp`.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
 use crate::train::TrainError;
+use crate::train::log_file::LogFile;
 
 /// `wandb/wandb-history.jsonl` of a run.
 #[derive(Debug)]
-pub(super) struct History {
-    path: PathBuf,
-    file: File,
-}
+pub(super) struct History(LogFile);
 
 impl History {
     /// Begins it, or goes on with what it holds up to the step that a resumed run begins after.
@@ -31,8 +28,7 @@ impl History {
             let kept: String = text.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
             grades_fs::write(&path, kept)?;
         }
-        let file = File::options().append(true).create(true).open(&path).map_err(io)?;
-        Ok(Self { path, file })
+        LogFile::open(&path).map(Self)
     }
 
     /// Appends a step.
@@ -44,7 +40,10 @@ impl History {
                 .into_iter()
                 .collect();
         line.extend(values.iter().map(|(name, value)| (name.clone(), json!(value))));
-        let text = format!("{}\n", Value::Object(line));
-        self.file.write_all(text.as_bytes()).map_err(|source| TrainError::io(&self.path, source))
+        self.0.line(&line)
+    }
+
+    pub(super) fn settle(&mut self) -> Result<(), TrainError> {
+        self.0.settle()
     }
 }

@@ -19,7 +19,8 @@ impl Trainer<'_> {
         let path = checkpoint::folder(self.dir.path(), step);
         self.dir.event(&Event::Run(RunEvent::Checkpoint { step, path }))?;
         let snapshot = Snapshot::of(&self.state, planned)?;
-        let begun = self.checkpoints.write(snapshot, self.dir.logs());
+        // A log that lacks lines would have a hole where the run goes on from this checkpoint.
+        let begun = self.dir.logs().and_then(|logs| self.checkpoints.write(snapshot, logs));
         self.without_checkpoint(begun)
     }
 
