@@ -1,5 +1,7 @@
 //! Data sets and models of the Hugging Face Hub, played by a server on this machine.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::Value;
 
 use crate::fake_hub::{Answer, FakeHub};
@@ -84,6 +86,47 @@ fn what_is_wrong_with_the_hub_is_told_before_anything_is_made() {
     hub.answer("/api/datasets/owner/set/revision/main", Answer::refusal("403 Forbidden", "GatedRepo"));
     train(&online, "datasets.0.path=owner/set", &["/datasets/owner/set", "HF_TOKEN"]);
     train(&online, "datasets.0.revision=main", &["data.jsonl", "revision"]);
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn a_token_goes_to_the_hub_and_nowhere_else() {
+    let (workspace, hub) = (Workspace::new(), hub());
+    let (token, person) = ("hf_forTheHubAlone", "somebody-by-name");
+    let home = format!("/home/{person}");
+    let variables = [("HF_ENDPOINT", hub.endpoint.as_str()), ("HF_TOKEN", token), ("HOME", &home), ("USER", person)];
+    let data = ["datasets.0.path=baber/piqa", "datasets.0.type=piqa", "datasets.0.split=validation"];
+    let train =
+        |more: &[&str]| workspace.call_with(&variables, &[&["train", "config.yaml"][..], &data[..], more].concat());
+    let trained = train(&["early_stopping.trace=true", "save_steps=1", "report_to=[tensorboard, wandb]"]);
+    assert!(trained.succeeded(), "{}", trained.stderr());
+    hub.answer("/api/datasets/owner/set/revision/main", Answer::refusal("403 Forbidden", "GatedRepo"));
+    let refused = train(&["datasets.0.path=owner/set", "output_dir=other"]);
+    let compared = workspace
+        .call_with(&variables, &["compare", "config.yaml", "--methods", "none", "--seeds", "1", "--out", "all"]);
+    assert!(!refused.succeeded() && compared.succeeded(), "{}", compared.stderr());
+    let asked = hub.requests();
+    assert!(!asked.is_empty() && asked.iter().all(|request| request.ends_with(token)), "{asked:?}");
+    for called in [&trained, &refused, &compared] {
+        let said = called.stdout() + &called.stderr();
+        assert!(!said.contains(token) && !said.contains(person), "{said}");
+    }
+    let holds = |path: &Path, word: &str| {
+        std::fs::read(path).unwrap().windows(word.len()).any(|window| window == word.as_bytes())
+    };
+    let written = files(workspace.path("").as_path());
+    assert!(
+        written.iter().any(|path| path.ends_with("run/report.html"))
+            && written.iter().any(|path| path.ends_with("compare.html"))
+    );
+    for path in &written {
+        assert!(!holds(path, token) && !holds(path, person), "{}", path.display());
+    }
 }
 
 #[test]
