@@ -85,8 +85,17 @@ def _raw(tensors: Sequence[Tensor], norm: str) -> list[Tensor]:
         # On processors `vector_norm` adds magnitudes one after the other; `sum` adds in pairs, and loses nothing.
         values = [tensor.abs().sum(dtype=torch.float32) for tensor in tensors]
     else:
-        values = [torch.linalg.vector_norm(tensor, order, dtype=torch.float32) for tensor in tensors]
+        return [_square(tensor) for tensor in tensors]
     return values if norm == "l1" else torch._foreach_mul(values, values)
+
+
+def _square(tensor: Tensor) -> Tensor:
+    """The sum of squares on a processor: as a dot product, which takes half as long as `vector_norm`, where there is one."""
+    if tensor.dtype == torch.float32 and tensor.is_contiguous():
+        flat = tensor.reshape(-1)
+        return torch.dot(flat, flat)
+    norm = torch.linalg.vector_norm(tensor, 2, dtype=torch.float32)
+    return norm * norm
 
 
 def norms(tensors: Sequence[Tensor], norm: str) -> list[Tensor]:
