@@ -205,9 +205,11 @@ class GradES:
         training = [(key, part) for _, parts in self._training() for key, part in parts] if wants.measure_gradients else []
         training = [(key, part) for key, part in training if part.parameter.grad is not None]
         now = {key: part.of(part.parameter.grad) for key, part in training}
-        take("norm", now, measure.norms(list(now.values()), wants.norm))
+        norms = dict(zip(now, measure.norms(list(now.values()), wants.norm)))
+        take("norm", norms, list(norms.values()))
         compared = [key for key in now if key in self._kept]
-        pairs = [measure.Pair(now[key], self._kept[key], 1.0 / self._kept_scale) for key in compared]
+        squares = {key: (norms[key], self._kept_norms[key] ** 2) for key in compared if key in self._kept_norms}
+        pairs = [measure.Pair(now[key], self._kept[key], 1.0 / self._kept_scale, squares.get(key)) for key in compared]
         take("change", compared, measure.changes(pairs, wants.norm))
         if max_norm is not None:
             known = {part.parameter for _, part in training if part.whole} if wants.norm == "frobenius" else set()

@@ -32,3 +32,15 @@ def test_half_precision_is_summed_in_f32():
     ones = torch.ones(1000, 1000, dtype=torch.bfloat16)
     assert measure.finish(measure.norms([ones], "l1")[0].item(), "l1") == 1e6
     assert measure.finish(measure.norms([ones], "frobenius")[0].item(), "frobenius") == pytest.approx(1e3, rel=1e-6)
+
+
+def test_changes_from_squares_and_products_are_those_of_differences():
+    generator = torch.Generator().manual_seed(2)
+    for shape in ((1, 1), (7, 13), (129, 65)):
+        before = torch.randn(shape, generator=generator)
+        for now in (torch.randn(shape, generator=generator), before + 0.5 * torch.randn(shape, generator=generator), 1.001 * before, before.clone()):
+            for scale in (1.0, 2.5):
+                now_square, before_square = measure.squares([now])[0], (scale * before).double().square().sum().item()
+                told = measure.changes([measure.Pair(now, before / scale, scale**2, (now_square, before_square))], "frobenius")[0].item()
+                exact = (now.double() - scale * before.double()).square().sum().item()
+                assert told == pytest.approx(exact, rel=1e-5, abs=1e-9), (shape, scale)
