@@ -208,7 +208,8 @@ class GradES:
         norms = dict(zip(now, measure.norms(list(now.values()), wants.norm)))
         take("norm", norms, list(norms.values()))
         compared = [key for key in now if key in self._kept]
-        squares = {key: (norms[key], self._kept_norms[key] ** 2) for key in compared if key in self._kept_norms}
+        known = [key for key in compared if key in self._kept_norms] if wants.norm == "frobenius" else []
+        squares = {key: (norms[key], self._kept_norms[key] ** 2) for key in known}
         pairs = [measure.Pair(now[key], self._kept[key], 1.0 / self._kept_scale, squares.get(key)) for key in compared]
         take("change", compared, measure.changes(pairs, wants.norm))
         if max_norm is not None:

@@ -1,7 +1,8 @@
 """Norms of gradients and weights, and gains of updates, where the tensors are.
 
 Everything that a step measures becomes one vector on the device, which is read once. On a processor tensors are gone through one by
-one, with one scratch buffer, so that what is read twice is read from the cache; elsewhere in lists (``torch._foreach_*``).
+one, as dot products where these tell enough, else with one scratch buffer, so that what is read twice is read from the cache; elsewhere
+in lists (``torch._foreach_*``).
 """
 
 from __future__ import annotations
