@@ -16,7 +16,8 @@ use crate::weights::{Checkpoint, TensorToSave, save_adapter};
 
 /// The name of an adapter's options.
 pub(crate) const CONFIG: &str = "adapter_config.json";
-const TENSORS: &str = "adapter_model.safetensors";
+/// The file of an adapter's values in its folder.
+pub const TENSORS: &str = "adapter_model.safetensors";
 
 /// Keys of PEFT's `LoraConfig`, to version 0.21, that say nothing of a saved adapter: where it comes from, how it was begun
 /// and trained, and which modules it has, which its tensors show.

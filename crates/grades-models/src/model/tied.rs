@@ -27,6 +27,12 @@ impl Decoder {
         self.head.is_none()
     }
 
+    /// The name of the embedding's matrix.
+    #[must_use]
+    pub fn embedding_name(&self) -> &str {
+        &self.parameters.get(self.embedding).name
+    }
+
     /// Whether it came with a tied embedding whose head has a matrix of its own by now.
     #[must_use]
     pub fn is_untied(&self) -> bool {

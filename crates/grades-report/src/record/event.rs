@@ -84,6 +84,13 @@ pub enum RunEvent {
         /// What the run ends with, and why.
         reason: String,
     },
+    /// The end, where the best checkpoint was to be taken.
+    BestModel {
+        /// The step.
+        step: usize,
+        /// What the run ends with, and why.
+        reason: String,
+    },
 }
 
 impl Event {
@@ -109,6 +116,7 @@ impl fmt::Display for RunEvent {
             Self::VisionCacheOff { step, reason } => write!(f, "step {step} · vision_cache_off: {reason}"),
             Self::LearningRate { step, reason } => write!(f, "step {step} · learning_rate: {reason}"),
             Self::WeightAverage { step, reason } => write!(f, "step {step} · weight_average: {reason}"),
+            Self::BestModel { step, reason } => write!(f, "step {step} · best_model: {reason}"),
             Self::EmbeddingUntied { step, reason } => write!(f, "step {step} · embedding_untied: {reason}"),
         }
     }

@@ -33,6 +33,9 @@ pub struct Summary {
     /// The learning rate that `learning_rate: auto` found; left out where it was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
+    /// The step of the checkpoint that the run ended with; left out where it ended with its last weights or their average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_step: Option<usize>,
     /// Mean training loss over all steps.
     pub train_loss: f64,
     /// Loss on the validation set at the end; `null` if there is none.

@@ -29,13 +29,19 @@ impl PlannedRun {
 /// The options of a config on which its results depend.
 fn comparable(config: &Config) -> Value {
     let plain = Config::default();
+    // Which checkpoint is the best depends on which there are.
+    let chooses = config.load_best_model_at_end;
     let config = Config {
         output_dir: plain.output_dir,
         resume_from_checkpoint: None,
         threads: plain.threads,
         logging_steps: plain.logging_steps,
-        save_steps: None,
+        save_strategy: config.save_strategy.filter(|_| chooses),
+        save_steps: config.save_steps.clone().filter(|_| chooses),
         save_total_limit: None,
+        save_only_model: false,
+        metric_for_best_model: config.metric_for_best_model.filter(|_| chooses),
+        greater_is_better: config.greater_is_better.filter(|_| chooses),
         report_to: plain.report_to,
         ..config.clone()
     };

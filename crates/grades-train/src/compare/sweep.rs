@@ -82,6 +82,11 @@ impl Sweep {
         }
         let questions = options.runs.questions()?;
         let common = variants.config(&[], &[])?;
+        if common.load_best_model_at_end {
+            let problem = "runs of a sweep share their first steps, whose checkpoints are not those that each would choose from; \
+                           remove load_best_model_at_end";
+            return Err(CompareError::Unknown(problem.to_owned()));
+        }
         let (adapter, out) = (adapter_name(&common), options.runs.folder(&common));
         let mut seeds = Vec::new();
         for seed in options.runs.seeds(common.seed) {
@@ -105,7 +110,11 @@ impl Sweep {
             let config = Config {
                 output_dir: out.join(&name),
                 early_stopping: grades::EarlyStopping::None(Default::default()),
+                save_strategy: None,
                 save_steps: Some(SaveSteps::At(forks.into_iter().collect())),
+                save_only_model: false,
+                metric_for_best_model: None,
+                greater_is_better: None,
                 ..runs[0].1.config.clone()
             };
             seeds.push(SeedRuns { seed, trunk: PlannedRun { name, config, from: None }, runs });

@@ -15,6 +15,7 @@ mod raw;
 mod report_to;
 mod resolved;
 mod save_steps;
+mod save_strategy;
 mod size;
 mod validation;
 mod variants;
@@ -33,6 +34,7 @@ pub use pictures::ImageBackend;
 pub use report_to::{ReportTo, Tracker};
 pub use resolved::{Config, Precision, Threads};
 pub use save_steps::SaveSteps;
+pub use save_strategy::{BestMetric, BestModel, SaveStrategy, Saves};
 pub use size::ByteSize;
 pub use variants::Variants;
 

@@ -10,6 +10,9 @@ const NOT_YET: [&str; 3] = ["lora_model_dir", "load_in_8bit", "chat_template"];
 /// The section of what only some runs of a comparison have; a single run reads past it.
 pub(super) const COMPARE: &str = "compare";
 
+/// Axolotl's key for going on from the last checkpoint.
+const AUTO_RESUME: &str = "auto_resume_from_checkpoints";
+
 /// The method of early stopping where none is named.
 const DEFAULT_METHOD: &str = "grades";
 
@@ -131,6 +134,26 @@ pub(super) fn resolve(mut tree: Value) -> Result<Config, ConfigError> {
             if let Some(off @ Value::Bool(false)) = map.get_mut(cache) {
                 *off = "off".into();
             }
+        }
+        // What `no` is to them.
+        if let Some(no @ Value::Bool(false)) = map.get_mut("save_strategy") {
+            *no = "no".into();
+        }
+        // Axolotl's name for `resume_from_checkpoint: auto`.
+        if map.get(AUTO_RESUME).is_some_and(|auto| auto.is_boolean() || auto.is_null())
+            && map.shift_remove(AUTO_RESUME) == Some(true.into())
+        {
+            match map.get("resume_from_checkpoint") {
+                None | Some(Value::Null | Value::Bool(true)) => {}
+                Some(auto) if auto == "auto" => {}
+                Some(_) => {
+                    return Err(ConfigError::Inconsistent(format!(
+                        "`{AUTO_RESUME}` goes on from the last checkpoint of the run, and `resume_from_checkpoint` names another; remove one of \
+                         them"
+                    )));
+                }
+            }
+            map.insert("resume_from_checkpoint".to_owned(), "auto".into());
         }
         // Axolotl's name for all of them.
         if map.get("lora_target_linear").is_some_and(|all| all.is_boolean() || all.is_null())

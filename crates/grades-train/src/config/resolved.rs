@@ -15,6 +15,7 @@ use super::optimizer::{OptimArgs, Optimizer};
 use super::pictures::ImageBackend;
 use super::report_to::ReportTo;
 use super::save_steps::SaveSteps;
+use super::save_strategy::{BestMetric, SaveStrategy};
 use super::size::ByteSize;
 use crate::data::packing::Packing;
 use crate::data::split::CountOrShare;
@@ -196,15 +197,29 @@ pub struct Config {
     /// Steps between validations: a count, or a share of all steps; 0 for none before the end. Left out: at the end of
     /// every epoch.
     pub eval_steps: Option<CountOrShare>,
-    /// Steps between checkpoints: a count, or a share of all steps; or a list of steps. Left out: none but the final
-    /// model.
+    /// When checkpoints are written: `steps` (as `save_steps` says; where that is given the default), `epoch`, `best` (after each
+    /// validation that is better than all before), or `no` (else the default): none but the final model.
+    pub save_strategy: Option<SaveStrategy>,
+    /// Steps between checkpoints: a count, or a share of all steps; or a list of steps.
     pub save_steps: Option<SaveSteps>,
     /// Trackers whose files are written into the run's directory, too: `tensorboard`, `wandb`, a list, or `none` (default).
     pub report_to: ReportTo,
-    /// How many checkpoints stay; the oldest go first. Left out: all.
+    /// How many checkpoints stay; the oldest go first, but never the best nor the last. Left out: all.
     pub save_total_limit: Option<usize>,
-    /// A checkpoint to go on from; or `auto` (also `true`) for the last whole one in `output_dir`, where a run that has not
-    /// begun begins and one that has ended is left as it is. A damaged one is passed over.
+    /// Whether a checkpoint is a model (or adapter) in the Hugging Face layout alone, for use and not to go on from; that of a run
+    /// which a signal ends is whole all the same. Default: false.
+    pub save_only_model: bool,
+    /// Whether the run ends with the best of its checkpoints, unless its last weights are better. Each checkpoint is validated for
+    /// it, whatever `eval_steps` says. `weight_average: auto` is `none` then; `method: validation_loss`, which restores the best of its
+    /// own checks by itself, is refused. Default: false.
+    pub load_best_model_at_end: bool,
+    /// What says which checkpoint is the best: `eval_loss` (also `loss`; with `load_best_model_at_end` and `save_strategy: best` the
+    /// default), or `train_loss`, the mean of the steps since the last checkpoint (with `best` since the last validation).
+    pub metric_for_best_model: Option<BestMetric>,
+    /// Whether more of it is better. Left out: false, as it is a loss.
+    pub greater_is_better: Option<bool>,
+    /// A checkpoint to go on from; or `auto` (also `true`, or `auto_resume_from_checkpoints: true`) for the last whole one in
+    /// `output_dir`, where a run that has not begun begins and one that has ended is left as it is. A damaged one is passed over.
     pub resume_from_checkpoint: Option<Resume>,
     /// What happens at a step whose loss or gradients are NaN or infinite: `stop` (default), or `skip`, which changes nothing at
     /// that step and counts it.
@@ -280,9 +295,14 @@ impl Default for Config {
             threads: Threads(None),
             logging_steps: 10,
             eval_steps: None,
+            save_strategy: None,
             save_steps: None,
             report_to: ReportTo::default(),
             save_total_limit: None,
+            save_only_model: false,
+            load_best_model_at_end: false,
+            metric_for_best_model: None,
+            greater_is_better: None,
             resume_from_checkpoint: None,
             on_nonfinite: OnNonfinite::Stop,
             early_stopping: grades::EarlyStopping::default(),
@@ -381,6 +401,8 @@ impl Config {
     pub fn weight_average(&self) -> Option<WeightAverage> {
         match (self.weight_average, &self.early_stopping) {
             (Averaging::Kind(kind), _) => Some(kind),
+            // Such a run ends with its best checkpoint.
+            (Averaging::Auto, _) if self.load_best_model_at_end => None,
             (Averaging::Auto, grades::EarlyStopping::Grades(options)) if options.tau == grades::Tau::Auto => {
                 Some(WeightAverage::Polynomial { power: 3.0 })
             }

@@ -257,6 +257,32 @@ fn values_out_of_range_are_named_with_the_range() {
         ("save_steps: 0", ["`save_steps: 0`", "from 1"]),
         ("save_steps: [3, 0]", ["`save_steps: [3,0]`", "from 1"]),
         ("save_steps: often", ["`save_steps: \"often\"`", "list of steps"]),
+        ("save_strategy: sometimes", ["`save_strategy: \"sometimes\"`", "steps, epoch, best, no"]),
+        ("save_strategy: steps", ["`save_strategy: steps`", "set save_steps"]),
+        ("save_strategy: no\nsave_steps: 3", ["`save_steps`", "remove one"]),
+        ("save_only_model: true", ["`save_only_model`", "save_strategy"]),
+        ("greater_is_better: true", ["`greater_is_better`", "load_best_model_at_end"]),
+        ("load_best_model_at_end: true\nval_set_size: 2", ["`load_best_model_at_end`", "set save_steps"]),
+        ("save_strategy: epoch\nload_best_model_at_end: true", ["`eval_loss`", "set val_set_size"]),
+        ("save_strategy: best\nval_set_size: 2\neval_steps: 0", ["`save_strategy: best`", "`eval_steps: 0`"]),
+        (
+            "save_steps: 2\nval_set_size: 2\nload_best_model_at_end: true\nearly_stopping: validation_loss",
+            ["`early_stopping.method: validation_loss`", "load_best_model_at_end"],
+        ),
+        (
+            "save_steps: 2\nval_set_size: 2\nload_best_model_at_end: true\nweight_average: {kind: ema}",
+            ["`load_best_model_at_end`", "`weight_average`"],
+        ),
+        (
+            "save_steps: 2\nval_set_size: 2\nload_best_model_at_end: true\nadapter: lora\nfold_frozen: true",
+            ["`load_best_model_at_end`", "`fold_frozen`"],
+        ),
+        ("save_steps: 2\nmetric_for_best_model: accuracy", ["`metric_for_best_model: \"accuracy\"`", "train_loss"]),
+        (
+            "auto_resume_from_checkpoints: true\nresume_from_checkpoint: runs/a/checkpoints/step-000001",
+            ["`auto_resume_from_checkpoints`", "`resume_from_checkpoint`"],
+        ),
+        ("auto_resume_from_checkpoints: always", ["`auto_resume_from_checkpoints`", "resume_from_checkpoint"]),
         ("early_stopping: {alpha: 2}", ["early_stopping", "alpha"]),
         ("early_stopping: {method: budget}", ["early_stopping", "flops"]),
         ("early_stopping: none\nsave_both_averages: true", ["save_both_averages", "weight_average"]),
@@ -391,4 +417,35 @@ fn adapters_have_the_names_of_axolotl() {
             .unwrap();
     assert_eq!((some.r, some.lora_alpha, some.use_rslora), (4, 8.0, true));
     assert_eq!(some.target_modules, ["q_proj", "v_proj"]);
+}
+
+#[test]
+fn checkpoints_are_asked_for_as_in_transformers_and_axolotl() {
+    let read = |text: &str| parse(&format!("{MINIMAL}val_set_size: 2\n{text}\n"), &[]).unwrap();
+    let saves = |text: &str| read(text).saves(5);
+    assert_eq!(
+        (saves(""), saves("save_strategy: no"), saves("save_strategy: \"no\"")),
+        (Saves::Never, Saves::Never, Saves::Never)
+    );
+    assert_eq!((saves("save_strategy: epoch"), saves("save_strategy: best")), (Saves::Epochs(5), Saves::Best));
+    assert_eq!(saves("save_strategy: steps\nsave_steps: 3"), saves("save_steps: 3"));
+    let best = |text: &str| read(text).best_model();
+    assert_eq!((best("save_steps: 3"), best("save_strategy: epoch")), (None, None));
+    let by_loss = BestModel { metric: BestMetric::EvalLoss, greater_is_better: false, load_at_end: false };
+    assert_eq!(best("save_strategy: best"), Some(by_loss));
+    for name in ["loss", "eval_loss"] {
+        assert_eq!(best(&format!("save_steps: 3\nmetric_for_best_model: {name}")), Some(by_loss));
+    }
+    let loaded = read("save_steps: 3\nload_best_model_at_end: true\nearly_stopping: {tau: auto}");
+    assert_eq!(loaded.best_model(), Some(BestModel { load_at_end: true, ..by_loss }));
+    // A run ends with one or the other.
+    assert_eq!((loaded.weight_average(), read("early_stopping: {tau: auto}").weight_average().is_some()), (None, true));
+    for text in
+        ["auto_resume_from_checkpoints: true", "auto_resume_from_checkpoints: true\nresume_from_checkpoint: auto"]
+    {
+        assert_eq!(read(text).resume_from_checkpoint, Some(Resume::Auto));
+    }
+    assert_eq!(read("auto_resume_from_checkpoints: false").resume_from_checkpoint, None);
+    let again = read("save_strategy: best\nsave_only_model: true");
+    assert_eq!(parse(&again.to_yaml().unwrap(), &[]).unwrap(), again);
 }

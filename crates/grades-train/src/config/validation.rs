@@ -47,6 +47,7 @@ impl Config {
         self.validate_auto_rate()?;
         self.validate_embeddings()?;
         self.validate_pictures()?;
+        self.validate_checkpoints()?;
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
             return Err(ConfigError::Inconsistent(
                 "`warmup_ratio` and `warmup_steps` are both set; remove one of them".to_owned(),

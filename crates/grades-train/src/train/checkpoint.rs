@@ -103,9 +103,17 @@ impl View for Saved {
     }
 }
 
-/// The folder of the checkpoint after `step` in the run directory `run`.
+/// The folder of a run's checkpoints.
+pub(super) const FOLDER: &str = "checkpoints";
+
+/// The name of the checkpoint after `step`.
+pub(super) fn name(step: usize) -> String {
+    format!("step-{step:06}")
+}
+
+/// Its folder in the run directory `run`.
 pub(super) fn folder(run: &Path, step: usize) -> PathBuf {
-    run.join("checkpoints").join(format!("step-{step:06}"))
+    run.join(FOLDER).join(name(step))
 }
 
 /// What a checkpoint will hold. Taking it costs no copy, and it can be written while the run goes on.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::error::TrainError;
 use super::plan::MemoryPlan;
-use crate::config::Config;
+use crate::config::{Config, Saves};
 
 /// Bytes of a value as it is saved.
 const F32: u64 = 4;
@@ -26,20 +26,25 @@ pub struct DiskPlan {
 
 impl DiskPlan {
     /// Of a run of a model of `parameters` values, of which `trainable` train or are adapters.
-    pub(super) fn of(config: &Config, memory: &MemoryPlan, parameters: u64, trainable: u64, planned: usize) -> Self {
+    pub(super) fn of(
+        config: &Config,
+        memory: &MemoryPlan,
+        (parameters, trainable): (u64, u64),
+        (steps_per_epoch, planned): (usize, usize),
+    ) -> Self {
         let adapted = config.adapter.is_some();
-        let due = |save: &crate::config::SaveSteps| (1..planned).filter(|step| save.due(*step, planned)).count() as u64;
-        let written = config.save_steps.as_ref().map_or(0, due);
-        let kept = config.save_total_limit.map_or(written, |limit| written.min(limit as u64 + 1));
-        Self {
-            model: F32 * if adapted { trainable } else { parameters },
-            checkpoint: F32 * if adapted { trainable } else { parameters }
-                + memory.optimizer
-                + memory.kept
-                + memory.average,
-            checkpoints: kept,
-            available: grades_fs::free(&config.output_dir),
-        }
+        let saves = config.saves(steps_per_epoch);
+        // At most: each validation may be the best so far.
+        let validations = config.validates_every(steps_per_epoch, planned).filter(|_| saves == Saves::Best);
+        let due =
+            |step: &usize| saves.due(*step, planned) || validations.is_some_and(|every| step.is_multiple_of(every));
+        let written = (1..planned).filter(due).count() as u64;
+        // The best and the last stay, whatever the limit.
+        let least = if config.best_model().is_some() { 2 } else { 1 };
+        let kept = config.save_total_limit.map_or(written, |limit| written.min(limit.max(least) as u64 + 1));
+        let model = F32 * if adapted { trainable } else { parameters };
+        let states = if config.save_only_model { 0 } else { memory.optimizer + memory.kept + memory.average };
+        Self { model, checkpoint: model + states, checkpoints: kept, available: grades_fs::free(&config.output_dir) }
     }
 
     /// All of it.
@@ -76,7 +81,7 @@ mod tests {
             let options: Vec<String> = options.iter().map(ToString::to_string).collect();
             let config =
                 Config::parse("model: m\ndatasets: [{path: rows.jsonl, type: completion}]\n", &options).unwrap();
-            DiskPlan { available: Some(9_999), ..DiskPlan::of(&config, &memory, 100, 10, 10) }
+            DiskPlan { available: Some(9_999), ..DiskPlan::of(&config, &memory, (100, 10), (3, 10)) }
         };
         let size = |options: &[&str]| {
             let plan = plan(options);
@@ -87,6 +92,14 @@ mod tests {
         assert_eq!(size(&["save_steps=2"]), (400, 1_600, 4, 6_800));
         assert_eq!(size(&["save_steps=2", "save_total_limit=1"]), (400, 1_600, 2, 3_600));
         assert_eq!(size(&["save_steps=2", "adapter=lora"]), (40, 1_240, 4, 5_000));
+        // After steps 3, 6 and 9; two of them stay, the best and the last, beside the one that is being written.
+        let epochs = ["save_strategy=epoch", "val_set_size=2"];
+        assert_eq!(size(&epochs), (400, 1_600, 3, 5_200));
+        assert_eq!(size(&[&epochs[..], &["save_total_limit=1"]].concat()), (400, 1_600, 2, 3_600));
+        let best =
+            [&epochs[..], &["save_total_limit=1", "load_best_model_at_end=true", "save_only_model=true"]].concat();
+        assert_eq!(size(&best), (400, 400, 3, 1_600));
+        assert_eq!(size(&["save_strategy=best", "val_set_size=2", "eval_steps=2"]), (400, 1_600, 4, 6_800));
         assert!(plan(&["save_steps=2"]).check(Path::new("run")).is_ok());
         let error = plan(&["save_steps=1"]).check(Path::new("run")).unwrap_err().to_string();
         assert!(

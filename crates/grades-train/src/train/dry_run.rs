@@ -125,7 +125,12 @@ impl DryRun {
             model_type: prepared.source.model_type()?,
             parameters,
             trainable_parameters,
-            disk: DiskPlan::of(config, &memory, parameters, trainable_parameters, prepared.planned_steps),
+            disk: DiskPlan::of(
+                config,
+                &memory,
+                (parameters, trainable_parameters),
+                (prepared.loader.steps_per_epoch(), prepared.planned_steps),
+            ),
             units: units.len(),
             samples: samples.len(),
             tokens: samples.iter().map(|sample| sample.ids.len() as u64).sum(),

@@ -7,6 +7,8 @@ use std::time::Instant;
 use grades::{Flops, Spent};
 use serde::{Deserialize, Serialize};
 
+use crate::config::BestMetric;
+
 /// The counters of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ledger {
@@ -32,12 +34,29 @@ pub struct Ledger {
     pub monitor_flops: u64,
     /// Most bytes that were kept from step to step for the policy.
     pub monitor_bytes: u64,
+    /// The best checkpoint so far, where one is looked for.
+    #[serde(default)]
+    pub best: Option<Best>,
+    /// The sum of the losses, and the number of steps that have one, when `train_loss` was last asked for.
+    #[serde(default)]
+    judged: (Exact, usize),
     /// Steps that changed nothing, as their loss or gradients were not finite.
     pub skipped_steps: usize,
     /// The last of them.
     pub passed_over: Option<usize>,
     /// What losses are usual.
     usual: Usual,
+}
+
+/// The best checkpoint of a run so far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The step after which it was written.
+    pub step: usize,
+    /// What it was judged by.
+    pub metric: BestMetric,
+    /// What that came to.
+    pub value: Exact,
 }
 
 /// Mean and spread of the last losses, each weighted 0.95 times the one after it.
@@ -93,6 +112,18 @@ impl Ledger {
         self.monitor_seconds += clock.elapsed().as_secs_f64() - (self.validation_seconds - validated);
     }
 
+    /// The mean loss of the steps up to `step` since this was last judged; `None` where all were passed over.
+    pub(super) fn recent_loss(&self, step: usize) -> Option<f64> {
+        let (sum, steps) = self.judged;
+        let steps = step - self.skipped_steps - steps;
+        (steps > 0).then(|| (self.loss_sum.0 - sum.0) / steps as f64)
+    }
+
+    /// Remembers that the losses up to `step` have been judged.
+    pub(super) fn judged_at(&mut self, step: usize) {
+        self.judged = (self.loss_sum, step - self.skipped_steps);
+    }
+
     /// The mean loss of the steps, as transformers' `training_loss`.
     #[must_use]
     pub fn mean_loss(&self) -> f64 {
@@ -138,6 +169,16 @@ mod tests {
         // A fall is none, and of the first losses nothing is known.
         assert_eq!(after(200, -5.0), None);
         assert_eq!((after(19, 9.0), after(20, 9.0).is_some()), (None, true));
+    }
+
+    #[test]
+    fn recent_losses_are_those_since_they_were_last_judged() {
+        let mut ledger = Ledger { loss_sum: Exact(6.0), ..Ledger::default() };
+        assert_eq!((ledger.recent_loss(3), ledger.recent_loss(0)), (Some(2.0), None));
+        ledger.judged_at(3);
+        ledger.loss_sum.0 += 5.0;
+        ledger.pass_over(5);
+        assert_eq!((ledger.recent_loss(5), ledger.recent_loss(6)), (Some(5.0), Some(2.5)));
     }
 
     #[test]

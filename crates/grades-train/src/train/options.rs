@@ -3,7 +3,7 @@
 use super::average::WeightAverage;
 use super::outputs;
 use super::rule::Rule;
-use crate::config::{OnNonfinite, SaveSteps};
+use crate::config::{BestModel, OnNonfinite, Saves};
 use crate::schedule::Schedule;
 
 /// The options of the loop itself.
@@ -38,7 +38,11 @@ pub struct TrainOptions {
     /// Validates after every so many steps.
     pub eval_steps: Option<usize>,
     /// When checkpoints are written.
-    pub save_steps: Option<SaveSteps>,
+    pub saves: Saves,
+    /// Whether they hold the model alone.
+    pub save_only_model: bool,
+    /// How the best of them is found, where it is asked for.
+    pub best_model: Option<BestModel>,
     /// How many of them stay.
     pub save_total_limit: Option<usize>,
     /// What happens at a step whose loss or gradients are not finite.

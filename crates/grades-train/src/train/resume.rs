@@ -5,6 +5,7 @@ use std::path::Path;
 
 use grades_models::parameters::{Parameter, Piece};
 use grades_models::weights::Checkpoint;
+use grades_models::{Decoder, peft};
 use grades_tensor::{DeviceRef, Tensor};
 
 use super::checkpoint::{Progress, STATE, is_codes};
@@ -76,6 +77,17 @@ pub fn resume(mut state: TrainState, folder: &Path, options: &TrainOptions) -> R
     if !shared {
         state.policy.restore(policy)?;
     }
+    if let (Some(best), Some(model)) = (progress.ledger.best, options.best_model)
+        && best.metric != model.metric
+    {
+        return Err(TrainError::Other(format!(
+            "{}: the best checkpoint of this run was chosen by {}, and this config says `metric_for_best_model: {}`; resume with the \
+             config that the run began with",
+            folder.display(),
+            best.metric.name(),
+            model.metric.name()
+        )));
+    }
     restore_average(folder, progress.average, progress.ledger.steps, &mut state, options)?;
     state.ledger = progress.ledger;
     Ok(state)
@@ -122,6 +134,29 @@ fn restore_model(folder: &Path, progress: &Progress, state: &mut TrainState) -> 
             false => load(folder, &file, &index.to_string(), p.value.device(), p.value.shape()).map(Some),
         });
         state.best = Some(own.collect::<Result<_, TrainError>>()?);
+    }
+    Ok(())
+}
+
+/// Gives a model the weights of a checkpoint, which may be a model alone.
+///
+/// # Errors
+/// If the checkpoint cannot be read, or is of another model.
+pub(super) fn restore_weights(folder: &Path, model: &mut Decoder) -> Result<(), TrainError> {
+    let weights = match open(folder, "weights")? {
+        Some(weights) => weights,
+        None if model.adapter().is_some() => Checkpoint::open(folder.join(peft::TENSORS))?,
+        None => Checkpoint::open(folder)?,
+    };
+    let embedding = model.embedding_name().to_owned();
+    for parameter in model.parameters_mut().iter_mut().filter(|parameter| !parameter.is_base()) {
+        // A head that has parted from the embedding since then was the same matrix.
+        let name = match weights.names().any(|name| name == parameter.name) {
+            true => &parameter.name,
+            false => &embedding,
+        };
+        let (device, shape) = (parameter.value.device(), parameter.value.shape());
+        parameter.value = load(folder, &weights, name, device, shape)?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use grades_tensor::device;
 use serde::Serialize;
 use twox_hash::XxHash3_64;
 
+use super::checkpoints;
 use super::dry_run::DryRun;
 use super::error::TrainError;
 use super::freeze::units;
@@ -75,12 +76,22 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
             )));
         }
     }
+    // Of a run that this one goes on from elsewhere the best checkpoint comes along.
+    let best = match (&start, state.ledger.best) {
+        (Start::Checkpoint { checkpoint, in_place: false }, Some(best)) if config.load_best_model_at_end => {
+            Some(checkpoints::beside(checkpoint, best.step)?)
+        }
+        _ => None,
+    };
     let resumed = matches!(start, Start::Checkpoint { .. }).then_some(state.ledger.steps);
     // Only now, so that a mistake in the config, the data, the model or the checkpoint leaves nothing behind.
     let mut dir = match start.is_in_place() {
         true => RunDir::resume(&config.output_dir, resumed)?,
         false => RunDir::create(&config.output_dir)?,
     };
+    if let Some(best) = best {
+        checkpoints::adopt(&best, dir.path())?;
+    }
     if let Some(line) = prepared.source.decoded(config).filter(|_| progress) {
         let _ = writeln!(io::stderr(), "{line}");
     }
@@ -114,7 +125,8 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
         };
     }
     let trainer = Trainer::new(state, (loader, reader), &prepared.validation, options, &mut dir);
-    let trainer = trainer.until(interrupt.clone());
+    let save_model = |model: &Decoder, folder: &Path| save(model, &prepared, folder);
+    let trainer = trainer.until(interrupt.clone()).saving_by(&save_model);
     let trainer = if progress { trainer.with_progress() } else { trainer };
     let Trained { mut model, outcome, left, averaged } = trainer.train()?;
     save(&model, &prepared, &trained_folder(&dir, &model))?;
@@ -230,11 +242,10 @@ fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> Tra
         gradient_checkpointing: config.gradient_checkpointing,
         weight_average: config.weight_average(),
         prefix_cache: config.prefix_cache_options(),
-        eval_steps: match config.eval_steps.map(|every| every.of(planned_steps)) {
-            None => Some(steps_per_epoch),
-            Some(every) => Some(every).filter(|every| *every > 0),
-        },
-        save_steps: config.save_steps.clone(),
+        eval_steps: config.validates_every(steps_per_epoch, planned_steps),
+        saves: config.saves(steps_per_epoch),
+        save_only_model: config.save_only_model,
+        best_model: config.best_model(),
         save_total_limit: config.save_total_limit,
         on_nonfinite: config.on_nonfinite,
         trace: matches!(&config.early_stopping, EarlyStopping::Grades(options) if options.trace),
@@ -284,6 +295,7 @@ fn summary(dir: &RunDir, model: &Decoder, units: &[UnitId], outcome: &Outcome, p
         frozen_units: units.iter().filter(|unit| !trains(unit)).count(),
         units: units.len(),
         learning_rate: ledger.learning_rate.map(|rate| rate.0),
+        best_step: outcome.best_step,
         train_loss: ledger.mean_loss(),
         val_loss: outcome.val_loss,
         flops: ledger.flops,

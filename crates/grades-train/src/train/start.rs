@@ -33,6 +33,13 @@ impl Start {
         let checkpoint = match &config.resume_from_checkpoint {
             None => return RunDir::check_free(run).map(|()| Self::New),
             Some(Resume::From(checkpoint)) if !checkpoint.join(STATE).is_file() => {
+                if checkpoint.join("config.json").is_file() || checkpoint.join("adapter_config.json").is_file() {
+                    return Err(TrainError::Other(format!(
+                        "`resume_from_checkpoint: {}` holds a model alone, as `save_only_model` writes it, from which no run goes on; \
+                         give a whole checkpoint, or begin anew with it as model",
+                        checkpoint.display()
+                    )));
+                }
                 return Err(TrainError::Other(format!(
                     "`resume_from_checkpoint: {}` is not a checkpoint; give a folder such as \
                      runs/first/checkpoints/step-000100, or auto",

@@ -1,9 +1,11 @@
 //! The training loop: forward → loss → backward → measure → decide → update → log, for every method alike.
 
+mod best;
 mod ending;
 mod setbacks;
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Instant;
 
 use grades::{Cost, Decision, Flops, StepGains, StopReason, TraceStep, Wants};
@@ -26,6 +28,7 @@ use super::reading::Reader;
 use super::run_dir::RunDir;
 use super::state::TrainState;
 use super::step::{self, Drawn, Pass, Read};
+use crate::config::BestMetric;
 use crate::data::{Batch, Loader};
 use ending::COMPARED;
 
@@ -53,6 +56,8 @@ pub struct Outcome {
     pub val_loss: Option<f64>,
     /// What the policy says that its checks cost.
     pub checks: Cost,
+    /// The step of the checkpoint that the run ends with, in place of its last weights.
+    pub best_step: Option<usize>,
 }
 
 /// A trained model.
@@ -86,7 +91,12 @@ pub struct Trainer<'a> {
     log_lines: bool,
     /// The last step after which the validation loss was logged.
     validated_at: usize,
+    /// Writes a model into a folder, as runs leave it.
+    save_model: Option<&'a SaveModel<'a>>,
 }
+
+/// What writes a model into a folder.
+pub type SaveModel<'a> = dyn Fn(&Decoder, &Path) -> Result<(), TrainError> + 'a;
 
 impl<'a> Trainer<'a> {
     /// Sets a run up.
@@ -113,7 +123,15 @@ impl<'a> Trainer<'a> {
             progress: ProgressBar::hidden(),
             log_lines: false,
             validated_at: 0,
+            save_model: None,
         }
+    }
+
+    /// Writes a model by `save` where checkpoints hold nothing else.
+    #[must_use]
+    pub fn saving_by(mut self, save: &'a SaveModel<'a>) -> Self {
+        self.save_model = Some(save);
+        self
     }
 
     /// Ends after the step at which `interrupt` is heard.
@@ -157,9 +175,8 @@ impl<'a> Trainer<'a> {
                 break;
             }
             let interrupted = self.interrupt.heard().filter(|_| step < planned);
-            let due = self.options.save_steps.as_ref().is_some_and(|save| save.due(step, planned)) && step < planned;
-            if due || interrupted.is_some() {
-                self.save_checkpoint()?;
+            if self.saves(step) || interrupted.is_some() {
+                self.save_checkpoint(interrupted.is_some())?;
             }
             if let Some(signal) = interrupted {
                 return Err(self.interrupted(signal));
@@ -242,7 +259,7 @@ impl<'a> Trainer<'a> {
         self.state.ledger.monitored(monitor, before.validation_seconds);
         drop(gradients);
 
-        if val_loss.is_none() && self.options.eval_steps.is_some_and(|every| step.is_multiple_of(every)) {
+        if val_loss.is_none() && (self.validates(step) || self.judges(step) == Some(BestMetric::EvalLoss)) {
             val_loss = self.validate()?;
         }
         let average_val_loss = if val_loss.is_some() { self.with_average(Self::validate)?.flatten() } else { None };
@@ -250,6 +267,7 @@ impl<'a> Trainer<'a> {
             self.compare_average(step)?;
         }
         let seconds = self.state.ledger.count_step(clock, loss, tokens);
+        self.judge(step, val_loss);
         if let Some(usual) = self.state.ledger.spike(loss) {
             let reason = format!("the loss is {loss:.4}, where {usual:.4} is usual");
             self.note(RunEvent::LossSpike { step, reason })?;

@@ -31,7 +31,7 @@ fn interrupted(workspace: &Workspace, name: &str, options: &[&str]) -> TrainErro
     error
 }
 
-fn checkpoints(run: &Path) -> Vec<String> {
+pub(crate) fn checkpoints(run: &Path) -> Vec<String> {
     let entries = fs::read_dir(run.join("checkpoints")).unwrap();
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

@@ -8,6 +8,8 @@ mod adapters;
 mod arithmetic;
 mod averaging;
 #[cfg(test)]
+mod best_checkpoints;
+#[cfg(test)]
 mod checkpointing;
 #[cfg(test)]
 mod checks;

@@ -8,7 +8,7 @@ use grades_models::source::LoadOptions;
 use grades_models::{Decoder, LoraConfig, registry};
 use grades_tensor::device;
 use grades_train::bench::Shape;
-use grades_train::config::OnNonfinite;
+use grades_train::config::{OnNonfinite, Saves};
 use grades_train::data::{Batch, Loader, LoaderOptions, Tokenized};
 use grades_train::schedule::{LrScheduler, LrSchedulerOptions, Schedule};
 use grades_train::train::outputs;
@@ -65,7 +65,9 @@ pub(crate) fn train(
         weight_average: None,
         prefix_cache: outputs::Options::default(),
         eval_steps: None,
-        save_steps: None,
+        saves: Saves::Never,
+        save_only_model: false,
+        best_model: None,
         trace: false,
         save_total_limit: None,
         on_nonfinite: OnNonfinite::Stop,

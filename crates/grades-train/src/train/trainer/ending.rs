@@ -74,14 +74,20 @@ impl Trainer<'_> {
         let averaged = self.end_with_average()?;
         // For the record alone: no method asked for it, so no method is charged with it.
         let charged = self.state.ledger.clone();
-        let val_loss = self.validate()?;
+        let at_end = self.validate()?;
+        let (best_step, val_loss) = self.end_with_best(at_end)?;
         let checks = self.state.policy.cost();
         let mut ledger = charged;
         ledger.monitor_flops += checks.operations;
-        if let Some(loss) = val_loss.filter(|_| self.validated_at != ledger.steps) {
+        if let Some(loss) = at_end.filter(|_| self.validated_at != ledger.steps) {
             self.dir.final_validation(ledger.steps, ledger.seconds, loss)?;
         }
         let left = self.state.average.filter(Average::is_of_something);
-        Ok(Trained { model: self.state.model, outcome: Outcome { ledger, stopped, val_loss, checks }, left, averaged })
+        Ok(Trained {
+            model: self.state.model,
+            outcome: Outcome { ledger, stopped, val_loss, checks, best_step },
+            left,
+            averaged,
+        })
     }
 }

@@ -13,14 +13,20 @@ use crate::train::checkpoints;
 use crate::train::error::{Nonfinite, TrainError};
 
 impl Trainer<'_> {
-    /// Begins to write a checkpoint.
-    pub(super) fn save_checkpoint(&mut self) -> Result<(), TrainError> {
+    /// Begins to write a checkpoint; one that must be `whole` also where others hold the model alone.
+    pub(super) fn save_checkpoint(&mut self, whole: bool) -> Result<(), TrainError> {
         let (step, planned) = (self.state.ledger.steps, self.options.schedule.total_steps);
         let path = checkpoint::folder(self.dir.path(), step);
         self.dir.event(&Event::Run(RunEvent::Checkpoint { step, path }))?;
+        let best = self.state.ledger.best.map(|best| best.step);
+        if let Some(save) = self.save_model.filter(|_| self.options.save_only_model && !whole) {
+            let model = &self.state.model;
+            let written = self.checkpoints.write_model(step, best, |folder| save(model, folder));
+            return self.without_checkpoint(written);
+        }
         let snapshot = Snapshot::of(&self.state, planned)?;
         // A log that lacks lines would have a hole where the run goes on from this checkpoint.
-        let begun = self.dir.logs().and_then(|logs| self.checkpoints.write(snapshot, logs));
+        let begun = self.dir.logs().and_then(|logs| self.checkpoints.write(snapshot, best, logs));
         self.without_checkpoint(begun)
     }
 
