@@ -10,6 +10,7 @@ mod learning_rate;
 mod lora;
 mod model;
 mod optimizer;
+mod other_names;
 mod pictures;
 mod raw;
 mod report_to;

@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value};
 
+use super::other_names::Elsewhere;
 use super::{Config, ConfigError};
 
 /// Keys of later versions. As `null` or `false` they say what holds anyway.
-const NOT_YET: [&str; 3] = ["lora_model_dir", "load_in_8bit", "chat_template"];
+pub(super) const NOT_YET: [&str; 3] = ["lora_model_dir", "load_in_8bit", "chat_template"];
 
 /// The section of what only some runs of a comparison have; a single run reads past it.
 pub(super) const COMPARE: &str = "compare";
@@ -13,43 +14,15 @@ pub(super) const COMPARE: &str = "compare";
 /// Axolotl's key for going on from the last checkpoint.
 const AUTO_RESUME: &str = "auto_resume_from_checkpoints";
 
+/// Axolotl's key for adapters on every linear layer.
+const TARGET_LINEAR: &str = "lora_target_linear";
+
 /// The method of early stopping where none is named.
 const DEFAULT_METHOD: &str = "grades";
 
-/// What other tools call an option.
-const OTHER_NAMES: [(&str, &str); 31] = [
-    ("base_model", "model"),
-    ("model_name_or_path", "model"),
-    ("dataset", "datasets"),
-    ("batch_size", "micro_batch_size"),
-    ("per_device_train_batch_size", "micro_batch_size"),
-    ("gradient_accumulation", "gradient_accumulation_steps"),
-    ("num_train_epochs", "num_epochs"),
-    ("epochs", "num_epochs"),
-    ("lr", "learning_rate"),
-    ("lr_scheduler_type", "lr_scheduler"),
-    ("optim", "optimizer"),
-    ("max_seq_length", "sequence_len"),
-    ("max_seq_len", "sequence_len"),
-    ("max_length", "sequence_len"),
-    ("cutoff_len", "sequence_len"),
-    ("packing", "sample_packing"),
-    ("val_size", "val_set_size"),
-    ("max_norm", "max_grad_norm"),
-    ("noisy_embedding_alpha", "neftune_noise_alpha"),
-    ("bf16", "precision"),
-    ("fp16", "precision"),
-    ("lora_rank", "lora_r"),
-    ("lora_target", "lora_target_modules"),
-    ("target_modules", "lora_target_modules"),
-    ("use_rslora", "peft_use_rslora"),
-    ("use_dora", "peft_use_dora"),
-    ("loraplus_ratio", "loraplus_lr_ratio"),
-    ("finetuning_type", "adapter"),
-    ("quantization_bit", "load_in_4bit"),
-    ("mm_projector_lr", "projector_learning_rate"),
-    ("mm_vision_tower_lr", "vision_learning_rate"),
-];
+/// Keys of other tools that are taken for what they mean.
+#[cfg(test)]
+pub(super) const UNDERSTOOD: [&str; 2] = [AUTO_RESUME, TARGET_LINEAR];
 
 /// The mapping that `yaml` holds; an empty text is an empty mapping.
 pub(super) fn parse(yaml: &str) -> Result<Value, ConfigError> {
@@ -156,8 +129,8 @@ pub(super) fn resolve(mut tree: Value) -> Result<Config, ConfigError> {
             map.insert("resume_from_checkpoint".to_owned(), "auto".into());
         }
         // Axolotl's name for all of them.
-        if map.get("lora_target_linear").is_some_and(|all| all.is_boolean() || all.is_null())
-            && map.shift_remove("lora_target_linear") == Some(true.into())
+        if map.get(TARGET_LINEAR).is_some_and(|all| all.is_boolean() || all.is_null())
+            && map.shift_remove(TARGET_LINEAR) == Some(true.into())
         {
             map.insert("lora_target_modules".to_owned(), "all-linear".into());
         }
@@ -175,8 +148,8 @@ pub(super) fn resolve(mut tree: Value) -> Result<Config, ConfigError> {
     }
     let tree = without_nulls(tree);
     serde_json::from_value(tree.clone()).map_err(|error| {
-        let (path, value, error) = blame(&tree, &|tree| tree).unwrap_or((Vec::new(), tree, error));
-        explain(&path, &value, &error.to_string())
+        let (path, value, error) = blame(&tree, &|tree| tree).unwrap_or((Vec::new(), tree.clone(), error));
+        explain(&tree, &path, &value, &error.to_string())
     })
 }
 
@@ -232,13 +205,13 @@ fn blame(tree: &Value, wrap: &dyn Fn(Value) -> Value) -> Option<(Vec<String>, Va
     })
 }
 
-fn explain(path: &[String], value: &Value, message: &str) -> ConfigError {
+fn explain(tree: &Value, path: &[String], value: &Value, message: &str) -> ConfigError {
     let key = path.join(".");
     let mut quoted = message.split('`').skip(1).step_by(2);
     if message.starts_with("unknown field") {
         let unknown = quoted.next().unwrap_or_default();
         let known: Vec<&str> = quoted.collect();
-        return ConfigError::UnknownKey { hint: hint(unknown, &known), key };
+        return ConfigError::UnknownKey { hint: hint(tree, unknown, &known), key };
     }
     let problem = if message.starts_with("unknown variant") {
         format!("it must be one of {}", quoted.skip(1).collect::<Vec<_>>().join(", "))
@@ -261,19 +234,29 @@ fn explain(path: &[String], value: &Value, message: &str) -> ConfigError {
     ConfigError::WrongType { key, value: value.to_string(), problem }
 }
 
-fn hint(unknown: &str, known: &[&str]) -> String {
-    let other = OTHER_NAMES.iter().find(|(name, _)| *name == unknown).map(|(_, option)| *option);
-    let nearest = known
-        .iter()
-        .map(|name| (distance(unknown, name), *name))
-        .min()
-        .filter(|(distance, name)| 3 * distance <= name.len().max(3))
-        .map(|(_, name)| name);
-    match other.filter(|name| known.contains(name)).or(nearest) {
-        Some(name) => format!("did you mean `{name}`?"),
-        None if known.is_empty() => "there are none to set here".to_owned(),
-        None => format!("the options here are {}", known.join(", ")),
+fn hint(tree: &Value, unknown: &str, known: &[&str]) -> String {
+    let nearest = || {
+        let distances = known.iter().map(|name| (distance(unknown, name), *name));
+        distances.min().filter(|(distance, name)| 3 * distance <= name.len().max(3)).map(|(_, name)| name)
+    };
+    match Elsewhere::of(unknown) {
+        Some(Elsewhere::Named(name)) if known.contains(&name) => format!("did you mean `{name}`?"),
+        Some(Elsewhere::Otherwise(answer)) => answer.to_owned(),
+        Some(Elsewhere::Nothing(why)) => format!("{why}: remove it{}", as_well(tree, unknown)),
+        _ if nearest().is_some() => format!("did you mean `{}`?", nearest().unwrap_or_default()),
+        _ if known.is_empty() => "there are none to set here".to_owned(),
+        _ => format!("the options here are {}", known.join(", ")),
     }
+}
+
+/// The other keys of a config that mean nothing here, so that they need not be found one by one.
+fn as_well(tree: &Value, unknown: &str) -> String {
+    let options = serde_json::to_value(Config::default()).unwrap_or_default();
+    let keys = tree.as_object().into_iter().flat_map(Map::keys);
+    let others = keys.filter(|key| *key != unknown && options.get(key.as_str()).is_none());
+    let nothing = others.filter(|key| matches!(Elsewhere::of(key), Some(Elsewhere::Nothing(_))));
+    let quoted: Vec<String> = nothing.map(|key| format!("`{key}`")).collect();
+    if quoted.is_empty() { String::new() } else { format!(", and {} as well", quoted.join(", ")) }
 }
 
 /// How many letters must be changed, added, left out or swapped with their neighbour to make `a` into `b`.

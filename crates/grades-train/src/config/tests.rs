@@ -179,6 +179,17 @@ fn unknown_options_are_named_with_the_nearest() {
         error(&format!("{MINIMAL}{line}\n"), &[], &[key, nearest]);
     }
     error(MINIMAL, &["datasets.0.splt=train"], &["`datasets.0.splt`", "`split`"]);
+    error(MINIMAL, &["datasets.0.subset=main"], &["`datasets.0.subset`", "did you mean `name`?"]);
+    let axolotl = "tf32: false\nbf16: auto\nflash_attention: true\ngradient_checkpointing_kwargs: {use_reentrant: false}\nstrict:\n";
+    error(
+        &format!("{MINIMAL}{axolotl}"),
+        &[],
+        &["`tf32`", "no meaning on a processor", "and `flash_attention`, `gradient_checkpointing_kwargs` as well"],
+    );
+    error(&format!("{MINIMAL}bf16: auto"), &[], &["`bf16`", "did you mean `precision`?"]);
+    error(&format!("{MINIMAL}evals_per_epoch: 4"), &[], &["`evals_per_epoch`", "`eval_steps` says how often"]);
+    error(&format!("{MINIMAL}early_stopping_patience: 3"), &[], &["`early_stopping: {method: validation_loss"]);
+    error(&format!("{MINIMAL}per_device_eval_batch_size: 3"), &[], &["`micro_batch_size`"]);
 }
 
 #[test]
