@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod child;
 mod compare;
+mod configs;
 mod draws;
 mod eval;
 mod export;
@@ -17,6 +18,7 @@ mod preprocess;
 mod quickstart;
 mod report;
 mod runs;
+mod shell;
 mod signals;
 mod sweep;
 mod train;
@@ -73,8 +75,14 @@ enum Command {
     Inspect(inspect::Args),
     /// Show runs as one HTML file: losses, signals, what froze when, time, memory, arithmetic.
     Report(report::Args),
+    /// List the ready configs, or copy one.
+    Configs(configs::Args),
     /// Measure this machine: the training step, or the matrix products that it is made of.
     Bench(bench::Args),
+    /// Print what a shell needs to complete commands and options.
+    Completions(shell::Completions),
+    /// Write the manual pages.
+    Man(shell::Man),
 }
 
 fn main() -> ExitCode {
@@ -128,6 +136,9 @@ fn run(cli: Cli, interrupt: &Interrupt) -> anyhow::Result<()> {
         }
         Command::Inspect(args) => args.run(cli.json),
         Command::Report(args) => args.run(cli.json),
+        Command::Configs(args) => args.run(cli.json),
+        Command::Completions(args) => args.run(),
+        Command::Man(args) => args.run(cli.json),
         Command::Bench(args) => {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
         }

@@ -14,6 +14,8 @@ mod hub;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod looking_up;
+#[cfg(test)]
 mod mistakes;
 #[cfg(test)]
 mod pictures;
