@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use grades_report::record::Summary;
 use grades_train::config::Config;
 use grades_train::train::plan::MemoryPlan;
-use grades_train::train::{DryRun, Interrupt, dry_run, run_until};
+use grades_train::train::{DryRun, Interrupt, TimeEstimate, dry_run, run_until, timed_dry_run};
 
 use crate::output;
 
@@ -32,6 +32,10 @@ pub(crate) struct Args {
     /// much memory it would take. Of a model of the Hub no weights are fetched; nothing is written.
     #[arg(long)]
     dry_run: bool,
+    /// With --dry-run load the weights, too (and fetch them, of a model of the Hub), and time a few steps for an estimate of how long
+    /// the run would take. That costs about five steps and the loading; still nothing is written.
+    #[arg(long, requires = "dry_run")]
+    time: bool,
 }
 
 impl Args {
@@ -39,7 +43,10 @@ impl Args {
         let config = Config::load(&self.config, &self.overrides)?;
         output::set_threads(threads.or(config.threads.count()))?;
         if self.dry_run {
-            let plan = dry_run(&config)?;
+            let plan = match self.time {
+                true => grades_kernels::on_worker(|| timed_dry_run(&config))?,
+                false => dry_run(&config)?,
+            };
             if json {
                 return output::print_json(&plan);
             }
@@ -91,6 +98,31 @@ fn print_plan(plan: &DryRun) {
         short(disk.checkpoint),
         disk.available.map_or(String::new(), |free| format!("; {}B are free", short(free)))
     ));
+    plan.time.iter().for_each(print_time);
+}
+
+fn print_time(time: &TimeEstimate) {
+    output::print(&format!(
+        "time          about {}: steps of {:.2} s ({:.0} tokens/s), {} validations of {:.1} s, if nothing freezes or ends earlier; \
+         {} steps were timed, in {:.1} s with the loading",
+        duration(time.seconds),
+        time.step_seconds,
+        time.tokens_per_second,
+        time.validations,
+        time.validation_seconds,
+        time.timed_steps,
+        time.cost_seconds
+    ));
+}
+
+/// Seconds in words that fit a line: 42 s, 12 min, 3 h 20 min.
+fn duration(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).round() as u64;
+    match seconds {
+        s if s < 100.0 => format!("{s:.0} s"),
+        s if s < 6000.0 => format!("{minutes} min"),
+        _ => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
 }
 
 /// A plan of memory, after what it is of.

@@ -306,6 +306,26 @@ fn a_dry_run_needs_no_weights_and_tells_what_the_run_would_be() {
 }
 
 #[test]
+fn a_timed_dry_run_adds_up_steps_and_validations() {
+    let workspace = Workspace::new();
+    let options = ["train", "config.yaml", "--dry-run", "max_steps=9", "eval_steps=2"];
+    assert!(workspace.json(&options).get("time").is_none());
+    let plan = workspace.json(&[&options[..], &["--time"]].concat());
+    let time = |key: &str| plan["time"][key].as_f64().unwrap();
+    assert!(time("step_seconds") > 0.0 && time("validation_seconds") > 0.0, "{plan}");
+    // After steps 2, 4, 6 and 8, and at the end.
+    assert_eq!(plan["time"]["validations"], 5);
+    let seconds = 9.0 * time("step_seconds") + 5.0 * time("validation_seconds");
+    assert!((time("seconds") - seconds).abs() < 1e-9 * seconds, "{plan}");
+    // 10 samples in steps of 2.
+    let tokens = plan["tokens"].as_f64().unwrap() / 5.0;
+    assert!((time("tokens_per_second") * time("step_seconds") - tokens).abs() < 1e-6 * tokens, "{plan}");
+    assert!(!workspace.path("run").exists());
+    let refused = workspace.call(&["train", "config.yaml", "--time"]);
+    assert!(!refused.succeeded() && refused.stderr().contains("--dry-run"), "{}", refused.stderr());
+}
+
+#[test]
 fn inspect_tells_sizes_tensors_and_memory() {
     let workspace = Workspace::new();
     let found = workspace.json(&["inspect", "model"]);

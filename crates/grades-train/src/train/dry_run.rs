@@ -52,6 +52,28 @@ pub struct DryRun {
     pub available_memory: Option<u64>,
     /// What it writes.
     pub disk: DiskPlan,
+    /// How long it would take, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<TimeEstimate>,
+}
+
+/// How long a run would take if nothing froze or ended before the planned steps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TimeEstimate {
+    /// Seconds of a step with the mean number of tokens, with what the method measures in the middle of the run.
+    pub step_seconds: f64,
+    /// Tokens a second in training.
+    pub tokens_per_second: f64,
+    /// Seconds of a validation.
+    pub validation_seconds: f64,
+    /// Validations of the run, by `eval_steps` and at its end.
+    pub validations: usize,
+    /// Seconds of all steps and validations.
+    pub seconds: f64,
+    /// Steps that were timed.
+    pub timed_steps: usize,
+    /// What finding it out took, in seconds, with loading the model.
+    pub cost_seconds: f64,
 }
 
 /// Goes through a run up to where its weights would be loaded. Of a model of the Hub the weights are not fetched.
@@ -143,6 +165,7 @@ impl DryRun {
             precision: precision.name(),
             memory,
             available_memory: memory::available(),
+            time: None,
         })
     }
 }

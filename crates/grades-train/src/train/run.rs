@@ -170,7 +170,7 @@ const FIRST_RATE: f64 = 1e-4;
 const FIRST_RATE_OF_ADAPTERS: f64 = 4e-4;
 
 /// The model of a run, with adapters where it has any.
-fn load(prepared: &Prepared, early_stopping: &EarlyStopping) -> Result<Decoder, TrainError> {
+pub(super) fn load(prepared: &Prepared, early_stopping: &EarlyStopping) -> Result<Decoder, TrainError> {
     let config = &prepared.config;
     let device = device(&config.device).map_err(|error| TrainError::Other(error.to_string()))?;
     let split_fused = early_stopping.split_fused();
@@ -227,7 +227,8 @@ fn thresholds(method: &EarlyStopping, policy: &dyn Policy, units: &[UnitId]) -> 
     Units { method: Some(method.name().to_owned()), signal, norm, freezes, units }
 }
 
-fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> TrainOptions {
+/// The options of the training loop.
+pub(super) fn options(config: &Config, planned_steps: usize, steps_per_epoch: usize) -> TrainOptions {
     TrainOptions {
         schedule: config.schedule(planned_steps),
         rule: config.rule(),
