@@ -5,116 +5,127 @@ use std::collections::{BTreeMap, BTreeSet};
 use grades::{Kind, Tower};
 use serde_json::{Map, Value};
 
+use crate::axis::Unit;
+use crate::chart::Chart;
 use crate::figure::Figure;
+use crate::groups::{Cast, Line, Points};
 use crate::number;
 use crate::record::{Event, Step};
 use crate::run::Run;
-use crate::svg::{self, Bar, Chart, Series};
+use crate::series::{Series, Weight};
+use crate::svg::{self, Bar};
 use crate::table::{Cell, Table};
 
-type Points = Vec<(f64, Option<f64>)>;
+/// The points of a line that a page holds for a closer look, at least and at most, and of a whole figure.
+const DETAIL: [usize; 3] = [400, 4000, 24_000];
 
 /// A figure of lines over the steps, with a row a step behind it.
 pub(super) fn over_steps(name: impl Into<String>, note: &str, chart: Chart) -> Figure {
     let mut rows: BTreeMap<u64, Vec<Option<f64>>> = BTreeMap::new();
-    for (index, series) in chart.series.iter().enumerate() {
+    let shown: Vec<&Series> = chart.series.iter().filter(|series| series.weight != Weight::Mean).collect();
+    for (index, series) in shown.iter().enumerate() {
         for (step, value) in &series.points {
-            let row = rows.entry(*step as u64).or_insert_with(|| vec![None; chart.series.len()]);
+            let row = rows.entry(*step as u64).or_insert_with(|| vec![None; shown.len()]);
             row[index] = *value;
         }
     }
-    let single = chart.series.len() == 1;
-    let title = |series: &Series| if single { chart.y.clone() } else { series.name.clone() };
-    let columns = chart.series.iter().map(|series| (title(series), title(series)));
+    let single = shown.len() == 1;
+    let title = |series: &&Series| if single { chart.y.clone() } else { series.name.clone() };
+    let columns = shown.iter().map(|series| (title(series), title(series)));
     let mut table = Table::new(&chart.title, [("step".to_owned(), "Step".to_owned())].into_iter().chain(columns));
     for (step, values) in rows {
         table.row([Cell::count(step)].into_iter().chain(values.into_iter().map(Cell::short)));
     }
-    Figure { name: name.into(), title: chart.title.clone(), note: note.to_owned(), svg: chart.svg(), table }
+    let detail = (DETAIL[2] / chart.series.len().max(1)).clamp(DETAIL[0], DETAIL[1]);
+    Figure::of(name, note, Chart { detail: if chart.detail == 0 { detail } else { chart.detail }, ..chart }, table)
 }
 
-pub(super) fn chart(title: &str, y: &str, series: Vec<Series>, from_zero: bool, format: fn(f64) -> String) -> Chart {
+pub(super) fn chart(title: &str, y: &str, series: Vec<Series>, from_zero: bool, unit: Unit) -> Chart {
     let (title, x, y) = (title.to_owned(), "step".to_owned(), y.to_owned());
-    Chart { title, x, y, series, guides: Vec::new(), from_zero, format }
+    Chart { title, x, y, x_unit: Unit::Steps, unit, series, from_zero, ..Chart::default() }
 }
 
-fn bytes(value: f64) -> String {
-    number::with_unit(value, "B")
-}
-
-/// What a series of a run is called: what it shows, where there is only this run.
-fn named(runs: &[Run], run: &Run, what: &str) -> String {
-    match (runs.len(), what) {
-        (1, what) => what.to_owned(),
-        (_, "") => run.name.clone(),
-        (_, what) => format!("{} {what}", run.name),
-    }
-}
-
-/// A line for each run.
-fn each(runs: &[Run], what: &str, value: impl Fn(&Step) -> Option<f64>) -> Vec<Series> {
-    let points = |run: &Run| run.steps.iter().map(|step| (step.step as f64, value(step))).collect::<Points>();
-    runs.iter().map(|run| Series::line(named(runs, run, what), points(run))).collect()
+/// A value of every step.
+fn of_steps(value: impl Fn(&Step) -> Option<f64>) -> impl Fn(&Run) -> Points {
+    move |run| run.steps.iter().map(|step| (step.step as f64, value(step))).collect()
 }
 
 fn known(points: Vec<(f64, f64)>) -> Points {
     points.into_iter().map(|(x, y)| (x, Some(y))).collect()
 }
 
-/// Loss and learning rate.
-pub(super) fn progress(runs: &[Run]) -> Vec<Figure> {
-    let mut losses = each(runs, "training", |step| step.loss);
-    for run in runs {
-        let points = run.validation_losses();
-        if !points.is_empty() {
-            losses.push(Series::line(named(runs, run, "validation"), points));
-        }
-    }
-    let loss = chart("Loss", "loss per predicted token", losses, false, number::short);
-    let rate = each(runs, "", |step| Some(step.learning_rate));
-    let rate = chart("Learning rate", "learning rate", rate, true, number::short);
-    vec![over_steps("loss", "", loss), over_steps("learning-rate", "", rate)]
+/// The losses, training and validation in one figure.
+pub(super) fn losses(cast: &Cast<'_>) -> Figure {
+    let training = of_steps(|step| step.loss);
+    let series = cast.lines(&[("training", &training), ("validation", &Run::validation_losses)]);
+    let loss = chart("Loss", "loss per predicted token", series, false, Unit::Number);
+    over_steps("loss", "", Chart { smooth: true, ..loss })
 }
 
-/// Frozen shares, and attention against MLP.
-pub(super) fn freezing(runs: &[Run]) -> Vec<Figure> {
-    let shares = runs.iter().map(|run| Series::line(named(runs, run, ""), known(run.frozen_share()))).collect();
-    let all = chart("Frozen matrices", "share that is frozen", shares, true, number::percent);
+/// The same in two figures, where many lines would lie over one another; losses at the end alone make no figure.
+pub(super) fn losses_apart(cast: &Cast<'_>) -> Vec<Figure> {
+    let y = "loss per predicted token";
+    let training = of_steps(|step| step.loss);
+    let training = chart("Training loss", y, cast.lines(&[("", &training)]), false, Unit::Number);
+    let validation = chart("Validation loss", y, cast.lines(&[("", &Run::validation_losses)]), false, Unit::Number);
+    let followed = validation.series.iter().any(|series| series.points.len() > 1);
+    let mut figures = vec![over_steps("training-loss", "", Chart { smooth: true, ..training })];
+    figures.extend(followed.then(|| over_steps("validation-loss", "", validation)));
+    figures
+}
+
+pub(super) fn learning_rate(cast: &Cast<'_>) -> Figure {
+    let rate = of_steps(|step| Some(step.learning_rate));
+    let rate = chart("Learning rate", "learning rate", cast.lines(&[("", &rate)]), true, Unit::Number);
+    over_steps("learning-rate", "", rate)
+}
+
+pub(super) fn frozen_share(cast: &Cast<'_>) -> Figure {
+    let share = |run: &Run| known(run.frozen_share());
+    let all = chart("Frozen matrices", "share that is frozen", cast.lines(&[("", &share)]), true, Unit::Share);
+    over_steps("frozen-share", "", all)
+}
+
+/// Attention against MLP, and tower against tower where there are several.
+pub(super) fn freezing(cast: &Cast<'_>) -> Vec<Figure> {
     let by_kind = |points: &dyn Fn(&Run, Kind) -> Points| -> Vec<Series> {
-        let series = |run, kind: Kind| Series::line(named(runs, run, kind.name()), points(run, kind));
-        runs.iter().flat_map(|run| Kind::ALL.map(|kind| series(run, kind))).collect()
+        let of_kind = Kind::ALL.map(|kind| (kind.name(), move |run: &Run| points(run, kind)));
+        let lines: Vec<(&str, Line<'_>)> = of_kind.iter().map(|(name, line)| (*name, line as Line<'_>)).collect();
+        cast.lines(&lines)
     };
     let shares = by_kind(&|run, kind| known(run.frozen_share_of(kind)));
-    let kinds = chart("Frozen matrices: attention against MLP", "share that is frozen", shares, true, number::percent);
+    let kinds = chart("Frozen matrices: attention against MLP", "share that is frozen", shares, true, Unit::Share);
     let means = by_kind(&|run, kind| run.mean_signal(kind));
-    let means = chart("Mean signal: attention against MLP", "mean signal", means, false, number::short);
+    let means = chart("Mean signal: attention against MLP", "mean signal", means, false, Unit::Number);
     let mut figures = vec![
-        over_steps("frozen-share", "", all),
         over_steps("frozen-share-by-kind", "", kinds),
         over_steps("mean-signal-by-kind", "Over the matrices that still train.", means),
     ];
-    figures.extend(by_tower(runs));
+    figures.extend(by_tower(cast));
     figures
 }
 
 /// The same tower by tower, of runs that have several.
-fn by_tower(runs: &[Run]) -> Vec<Figure> {
+fn by_tower(cast: &Cast<'_>) -> Vec<Figure> {
     let several: Vec<(&Run, Vec<Tower>)> =
-        runs.iter().map(|run| (run, run.towers())).filter(|(_, towers)| towers.len() > 1).collect();
+        cast.runs.iter().map(|run| (run, run.towers())).filter(|(_, towers)| towers.len() > 1).collect();
     if several.is_empty() {
         return Vec::new();
     }
+    let all: BTreeSet<Tower> = several.iter().flat_map(|(_, towers)| towers.iter().copied()).collect();
     let series = |points: &dyn Fn(&Run, Tower) -> Points| -> Vec<Series> {
-        let of_run = |(run, towers): &(&Run, Vec<Tower>)| {
-            let line = |tower: &Tower| Series::line(named(runs, run, tower.name()), points(run, *tower));
-            towers.iter().map(line).collect::<Vec<_>>()
+        let of_run = |run: &Run, tower| {
+            let towers = run.towers();
+            if towers.len() > 1 && towers.contains(&tower) { points(run, tower) } else { Points::new() }
         };
-        several.iter().flat_map(of_run).collect()
+        let of_tower: Vec<_> = all.iter().map(|tower| (tower.name(), move |run: &Run| of_run(run, *tower))).collect();
+        let lines: Vec<(&str, Line<'_>)> = of_tower.iter().map(|(name, line)| (*name, line as Line<'_>)).collect();
+        cast.lines(&lines)
     };
     let shares = series(&|run, tower| known(run.frozen_share_where(|unit| unit.tower == tower)));
-    let shares = chart("Frozen matrices: tower by tower", "share that is frozen", shares, true, number::percent);
+    let shares = chart("Frozen matrices: tower by tower", "share that is frozen", shares, true, Unit::Share);
     let means = series(&|run, tower| run.mean_signal_where(|unit| unit.tower == tower));
-    let mut means = chart("Mean signal: tower by tower", "mean signal", means, false, number::short);
+    let mut means = chart("Mean signal: tower by tower", "mean signal", means, false, Unit::Number);
     if let [(run, towers)] = several.as_slice() {
         means.guides = towers.iter().filter_map(|tower| guide(run, *tower)).collect();
     }
@@ -134,33 +145,39 @@ fn guide(run: &Run, tower: Tower) -> Option<(f64, String)> {
 }
 
 /// Time, memory, arithmetic.
-pub(super) fn cost(runs: &[Run]) -> Vec<Figure> {
-    let seconds = each(runs, "", |step| Some(step.step_seconds));
-    let time = chart("Time of a step", "seconds", seconds, true, number::short);
-    let mut memory = each(runs, "process", |step| step.resident_bytes.map(|bytes| bytes as f64));
-    memory.extend(each(runs, "optimizer", |step| Some(step.optimizer_bytes as f64)));
-    if let [_] = runs {
-        memory.extend(each(runs, "measuring", |step| Some(step.kept_bytes as f64)));
+pub(super) fn cost(cast: &Cast<'_>) -> Vec<Figure> {
+    let seconds = of_steps(|step| Some(step.step_seconds));
+    let time = chart("Time of a step", "time of a step", cast.lines(&[("", &seconds)]), true, Unit::Seconds);
+    let process = of_steps(|step| step.resident_bytes.map(|bytes| bytes as f64));
+    let optimizer = of_steps(|step| Some(step.optimizer_bytes as f64));
+    let measuring = of_steps(|step| Some(step.kept_bytes as f64));
+    let mut memory: Vec<(&str, Line<'_>)> = vec![("process", &process), ("optimizer", &optimizer)];
+    if let [_] = cast.runs {
+        memory.push(("measuring", &measuring));
     }
-    let memory = chart("Memory", "bytes held", memory, true, bytes);
+    let memory = chart("Memory", "bytes held", cast.lines(&memory), true, Unit::Bytes);
     let note = "The whole process; of it the optimizer's states, and what is kept for measuring.";
     vec![
-        over_steps("step-time", "Without validation, with measuring.", time),
-        time_by_share(runs),
-        over_steps("memory", if runs.len() == 1 { note } else { "" }, memory),
-        arithmetic(runs),
+        over_steps("step-time", "Without validation, with measuring.", Chart { smooth: true, ..time }),
+        time_by_share(cast),
+        over_steps("memory", if cast.runs.len() == 1 { note } else { "" }, memory),
+        arithmetic(cast),
     ]
 }
 
 /// The time of a step against what was frozen while it ran.
-fn time_by_share(runs: &[Run]) -> Figure {
+fn time_by_share(cast: &Cast<'_>) -> Figure {
     let title = "Time of a step by frozen share";
-    let series = |run: &Run| Series::points(named(runs, run, ""), known(run.seconds_by_share()));
-    let mut chart = chart(title, "seconds", runs.iter().map(series).collect(), true, number::short);
-    chart.x = "share that is frozen".to_owned();
+    let series = |(place, run): (usize, &Run)| {
+        let series = Series::points(cast.named(run, ""), known(run.seconds_by_share()));
+        cast.dressed(series, place, "", None)
+    };
+    let mut chart =
+        chart(title, "time of a step", cast.runs.iter().enumerate().map(series).collect(), true, Unit::Seconds);
+    (chart.x, chart.x_unit) = ("share that is frozen".to_owned(), Unit::Share);
     let columns = [("run", "Run"), ("frozen_share", "Frozen share"), ("steps", "Steps"), ("seconds", "Median seconds")];
     let mut table = Table::new(title, columns);
-    for run in runs {
+    for run in cast.runs {
         let mut groups: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
         for (share, seconds) in run.seconds_by_share() {
             // Shares are from 0 to 1, where the order of the bits is that of the numbers.
@@ -171,13 +188,7 @@ fn time_by_share(runs: &[Run]) -> Figure {
             table.row([Cell::text(&run.name), Cell::short(Some(share)), steps, Cell::short(median(&mut seconds))]);
         }
     }
-    Figure {
-        name: "step-time-by-frozen-share".into(),
-        title: title.into(),
-        note: String::new(),
-        svg: chart.svg(),
-        table,
-    }
+    Figure::of("step-time-by-frozen-share", "", chart, table)
 }
 
 pub(super) fn median(values: &mut [f64]) -> Option<f64> {
@@ -191,7 +202,7 @@ pub(super) fn median(values: &mut [f64]) -> Option<f64> {
 }
 
 /// Operations by kind, executed and saved.
-fn arithmetic(runs: &[Run]) -> Figure {
+fn arithmetic(cast: &Cast<'_>) -> Figure {
     let title = "Arithmetic";
     let columns = [
         ("run", "Run"),
@@ -202,7 +213,7 @@ fn arithmetic(runs: &[Run]) -> Figure {
     ];
     let mut table = Table::new(title, columns);
     let mut bars = Vec::new();
-    for run in runs {
+    for (place, run) in cast.runs.iter().enumerate() {
         let arithmetic = run.arithmetic();
         let mut row = |kind: &str, executed: f64, unfrozen: f64| {
             let saved = (unfrozen - executed).max(0.0);
@@ -215,7 +226,8 @@ fn arithmetic(runs: &[Run]) -> Figure {
                 saved if executed == 0.0 => format!("≈ {} saved", flop(saved)),
                 saved => format!("{}, ≈ {} saved", flop(executed), flop(saved)),
             };
-            bars.push(Bar { name: named(runs, run, kind), solid: executed, outlined: saved, text });
+            let hue = if cast.runs.len() == 1 { 0 } else { cast.hue(place) };
+            bars.push(Bar { name: cast.named(run, kind), solid: executed, outlined: saved, text, hue });
         };
         for (index, kind) in ["forward", "input gradients", "weight gradients"].into_iter().enumerate() {
             row(kind, arithmetic.executed[index], arithmetic.unfrozen[index]);
@@ -227,45 +239,7 @@ fn arithmetic(runs: &[Run]) -> Figure {
     let note = "Solid: executed. Outlined: saved, an estimate: the operations per token up to and including the first step \
                 that froze something, times all tokens, less what was executed. Steps that were not made count as steps of \
                 that mean size.";
-    Figure { name: "arithmetic".into(), title: title.into(), note: note.into(), svg: svg::bars(title, &bars), table }
-}
-
-/// What the runs came to: a row a measure, a column a run.
-pub(super) fn summary(runs: &[Run]) -> Table {
-    let columns = runs.iter().enumerate().map(|(index, run)| (format!("run{}", index + 1), run.name.clone()));
-    let mut table = Table::new("What the runs came to", [("measure".into(), String::new())].into_iter().chain(columns));
-    let mut row = |title: &str, value: &dyn Fn(&Run) -> Option<String>| {
-        let cells = runs.iter().map(|run| value(run).map_or(Cell::Empty, Cell::Text));
-        table.row([Cell::text(title)].into_iter().chain(cells));
-    };
-    let last = |run: &Run| run.steps.last().cloned();
-    row("Method", &|run| run.units.method.clone());
-    row("Steps", &|run| {
-        let made = last(run).map_or(0, |step| step.step);
-        Some(run.environment.planned_steps.map_or_else(|| made.to_string(), |planned| format!("{made} of {planned}")))
-    });
-    row("Stopped by", &|run| run.stopped_by().map(|reason| reason.replace('_', " ")));
-    row("Frozen matrices", &|run| Some(format!("{} of {}", last(run)?.frozen_units, run.unit_count())));
-    row("Training loss, mean", &|run| {
-        let losses: Vec<f64> = run.steps.iter().filter_map(|step| step.loss).collect();
-        (!losses.is_empty()).then(|| number::fixed(losses.iter().sum::<f64>() / losses.len() as f64, 4))
-    });
-    row("Validation loss, at the end", &|run| Some(number::fixed(run.summary.as_ref()?.val_loss?, 4)));
-    row("Validation loss, best seen", &|run| {
-        let losses = run.validation_losses().into_iter().filter_map(|(_, loss)| loss);
-        losses.min_by(f64::total_cmp).map(|loss| number::fixed(loss, 4))
-    });
-    row("Time", &|run| Some(number::seconds(last(run)?.seconds)));
-    row("… of it validation", &|run| Some(number::seconds(run.summary.as_ref()?.validation_seconds?)));
-    row("… of it measuring", &|run| Some(number::seconds(run.steps.iter().map(|step| step.monitor_seconds).sum())));
-    row("Tokens", &|run| Some(last(run)?.tokens.to_string()));
-    row("Arithmetic", &|run| Some(number::with_unit(run.arithmetic().executed.iter().sum(), "FLOP")));
-    row("Peak memory", &|run| Some(bytes(run.summary.as_ref()?.peak_memory_bytes? as f64)));
-    row("Processor", &|run| {
-        let processor = run.environment.processor.clone()?;
-        Some(run.environment.threads.map_or(processor.clone(), |threads| format!("{processor}, {threads} threads")))
-    });
-    table
+    Figure::fixed("arithmetic", title, note, svg::bars(title, &bars), table)
 }
 
 /// The events of a run.

@@ -57,6 +57,21 @@ pub fn seconds(value: f64) -> String {
     }
 }
 
+/// A time beside an axis, without parts that are zero: `0`, `0.5 s`, `20 s`, `5 min`, `1 h 30 min`.
+#[must_use]
+pub fn time(value: f64) -> String {
+    let whole = value.round();
+    let part = |count: f64, unit: &str| if count > 0.0 { format!(" {count:.0} {unit}") } else { String::new() };
+    let text = match value {
+        v if !v.is_finite() => "–".to_owned(),
+        v if v.abs() < 1e-9 => "0".to_owned(),
+        v if v < 60.0 => format!("{} s", short(v)),
+        _ if whole < 3600.0 => part((whole / 60.0).floor(), "min") + &part(whole % 60.0, "s"),
+        _ => part((whole / 3600.0).floor(), "h") + &part((whole % 3600.0 / 60.0).floor(), "min"),
+    };
+    text.trim_start().to_owned()
+}
+
 /// A share as a percentage.
 #[must_use]
 pub fn percent(share: f64) -> String {
@@ -139,6 +154,16 @@ mod tests {
     fn times_are_read_at_a_glance() {
         for (value, text) in [(0.84, "0.84 s"), (12.44, "12.4 s"), (200.2, "3 min 20 s"), (7500.0, "2 h 05 min")] {
             assert_eq!(seconds(value), text);
+        }
+        for (value, text) in [
+            (0.0, "0"),
+            (0.5, "0.5 s"),
+            (300.0, "5 min"),
+            (90.0, "1 min 30 s"),
+            (5400.0, "1 h 30 min"),
+            (7200.0, "2 h"),
+        ] {
+            assert_eq!(time(value), text);
         }
     }
 }

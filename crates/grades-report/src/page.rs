@@ -1,4 +1,4 @@
-//! The HTML file around figures and tables: complete in itself, without scripts and without network.
+//! The HTML file around figures and tables: complete in itself, without network, and whole without its script.
 
 use std::fs;
 use std::io::{self, Read};
@@ -34,7 +34,8 @@ details{margin:.4rem 0}summary{cursor:pointer;color:var(--soft);font-size:.9rem;
 .scroll{overflow:auto;max-width:100%}details .scroll{max-height:32rem}table{border-collapse:collapse;font-size:.85rem}\n\
 caption{text-align:left;color:var(--soft);padding:.2rem 0}\n\
 th,td{padding:.2rem .6rem .2rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}\n\
-thead th{position:sticky;top:0;background:var(--paper)}.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\n\
+thead th{position:sticky;top:0;background:var(--paper)}td,thead th{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\n\
+.w.w{text-align:left}td.w{white-space:normal}tbody th{white-space:nowrap}\n\
 pre{overflow:auto;background:var(--tint);padding:.8rem;font-size:.85rem;border-radius:.3rem}\n\
 .picker{display:flex;flex-wrap:wrap;gap:.3rem;align-items:center}.picker>input{position:absolute;opacity:0}\n\
 .picker>label{order:1;min-width:2.4rem;padding:.3rem .5rem;text-align:center;border:1px solid var(--line);border-radius:.3rem;cursor:pointer}\n\
@@ -42,10 +43,35 @@ pre{overflow:auto;background:var(--tint);padding:.8rem;font-size:.85rem;border-r
 .picker>input:focus-visible+label{outline:3px solid var(--s0);outline-offset:1px}\n\
 .picker>.pane{display:none;order:2;width:100%;margin-top:.6rem}.pane>figure{max-width:48rem}.picker>input:checked+label+.pane{display:block}\n\
 .map{max-width:48rem}\n\
+.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,9.5rem),1fr));gap:.6rem;margin:.8rem 0}\n\
+.facts div{background:var(--tint);border-radius:.4rem;padding:.6rem .8rem}.facts dt{color:var(--soft);font-size:.85rem}\n\
+.facts dd{margin:0;font-size:.85rem;color:var(--soft);overflow-wrap:anywhere}.facts b{display:block;font-size:1.25rem;font-weight:600;color:var(--ink)}\n\
+button{font:inherit;color:inherit;background:none;border:0;padding:0;text-align:inherit}button:enabled{cursor:pointer}\n\
+:focus-visible{outline:3px solid var(--s0);outline-offset:1px}\n\
+.legend{display:flex;flex-wrap:wrap;gap:.1rem .8rem;font-size:.85rem;margin:.2rem 0}\n\
+.legend button{display:inline-flex;align-items:center;gap:.35rem;padding:.15rem .2rem;overflow-wrap:anywhere}\n\
+.key{width:44px;height:14px;flex:none}button[aria-pressed=false]{opacity:.55;text-decoration:line-through}\n\
+.legend button:enabled:hover{background:var(--tint);border-radius:.3rem}\n\
+.plot{position:relative}.live .plot>svg{touch-action:pan-y;cursor:crosshair}.chart [hidden]{display:none}\n\
+.cursor{stroke:var(--soft);stroke-width:1}.dot{fill:var(--paper);stroke-width:2}.selection{fill:var(--s0);fill-opacity:.18}\n\
+.over{pointer-events:none}.reset{position:absolute;top:0;right:0;font-size:.8rem;padding:.1rem .5rem;background:var(--tint);border-radius:.3rem}\n\
+.tip{position:absolute;z-index:2;pointer-events:none;width:max-content;max-width:100%;padding:.35rem .6rem;font-size:.8rem;line-height:1.35;background:var(--paper);\
+border:1px solid var(--line);border-radius:.3rem;box-shadow:0 2px 8px #0004}\n\
+.rows>div{display:grid;grid-template-columns:auto minmax(4rem,auto) auto;gap:.5rem;align-items:center}.rows span{overflow-wrap:anywhere}\
+.rows span:last-child{font-variant-numeric:tabular-nums;text-align:right}.bold{font-weight:700}\n\
+.tools{position:sticky;top:0;z-index:1;display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;align-items:center;padding:.35rem 0;margin-bottom:.6rem;font-size:.85rem;background:var(--paper)}\n\
+.tools [role=group]{display:inline-flex;border:1px solid var(--line);border-radius:.3rem;overflow:hidden}\
+.tools button{padding:.15rem .7rem;opacity:1;text-decoration:none}.tools button[aria-pressed=true]{background:var(--ink);color:var(--paper)}\n\
+.tools label{display:inline-flex;align-items:center;gap:.5rem}.tools input{accent-color:var(--s0);width:9rem}.tools output{min-width:2.2rem}\n\
+th button{font-weight:inherit}[aria-sort] button::after{content:\" ▴\"}[aria-sort=descending] button::after{content:\" ▾\"}\n\
+.aside{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}\n\
 .sample{margin:0 0 1.5rem}.sample h3{margin:0 0 .3rem}.sample img{margin:0 .5rem .3rem 0;vertical-align:top}\n\
 .sample pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:0}.sample mark{background:none;color:var(--s2);font-weight:700}\n\
 .sample span{color:var(--soft)}\n\
-@media print{details>*{display:block}details .scroll{max-height:none}}\n";
+@media print{details .scroll{max-height:none}.tools,.tip,.reset{display:none}figure,.facts div{break-inside:avoid}}\n";
+
+/// What a reader may do with the figures; see there.
+const SCRIPT: &str = include_str!("page.js");
 
 /// Text as HTML shows it, in elements and in quoted attributes.
 #[must_use]
@@ -66,16 +92,31 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// A whole page around `body`, which is HTML. With `refresh` a browser loads it again after so many seconds.
+/// A whole page around `body`, which is HTML. With `refresh` a browser loads it again after so many seconds. A body with charts
+/// or tables to sort has the script after it.
 #[must_use]
 pub fn page(title: &str, body: &str, refresh: Option<u64>) -> String {
-    let refresh = refresh.map_or(String::new(), |s| format!("<meta http-equiv=\"refresh\" content=\"{s}\">\n"));
+    let has_script = ["class=\"values\">{", "class=\"sortable\""].iter().any(|mark| body.contains(mark));
+    let script = if has_script { format!("<script>\n{}</script>\n", packed(SCRIPT)) } else { String::new() };
+    // The script waits for its reader; without one the browser does it.
+    let refresh = refresh.map_or((String::new(), String::new()), |seconds| {
+        let meta = format!("<meta http-equiv=\"refresh\" content=\"{seconds}\">");
+        let meta = if has_script { format!("<noscript>{meta}</noscript>\n") } else { format!("{meta}\n") };
+        (format!(" data-refresh=\"{seconds}\""), meta)
+    });
+    let (attribute, refresh) = refresh;
     format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n{MARK}\n\
+        "<!DOCTYPE html>\n<html lang=\"en\"{attribute}>\n<head>\n<meta charset=\"utf-8\">\n{MARK}\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n{refresh}<title>{}</title>\n\
-         <style>\n{COLOURS}{FIGURES}{LAYOUT}</style>\n</head>\n<body>\n{body}</body>\n</html>\n",
+         <style>\n{COLOURS}{FIGURES}{LAYOUT}</style>\n</head>\n<body>\n{body}{script}</body>\n</html>\n",
         escape(title)
     )
+}
+
+/// A script without its comments and indentation, line by line.
+fn packed(script: &str) -> String {
+    let lines = script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// Whether a report may be written to `path`: there is nothing, or an older report.

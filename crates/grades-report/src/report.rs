@@ -5,29 +5,60 @@ use std::path::{Path, PathBuf};
 
 use crate::error::ReportError;
 use crate::figure::Figure;
-use crate::figures::{cost, events, freezing, progress, summary};
+use crate::figures::{cost, events, freezing, frozen_share, learning_rate, losses, losses_apart};
+use crate::groups::{Cast, Group, by_seed};
+use crate::live;
 use crate::page::{self, escape};
 use crate::run::{Run, read};
 use crate::samples;
 use crate::signals;
+use crate::summary;
 
 /// Every figure of some runs.
 #[must_use]
 pub fn figures(runs: &[Run]) -> Vec<Figure> {
+    let groups = by_seed(runs);
+    let cast = Cast { runs, groups: &groups, first: 0 };
     let of_run = |(index, run): (usize, &Run)| {
-        let prefix = if runs.len() > 1 { format!("run{}-", index + 1) } else { String::new() };
+        let prefix = prefix(runs, index);
         let mut figures = vec![signals::map(run, &prefix)];
-        figures.extend(signals::layers(run, &prefix).into_iter().map(|(_, figure)| figure));
+        figures.extend(signals::layers(run, index, &prefix).into_iter().map(|(_, figure)| figure));
         figures
     };
-    let shared = [progress(runs), freezing(runs), cost(runs)];
-    shared.into_iter().flatten().chain(runs.iter().enumerate().flat_map(of_run)).collect()
+    let mut figures = vec![losses(&cast), learning_rate(&cast), frozen_share(&cast)];
+    figures.extend(freezing(&cast));
+    figures.extend(cost(&cast));
+    figures.extend(runs.iter().enumerate().flat_map(of_run));
+    figures
 }
 
-/// Losses and freezing of some runs over one another.
+fn prefix(runs: &[Run], index: usize) -> String {
+    if runs.len() > 1 { format!("run{}-", index + 1) } else { String::new() }
+}
+
+/// Losses and freezing of some runs over one another, by groups: a colour for each, the mean of its runs thick. `first`: how many
+/// runs the [`clocks`] that the page has before these are of.
 #[must_use]
-pub fn overlay(runs: &[Run]) -> Vec<Figure> {
-    progress(runs).into_iter().chain(freezing(runs)).collect()
+pub fn overlay(runs: &[Run], groups: &[Group], first: usize) -> Vec<Figure> {
+    let cast = Cast { runs, groups, first };
+    let mut figures = losses_apart(&cast);
+    figures.extend([frozen_share(&cast), learning_rate(&cast)]);
+    figures.extend(freezing(&cast));
+    figures.retain(|figure| worth(runs, figure));
+    figures
+}
+
+/// Values of other horizontal axes (time, operations) for the figures of these runs, once a page.
+#[must_use]
+pub fn clocks(runs: &[Run]) -> String {
+    live::clocks(runs)
+}
+
+/// Whether a page shows a figure: of runs that have ended none that is empty, or tells of freezing where nothing froze.
+fn worth(runs: &[Run], figure: &Figure) -> bool {
+    let goes_on = runs.iter().any(|run| run.summary.is_none());
+    let froze = runs.iter().any(|run| run.steps.iter().any(|step| step.frozen_units > 0));
+    goes_on || !figure.is_empty() && (froze || !figure.name.contains("frozen-share"))
 }
 
 /// The page about some runs. With `refresh` a browser loads it again after so many seconds.
@@ -35,37 +66,52 @@ pub fn overlay(runs: &[Run]) -> Vec<Figure> {
 pub fn html(runs: &[Run], refresh: Option<u64>) -> String {
     let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     let names = names.join(", ");
-    let mut body = format!("<h1>{}</h1>\n", escape(&names));
+    let groups = by_seed(runs);
+    let cast = Cast { runs, groups: &groups, first: 0 };
+    let heading = if runs.len() > 4 { format!("{} runs", runs.len()) } else { escape(&names) };
+    let mut body = format!("<h1>{heading}</h1>\n");
     let going = runs.iter().filter(|run| run.summary.is_none()).count();
     if going > 0 {
         body.push_str(
             "<p>Without summary.json so far: what follows is of a run that goes on or was interrupted.</p>\n",
         );
     }
-    body.push_str(&summary(runs).html());
-    let group = |body: &mut String, title: &str, note: &str, figures: &[Figure]| {
-        let _ = write!(body, "<h2>{title}</h2>\n<p>{note}</p>\n<div class=\"figures\">\n");
-        figures.iter().for_each(|figure| body.push_str(&figure.html()));
-        body.push_str("</div>\n");
+    match runs {
+        [run] => body.push_str(&summary::facts(run)),
+        _ => body.push_str(&summary::runs(runs).sortable_html()),
+    }
+    body.push_str(&live::clocks(runs));
+    let group = |body: &mut String, title: &str, note: &str, figures: Vec<Figure>| {
+        let figures: Vec<Figure> = figures.into_iter().filter(|figure| worth(runs, figure)).collect();
+        if !figures.is_empty() {
+            let _ = write!(body, "<h2>{title}</h2>\n<p>{note}</p>\n<div class=\"figures\">\n");
+            figures.iter().for_each(|figure| body.push_str(&figure.html()));
+            body.push_str("</div>\n");
+        }
     };
-    group(&mut body, "Training", "", &progress(runs));
-    let note = "Each matrix freezes by itself once its signal has passed its threshold.";
-    group(&mut body, "Freezing", note, &freezing(runs));
+    let mut first = if runs.len() == 1 { vec![losses(&cast)] } else { losses_apart(&cast) };
+    first.push(frozen_share(&cast));
+    group(&mut body, "Training", "", first);
     for (index, run) in runs.iter().enumerate() {
         let of = if runs.len() > 1 { format!(" of {}", escape(&run.name)) } else { String::new() };
-        let _ = write!(
-            body,
-            "<h2>When each matrix froze{of}</h2>\n<div class=\"map\">{}</div>\n",
-            signals::map(run, "").html()
-        );
-        let layers = signals::layers(run, "");
+        if run.summary.is_none() || !run.frozen_at().is_empty() {
+            let map = signals::map(run, &prefix(runs, index)).html();
+            let _ = write!(body, "<h2>When each matrix froze{of}</h2>\n<div class=\"map\">{map}</div>\n");
+        }
+    }
+    let note = "Each matrix freezes by itself once its signal has passed its threshold.";
+    group(&mut body, "Freezing", note, freezing(&cast));
+    for (index, run) in runs.iter().enumerate() {
+        let of = if runs.len() > 1 { format!(" of {}", escape(&run.name)) } else { String::new() };
+        let layers = signals::layers(run, index, &prefix(runs, index));
         if !layers.is_empty() {
             let _ = write!(body, "<h2>Signals{of}, by layer</h2>\n<p>{}</p>\n", escape(&signals::note(run)));
             body.push_str(&picker(index, &layers));
         }
     }
     let note = "A matrix that froze at a step makes the next one cheaper.";
-    group(&mut body, "Time, memory and arithmetic", note, &cost(runs));
+    let costs = cost(&cast).into_iter().chain([learning_rate(&cast)]);
+    group(&mut body, "Time, memory, arithmetic and learning rate", note, costs.collect());
     for run in runs {
         let of = if runs.len() > 1 { format!(" of {}", run.name) } else { String::new() };
         body.push_str(&samples::html(&format!("Samples{of}"), &run.samples));

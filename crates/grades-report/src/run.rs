@@ -43,27 +43,35 @@ impl Run {
     /// # Errors
     /// If there is no run, or a line or file is damaged; the message names it.
     pub fn read(path: &Path) -> Result<Self, ReportError> {
+        let mut run = Self { signals: lines(&path.join(record::SIGNALS))?, ..Self::read_without_signals(path)? };
+        if run.units.units.is_empty() {
+            run.units.units = run.seen().into_iter().map(|unit| UnitThreshold { unit, threshold: None }).collect();
+        }
+        Ok(run)
+    }
+
+    /// The same without the signals, which are most of what a long run leaves.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_without_signals(path: &Path) -> Result<Self, ReportError> {
         let file = |name: &str| path.join(name);
         let Some(metrics) = text(&file(record::METRICS))? else {
             return Err(ReportError::NoRun { path: path.into() });
         };
         let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-        let mut run = Self {
+        Ok(Self {
             name: name.unwrap_or_else(|| path.display().to_string()),
             path: path.into(),
             steps: parse_lines(&file(record::METRICS), &metrics)?,
-            signals: lines(&file(record::SIGNALS))?,
+            signals: Vec::new(),
             events: lines(&file(record::EVENTS))?,
             units: object(&file(record::UNITS))?.unwrap_or_default(),
             config: text(&file(record::CONFIG))?.unwrap_or_default(),
             environment: object(&file(record::ENVIRONMENT))?.unwrap_or_default(),
             samples: lines(&file(record::SAMPLES))?,
             summary: object(&file(record::SUMMARY))?,
-        };
-        if run.units.units.is_empty() {
-            run.units.units = run.seen().into_iter().map(|unit| UnitThreshold { unit, threshold: None }).collect();
-        }
-        Ok(run)
+        })
     }
 
     /// Units that a signal or an event names, for runs without `units.json`.

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use grades::{Role, Tower, UnitId};
 
+use crate::axis::Unit;
+use crate::chart::POINTS;
 use crate::figure::Figure;
 use crate::figures::{chart, distinct, over_steps};
 use crate::number;
 use crate::record::{Signals, UnitThreshold};
 use crate::run::Run;
-use crate::svg::{self, Series};
+use crate::series::Series;
+use crate::svg;
 use crate::table::{Cell, Table};
 
 /// What the signals are and what they are compared with.
@@ -23,8 +26,8 @@ pub(super) fn note(run: &Run) -> String {
     format!("The {signal} of each matrix{norm}.{freezes}")
 }
 
-/// A figure for each layer with its label; none where nothing was measured.
-pub(super) fn layers(run: &Run, prefix: &str) -> Vec<(String, Figure)> {
+/// A figure for each layer of the run at this place with its label; none where nothing was measured.
+pub(super) fn layers(run: &Run, place: usize, prefix: &str) -> Vec<(String, Figure)> {
     if run.signals.is_empty() {
         return Vec::new();
     }
@@ -39,11 +42,14 @@ pub(super) fn layers(run: &Run, prefix: &str) -> Vec<(String, Figure)> {
             let at = |line: &Signals| Some((line.step as f64, *line.signals.get(&unit)?));
             run.signals.iter().filter_map(at).collect()
         };
-        let series = units.iter().map(|of| Series::line(of.unit.role.name(), points(of.unit))).collect();
+        let line = |of: &UnitThreshold| Series::line(of.unit.role.name(), points(of.unit));
+        let series = units.iter().map(|of| Series { runs: vec![place], ..line(of) }).collect();
         let title = format!("{} layer {layer}", tower.name());
-        let mut chart = chart(&title, "signal", series, false, number::short);
-        chart.guides = guides(&units);
-        (label, over_steps(format!("{prefix}signals-{}-{layer:02}", tower.name()), "", chart))
+        let mut chart = chart(&title, "signal", series, false, Unit::Number);
+        (chart.guides, chart.detail) = (guides(&units), POINTS);
+        let figure = over_steps(format!("{prefix}signals-{}-{layer:02}", tower.name()), "", chart);
+        // There are many of them.
+        (label, Figure { shown_rows: 50, ..figure })
     };
     layers.into_iter().map(figure).collect()
 }
@@ -94,5 +100,5 @@ pub(super) fn map(run: &Run, prefix: &str) -> Figure {
     let note = "A row is a layer, a column a kind of matrix; the stronger the shade, the later; – trains to the end."
         .to_owned();
     let svg = svg::map(title, &labels, &names, &cells);
-    Figure { name: format!("{prefix}freeze-map"), title: title.to_owned(), note, svg, table }
+    Figure::fixed(format!("{prefix}freeze-map"), title, note, svg, table)
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
+use crate::axis::Unit;
 use crate::number;
 use crate::page::escape;
 
@@ -39,6 +40,8 @@ pub enum Cell {
     Number(f64, usize),
     /// A number, shown with the few digits that count.
     Short(f64),
+    /// A number, shown with its unit.
+    Quantity(f64, Unit),
     /// A mean ± deviation, shown with so many decimals.
     Mean(Mean, usize),
     /// A mean ± deviation of shares from 0 to 1, shown as percentages with so many decimals.
@@ -69,6 +72,12 @@ impl Cell {
         value.map_or(Self::Empty, Self::Short)
     }
 
+    /// A number that may be missing, shown with its unit.
+    #[must_use]
+    pub fn quantity(value: Option<f64>, unit: Unit) -> Self {
+        value.map_or(Self::Empty, |value| Self::Quantity(value, unit))
+    }
+
     /// Mean ± deviation of some values; empty of none.
     #[must_use]
     pub fn mean(values: &[f64], decimals: usize) -> Self {
@@ -83,6 +92,8 @@ impl Cell {
             Self::Text(text) => text.clone(),
             Self::Number(value, decimals) => number::fixed(*value, *decimals),
             Self::Short(value) => number::short(*value),
+            Self::Quantity(value, Unit::Seconds) => number::seconds(*value),
+            Self::Quantity(value, unit) => unit.text(*value),
             Self::Share(Mean { mean, deviation }, decimals) => {
                 let percent = Mean { mean: 100.0 * mean, deviation: deviation.map(|deviation| 100.0 * deviation) };
                 Self::Mean(percent, *decimals).shown()
@@ -101,10 +112,19 @@ impl Cell {
             Self::Empty => Value::Null,
             Self::Text(text) => json!(text),
             Self::Number(value, 0) if value.fract() == 0.0 && value.abs() < 9e15 => json!(*value as i64),
-            Self::Number(value, _) | Self::Short(value) => json!(value),
+            Self::Number(value, _) | Self::Short(value) | Self::Quantity(value, _) => json!(value),
             Self::Mean(Mean { mean, deviation }, _) | Self::Share(Mean { mean, deviation }, _) => {
                 json!({ "mean": mean, "std": deviation })
             }
+        }
+    }
+
+    /// The number by which a reader sorts it.
+    fn sorted_by(&self) -> Option<f64> {
+        match self {
+            Self::Empty | Self::Text(_) => None,
+            Self::Number(value, _) | Self::Short(value) | Self::Quantity(value, _) => Some(*value),
+            Self::Mean(of, _) | Self::Share(of, _) => Some(of.mean),
         }
     }
 
@@ -246,7 +266,7 @@ impl Table {
                 line.push(match cell {
                     Cell::Empty => String::new(),
                     Cell::Text(text) => text.clone(),
-                    Cell::Number(value, _) | Cell::Short(value) => value.to_string(),
+                    Cell::Number(value, _) | Cell::Short(value) | Cell::Quantity(value, _) => value.to_string(),
                     Cell::Mean(of, _) | Cell::Share(of, _) => of.mean.to_string(),
                 });
                 line.extend(mean.then(|| deviation.unwrap_or_default()));
@@ -270,14 +290,36 @@ impl Table {
         self.rows.iter().map(object).collect()
     }
 
+    /// With these columns alone, in this order; those that there are not are left out.
+    #[must_use]
+    pub fn select(&self, keys: &[&str]) -> Self {
+        let place = |key: &&str| self.columns.iter().position(|column| column.key == **key);
+        let places: Vec<usize> = keys.iter().filter_map(place).collect();
+        let columns = places.iter().map(|place| self.columns[*place].clone()).collect();
+        let rows = self.rows.iter().map(|row| places.iter().map(|place| row[*place].clone()).collect()).collect();
+        Self { caption: self.caption.clone(), columns, rows }
+    }
+
     /// As an HTML table that scrolls sideways where it does not fit. A column of words heads the row if it is the first.
     #[must_use]
     pub fn html(&self) -> String {
+        self.markup(false)
+    }
+
+    /// The same, which the script of a page lets its reader sort by any column.
+    #[must_use]
+    pub fn sortable_html(&self) -> String {
+        self.markup(true)
+    }
+
+    fn markup(&self, sortable: bool) -> String {
         let caption = escape(&self.caption);
+        let kind = if sortable { " class=\"sortable\"" } else { "" };
         let mut html = format!(
-            "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\"><table><caption>{caption}</caption>\n<thead><tr>"
+            "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\"><table{kind}><caption>{caption}</caption>\n<thead><tr>"
         );
-        let class = |column: usize| if self.is_words(column) { "" } else { " class=\"n\"" };
+        // Numbers are the rule, of which there may be many.
+        let class = |column: usize| if self.is_words(column) { " class=\"w\"" } else { "" };
         for (index, column) in self.columns.iter().enumerate() {
             let _ = write!(html, "<th scope=\"col\"{}>{}</th>", class(index), escape(&column.title));
         }
@@ -286,9 +328,13 @@ impl Table {
             html.push_str("<tr>");
             for (index, cell) in row.iter().enumerate() {
                 let shown = escape(&cell.shown());
+                let value = match cell.sorted_by().filter(|_| sortable) {
+                    Some(value) => format!(" data-v=\"{value}\""),
+                    None => String::new(),
+                };
                 let _ = match (index, cell.is_words()) {
                     (0, true) => write!(html, "<th scope=\"row\">{shown}</th>"),
-                    _ => write!(html, "<td{}>{shown}</td>", class(index)),
+                    _ => write!(html, "<td{}{value}>{shown}</td>", class(index)),
                 };
             }
             html.push_str("</tr>\n");
@@ -386,6 +432,12 @@ mod tests {
     }
 
     #[test]
+    fn columns_are_chosen_by_their_keys() {
+        let chosen = table().select(&["steps", "no such", "method"]);
+        assert_eq!(chosen.csv(), "steps,method\n60,grades | <b>\n,none\n");
+    }
+
+    #[test]
     fn a_thinned_table_keeps_its_ends() {
         let mut table = Table::new("t", [("n", "n")]);
         (0..10).for_each(|n| table.row([Cell::count(n)]));
@@ -399,8 +451,11 @@ mod tests {
     #[test]
     fn html_is_escaped_and_rows_have_heads() {
         let html = table().html();
-        assert!(html.contains("<th scope=\"row\">grades | &lt;b&gt;</th><td class=\"n\">0.500 ± 0.100</td>"), "{html}");
+        assert!(html.contains("<th scope=\"row\">grades | &lt;b&gt;</th><td>0.500 ± 0.100</td>"), "{html}");
         assert!(!html.contains("<b>"));
         assert_eq!(html.matches("<tr>").count(), 3);
+        // What it is sorted by is the number in full.
+        assert!(table().sortable_html().contains("<td data-v=\"-1.26\">−1.3</td>"));
+        assert!(!html.contains("data-v"));
     }
 }

@@ -55,7 +55,7 @@ fn numbers_of_a_run_stand_behind_their_figures() {
     assert_eq!(csv("freeze-map"), "layer,q,up\n0,2,\n");
     let by_share = csv("step-time-by-frozen-share");
     assert!(by_share.ends_with(",0,1,0.75\n"), "{by_share}");
-    let svg = &figure(&figures, "signals-language-00").svg;
+    let svg = &figure(&figures, "signals-language-00").svg();
     assert!(svg.contains("τ of q = 0.8") && svg.contains("τ of up = 0.5"), "{svg}");
 }
 
@@ -66,14 +66,26 @@ fn a_page_is_complete_in_itself_and_escaped() {
     write_run(&run, METRICS);
     let html = html(&read(&[&run]).unwrap(), None);
     assert!(html.contains("<h1>a&lt;b&gt;</h1>") && html.contains("&lt;script&gt;alert(1)"));
-    for forbidden in ["<script", "<b>", "<CPU>", "src=", "href=", "url(", "@import"] {
+    for forbidden in ["a<b>", "<CPU>", "src=", "href=", "@import", "innerHTML", "eval(", "fetch(", "import("] {
         assert!(!html.contains(forbidden), "{forbidden}");
     }
+    // The script, and values for it, in which nothing can end their element.
+    let scripts: Vec<&str> =
+        html.split("<script").skip(1).map(|rest| rest.split("</script>").next().unwrap()).collect();
+    assert_eq!(scripts.iter().filter(|script| script.starts_with(">\n\"use strict\"")).count(), 1);
+    for values in scripts.iter().filter_map(|script| script.strip_prefix(" type=\"application/json\" class=\"")) {
+        let values = values.split_once("\">").unwrap().1;
+        assert!(!values.contains('<') && serde_json::from_str::<serde_json::Value>(values).is_ok(), "{values}");
+    }
+    assert!(
+        html.matches("<script").count() > 5 && html.matches("<script").count() == html.matches("</script>").count()
+    );
     // Only the name of the SVG standard is an address.
     assert_eq!(html.matches("http://").count(), html.matches("xmlns=\"http://www.w3.org/2000/svg\"").count());
     assert!(!html.contains("https://"));
-    assert_eq!(html.matches("<svg").count(), html.matches("<summary>Numbers</summary>").count());
-    for tag in ["div", "figure", "details", "table", "svg"] {
+    let drawings = html.matches("<svg xmlns").count();
+    assert!(drawings > 8 && drawings == html.matches("<summary>Numbers</summary>").count());
+    for tag in ["div", "figure", "details", "table", "svg", "button"] {
         assert_eq!(html.matches(&format!("<{tag}")).count(), html.matches(&format!("</{tag}>")).count(), "{tag}");
     }
 }
@@ -87,7 +99,8 @@ fn runs_of_no_step_and_of_one_have_pages() {
     fs::create_dir(folder.path().join("bare")).unwrap();
     fs::write(folder.path().join("bare/metrics.jsonl"), "").unwrap();
     for page in [html(&read(&paths).unwrap(), None), html(&read(&[folder.path().join("bare")]).unwrap(), Some(5))] {
-        assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
+        let shown = page.split("<script>").next().unwrap();
+        assert!(!shown.contains("NaN") && !shown.contains("inf"), "{shown}");
     }
     // A line without its end counts when it is whole.
     assert_eq!(read(&paths).unwrap()[1].steps.len(), 1);
@@ -159,6 +172,6 @@ fn towers_are_drawn_apart_where_there_are_several() {
     };
     assert_eq!((csv("frozen-share-by-tower"), csv("mean-signal-by-tower")), (shares.to_owned(), means.to_owned()));
     // Where the matrices of a tower have one threshold in common, it is drawn.
-    let svg = &figure(&figures, "mean-signal-by-tower").svg;
+    let svg = &figure(&figures, "mean-signal-by-tower").svg();
     assert!(svg.contains("τ of vision = 0.3") && !svg.contains("τ of language"), "{svg}");
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// Runs in the page, which has no script of its own, and tells the frame around it what it found.
+/// Runs in the page, before its own script, and tells the frame around it what it found.
 const PROBE: &str = "<script>\
 const errors = [];\
 addEventListener('error', event => errors.push(String(event.message)));\
@@ -18,7 +18,7 @@ addEventListener('load', () => {\
   parent.postMessage(JSON.stringify({\
     window: innerWidth, width: document.documentElement.scrollWidth, height: document.documentElement.scrollHeight,\
     requests: performance.getEntriesByType('resource').map(entry => entry.name), errors,\
-    figures: [...document.querySelectorAll('svg')].map(box).filter(shown),\
+    figures: [...document.querySelectorAll('svg:not(.key)')].map(box).filter(shown),\
     tables: [...document.querySelectorAll('table')].map(box).filter(shown).length }), '*');\
 });</script>";
 
@@ -121,7 +121,7 @@ impl Chromium {
     /// What `page` measures in a window of this width. In a frame, as the window of a browser has a least width.
     pub(crate) fn measure(&self, page: &Path, width: usize) -> Measures {
         let html = fs::read_to_string(page).unwrap();
-        assert!(!html.contains("<script"), "{}: the page has a script", page.display());
+        assert!(!html.contains("<script src"), "{}: the page has a script from elsewhere", page.display());
         fs::write(self.folder.join("probed.html"), html.replacen("</head>", &format!("{PROBE}</head>"), 1)).unwrap();
         let frame = format!(
             "<!DOCTYPE html><meta charset=\"utf-8\"><script>addEventListener('message', event => {{ const found = \
@@ -130,6 +130,14 @@ impl Chromium {
         );
         let path = self.folder.join("frame.html");
         fs::write(&path, frame).unwrap();
+        self.output_of(&path)
+    }
+
+    /// What a script finds that acts in `page`, which writes it into an `<output>` as JSON.
+    pub(crate) fn act<T: DeserializeOwned>(&self, page: &Path, script: &str) -> T {
+        let html = fs::read_to_string(page).unwrap();
+        let path = self.folder.join("acted.html");
+        fs::write(&path, html.replacen("</body>", &format!("<script>{script}</script></body>"), 1)).unwrap();
         self.output_of(&path)
     }
 
@@ -147,7 +155,7 @@ impl Chromium {
     fn output_of<T: DeserializeOwned>(&self, page: &Path) -> T {
         let output = self.run(false, &["--dump-dom".to_owned(), page.display().to_string()]);
         let dom = String::from_utf8(output.stdout).unwrap();
-        let found = dom.split_once("<output>").and_then(|(_, rest)| rest.split_once("</output>"));
+        let found = dom.rsplit_once("<output>").and_then(|(_, rest)| rest.split_once("</output>"));
         serde_json::from_str(found.unwrap_or_else(|| panic!("the page did not load: {dom}")).0).unwrap()
     }
 }

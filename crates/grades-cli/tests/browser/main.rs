@@ -4,6 +4,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests make the files that they need")]
 
 #[cfg(test)]
+mod behaviour;
+#[cfg(test)]
 mod chromium;
 #[cfg(test)]
 mod pages;

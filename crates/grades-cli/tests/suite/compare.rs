@@ -286,7 +286,7 @@ fn a_frontier_and_controls_are_made_of_the_runs() {
     assert_eq!(summary("full-random-of-mine-seed42")["steps"], mine["steps"]);
     assert_eq!(summary("full-all_at_once-of-mine-seed42")["stopped_by"], "budget");
     let page = fs::read_to_string(workspace.path("out/compare.html")).unwrap();
-    assert!(page.contains("Validation loss over TFLOP") && !page.contains("so far"));
+    assert!(page.contains("Validation loss against arithmetic") && !page.contains("so far"));
     // Again: nothing is made.
     let again = workspace.call(&compare);
     assert!(again.succeeded() && made(&again).is_empty(), "{}", again.stderr());

@@ -1,4 +1,4 @@
-//! What a frontier says of the methods: tables, figures and sentences.
+//! What a frontier says of the methods: tables and sentences.
 
 use serde_json::{Value, json};
 
@@ -6,13 +6,8 @@ use super::control::Control;
 use super::finished::Finished;
 use super::frontier::{Excess, Frontier};
 use super::outcome::{Comparison, LEVEL, Row, average, flops};
+use grades_report::number;
 use grades_report::table::{Cell, Mean, Table};
-use grades_report::{Figure, number, svg};
-
-/// A number that not every run has.
-type Measure<'a> = &'a dyn Fn(&Finished) -> Option<f64>;
-/// A number that every run has.
-type Cost<'a> = &'a dyn Fn(&Finished) -> f64;
 
 impl Comparison {
     fn frontier(&self, row: &Row) -> Option<&Frontier> {
@@ -175,62 +170,6 @@ impl Comparison {
         }
         findings.extend(self.frontiers.iter().flat_map(edges));
         findings
-    }
-
-    /// Loss and accuracy over arithmetic and time.
-    pub(super) fn frontier_figures(&self) -> Vec<Figure> {
-        let mut figures = Vec::new();
-        for frontier in &self.frontiers {
-            let loss: Measure<'_> = &|run| run.summary.val_loss;
-            let share: Measure<'_> = &|run| average(self.metric, &run.answers).map(|a| 100.0 * a);
-            let arithmetic: Cost<'_> = &|run| flops(run) / 1e12;
-            let seconds: Cost<'_> = &|run| run.summary.seconds;
-            figures.push(self.figure(frontier, "loss-flops", ("Validation loss", loss), ("TFLOP", arithmetic)));
-            figures.push(self.figure(frontier, "loss-time", ("Validation loss", loss), ("seconds", seconds)));
-            if !self.questions.is_empty() {
-                figures.push(self.figure(frontier, "accuracy-flops", ("Accuracy (%)", share), ("TFLOP", arithmetic)));
-            }
-        }
-        figures
-    }
-
-    fn figure(
-        &self,
-        frontier: &Frontier,
-        name: &str,
-        (y, value): (&str, Measure<'_>),
-        (x, cost): (&str, Cost<'_>),
-    ) -> Figure {
-        let mut table = Table::new(y, [("name", "Name"), ("cost", x), ("value", y)]);
-        let mut place = |name: &str, runs: &[(u64, Finished)]| {
-            let costs: Vec<f64> = runs.iter().map(|(_, run)| cost(run)).collect();
-            let values: Vec<f64> = runs.iter().filter_map(|(_, run)| value(run)).collect();
-            let (at, Mean { mean, deviation }) = (Mean::of(&costs)?.mean, Mean::of(&values)?);
-            table.row([Cell::text(name), Cell::mean(&costs, 2), Cell::mean(&values, 4)]);
-            Some(((at, Some(mean)), deviation.map(|deviation| (at, [mean - deviation, mean + deviation]))))
-        };
-        let schedules: Vec<_> =
-            frontier.best().into_iter().filter_map(|point| place("without stopping", &point.runs)).collect();
-        let line = schedules.iter().map(|(point, _)| *point).collect();
-        let bars = schedules.iter().filter_map(|(_, bar)| *bar).collect();
-        let mut series = vec![svg::Series::line("without stopping", line).with_bars(bars)];
-        for row in self.rows.iter().filter(|row| row.adapter == frontier.adapter) {
-            if let Some((point, bar)) = place(&row.method, &row.runs) {
-                series.push(svg::Series::points(&row.method, vec![point]).with_bars(bar.into_iter().collect()));
-            }
-        }
-        let title = format!("{y} over {x}, {}", frontier.adapter);
-        let chart = svg::Chart {
-            title: title.clone(),
-            x: x.to_owned(),
-            y: y.to_owned(),
-            series,
-            guides: Vec::new(),
-            from_zero: false,
-            format: number::short,
-        };
-        let note = "Means over the seeds, bars of one deviation. The line: schedules without stopping, at the best rate of each length.";
-        Figure { name: format!("{}-{name}", frontier.adapter), title, note: note.into(), svg: chart.svg(), table }
     }
 
     /// The frontiers as JSON.

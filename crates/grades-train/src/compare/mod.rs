@@ -15,6 +15,7 @@ mod contender;
 mod control;
 mod error;
 mod excess;
+mod figures;
 mod finished;
 mod folder;
 mod frontier;

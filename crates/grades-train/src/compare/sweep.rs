@@ -212,7 +212,7 @@ impl Grid {
         let note = trunk.map_or(String::new(), |value| {
             format!("Mean over the seeds; without early stopping {}.", number::fixed(value, decimals))
         });
-        Figure { name: name.into(), title: title.into(), note, svg: svg::map(title, &taus, &alphas, &values), table }
+        Figure::fixed(name, title, note, svg::map(title, &taus, &alphas, &values), table)
     }
 
     /// Accuracy (Table 6), time (Table 7), and what else tells settings apart.

@@ -58,6 +58,32 @@ impl Comparison {
         run.answers.get(task).and_then(|answers| self.metric.accuracy(answers))
     }
 
+    /// What a reader asks first: how good, how long, how much arithmetic.
+    pub(super) fn summary(&self) -> Table {
+        let mut all = self.accuracy().beside(&self.cost(), 2);
+        if !self.frontiers.is_empty() {
+            all = all.beside(&self.excess(), 2);
+        }
+        let tasks: Vec<String> = self.questions.iter().map(|(task, _)| format!("accuracy.{task}")).collect();
+        let mut keys = vec!["adapter", "method"];
+        keys.extend(tasks.iter().map(String::as_str));
+        keys.extend([
+            AVERAGE,
+            "val_loss",
+            "excess",
+            "excess_p",
+            "seconds",
+            "speedup",
+            "flops",
+            "flops_ratio",
+            "steps",
+            "seeds",
+        ]);
+        let mut table = all.select(&keys);
+        table.caption = "Mean ± deviation over the seeds".to_owned();
+        table
+    }
+
     /// Time, arithmetic, steps and memory.
     #[must_use]
     pub fn cost(&self) -> Table {

@@ -164,6 +164,52 @@ fn tables_and_findings_say_it_in_words() {
     assert_eq!((of("seconds"), of("speedup"), of("accuracy.qa")), ("50", "1", "0.375"));
     let html = page::html("Comparison", &comparison, Path::new("."), &[]);
     assert!(html.contains("5 of 6 runs so far") && html.contains("<a href=\"a/report.html\">"), "{html}");
+    // First what is seen at a glance.
+    let place = |part: &str| html.find(part).unwrap_or_else(|| panic!("{part} is not in: {html}"));
+    assert!(place("<h3>Accuracy against time, full</h3>") < place("<table class=\"sortable\">"));
+    assert!(place("<h3>Accuracy against time, full</h3>") < place("<h3>Validation loss against time, full</h3>"));
+}
+
+#[test]
+fn error_bars_are_means_and_deviations_over_the_seeds() {
+    let mut comparison = comparison();
+    let point = |length, runs| Point { length, learning_rate: 1e-4, runs };
+    let runs = |flops: [f64; 2]| vec![(0, costing(flops[0], 3.5)), (1, costing(flops[1], 3.1))];
+    let points = vec![point(0.5, runs([400.0, 600.0])), point(1.0, vec![(0, costing(1000.0, 3.0))])];
+    comparison.frontiers = vec![Frontier { points, ..Frontier::new("full") }];
+    let figures = comparison.against_cost();
+    let named = |name: &str| {
+        let figure = figures.iter().find(|figure| figure.name == name).unwrap();
+        let grades_report::Drawing::Chart(chart) = &figure.drawing else { panic!("{name} is no chart") };
+        chart.clone()
+    };
+    let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
+    let bar = |found: Option<[f64; 2]>, [low, high]: [f64; 2]| {
+        close(found.unwrap()[0], low);
+        close(found.unwrap()[1], high);
+    };
+    // grades: 20 and 30 s; accuracies of qa 1 and 3/4, of qb 1 and 1/2, on average 1 and 5/8. Of two values the deviation is
+    // their difference over √2: 10/√2 and (3/8)/√2.
+    let chart = named("full-accuracy-time");
+    let series = |chart: &grades_report::Chart, name: &str| {
+        chart.series.iter().find(|series| series.name == name).unwrap_or_else(|| panic!("no {name}")).clone()
+    };
+    let grades = series(&chart, "grades");
+    let half = std::f64::consts::FRAC_1_SQRT_2;
+    assert_eq!(grades.points, [(25.0, Some(0.8125))]);
+    bar(grades.spreads[0].x, [25.0 - 10.0 * half, 25.0 + 10.0 * half]);
+    bar(grades.spreads[0].y, [0.8125 - 0.375 * half, 0.8125 + 0.375 * half]);
+    // The frontier has a point where it was run: 400 and 600 with 3.5 and 3.1, and a single run without bars.
+    let frontier = series(&named("full-loss-flops"), "without stopping");
+    assert_eq!(frontier.points, [(500.0, Some(3.3)), (1000.0, Some(3.0))]);
+    bar(frontier.spreads[0].x, [500.0 - 200.0 * half, 500.0 + 200.0 * half]);
+    bar(frontier.spreads[0].y, [3.3 - 0.4 * half, 3.3 + 0.4 * half]);
+    assert_eq!((frontier.spreads[1].x, frontier.spreads[1].y), (None, None));
+    // With lora there is no frontier, and `none` has its colour of the other adapter.
+    let lora = named("lora-accuracy-time");
+    assert_eq!(lora.series.len(), 1);
+    assert_eq!(series(&lora, "none").look, series(&chart, "none").look);
+    assert_ne!(series(&lora, "none").look, grades.look);
 }
 
 #[test]
@@ -242,6 +288,6 @@ fn the_excess_over_a_frontier_stands_first() {
         assert!(markdown.contains(part), "`{part}` is not in: {markdown}");
     }
     let html = page::html("Comparison", &comparison, Path::new("."), &[]);
-    assert!(html.contains("Validation loss over TFLOP, full") && html.contains("Accuracy (%) over TFLOP, full"));
+    assert!(html.contains("Validation loss against time, full") && html.contains("Accuracy against arithmetic, full"));
     assert!(comparison.csv().lines().next().unwrap().contains(",excess,"));
 }
