@@ -96,8 +96,16 @@ fn facts(preview: &Preview) -> Vec<(&'static str, String)> {
             format!("{} rows of {sequence_len} tokens, {:.1} % of them filled", packed.rows, 100.0 * packed.efficiency)
         }
     };
-    vec![
-        ("samples", format!("{samples}, and {} kept for validation", preview.validation_samples)),
+    let first = if preview.streaming { "of a stream the first " } else { "" };
+    let duplicates = match (preview.duplicates, preview.deduplicated) {
+        (0, _) => "none".to_owned(),
+        (count, true) => format!("{count} samples that equal an earlier one are left out"),
+        (count, false) => {
+            format!("{count} samples equal an earlier one (`dataset_exact_deduplication: true` leaves them out)")
+        }
+    };
+    let mut facts = vec![
+        ("samples", format!("{first}{samples}, and {} kept for validation", preview.validation_samples)),
         ("tokens", format!("{tokens}, of them {learnt} learnt ({:.1} %)", share(*learnt, *tokens))),
         (
             "too long",
@@ -106,8 +114,11 @@ fn facts(preview: &Preview) -> Vec<(&'static str, String)> {
                 preview.dropped_samples, preview.truncated_samples
             ),
         ),
+        ("duplicates", duplicates),
         ("packing", packing),
-    ]
+    ];
+    facts.extend(preview.contamination.iter().map(|found| ("benchmarks", found.to_string())));
+    facts
 }
 
 fn html(preview: &Preview, config: &str) -> String {

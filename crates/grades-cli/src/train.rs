@@ -73,17 +73,20 @@ fn print_plan(plan: &DryRun) {
         plan.precision
     ));
     let left_out = |count: usize, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
+    let data = match plan.steps_per_epoch {
+        Some(_) => format!("{} samples of {} tokens", plan.samples, short(plan.tokens)),
+        None => "read while training goes on".to_owned(),
+    };
     output::print(&format!(
-        "data          {} samples of {} tokens{}{}{}",
-        plan.samples,
-        short(plan.tokens),
+        "data          {data}{}{}{}",
         left_out(plan.validation_samples, "kept for validation"),
         left_out(plan.dropped_samples, "left out as too long"),
         left_out(plan.truncated_samples, "cut")
     ));
+    let epoch = plan.steps_per_epoch.map_or(String::new(), |steps| format!(", {steps} an epoch"));
     output::print(&format!(
-        "steps         {}, {} an epoch; {} tokens in the largest micro-batch",
-        plan.planned_steps, plan.steps_per_epoch, plan.largest_batch_tokens
+        "steps         {}{epoch}; {} tokens in the largest micro-batch",
+        plan.planned_steps, plan.largest_batch_tokens
     ));
     print_memory("memory       ", &plan.memory);
     if let Some(available) = plan.available_memory {
@@ -151,7 +154,8 @@ fn print(summary: &Summary) {
     output::print(&format!("frozen        {frozen_units} of {units} matrices"));
     output::print(&format!("training loss {:.4}", summary.train_loss));
     if let Some(loss) = summary.val_loss {
-        output::print(&format!("validation    {loss:.4}"));
+        let sets = summary.val_losses.iter().flatten().map(|(set, loss)| format!(", {set} {loss:.4}"));
+        output::print(&format!("validation    {loss:.4}{}", sets.collect::<String>()));
     }
     let rate = summary.tokens as f64 / seconds.max(1e-9);
     output::print(&format!(

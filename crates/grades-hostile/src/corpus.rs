@@ -1,8 +1,11 @@
 //! Files that are right, from which damaged ones are made: those of `fixtures/` that are small, and some written here.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Map, Value, json};
 
 /// Files up to this size are worth damaging.
@@ -142,6 +145,22 @@ pub(crate) fn rows() -> Vec<Vec<u8>> {
     ]
     .map(|row| format!("{row}\n{row}\n").into_bytes())
     .into()
+}
+
+/// The same compressed, and a row that is longer than what may be decompressed.
+pub(crate) fn compressed(compress: fn(&[u8]) -> Vec<u8>) -> Vec<Vec<u8>> {
+    let much = [&b"{\"text\": \""[..], &vec![b'a'; 70 << 20], b"\"}\n"].concat();
+    rows().iter().chain([&much]).map(|rows| compress(rows)).collect()
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
+    written.unwrap_or_default()
+}
+
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).unwrap_or_default()
 }
 
 /// Chat templates with the constructs of the common ones.

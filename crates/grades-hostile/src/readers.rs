@@ -25,7 +25,7 @@ pub struct Reader {
 }
 
 /// Every reader of files that others may have made.
-pub const READERS: [Reader; 17] = [
+pub const READERS: [Reader; 19] = [
     Reader { name: "safetensors", read: safetensors, corpus: || with(corpus::safetensors(), &[".safetensors"]) },
     Reader { name: "safetensors_index", read: index, corpus: indices },
     Reader { name: "gguf", read: gguf, corpus: || vec![corpus::gguf()] },
@@ -34,6 +34,16 @@ pub const READERS: [Reader; 17] = [
     Reader { name: "config_json", read: config_json, corpus: || corpus::named(&["config.json", "config.v4.json"]) },
     Reader { name: "chat_template", read: chat_template, corpus: corpus::templates },
     Reader { name: "jsonl", read: |bytes, folder| data(bytes, folder, "jsonl"), corpus: corpus::rows },
+    Reader {
+        name: "jsonl_gz",
+        read: |bytes, folder| data(bytes, folder, "jsonl.gz"),
+        corpus: || corpus::compressed(corpus::gzip),
+    },
+    Reader {
+        name: "jsonl_zst",
+        read: |bytes, folder| data(bytes, folder, "jsonl.zst"),
+        corpus: || corpus::compressed(corpus::zstd),
+    },
     Reader { name: "json", read: |bytes, folder| data(bytes, folder, "json"), corpus: corpus::rows },
     Reader { name: "csv", read: |bytes, folder| data(bytes, folder, "csv"), corpus: tables },
     Reader {

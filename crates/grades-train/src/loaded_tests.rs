@@ -114,6 +114,7 @@ fn a_prompt_is_the_beginning_of_what_is_learnt() {
             sequence_len: 1000,
             train_on_inputs: false,
             excess_length: crate::data::ExcessLength::Raise,
+            max_samples: None,
         };
         let learnt = crate::data::load(&[spec], &loaded.encoder(), loaded.vision.as_deref(), options).unwrap();
         let sample = &learnt.samples[0];

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use grades::Flops;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +53,9 @@ pub struct Step {
     /// The loss on the validation set, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
+    /// The same by set, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_losses: Option<BTreeMap<String, f64>>,
     /// The same of the average of the weights, where one is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub average_val_loss: Option<f64>,

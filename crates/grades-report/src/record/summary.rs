@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use grades::{Cost, Flops};
@@ -40,6 +41,9 @@ pub struct Summary {
     pub train_loss: f64,
     /// Loss on the validation set at the end; `null` if there is none.
     pub val_loss: Option<f64>,
+    /// The same by set, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_losses: Option<BTreeMap<String, f64>>,
     /// Executed operations of training by kind.
     pub flops: Flops,
     /// Operations of validation before the end.

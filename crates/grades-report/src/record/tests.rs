@@ -48,12 +48,13 @@ fn a_step_reads_back_equal() {
         resident_bytes: Some(4096),
         peak_bytes: Some(8192),
         val_loss: Some(3.125),
+        val_losses: Some([("a".to_owned(), 3.0), ("b".to_owned(), 3.5)].into()),
         ..step
     };
     let end = concat!(
         r#","skipped":9},"optimizer_bytes":64,"kept_bytes":32,"prefix_cache_bytes":16,"vision_cache_bytes":24,"#,
         r#""pictures":3,"computed_pictures":1,"resident_bytes":4096,"#,
-        r#""peak_bytes":8192,"val_loss":3.125}"#,
+        r#""peak_bytes":8192,"val_loss":3.125,"val_losses":{"a":3.0,"b":3.5}}"#,
     );
     same(&format!("{start}{end}"), &full);
     // What was not finite is null, as what is not known.

@@ -187,7 +187,7 @@ impl Schedules {
         let names = [adapter, "none", &format!("{adapter}+none"), FRONTIER];
         let config = run_config(variants, adapter, options, &names, None)
             .map_err(|source| CompareError::Config { name: FRONTIER.to_owned(), source })?;
-        if config.val_set_size.value() == 0.0 {
+        if !config.validates() {
             return Err(CompareError::NoValidation);
         }
         if config.learning_rate.number().is_none() {

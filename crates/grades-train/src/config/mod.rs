@@ -8,6 +8,7 @@ mod averaging;
 mod interruptions;
 mod learning_rate;
 mod lora;
+mod machine;
 mod model;
 mod optimizer;
 mod other_names;
@@ -18,6 +19,7 @@ mod resolved;
 mod save_steps;
 mod save_strategy;
 mod size;
+mod sources;
 mod validation;
 mod variants;
 
@@ -29,14 +31,16 @@ pub use averaging::Averaging;
 pub use interruptions::{OnNonfinite, Resume};
 pub use learning_rate::LearningRate;
 pub use lora::{Adapter, TargetModules};
+pub use machine::{Precision, Threads};
 pub use model::{Init, Model};
 pub use optimizer::{OptimArgs, Optimizer};
 pub use pictures::ImageBackend;
 pub use report_to::{ReportTo, Tracker};
-pub use resolved::{Config, Precision, Threads};
+pub use resolved::Config;
 pub use save_steps::SaveSteps;
 pub use save_strategy::{BestMetric, BestModel, SaveStrategy, Saves};
 pub use size::ByteSize;
+pub use sources::Shares;
 pub use variants::Variants;
 
 impl Config {

@@ -1,15 +1,14 @@
 //! The second stage: every option of a run, declared once, with its default and its range.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::averaging::Averaging;
 use super::interruptions::{OnNonfinite, Resume};
 use super::learning_rate::LearningRate;
 use super::lora::{Adapter, TargetModules};
+use super::machine::{Precision, Threads};
 use super::model::{Init, Model};
 use super::optimizer::{OptimArgs, Optimizer};
 use super::pictures::ImageBackend;
@@ -17,9 +16,11 @@ use super::report_to::ReportTo;
 use super::save_steps::SaveSteps;
 use super::save_strategy::{BestMetric, SaveStrategy};
 use super::size::ByteSize;
+use super::sources::Shares;
 use crate::data::packing::Packing;
 use crate::data::split::CountOrShare;
-use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, TokenOptions};
+use crate::data::stream::StreamOptions;
+use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, MixStrategy, TokenOptions};
 use crate::schedule::{LrScheduler, LrSchedulerOptions, Schedule};
 use crate::train::average::WeightAverage;
 use crate::train::outputs;
@@ -70,6 +71,31 @@ pub struct Config {
     pub datasets: Vec<DatasetSpec>,
     /// Samples kept back for validation: a count (from 1) or a share (below 1). Default: 0, none.
     pub val_set_size: CountOrShare,
+    /// Data sets to validate on, in place of `val_set_size`: entries as of `datasets`, whose split is `test` where none is named. With
+    /// several, the loss on each is logged beside that on all.
+    pub test_datasets: Vec<DatasetSpec>,
+    /// How several data sets become one: `concat` (default), or sample by sample `interleave_under`, until the first has no more, or
+    /// `interleave_over`, until each was gone through once (those that end before begin again). Also called `under` and `over`.
+    pub mix_strategy: MixStrategy,
+    /// With `interleave_…` the share of each data set, in their order; they add up to 1. Left out: each in turn.
+    pub interleave_probs: Option<Shares>,
+    /// Whether each epoch goes through the samples in an order of its own. Default: true; else it is that of the data sets and files, or
+    /// of their mix.
+    pub shuffle_merged_datasets: bool,
+    /// Whether a training sample that equals an earlier one, token by token, is left out. Default: false; they are counted all the same.
+    pub dataset_exact_deduplication: bool,
+    /// Of each data set only the first rows, so many.
+    pub max_samples: Option<usize>,
+    /// Whether rows are read, encoded and packed while training goes on, so that data need not fit into memory. Needs `max_steps`;
+    /// the data are gone through as often as these take. Default: false.
+    pub streaming: bool,
+    /// Benchmarks (as of `grades eval --tasks`) whose questions are looked for in the training data, as sequences of 13 words (of shorter
+    /// questions all of their words, from 8 on); what is found is a warning, and nothing is left out. Left out: none.
+    pub contamination: Vec<String>,
+    /// With `streaming` the samples among which the next one is drawn. Left out: 2048.
+    pub shuffle_buffer_size: Option<usize>,
+    /// With `streaming` and `sample_packing` the samples that are packed into rows together. Left out: 1024.
+    pub streaming_multipack_buffer_size: Option<usize>,
 
     /// Largest number of tokens of a sample, and of a packed row. Default: 2048.
     pub sequence_len: usize,
@@ -248,6 +274,16 @@ impl Default for Config {
             output_dir: PathBuf::from("model-out"),
             datasets: Vec::new(),
             val_set_size: CountOrShare::default(),
+            test_datasets: Vec::new(),
+            mix_strategy: MixStrategy::Concat,
+            interleave_probs: None,
+            shuffle_merged_datasets: true,
+            dataset_exact_deduplication: false,
+            max_samples: None,
+            streaming: false,
+            contamination: Vec::new(),
+            shuffle_buffer_size: None,
+            streaming_multipack_buffer_size: None,
             sequence_len: 2048,
             excess_length_strategy: ExcessLength::Raise,
             sample_packing: false,
@@ -292,7 +328,7 @@ impl Default for Config {
             prefix_cache: outputs::Place::Off,
             prefix_cache_size: ByteSize(2_000_000_000),
             prefix_cache_dtype: outputs::Dtype::F32,
-            threads: Threads(None),
+            threads: Threads::default(),
             logging_steps: 10,
             eval_steps: None,
             save_strategy: None,
@@ -310,73 +346,6 @@ impl Default for Config {
     }
 }
 
-/// The dtype of the matrix products. Weights and optimizer state are f32 always.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// The fastest that the machine has.
-    Auto,
-    /// f32.
-    F32,
-    /// bf16 with sums in f32.
-    Bf16,
-}
-
-impl Precision {
-    /// What this processor computes with.
-    #[must_use]
-    pub fn resolve(self) -> grades_tensor::Dtype {
-        match self {
-            Self::Auto => grades_tensor::Dtype::fastest(),
-            Self::F32 => grades_tensor::Dtype::F32,
-            Self::Bf16 => grades_tensor::Dtype::Bf16,
-        }
-    }
-}
-
-impl std::str::FromStr for Precision {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("{text} is no precision; known are auto, f32 and bf16")),
-        }
-    }
-}
-
-/// A number of threads, or `auto`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Value", into = "Value")]
-pub struct Threads(Option<NonZeroUsize>);
-
-impl Threads {
-    /// The number, or `None` for one per core.
-    pub fn count(self) -> Option<NonZeroUsize> {
-        self.0
-    }
-}
-
-impl TryFrom<Value> for Threads {
-    type Error = &'static str;
-
-    fn try_from(value: Value) -> Result<Self, Self::Error> {
-        if value == "auto" {
-            return Ok(Self(None));
-        }
-        let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).and_then(NonZeroUsize::new);
-        count.map(|count| Self(Some(count))).ok_or("it must be auto or a whole number from 1")
-    }
-}
-
-impl From<Threads> for Value {
-    fn from(threads: Threads) -> Self {
-        threads.0.map_or_else(|| "auto".into(), |count| count.get().into())
-    }
-}
-
 impl Config {
     /// How the data become tokens.
     pub fn token_options(&self) -> TokenOptions {
@@ -384,6 +353,7 @@ impl Config {
             sequence_len: self.sequence_len,
             train_on_inputs: self.train_on_inputs,
             excess_length: self.excess_length_strategy,
+            max_samples: self.max_samples,
         }
     }
 
@@ -393,7 +363,20 @@ impl Config {
             micro_batch_size: self.micro_batch_size,
             gradient_accumulation_steps: self.gradient_accumulation_steps,
             packing: self.packing(),
+            shuffle: self.shuffle_merged_datasets,
             seed: self.seed,
+        }
+    }
+
+    /// How data are gone through with `streaming`.
+    pub fn stream_options(&self) -> StreamOptions {
+        StreamOptions {
+            tokens: self.token_options(),
+            loader: self.loader_options(),
+            mix_strategy: self.mix_strategy,
+            shares: self.interleave_probs.as_ref().map(|shares| shares.0.clone()),
+            shuffle_buffer: self.shuffle_buffer_size.unwrap_or(2048),
+            packing_buffer: self.streaming_multipack_buffer_size.unwrap_or(1024),
         }
     }
 

@@ -131,7 +131,7 @@ impl Config {
 
     pub(super) fn validate_checkpoints(&self) -> Result<(), ConfigError> {
         let strategy = self.save_strategy();
-        let validates = self.val_set_size.value() > 0.0;
+        let validates = self.validates();
         let best = self.best_model();
         let problem = if self.save_steps.is_some() && strategy != SaveStrategy::Steps {
             "`save_steps` is read by `save_strategy: steps` alone; remove one of them"
@@ -145,8 +145,8 @@ impl Config {
             "`load_best_model_at_end` and `metric_for_best_model` choose among checkpoints, and none are written; set save_steps or \
              save_strategy"
         } else if best.is_some_and(|best| best.metric == BestMetric::EvalLoss) && !validates {
-            "the best model is that of the lowest `eval_loss`, which needs samples to validate on; set val_set_size, or \
-             metric_for_best_model: train_loss"
+            "the best model is that of the lowest `eval_loss`, which needs samples to validate on; set val_set_size or \
+             test_datasets, or metric_for_best_model: train_loss"
         } else if strategy == SaveStrategy::Best && self.eval_steps.is_some_and(|every| every.value() == 0.0) {
             "`save_strategy: best` judges at each validation, and `eval_steps: 0` leaves out all before the end; remove one of them"
         } else if self.load_best_model_at_end && matches!(self.early_stopping, EarlyStopping::ValidationLoss(_)) {
@@ -155,6 +155,8 @@ impl Config {
         } else if self.load_best_model_at_end && matches!(self.weight_average, Averaging::Kind(_)) {
             "a run ends with its best checkpoint (`load_best_model_at_end`) or with `weight_average`, not with both; remove one of \
              them"
+        } else if self.streaming && strategy == SaveStrategy::Epoch {
+            "`save_strategy: epoch` has no epochs with `streaming`; set save_steps"
         } else if self.load_best_model_at_end && self.fold_frozen {
             "`fold_frozen` adds frozen adapters to weights that no checkpoint holds, so `load_best_model_at_end` could not take them \
              back; remove one of them"

@@ -25,16 +25,19 @@ impl Config {
                 hint: "give at least one entry, such as {path: data.jsonl, type: completion}",
             });
         }
-        for (index, spec) in self.datasets.iter().enumerate() {
-            for (key, value) in [("path", &spec.path), ("type", &spec.kind)] {
-                if value.is_empty() {
-                    return Err(ConfigError::Inconsistent(format!(
-                        "`datasets.{index}.{key}` is missing; each data set needs a path and a type"
-                    )));
+        for (list, specs) in [("datasets", &self.datasets), ("test_datasets", &self.test_datasets)] {
+            for (index, spec) in specs.iter().enumerate() {
+                for (key, value) in [("path", &spec.path), ("type", &spec.kind)] {
+                    if value.is_empty() {
+                        return Err(ConfigError::Inconsistent(format!(
+                            "`{list}.{index}.{key}` is missing; each data set needs a path and a type"
+                        )));
+                    }
                 }
+                spec.format().map_err(ConfigError::Inconsistent)?;
             }
-            spec.format().map_err(ConfigError::Inconsistent)?;
         }
+        self.validate_sources()?;
         if matches!(self.model, Model::New { .. }) && self.init != Init::Random {
             return Err(ConfigError::Inconsistent(
                 "`model: {config, tokenizer}` has no weights to begin with; set init: random, or give a checkpoint"
@@ -161,9 +164,9 @@ impl Config {
                 method.name()
             )));
         }
-        if method.needs_validation() && self.val_set_size.value() == 0.0 {
+        if method.needs_validation() && !self.validates() {
             return Err(ConfigError::Inconsistent(format!(
-                "`early_stopping.method: {}` needs samples to validate on; set val_set_size",
+                "`early_stopping.method: {}` needs samples to validate on; set val_set_size or test_datasets",
                 method.name()
             )));
         }

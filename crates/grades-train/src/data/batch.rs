@@ -1,5 +1,6 @@
 //! Micro-batches: flat sequences of tokens in which each sample sees only itself.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use grades_models::Inputs;
@@ -91,13 +92,15 @@ pub struct LoaderOptions {
     pub gradient_accumulation_steps: usize,
     /// With sample packing, what a row holds at most; without, a row is one sample.
     pub packing: Option<Packing>,
+    /// Whether each epoch has an order of its own, or all have that of the samples.
+    pub shuffle: bool,
     /// Seed of the order.
     pub seed: u64,
 }
 
 /// Training samples in an order that depends on the seed and the epoch alone.
 ///
-/// Rows are packed once, so that every epoch has the same number of steps, and shuffled anew in every epoch. The last
+/// Rows are packed once, so that every epoch has the same number of steps, and with `shuffle` shuffled anew in every epoch. The last
 /// micro-batch of an epoch, and the last step, may be smaller than the others; none crosses into the next epoch.
 #[derive(Clone, Debug)]
 pub struct Loader {
@@ -111,7 +114,7 @@ impl Loader {
     /// A loader over `samples`. Sizes of 0 count as 1.
     pub fn new(samples: Vec<Tokenized>, options: LoaderOptions) -> Self {
         let mut order: Vec<usize> = (0..samples.len()).collect();
-        if options.packing.is_some() {
+        if options.packing.is_some() && options.shuffle {
             order.shuffle(&mut ChaCha8Rng::seed_from_u64(options.seed));
         }
         let rows = rows(&samples, &order, options.packing);
@@ -189,18 +192,25 @@ impl Loader {
         let mut generator = ChaCha8Rng::seed_from_u64(self.options.seed);
         generator.set_stream(epoch as u64 + 1);
         let mut order: Vec<usize> = (0..self.rows.len()).collect();
-        order.shuffle(&mut generator);
+        if self.options.shuffle {
+            order.shuffle(&mut generator);
+        }
         order
     }
 }
 
-/// Samples in their order, for validation.
-pub fn in_order(samples: &[Tokenized], micro_batch_size: usize, packing: Option<Packing>) -> Vec<Batch> {
-    let order: Vec<usize> = (0..samples.len()).collect();
+/// Some of the samples in their order, for validation.
+pub fn in_order(
+    samples: &[Tokenized],
+    of: Range<usize>,
+    micro_batch_size: usize,
+    packing: Option<Packing>,
+) -> Vec<Batch> {
+    let order: Vec<usize> = of.collect();
     rows(samples, &order, packing).chunks(micro_batch_size.max(1)).map(|rows| batch(samples, rows)).collect()
 }
 
-fn rows(samples: &[Tokenized], order: &[usize], packing: Option<Packing>) -> Vec<Vec<usize>> {
+pub(super) fn rows(samples: &[Tokenized], order: &[usize], packing: Option<Packing>) -> Vec<Vec<usize>> {
     match packing {
         None => order.iter().map(|sample| vec![*sample]).collect(),
         Some(packing) => {

@@ -10,7 +10,7 @@ fn sample(index: u32, prompt: usize, answer: usize) -> Tokenized {
 
 fn options(micro_batch_size: usize, gradient_accumulation_steps: usize, packing: Option<usize>) -> LoaderOptions {
     let packing = packing.map(|tokens| Packing { tokens, pictures: usize::MAX });
-    LoaderOptions { micro_batch_size, gradient_accumulation_steps, packing, seed: 3 }
+    LoaderOptions { micro_batch_size, gradient_accumulation_steps, packing, shuffle: true, seed: 3 }
 }
 
 #[test]
@@ -118,17 +118,37 @@ fn the_order_depends_on_seed_and_step_alone() {
 #[test]
 fn validation_keeps_the_order() {
     let samples = samples(10);
-    let batches = in_order(&samples, 4, None);
+    let batches = in_order(&samples, 0..10, 4, None);
     assert_eq!(
         batches.iter().map(|batch| batch.samples.clone()).collect::<Vec<_>>(),
         [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]
     );
-    let packed: usize = in_order(&samples, 2, Some(Packing { tokens: 20, pictures: usize::MAX }))
+    let packed: usize = in_order(&samples, 0..10, 2, Some(Packing { tokens: 20, pictures: usize::MAX }))
         .iter()
         .map(|batch| batch.label_count)
         .sum();
+    // Of one set behind another, each sample keeps its number.
+    assert_eq!(
+        in_order(&samples, 7..10, 2, None).iter().flat_map(|batch| batch.samples.clone()).collect::<Vec<_>>(),
+        [7, 8, 9]
+    );
     assert_eq!(packed, batches.iter().map(|batch| batch.label_count).sum::<usize>());
     assert!(Loader::new(vec![], options(4, 1, None)).step(0).is_empty());
+}
+
+#[test]
+fn without_shuffling_every_epoch_has_the_order_of_the_samples() {
+    for packing in [None, Some(20)] {
+        let mut loader = Loader::new(samples(9), LoaderOptions { shuffle: false, ..options(2, 1, packing) });
+        let steps = loader.steps_per_epoch();
+        let mut epoch = |from| -> Vec<usize> {
+            (from..from + steps).flat_map(|step| loader.step(step)).flat_map(|batch| batch.samples).collect()
+        };
+        let first = epoch(0);
+        assert_eq!(first, epoch(steps));
+        assert!(packing.is_some() || first.is_sorted());
+        assert_eq!(first[0], 0);
+    }
 }
 
 /// Of every step, also where the last epoch is not gone through: as the micro-batches themselves say.

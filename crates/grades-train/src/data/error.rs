@@ -27,14 +27,14 @@ pub enum DataError {
         path: PathBuf,
     },
     /// The file's format is not read.
-    #[error("{}: this format is not read; convert the file to jsonl, json, csv, parquet or a tar of webdataset", path.display())]
+    #[error("{}: this format is not read; convert the file to jsonl, json, csv, a tar of webdataset (each also as .gz or .zst) or parquet", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
     },
     /// A set has no file for a split.
     #[error(
-        "{}: there is no file for split `{split}` ({split}.jsonl, .json, .csv, .parquet or .tar); there is {found}",
+        "{}: there is no file for split `{split}` ({split}.jsonl, .json, .csv or .tar, also .gz or .zst, or .parquet); there is {found}",
         path.display()
     )]
     NoSuchSplit {

@@ -8,10 +8,38 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::compressed::Compression;
 use super::error::DataError;
 
-/// The formats that are read, by extension.
-pub(super) const EXTENSIONS: [&str; 5] = ["jsonl", "json", "csv", "parquet", "tar"];
+/// The formats that are read, by extension. Behind any but parquet, whose columns are compressed by themselves, may stand `.gz`
+/// or `.zst`.
+const FORMATS: [&str; 5] = ["jsonl", "json", "csv", "parquet", "tar"];
+
+/// What the name of a file says that it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// One of the formats.
+    pub(super) format: &'static str,
+    /// How it is compressed.
+    pub(super) compression: Option<Compression>,
+    /// What stands before that.
+    stem: String,
+}
+
+impl Kind {
+    /// `None` of what is not read.
+    pub(super) fn of(file: &Path) -> Option<Self> {
+        let name = file.file_name()?.to_string_lossy();
+        let (mut stem, mut last) = name.rsplit_once('.')?;
+        let compression = Compression::of(&last.to_ascii_lowercase());
+        if compression.is_some() {
+            (stem, last) = stem.rsplit_once('.')?;
+        }
+        let format = FORMATS.into_iter().find(|format| last.eq_ignore_ascii_case(format))?;
+        let is_read = compression.is_none() || format != "parquet";
+        is_read.then(|| Self { format, compression, stem: stem.to_owned() })
+    }
+}
 
 /// How deep folders are looked into: `data/<configuration>/<split>/<file>`.
 const DEPTH: usize = 3;
@@ -92,10 +120,7 @@ enum Parts {
 impl<'a> Part<'a> {
     /// The configuration of a file and its place in it, if it is of `split`.
     fn of(file: &'a str, split: &str) -> Option<(String, Self)> {
-        let path = Path::new(file);
-        if !EXTENSIONS.contains(&extension(path).as_str()) {
-            return None;
-        }
+        let kind = Kind::of(Path::new(file))?;
         let mut folders: Vec<&str> = file.split('/').collect();
         folders.pop();
         folders.retain(|folder| *folder != "data");
@@ -103,10 +128,9 @@ impl<'a> Part<'a> {
             folders.pop();
             Some(Parts::Folder)
         } else {
-            let stem = path.file_stem()?.to_str()?;
-            match numbered(stem) {
+            match numbered(&kind.stem) {
                 Some((name, count)) if name == split => Some(Parts::Of(count)),
-                None if stem == split => None,
+                None if kind.stem == split => None,
                 _ => return None,
             }
         };
@@ -116,7 +140,8 @@ impl<'a> Part<'a> {
     /// Whether both lie in one folder and have one format.
     fn beside(&self, other: &Part<'_>) -> bool {
         let (a, b) = (Path::new(self.file), Path::new(other.file));
-        a.parent() == b.parent() && extension(a) == extension(b)
+        let kind = |path| Kind::of(path).map(|kind| (kind.format, kind.compression));
+        a.parent() == b.parent() && kind(a) == kind(b)
     }
 }
 
@@ -163,15 +188,14 @@ pub(crate) fn walk(folder: &Path) -> Result<Vec<String>, DataError> {
 fn listing(files: &[String]) -> String {
     let label = |file: &str| {
         let path = Path::new(file);
-        let stem = path.file_stem()?.to_str()?;
-        let known = EXTENSIONS.contains(&extension(path).as_str());
+        let Kind { stem, .. } = Kind::of(path)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let label: PathBuf = match numbered(stem) {
+        let label: PathBuf = match numbered(&stem) {
             Some((name, _)) => folder.join(name),
             None if stem.bytes().all(|byte| byte.is_ascii_digit()) => folder.to_owned(),
             None => path.to_owned(),
         };
-        known.then(|| label.to_string_lossy().into_owned())
+        Some(label.to_string_lossy().into_owned())
     };
     let mut names: Vec<String> = files.iter().filter_map(|file| label(file)).collect();
     if names.is_empty() {
@@ -228,6 +252,11 @@ mod tests {
         refuses(own, Some("other"), "train", &["`other`", "default"]);
         finds("default/train/0000.parquet x/train/0000.parquet", None, "train", "default/train/0000.parquet");
         finds("train/b.csv train/a.csv", None, "train", "train/a.csv train/b.csv");
+        let compressed =
+            "train-00001-of-00002.jsonl.gz train-00000-of-00002.jsonl.gz test.JSON.zst README.md.gz train.parquet.gz";
+        finds(compressed, None, "train", "train-00000-of-00002.jsonl.gz train-00001-of-00002.jsonl.gz");
+        finds(compressed, None, "test", "test.JSON.zst");
+        refuses(compressed, None, "dev", &["train, test.JSON.zst"]);
     }
 
     #[test]
@@ -235,6 +264,7 @@ mod tests {
         refuses("train.jsonl data/train.csv", None, "train", &["set/data/train.csv", "set/train.jsonl"]);
         refuses("train.parquet train-00000-of-00001.parquet", None, "train", &["set/train.parquet"]);
         refuses("train/a.csv train/b.json", None, "train", &["set/train/a.csv"]);
+        refuses("train/a.csv train/b.csv.gz", None, "train", &["set/train/b.csv.gz"]);
         refuses("train-00000-of-00003.parquet train-00002-of-00003.parquet", None, "train", &["2", "3"]);
         refuses("notes.txt", None, "train", &["notes.txt"]);
         refuses("retrain.csv train_sample.csv train-of-5.csv train-a-of-1.csv", None, "train", &["retrain.csv"]);

@@ -20,7 +20,7 @@ use crate::eval::task::Task;
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSpec {
     /// A jsonl, json, csv or parquet file, a tar file of webdataset, a folder with files for each split, or a data set of the
-    /// Hugging Face Hub (`owner/name`), which is fetched once.
+    /// Hugging Face Hub (`owner/name`), which is fetched once. All but parquet (zstd, snappy, gzip, lz4) may be compressed: `.gz`, `.zst`.
     pub path: String,
     /// The configuration of a set that has several, as in Hugging Face datasets.
     pub name: Option<String>,

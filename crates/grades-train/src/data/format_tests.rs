@@ -64,7 +64,7 @@ fn fixture(kind: &str, rows: &str) -> Fixture {
 }
 
 const OPTIONS: TokenOptions =
-    TokenOptions { sequence_len: 1000, train_on_inputs: false, excess_length: ExcessLength::Raise };
+    TokenOptions { sequence_len: 1000, train_on_inputs: false, excess_length: ExcessLength::Raise, max_samples: None };
 
 impl Fixture {
     fn load(&self, options: TokenOptions) -> Result<Samples, DataError> {

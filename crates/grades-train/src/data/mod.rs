@@ -1,22 +1,27 @@
 //! From data sets to batches of tokens: source (files, or the Hub) → format → tokens → packing → batches.
 
 pub mod batch;
+mod compressed;
 pub mod conversation;
 pub mod encode;
 pub mod error;
+pub mod feed;
 pub(crate) mod files;
 pub mod format;
 mod json;
+pub mod mix;
 pub mod packing;
 mod parquet;
 mod parts;
 pub mod picture;
 pub mod placed;
 pub mod record;
+mod rows;
 pub mod sample;
 pub mod samples;
 pub mod source;
 pub mod split;
+pub mod stream;
 pub mod template;
 pub mod tokens;
 pub mod vision;
@@ -25,7 +30,9 @@ mod webdataset;
 pub use batch::{Batch, Loader, LoaderOptions};
 pub use encode::{Around, Encode, Encoded, Tokenized};
 pub use error::DataError;
+pub use feed::Feed;
 pub use format::{DatasetSpec, Format};
+pub use mix::MixStrategy;
 pub use parts::MARKER;
 pub use picture::{Picture, PictureColumns};
 pub use placed::Placed;

@@ -2,13 +2,16 @@
 //! JSON; a column of one can be there, but not be used. Bytes of pictures are kept beside the columns, which have their numbers.
 
 use std::fs::File;
+use std::iter;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use parquet::data_type::Decimal;
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::SerializedFileReader;
 use parquet::record::Field;
+use parquet::record::reader::RowIter;
 use serde_json::{Map, Number, Value};
 
 use super::error::DataError;
@@ -21,32 +24,36 @@ pub(super) struct Row {
     pub(super) blobs: Vec<Arc<[u8]>>,
 }
 
-/// Reads all rows.
+/// The rows of a file as they are read.
 ///
 /// # Errors
-/// The file cannot be read, is no parquet or a damaged one, or is compressed by something else than snappy.
-pub(super) fn rows(path: &Path) -> Result<Vec<Row>, DataError> {
-    // Of some damages the library takes no notice until it indexes past the end of a page.
-    std::panic::catch_unwind(|| read(path)).unwrap_or_else(|_| {
-        Err(DataError::Invalid {
-            path: path.to_owned(),
-            message: "is not valid parquet (a page is damaged)".to_owned(),
-        })
+/// The file cannot be read, is no parquet or a damaged one, or is compressed by something that is not known here; what is
+/// damaged behind its beginning is the last item.
+pub(super) fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Row, DataError>> + Send + use<>, DataError> {
+    let path: Arc<Path> = path.into();
+    let mut rows = guarded(&path, || {
+        let file = File::open(&path).map_err(|source| DataError::Read { path: path.to_path_buf(), source })?;
+        let reader = SerializedFileReader::new(file).map_err(|error| explain(&path, &error))?;
+        Ok(RowIter::from_file_into(Box::new(reader)))
+    })?;
+    Ok(iter::from_fn(move || {
+        let next = guarded(&path, || rows.next().transpose().map_err(|error| explain(&path, &error)));
+        next.map(|row| row.as_ref().map(read)).transpose()
+    }))
+}
+
+/// Of some damages the library takes no notice until it indexes past the end of a page.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        let message = "is not valid parquet (a page is damaged)".to_owned();
+        Err(DataError::Invalid { path: path.to_owned(), message })
     })
 }
 
-fn read(path: &Path) -> Result<Vec<Row>, DataError> {
-    let file = File::open(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
-    let invalid = |error: ParquetError| DataError::Invalid { path: path.to_owned(), message: explain(&error) };
-    let reader = SerializedFileReader::new(file).map_err(invalid)?;
-    let mut rows = Vec::new();
-    for row in reader.get_row_iter(None).map_err(invalid)? {
-        let mut blobs = Vec::new();
-        let read = row.map_err(invalid)?;
-        let columns = read.get_column_iter().map(|(name, field)| (name.clone(), value(field, &mut blobs))).collect();
-        rows.push(Row { columns, blobs });
-    }
-    Ok(rows)
+fn read(row: &parquet::record::Row) -> Row {
+    let mut blobs = Vec::new();
+    let columns = row.get_column_iter().map(|(name, field)| (name.clone(), value(field, &mut blobs))).collect();
+    Row { columns, blobs }
 }
 
 /// A value as JSON has it, or why it has none. The bytes of a picture go to `blobs`.
@@ -120,12 +127,13 @@ fn decimal(decimal: &Decimal) -> Option<Value> {
     Number::from_f64(text.parse().ok()?).map(Value::Number)
 }
 
-fn explain(error: &ParquetError) -> String {
+fn explain(path: &Path, error: &ParquetError) -> DataError {
     let text = error.to_string();
-    match text.split_once("Disabled feature at compile time: ") {
-        Some((_, codec)) => format!("is compressed by {codec}; write it with snappy or uncompressed"),
+    let message = match text.split_once("Disabled feature at compile time: ") {
+        Some((_, codec)) => format!("is compressed by {codec}; write it with zstd, snappy or gzip"),
         None => format!("is not valid parquet ({})", text.replace('\n', " ")),
-    }
+    };
+    DataError::Invalid { path: path.to_owned(), message }
 }
 
 #[cfg(test)]
@@ -138,6 +146,10 @@ mod tests {
     /// A file that `fixtures/make_parquet.py` wrote.
     fn fixture(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/parquet").join(name)
+    }
+
+    fn rows(path: &Path) -> Result<Vec<Row>, DataError> {
+        super::rows(path)?.collect()
     }
 
     /// Without what is null in a struct, which is not there.
@@ -160,7 +172,7 @@ mod tests {
             .map(|line| without_nulls(serde_json::from_str(line).unwrap(), false))
             .collect();
         assert_eq!(wanted.len(), 5);
-        for name in ["datasets.parquet", "plain.parquet"] {
+        for name in ["datasets.parquet", "plain.parquet", "zstd.parquet", "gzip.parquet", "lz4.parquet"] {
             let object = |row: Row| -> Value { row.columns.into_iter().map(|(k, v)| (k, v.unwrap())).collect() };
             let rows: Vec<Value> = rows(&fixture(name)).unwrap().into_iter().map(object).collect();
             assert_eq!(rows, wanted, "{name}");
@@ -182,9 +194,9 @@ mod tests {
 
     #[test]
     fn what_is_not_read_is_told_in_a_sentence() {
-        let error = rows(&fixture("zstd.parquet")).unwrap_err().to_string();
+        let error = rows(&fixture("brotli.parquet")).unwrap_err().to_string();
         assert!(
-            error.contains("zstd.parquet") && error.ends_with("by zstd; write it with snappy or uncompressed"),
+            error.contains("brotli.parquet") && error.ends_with("by brotli; write it with zstd, snappy or gzip"),
             "{error}"
         );
         let error = rows(&fixture("rows.jsonl")).unwrap_err().to_string();
@@ -198,7 +210,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("damaged.parquet");
         let mut refused = 0;
-        for name in ["datasets.parquet", "plain.parquet"] {
+        for name in ["datasets.parquet", "plain.parquet", "zstd.parquet", "gzip.parquet", "lz4.parquet"] {
             let whole = fs::read(fixture(name)).unwrap();
             for place in (0..whole.len()).step_by(31) {
                 let mut bytes = whole.clone();

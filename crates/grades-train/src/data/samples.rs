@@ -1,13 +1,17 @@
 //! Data sets as samples in tokens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
 
 use grades_models::fields::{named, warn_once};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::encode::{Encode, Tokenized};
 use super::error::DataError;
-use super::format::DatasetSpec;
+use super::format::{DatasetSpec, Format};
+use super::picture::Picture;
+use super::record::Record;
 use super::sample::Sample;
 use super::tokens;
 use super::vision::Vision;
@@ -26,7 +30,7 @@ pub enum ExcessLength {
     Truncate,
 }
 
-/// How samples become tokens.
+/// How rows become samples in tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenOptions {
     /// Largest number of tokens of a sample.
@@ -35,6 +39,8 @@ pub struct TokenOptions {
     pub train_on_inputs: bool,
     /// What happens to longer samples.
     pub excess_length: ExcessLength,
+    /// Of each set only so many first rows.
+    pub max_samples: Option<usize>,
 }
 
 /// The samples of all data sets as tokens, in the order of the configuration and of the files.
@@ -42,11 +48,47 @@ pub struct TokenOptions {
 pub struct Samples {
     /// The samples.
     pub samples: Vec<Tokenized>,
+    /// Of which set each sample is.
+    pub sets: Vec<usize>,
     /// How many rows were left out because of their length.
     pub dropped: usize,
     /// How many samples were cut to `sequence_len`.
     pub truncated: usize,
 }
+
+impl Samples {
+    /// How many samples equal an earlier one: its tokens, what of them is learnt, and its pictures.
+    #[must_use]
+    pub fn duplicates(&self) -> usize {
+        self.is_new().iter().filter(|new| !**new).count()
+    }
+
+    /// Leaves these out.
+    pub fn deduplicate(&mut self) {
+        let is_new = self.is_new();
+        let mut kept = is_new.iter();
+        self.samples.retain(|_| kept.next().is_none_or(|new| *new));
+        let mut kept = is_new.iter();
+        self.sets.retain(|_| kept.next().is_none_or(|new| *new));
+    }
+
+    fn push(&mut self, set: usize, sample: Tokenized) {
+        self.samples.push(sample);
+        self.sets.push(set);
+    }
+
+    fn is_new(&self) -> Vec<bool> {
+        let mut seen = HashSet::with_capacity(self.samples.len());
+        // Where pictures are from does not count.
+        let pictures = |sample: &Tokenized| -> Vec<(Picture, Vec<Range<usize>>)> {
+            sample.pictures.iter().map(|placed| (placed.picture.clone(), placed.tokens.clone())).collect()
+        };
+        self.samples.iter().map(|sample| seen.insert((&sample.ids, &sample.labels, pictures(sample)))).collect()
+    }
+}
+
+/// Rows that are encoded at a time, by all threads.
+const AT_ONCE: usize = 1 << 14;
 
 /// Reads the data sets and encodes their rows, for a model with `vision` those with pictures too.
 ///
@@ -60,64 +102,34 @@ pub fn load(
 ) -> Result<Samples, DataError> {
     let mut all = Samples::default();
     let hub = Hub::from_env();
-    for spec in specs {
+    for (set, spec) in specs.iter().enumerate() {
         let format = spec.format().map_err(DataError::Format)?;
-        let mut unread: BTreeSet<String> = BTreeSet::new();
-        let (mut rated_out, mut torn) = (0, 0);
-        for record in spec.source().read(spec.split.as_deref(), &hub)? {
-            let sample = format.sample(&record)?;
-            unread.extend(format.unread(&record)?.into_iter().map(str::to_owned));
-            if sample == Sample::LeftOut {
-                rated_out += 1;
-                continue;
-            }
-            let mut tokens = tokens::tokenize(&sample, encoder, vision, options.train_on_inputs, &record.place)
-                .map_err(|message| record.error(message))?;
-            if tokens.ids.len() > options.sequence_len {
-                match options.excess_length {
-                    ExcessLength::Raise => {
-                        return Err(DataError::TooLong {
-                            place: record.place.to_string(),
-                            tokens: tokens.ids.len(),
-                            sequence_len: options.sequence_len,
-                        });
-                    }
-                    ExcessLength::Drop => {
-                        all.dropped += 1;
-                        continue;
-                    }
-                    ExcessLength::Truncate
-                        if !tokens.pictures.iter().all(|one| one.is_within(options.sequence_len)) =>
-                    {
-                        all.dropped += 1;
-                        torn += 1;
-                        continue;
-                    }
-                    ExcessLength::Truncate => {
-                        tokens.truncate(options.sequence_len);
-                        if tokens.label_count() == 0 {
-                            all.dropped += 1;
-                            continue;
-                        }
+        let mut told = Told::default();
+        let mut records = spec.source().read(spec.split.as_deref(), &hub)?;
+        records.truncate(options.max_samples.unwrap_or(usize::MAX));
+        let encode = |record: &Record| Row::of(record, &format, (encoder, vision), options);
+        for records in records.chunks(AT_ONCE) {
+            // In their order, so that the first row that is wrong is the one that is named, whoever has encoded it.
+            let rows: Vec<Result<Row, DataError>> = records.par_iter().map(encode).collect();
+            for row in rows {
+                let Row { outcome, unread } = row?;
+                told.unread.extend(unread);
+                match outcome {
+                    Outcome::Whole(sample) => all.push(set, sample),
+                    Outcome::Cut(sample) => {
                         all.truncated += 1;
+                        all.push(set, sample);
                     }
+                    Outcome::TooLong => all.dropped += 1,
+                    Outcome::Torn => {
+                        all.dropped += 1;
+                        told.torn += 1;
+                    }
+                    Outcome::RatedOut => told.rated_out += 1,
                 }
             }
-            if tokens.label_count() == 0 {
-                return Err(record.error("the sample has no token to learn; remove the row or fill in its answer"));
-            }
-            all.samples.push(tokens);
         }
-        tell_unread(&spec.path, format.name(), unread);
-        if torn > 0 {
-            warn_once(format!("{}: {torn} rows are left out, as cutting them would cut a picture", spec.path));
-        }
-        if rated_out > 0 {
-            warn_once(format!(
-                "{}: {rated_out} rows are left out, as each of their turns has a rating below 1",
-                spec.path
-            ));
-        }
+        told.tell(&spec.path, format.name());
     }
     if all.samples.is_empty() {
         return Err(DataError::NothingLeft { dropped: all.dropped, sequence_len: options.sequence_len });
@@ -125,10 +137,116 @@ pub fn load(
     Ok(all)
 }
 
+/// What there is to tell of a set when all of it is read.
+#[derive(Debug, Default)]
+struct Told {
+    unread: BTreeSet<String>,
+    rated_out: usize,
+    torn: usize,
+}
+
+impl Told {
+    fn tell(self, set: &str, kind: &str) {
+        tell_unread(set, kind, self.unread);
+        if self.torn > 0 {
+            warn_once(format!("{set}: {} rows are left out, as cutting them would cut a picture", self.torn));
+        }
+        if self.rated_out > 0 {
+            warn_once(format!(
+                "{set}: {} rows are left out, as each of their turns has a rating below 1",
+                self.rated_out
+            ));
+        }
+    }
+}
+
+/// What becomes of a row.
+pub(super) struct Row {
+    pub(super) outcome: Outcome,
+    /// Its columns that its type has not read.
+    unread: Vec<String>,
+}
+
+pub(super) enum Outcome {
+    Whole(Tokenized),
+    /// The beginning of a sample.
+    Cut(Tokenized),
+    /// Left out: too long, or cut before anything is learnt.
+    TooLong,
+    /// Left out: a picture would be cut.
+    Torn,
+    /// Left out: by its ratings.
+    RatedOut,
+}
+
+impl Row {
+    /// Encodes one.
+    ///
+    /// # Errors
+    /// It does not fit its type, or is too long.
+    pub(super) fn of(
+        record: &Record,
+        format: &Format,
+        (encoder, vision): (&dyn Encode, Option<&Vision>),
+        options: TokenOptions,
+    ) -> Result<Self, DataError> {
+        let sample = format.sample(record)?;
+        let unread = format.unread(record)?.into_iter().map(str::to_owned).collect();
+        let row = |outcome| Ok(Self { outcome, unread });
+        if sample == Sample::LeftOut {
+            return row(Outcome::RatedOut);
+        }
+        let mut tokens = tokens::tokenize(&sample, encoder, vision, options.train_on_inputs, &record.place)
+            .map_err(|message| record.error(message))?;
+        let most = options.sequence_len;
+        let is_long = tokens.ids.len() > most;
+        if is_long {
+            match options.excess_length {
+                ExcessLength::Raise => {
+                    let (place, tokens) = (record.place.to_string(), tokens.ids.len());
+                    return Err(DataError::TooLong { place, tokens, sequence_len: most });
+                }
+                ExcessLength::Drop => return row(Outcome::TooLong),
+                ExcessLength::Truncate if !tokens.pictures.iter().all(|one| one.is_within(most)) => {
+                    return row(Outcome::Torn);
+                }
+                ExcessLength::Truncate => tokens.truncate(most),
+            }
+        }
+        match (tokens.label_count(), is_long) {
+            (0, true) => row(Outcome::TooLong),
+            (0, false) => Err(record.error("the sample has no token to learn; remove the row or fill in its answer")),
+            (_, true) => row(Outcome::Cut(tokens)),
+            (_, false) => row(Outcome::Whole(tokens)),
+        }
+    }
+}
+
 /// Names the columns of a set that its type has not read.
 pub(crate) fn tell_unread(set: &str, kind: &str, columns: BTreeSet<String>) {
     if !columns.is_empty() {
         let columns: Vec<String> = columns.into_iter().collect();
         warn_once(format!("{set}: of the columns {} not read by type `{kind}`", named(&columns)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(ids: &[u32], learnt: usize) -> Tokenized {
+        let labels = ids.iter().enumerate().map(|(at, id)| if at < learnt { -100 } else { i64::from(*id) }).collect();
+        Tokenized { ids: ids.to_vec(), labels, pictures: Vec::new() }
+    }
+
+    /// Of samples that are the same the first stays; another mask is another sample.
+    #[test]
+    fn duplicates_are_what_trains_the_same() {
+        let samples = vec![sample(&[1, 2, 3], 1), sample(&[1, 2], 1), sample(&[1, 2, 3], 1), sample(&[1, 2, 3], 2)];
+        let mut all = Samples { samples: samples.clone(), sets: vec![0, 0, 1, 1], ..Samples::default() };
+        assert_eq!(all.duplicates(), 1);
+        all.deduplicate();
+        assert_eq!(all.samples, [&samples[0], &samples[1], &samples[3]].map(Clone::clone));
+        assert_eq!((all.duplicates(), all.sets), (0, vec![0, 0, 1]));
     }
 }

@@ -1,15 +1,13 @@
-//! Rows of data sets: of files (jsonl, json, csv, parquet, tar), of folders with files for each split, and of sets of the
-//! Hugging Face Hub; and slices of them.
+//! Rows of data sets: of files (jsonl, json, csv, parquet, tar; all but parquet also compressed), of folders with files for each
+//! split, and of sets of the Hugging Face Hub; and slices of them.
 
-use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use serde_json::Value;
 
 use super::error::DataError;
-use super::record::{At, Place, Record};
-use super::{files, json, parquet, webdataset};
+use super::record::Record;
+use super::rows::Rows;
+use super::{files, rows};
 use crate::hub::{Hub, is_id};
 
 /// Where a data set is.
@@ -31,13 +29,8 @@ impl Source<'_> {
     pub fn read(&self, split: Option<&str>, hub: &Hub) -> Result<Vec<Record>, DataError> {
         let Self { path, name, revision } = *self;
         let set = Path::new(path);
-        if set.exists() || !is_id(path) {
-            return match revision {
-                Some(_) if set.exists() => Err(DataError::Format(format!(
-                    "revision of data set {path} is not used, as it is a local file or folder; remove it"
-                ))),
-                _ => select(set, split, |split| local(set, name, split)),
-            };
+        if self.is_local()? {
+            return select(set, split, |split| local(set, name, split));
         }
         let snapshot = hub.data_set(path, revision)?;
         select(set, split, |split| {
@@ -62,17 +55,71 @@ impl Source<'_> {
             return Ok(rows);
         };
         let snapshot = hub.data_set(path, revision)?;
-        let mut rows = Vec::new();
+        let mut first = Vec::new();
         for file in files::of_split(set, snapshot.files(), name, split)? {
-            rows.extend(read_file(&snapshot.fetch(file)?)?);
-            if rows.len() >= limit {
-                break;
+            if first.len() < limit {
+                for row in rows::rows(&snapshot.fetch(file)?)?.take(limit - first.len()) {
+                    first.push(row?);
+                }
             }
         }
-        rows.truncate(limit);
-        Ok(rows)
+        Ok(first)
     }
 }
+
+impl Source<'_> {
+    /// The rows that `split` selects, as they are read; of the Hub each file is fetched when its rows are asked for.
+    ///
+    /// # Errors
+    /// As of [`read`](Self::read), as far as that shows before any file is opened; or a slice of `split` counts from the end or in
+    /// percent of what is not known yet.
+    pub(super) fn stream(&self, split: Option<&str>, hub: Hub) -> Result<Rows, DataError> {
+        let Self { path, name, revision } = *self;
+        let set = Path::new(path);
+        let mut parts: Vec<Rows> = Vec::new();
+        for selection in parse_split(split.unwrap_or("train"))? {
+            let Some((from, to)) = selection.counted() else {
+                return Err(DataError::Format(format!(
+                    "split `{}` of data set {path} counts from the end or in percent, and `streaming` does not know how many rows \
+                     there are; write rows from the beginning, such as train[1000:2000]",
+                    split.unwrap_or("train")
+                )));
+            };
+            let open: Vec<Open> = if self.is_local()? {
+                let open = |file: PathBuf| -> Open { Box::new(move || rows::rows(&file)) };
+                local(set, name, &selection.name)?.into_iter().map(open).collect()
+            } else {
+                let snapshot = hub.data_set(path, revision)?;
+                let open = |file: &str| -> Open {
+                    let (hub, set, revision) = (hub.clone(), path.to_owned(), revision.map(str::to_owned));
+                    let file = file.to_owned();
+                    Box::new(move || rows::rows(&hub.data_set(&set, revision.as_deref())?.fetch(&file)?))
+                };
+                files::of_split(set, snapshot.files(), name, &selection.name)?.into_iter().map(open).collect()
+            };
+            let rows =
+                open.into_iter().flat_map(|open| open().unwrap_or_else(|error| Box::new(iter::once(Err(error)))));
+            let selected = rows.take(to).enumerate().filter(move |(at, row)| *at >= from || row.is_err());
+            parts.push(Box::new(selected.map(|(_, row)| row)));
+        }
+        Ok(Box::new(parts.into_iter().flatten()))
+    }
+
+    /// Whether it is a file or folder, or is at least no set of the Hub.
+    fn is_local(&self) -> Result<bool, DataError> {
+        let exists = Path::new(self.path).exists();
+        if exists && self.revision.is_some() {
+            return Err(DataError::Format(format!(
+                "revision of data set {} is not used, as it is a local file or folder; remove it",
+                self.path
+            )));
+        }
+        Ok(exists || !is_id(self.path))
+    }
+}
+
+/// Opens a file.
+type Open = Box<dyn FnOnce() -> Result<Rows, DataError> + Send>;
 
 /// Reads a file, or the files of a folder that `split` names, and returns the rows that `split` selects.
 ///
@@ -131,118 +178,11 @@ fn local(path: &Path, name: Option<&str>, split: &str) -> Result<Vec<PathBuf>, D
     Ok(files::of_split(path, &all, name, split)?.into_iter().map(|file| path.join(file)).collect())
 }
 
+/// All rows of a file, of which there must be one.
 fn read_file(path: &Path) -> Result<Vec<Record>, DataError> {
-    let extension = files::extension(path);
-    if !files::EXTENSIONS.contains(&extension.as_str()) {
-        return Err(DataError::Unsupported { path: path.to_owned() });
-    }
-    let file: Arc<Path> = Arc::from(path);
-    let rows = match extension.as_str() {
-        "parquet" => {
-            let place = |row| Place { file: file.clone(), at: At::Row(row) };
-            let rows = (1..).zip(parquet::rows(path)?);
-            rows.map(|(row, read)| Record::new(place(row), read.columns).with_blobs(read.blobs)).collect()
-        }
-        "tar" => {
-            let rows = (1..).zip(webdataset::rows(path)?);
-            let place = |row| Place { file: file.clone(), at: At::Row(row) };
-            rows.map(|(row, read)| Record::new(place(row), read.columns).with_blobs(read.blobs)).collect()
-        }
-        "jsonl" => json_lines(&file, &read_text(path)?)?,
-        "json" => json_array(&file, &read_text(path)?)?,
-        _ => csv_rows(&file, &read_text(path)?)?,
-    };
+    let rows: Vec<Record> = rows::rows(path)?.collect::<Result<_, _>>()?;
     if rows.is_empty() {
         return Err(DataError::NoRows { path: path.to_owned() });
-    }
-    Ok(rows)
-}
-
-fn read_text(path: &Path) -> Result<String, DataError> {
-    let bytes = fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let line =
-            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-        DataError::Row {
-            place: format!("{}:{line}", path.display()),
-            message: "the text is not UTF-8; convert the file".to_owned(),
-        }
-    })?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
-}
-
-fn json_lines(file: &Arc<Path>, text: &str) -> Result<Vec<Record>, DataError> {
-    let mut rows = Vec::new();
-    for (line, text) in (1..).zip(text.lines()) {
-        if text.trim().is_empty() {
-            continue;
-        }
-        let place = Place { file: file.clone(), at: At::Line(line) };
-        let columns = json::object(text).map_err(|error| DataError::Row {
-            place: place.to_string(),
-            message: format!("the line is not one JSON object ({})", without_position(&error)),
-        })?;
-        rows.push(Record::new(place, columns));
-    }
-    Ok(rows)
-}
-
-/// serde_json counts lines within the text it got; the place already names the line of the file.
-fn without_position(error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    match message.rfind(" at line ") {
-        Some(end) => format!("{}, column {}", &message[..end], error.column()),
-        None => message,
-    }
-}
-
-fn json_array(file: &Arc<Path>, text: &str) -> Result<Vec<Record>, DataError> {
-    let invalid = |message: String| DataError::Invalid { path: file.to_path_buf(), message };
-    let read = json::objects(text)
-        .map_err(|error| invalid(format!("is not JSON ({error}); if it has one object a line, name it .jsonl")))?;
-    let items = match read {
-        json::Objects::Rows(rows) => rows,
-        json::Objects::NoData => {
-            return Err(invalid("holds an object without a list `data`; put the rows into a list".to_owned()));
-        }
-        json::Objects::Other => return Err(invalid("must hold a list of objects".to_owned())),
-    };
-    (1..)
-        .zip(items)
-        .map(|(row, item)| {
-            let place = Place { file: file.clone(), at: At::Row(row) };
-            match item {
-                Some(columns) => Ok(Record::new(place, columns)),
-                None => {
-                    Err(DataError::Row { place: place.to_string(), message: "the row is not an object".to_owned() })
-                }
-            }
-        })
-        .collect()
-}
-
-fn csv_rows(file: &Arc<Path>, text: &str) -> Result<Vec<Record>, DataError> {
-    let invalid = |error: csv::Error| DataError::Invalid {
-        path: file.to_path_buf(),
-        message: format!("is not valid csv ({error})"),
-    };
-    let mut reader = csv::Reader::from_reader(text.as_bytes());
-    let header = reader.headers().map_err(invalid)?.clone();
-    let twice = header.iter().enumerate().find(|(place, name)| header.iter().take(*place).any(|other| other == *name));
-    if let Some((_, name)) = twice {
-        let message = format!("has two columns `{name}`; rename or remove one");
-        return Err(DataError::Invalid { path: file.to_path_buf(), message });
-    }
-    let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(invalid)?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let columns = header
-            .iter()
-            .zip(&record)
-            .map(|(name, value)| (name.to_owned(), Ok(Value::String(value.to_owned()))))
-            .collect();
-        rows.push(Record::new(Place { file: file.clone(), at: At::Line(line) }, columns));
     }
     Ok(rows)
 }
@@ -267,6 +207,17 @@ impl Selection {
             if boundary < 0 { rows.saturating_sub(distance) } else { distance.min(rows) }
         };
         (absolute(self.from, 0), absolute(self.to, rows))
+    }
+}
+
+impl Selection {
+    /// The range of rows, where that does not depend on how many there are.
+    fn counted(&self) -> Option<(usize, usize)> {
+        if self.percent {
+            return None;
+        }
+        let row = |row: Option<i64>, otherwise| row.map_or(Some(otherwise), |row| usize::try_from(row).ok());
+        Some((row(self.from, 0)?, row(self.to, usize::MAX)?))
     }
 }
 

@@ -1,3 +1,6 @@
+use std::fs;
+use std::io::Write;
+
 use super::*;
 
 fn bounds(slice: &str, rows: usize) -> (usize, usize) {
@@ -83,6 +86,46 @@ fn a_folder_is_read_by_split_and_a_file_by_slice() {
     assert!(error.contains("train[5:]") && error.contains("3 rows"), "{error}");
     let rows = read(&folder.path().join("train.jsonl"), Some("whatever[1:]")).unwrap();
     assert_eq!(texts(&rows, "q"), ["b", "c"]);
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn compressed_files_are_read_as_what_is_in_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let zstd = |text: &str| zstd::encode_all(text.as_bytes(), 0).unwrap();
+    let (lines, table) = ("\u{feff}{\"q\": \"a\"}\r\n\n{\"q\": \"é\"}", "\u{feff}q\na\né\n");
+    for (name, bytes, place) in [
+        ("a.jsonl.gz", gzip(lines), "a.jsonl.gz:3"),
+        ("train.jsonl.zst", zstd(lines), "train.jsonl.zst:3"),
+        ("c.json.gz", gzip(r#"[{"q": "a"}, {"q": "é"}]"#), "c.json.gz, row 2"),
+        ("d.csv.ZST", zstd(table), "d.csv.ZST:3"),
+        ("e.csv", table.as_bytes().to_vec(), "e.csv:3"),
+    ] {
+        fs::write(folder.path().join(name), bytes).unwrap();
+        let rows = read(&folder.path().join(name), None).unwrap();
+        assert_eq!(texts(&rows, "q"), ["a", "é"], "{name}");
+        assert!(rows[1].place.to_string().ends_with(place), "{}", rows[1].place);
+    }
+    // A folder's, by split.
+    assert_eq!(texts(&read(folder.path(), Some("train[1:]")).unwrap(), "q"), ["é"]);
+    let whole = gzip(lines);
+    for (name, bytes, wanted) in [
+        ("cut.jsonl.gz", whole[..whole.len() - 4].to_vec(), "cut off"),
+        ("cut.csv.gz", whole[..20].to_vec(), "cut off"),
+        ("plain.json.gz", br#"[{"q": "not compressed"}]"#.to_vec(), "is not valid gzip"),
+        ("latin.csv.zst", zstd::encode_all(&b"q\na\n\xe9\n"[..], 0).unwrap(), "latin.csv.zst:3: the text is not UTF-8"),
+        ("rows.parquet.gz", gzip("PAR1"), "not read"),
+        ("rows.gz", gzip(lines), "not read"),
+    ] {
+        fs::write(folder.path().join(name), bytes).unwrap();
+        let error = read(&folder.path().join(name), None).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(wanted), "{name}: {error}");
+    }
 }
 
 #[test]

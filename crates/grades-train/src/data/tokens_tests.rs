@@ -55,7 +55,12 @@ fn samples_are_those_of_transformers() {
         let file = folder.path().join("rows.jsonl");
         fs::write(&file, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
         let spec = DatasetSpec { path: file.to_string_lossy().into_owned(), kind, ..DatasetSpec::default() };
-        let options = TokenOptions { sequence_len: 1000, train_on_inputs: false, excess_length: ExcessLength::Raise };
+        let options = TokenOptions {
+            sequence_len: 1000,
+            train_on_inputs: false,
+            excess_length: ExcessLength::Raise,
+            max_samples: None,
+        };
         let encoder = Encoder::new(&tokenizer, tokenizer.vocab_size());
         let found =
             load(&[spec], &encoder, None, options).unwrap_or_else(|error| panic!("{name}, {case}: {error}")).samples;

@@ -2,13 +2,13 @@
 //! `KEY.json` gives it columns, `KEY.txt` and `KEY.cls` columns of those names, and `KEY.jpg` (or png, webp, gif, bmp; also
 //! several, as `KEY.0.jpg`) its pictures, the column `images`.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::compressed::Contents;
 use super::error::DataError;
 use super::json;
 use super::parquet::Row;
@@ -19,11 +19,10 @@ const PICTURES: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
 ///
 /// # Errors
 /// The file cannot be read, is no tar file or a damaged one, or a member is not what its name says.
-pub(super) fn rows(path: &Path) -> Result<Vec<Row>, DataError> {
-    let file = File::open(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+pub(super) fn rows(path: &Path, contents: Contents) -> Result<Vec<Row>, DataError> {
     let invalid = |message: String| DataError::Invalid { path: path.to_owned(), message };
     let broken = |error: std::io::Error| invalid(format!("is no whole tar file ({error})"));
-    let mut archive = tar::Archive::new(BufReader::new(file));
+    let mut archive = tar::Archive::new(BufReader::new(contents));
     let mut rows: Vec<(String, Row)> = Vec::new();
     for member in archive.entries().map_err(broken)? {
         let mut member = member.map_err(broken)?;

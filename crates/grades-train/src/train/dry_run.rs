@@ -39,7 +39,7 @@ pub struct DryRun {
     /// See above.
     pub truncated_samples: usize,
     /// Steps of an epoch.
-    pub steps_per_epoch: usize,
+    pub steps_per_epoch: Option<usize>,
     /// Steps of the run.
     pub planned_steps: usize,
     /// Tokens of its largest micro-batch.
@@ -119,7 +119,7 @@ impl DryRun {
         let lora = config.lora();
         let units: Vec<UnitId> = outline.units(lora.as_ref()).into_iter().collect();
         let policy = early_stopping.build(&units, prepared.planned_steps)?;
-        let (largest_batch_tokens, rows) = prepared.loader.largest(prepared.planned_steps);
+        let (largest_batch_tokens, rows) = prepared.feed.largest(prepared.planned_steps);
         let patches = outline.vision().map_or(0, |vision| vision.patches_of(rows)) as u64;
         let precision = config.precision.resolve();
         let workload = Workload {
@@ -138,7 +138,7 @@ impl DryRun {
         };
         let memory = MemoryPlan::of(&outline, &workload, &|name| prepared.source.packed_bytes(name))?;
         let parameters: u64 = outline.parameters().iter().map(|parameter| parameter.len() as u64).sum();
-        let samples = prepared.loader.samples();
+        let samples = prepared.feed.samples();
         let trainable_parameters = match &lora {
             Some(config) => outline.adapters(config)?.iter().sum::<usize>() as u64,
             None => outline.parameters().iter().filter(|p| !p.is_base()).map(|p| p.len() as u64).sum(),
@@ -151,15 +151,15 @@ impl DryRun {
                 config,
                 &memory,
                 (parameters, trainable_parameters),
-                (prepared.loader.steps_per_epoch(), prepared.planned_steps),
+                (prepared.epoch_steps(), prepared.planned_steps),
             ),
             units: units.len(),
             samples: samples.len(),
             tokens: samples.iter().map(|sample| sample.ids.len() as u64).sum(),
-            validation_samples: prepared.validation_samples,
+            validation_samples: prepared.validation.samples,
             dropped_samples: prepared.dropped_samples,
             truncated_samples: prepared.truncated_samples,
-            steps_per_epoch: prepared.loader.steps_per_epoch(),
+            steps_per_epoch: prepared.feed.steps_per_epoch(),
             planned_steps: prepared.planned_steps,
             largest_batch_tokens: largest_batch_tokens as u64,
             precision: precision.name(),
@@ -177,8 +177,8 @@ fn features(prepared: &Prepared, outline: &Outline, adapter: Option<&LoraConfig>
     if options.place != Place::Memory {
         return 0;
     }
-    let samples = prepared.loader.samples().iter().flat_map(|sample| &sample.pictures);
-    let validation = prepared.validation.iter().flat_map(|batch| &batch.pictures);
+    let samples = prepared.feed.samples().iter().flat_map(|sample| &sample.pictures);
+    let validation = prepared.validation.batches.iter().flat_map(|batch| &batch.pictures);
     let mut seen = HashSet::new();
     let different = samples.chain(validation).filter(|placed| seen.insert(placed.picture.address()));
     let rows: usize = different.map(Placed::rows).sum();

@@ -2,16 +2,22 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use grades::{EarlyStopping, Role, RunFacts, Tau, UnitId};
+use grades_models::fields::warn_once;
 use grades_models::tokenizer::Tokenizer;
 
+use super::contamination::{self, Contamination};
 use super::error::TrainError;
 use super::model_source::ModelSource;
 use super::model_vision;
 use super::state::idle_until;
+use super::validation::Validation;
 use crate::config::{Config, Model};
-use crate::data::{self, Batch, DataError, Loader, Vision, batch, split};
+use crate::data::feed::Stream;
+use crate::data::stream::{Fresh, Steps};
+use crate::data::{self, DataError, Encode, Feed, Loader, MixStrategy, Tokenized, Vision, mix, split};
 use crate::encoder::Encoder;
 use crate::hub::Hub;
 use crate::schedule::total_steps;
@@ -20,16 +26,21 @@ pub(super) struct Prepared {
     /// The config with the model's context as bound of its samples.
     pub(super) config: Config,
     pub(super) source: ModelSource,
-    pub(super) tokenizer: Tokenizer,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    /// Rows of the embedding.
+    vocab_size: usize,
     /// How the model sees pictures, if it does.
     pub(super) vision: Option<Arc<Vision>>,
     /// Where the model's other files are, where that is a folder.
     pub(super) model_folder: Option<PathBuf>,
-    pub(super) loader: Loader,
-    pub(super) validation: Vec<Batch>,
-    pub(super) validation_samples: usize,
+    pub(super) feed: Feed,
+    pub(super) validation: Validation,
     pub(super) dropped_samples: usize,
     pub(super) truncated_samples: usize,
+    /// Training samples that equal an earlier one.
+    pub(super) duplicates: usize,
+    /// Questions of benchmarks among them, where they were looked for.
+    pub(super) contamination: Option<Contamination>,
     pub(super) planned_steps: usize,
 }
 
@@ -46,7 +57,7 @@ impl Prepared {
     }
 
     fn with(config: &Config, model: &Model, source: ModelSource) -> Result<Self, TrainError> {
-        let tokenizer = model_vision::tokenizer(source.config(), model.tokenizer())?;
+        let tokenizer = Arc::new(model_vision::tokenizer(source.config(), model.tokenizer())?);
         let sizes = source.sizes()?;
         tokenizer.check_fits(sizes.vocab_size)?;
         // A model's context bounds its samples, whatever the (default) limit says.
@@ -59,36 +70,130 @@ impl Prepared {
             Some(backend) => Arc::new(Vision { processor: vision.processor.with_backend(backend), ..vision }),
         });
         let encoder = Encoder::new(&tokenizer, sizes.vocab_size);
-        let samples = data::load(&config.datasets, &encoder, vision.as_deref(), config.token_options())?;
-        let (dropped_samples, truncated_samples) = (samples.dropped, samples.truncated);
-        let (train, validation) = split::split(samples.samples, config.val_set_size, config.seed)?;
-        let validation_samples = validation.len();
-        let validation = batch::in_order(&validation, config.micro_batch_size, config.packing());
-        let loader = Loader::new(train, config.loader_options());
-        let planned_steps = total_steps(loader.steps_per_epoch(), config.num_epochs, config.max_steps);
+        let (loaded, feed) = match config.streaming {
+            true if vision.is_some() => {
+                let problem = "`streaming` is of texts, and this model reads pictures; remove it";
+                return Err(TrainError::Other(problem.to_owned()));
+            }
+            true => (Loaded::default(), Feed::Stream(stream(&config, tokenizer.clone(), sizes.vocab_size))),
+            false => whole(&config, &encoder, vision.as_deref())?,
+        };
+        let validation = match config.test_datasets.is_empty() {
+            true => Validation::of_samples(&loaded.kept_back, &config),
+            false => Validation::of_sets(&config, &encoder, vision.as_deref())?,
+        };
+        let contamination = contamination::look(&config)?;
+        if let Some(found) = contamination.as_ref().filter(|found| found.rows > 0) {
+            warn_once(format!(
+                "contamination: {found}; scores on these will be too high, so remove the rows, or say so beside the scores"
+            ));
+        }
+        // A stream has `max_steps`.
+        let planned_steps = total_steps(feed.steps_per_epoch().unwrap_or(1), config.num_epochs, config.max_steps);
         Ok(Self {
             config,
             source,
             tokenizer,
             vision,
             model_folder: folder,
-            loader,
+            vocab_size: sizes.vocab_size,
+            feed,
+            dropped_samples: loaded.dropped + validation.dropped,
+            truncated_samples: loaded.truncated + validation.truncated,
             validation,
-            validation_samples,
-            dropped_samples,
-            truncated_samples,
+            duplicates: loaded.duplicates,
+            contamination,
             planned_steps,
         })
+    }
+
+    /// The first training samples of a stream, at most so many.
+    pub(super) fn first(&self, count: usize) -> Result<Vec<Tokenized>, DataError> {
+        let encoder = Encoder::new(&self.tokenizer, self.vocab_size);
+        data::stream::first(&self.config.datasets, &encoder, &self.config.stream_options(), count)
+    }
+
+    /// Steps of an epoch. Of a stream the whole run is one: no sample is known to come again.
+    pub(super) fn epoch_steps(&self) -> usize {
+        self.feed.steps_per_epoch().unwrap_or(self.planned_steps)
     }
 
     /// The options of early stopping with what the run tells.
     pub(super) fn early_stopping(&self) -> EarlyStopping {
         self.config.early_stopping.clone().for_run(&RunFacts {
             warmup_steps: self.config.schedule(self.planned_steps).warmup_steps,
-            epoch_steps: self.loader.steps_per_epoch(),
+            epoch_steps: self.epoch_steps(),
             seed: self.config.seed,
         })
     }
+}
+
+/// What reading all training data has come to.
+#[derive(Default)]
+struct Loaded {
+    kept_back: Vec<Tokenized>,
+    dropped: usize,
+    truncated: usize,
+    duplicates: usize,
+}
+
+/// All training data in memory.
+fn whole(config: &Config, encoder: &dyn Encode, vision: Option<&Vision>) -> Result<(Loaded, Feed), DataError> {
+    let mut samples = data::load(&config.datasets, encoder, vision, config.token_options())?;
+    let duplicates = samples.duplicates();
+    if config.dataset_exact_deduplication {
+        samples.deduplicate();
+    }
+    let (dropped, truncated) = (samples.dropped, samples.truncated);
+    // Before sets are mixed, which may take a sample several times: what is kept back must not train.
+    let all = samples.sets.into_iter().zip(samples.samples).collect();
+    let (train, kept_back) = split::split(all, config.val_set_size, config.seed)?;
+    let kept_back = kept_back.into_iter().map(|(_, sample)| sample).collect();
+    let loader = Loader::new(mix(train, config)?, config.loader_options());
+    Ok((Loaded { kept_back, dropped, truncated, duplicates }, loader.into()))
+}
+
+/// Training data that are read as training goes on.
+fn stream(config: &Config, tokenizer: Arc<Tokenizer>, vocab_size: usize) -> Stream {
+    let (options, specs) = (config.stream_options(), config.datasets.clone());
+    let loader = options.loader;
+    let produce = move |steps: &SyncSender<Result<Fresh, DataError>>| {
+        let encoder = Encoder::new(&tokenizer, vocab_size);
+        let mut made = match Steps::new(&specs, &encoder, &options) {
+            Ok(made) => made,
+            Err(error) => return drop(steps.send(Err(error))),
+        };
+        loop {
+            let step = made.step();
+            let is_last = step.is_err();
+            if steps.send(step).is_err() || is_last {
+                return;
+            }
+        }
+    };
+    Stream::new(Arc::new(produce), loader, config.sequence_len)
+}
+
+/// The samples of several sets, each with its set, as `mix_strategy` puts them together.
+fn mix(samples: Vec<(usize, Tokenized)>, config: &Config) -> Result<Vec<Tokenized>, DataError> {
+    if config.mix_strategy == MixStrategy::Concat {
+        return Ok(samples.into_iter().map(|(_, sample)| sample).collect());
+    }
+    let mut sets: Vec<Vec<Tokenized>> = vec![Vec::new(); config.datasets.len()];
+    for (set, sample) in samples {
+        sets[set].push(sample);
+    }
+    let lengths: Vec<usize> = sets.iter().map(Vec::len).collect();
+    let shares = config.interleave_probs.as_ref().map(|shares| shares.0.as_slice());
+    let order = mix::mixed(&lengths, config.mix_strategy, shares, config.seed)?;
+    if order.is_empty() {
+        return Err(DataError::Format(
+            "`mix_strategy: interleave_under` ends with the first set that has no more, and of one no row is left to begin with; remove \
+             the set, or take interleave_over"
+                .to_owned(),
+        ));
+    }
+    Ok(order.into_iter().map(|(set, place)| sets[set][place].clone()).collect())
 }
 
 /// The last step after which a run is still the same as one without early stopping: its method has asked for nothing

@@ -1,5 +1,6 @@
 //! What a run trains on, to be looked at: samples with what has a loss, lengths, and what was left out.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use base64::Engine;
@@ -10,13 +11,17 @@ use grades_report::record::{Piece, ShownSample};
 use grades_tensor::IGNORE_INDEX;
 use serde::Serialize;
 
+use super::contamination::Contamination;
 use super::error::TrainError;
 use super::prepared::Prepared;
 use crate::config::Config;
-use crate::data::{Placed, Tokenized, Vision};
+use crate::data::{Feed, Loader, Placed, Tokenized, Vision};
 
 /// How many samples a run keeps for its report.
 pub(super) const SHOWN: usize = 6;
+
+/// How many samples of a stream are read for it.
+const OF_STREAM: usize = 1000;
 
 /// Pixels of a side of the small copies of pictures.
 const SIDE: usize = 96;
@@ -24,8 +29,10 @@ const SIDE: usize = 96;
 /// What a run trains on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Preview {
-    /// Training samples.
+    /// Training samples; of a stream the first.
     pub samples: usize,
+    /// Whether there may be more of them.
+    pub streaming: bool,
     /// Their tokens.
     pub tokens: usize,
     /// How many of these have a loss.
@@ -36,6 +43,12 @@ pub struct Preview {
     pub dropped_samples: usize,
     /// Samples that were cut.
     pub truncated_samples: usize,
+    /// Samples that equal an earlier one; left out with `dataset_exact_deduplication`.
+    pub duplicates: usize,
+    /// Whether they are left out.
+    pub deduplicated: bool,
+    /// What `contamination` has found.
+    pub contamination: Option<Contamination>,
     /// The most tokens of a sample.
     pub sequence_len: usize,
     /// The tokens of each training sample.
@@ -62,20 +75,30 @@ impl Preview {
     /// If the model's description or the data cannot be read.
     pub fn of(config: &Config, count: usize) -> Result<Self, TrainError> {
         let prepared = Prepared::without_weights(config)?;
-        let samples = prepared.loader.samples();
+        let loader = match &prepared.feed {
+            Feed::Whole(loader) => Cow::Borrowed(loader),
+            Feed::Stream(_) => {
+                Cow::Owned(Loader::new(prepared.first(count.max(OF_STREAM))?, prepared.config.loader_options()))
+            }
+        };
+        let samples = loader.samples();
         let lengths: Vec<usize> = samples.iter().map(|sample| sample.ids.len()).collect();
         let sequence_len = prepared.config.sequence_len;
         let packing = prepared.config.packing().map(|room| PackedRows {
-            rows: prepared.loader.rows(),
-            efficiency: prepared.loader.tokens() as f64 / (prepared.loader.rows() * room.tokens).max(1) as f64,
+            rows: loader.rows(),
+            efficiency: loader.tokens() as f64 / (loader.rows() * room.tokens).max(1) as f64,
         });
         Ok(Self {
             samples: samples.len(),
+            streaming: prepared.config.streaming,
             tokens: lengths.iter().sum(),
             learnt: samples.iter().map(Tokenized::label_count).sum(),
-            validation_samples: prepared.validation_samples,
+            validation_samples: prepared.validation.samples,
             dropped_samples: prepared.dropped_samples,
             truncated_samples: prepared.truncated_samples,
+            duplicates: prepared.duplicates,
+            deduplicated: prepared.config.dataset_exact_deduplication,
+            contamination: prepared.contamination.clone(),
             sequence_len,
             lengths,
             packing,
@@ -157,11 +180,15 @@ mod tests {
         let of = |lengths: &[usize], bins| {
             let preview = Preview {
                 samples: lengths.len(),
+                streaming: false,
                 tokens: 0,
                 learnt: 0,
                 validation_samples: 0,
                 dropped_samples: 0,
                 truncated_samples: 0,
+                duplicates: 0,
+                deduplicated: false,
+                contamination: None,
                 sequence_len: 0,
                 lengths: lengths.to_vec(),
                 packing: None,

@@ -24,7 +24,7 @@ use super::options::TrainOptions;
 use super::reading::Reader;
 use super::state::{TrainState, own_values, put_back};
 use super::step::{self, Drawn, Pass, Read};
-use crate::data::{Batch, Loader};
+use crate::data::{Batch, Feed};
 
 /// Updates at each rate. Fewer favour rates that are too high, more favour rates that are too low, since these have more left to
 /// gain when the others are done.
@@ -45,7 +45,7 @@ type Tried = (f64, f64);
 /// If a batch cannot be read, or no rate gains anything.
 pub(super) fn find(
     state: &mut TrainState,
-    data: (&mut Loader, &mut Reader),
+    data: (&mut Feed, &mut Reader),
     options: &TrainOptions,
     first: f64,
 ) -> Result<(f64, RunEvent), TrainError> {
@@ -73,12 +73,12 @@ pub(super) fn find(
 /// If a batch cannot be read.
 fn try_rates(
     state: &mut TrainState,
-    (loader, reader): (&mut Loader, &mut Reader),
+    (feed, reader): (&mut Feed, &mut Reader),
     options: &TrainOptions,
     first: f64,
 ) -> Result<Vec<Tried>, TrainError> {
     let initial = own_values(&state.model);
-    let batches: Vec<Vec<Batch>> = (0..=UPDATES).map(|step| loader.step(step)).collect();
+    let batches: Vec<Vec<Batch>> = (0..=UPDATES).map(|step| feed.step(step)).collect::<Result<_, _>>()?;
     climb(first, |rate| {
         let gained = gained(state, &batches, reader, options, rate);
         put_back(&mut state.model, &initial);

@@ -61,7 +61,7 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     let model = load(&prepared, &early_stopping)?;
     let units = units(&model);
     let policy = early_stopping.build(&units, planned_steps)?;
-    let mut options = options(config, planned_steps, prepared.loader.steps_per_epoch());
+    let mut options = options(config, planned_steps, prepared.epoch_steps());
     let thresholds = thresholds(&early_stopping, policy.as_ref(), &units);
     let mut environment = environment(&prepared, &model, units.len());
     environment.planned_memory_bytes = Some(plan.memory.peak);
@@ -102,20 +102,20 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
         dir.write(record::ENVIRONMENT, &pretty(&environment)?)?;
         dir.write(record::UNITS, &pretty(&thresholds)?)?;
         if let Some(vision) = prepared.vision.as_deref() {
-            let samples = prepared.loader.samples();
+            let samples = prepared.feed.samples();
             let shown = show(&samples[..samples.len().min(SHOWN)], &prepared.tokenizer, Some(vision));
             dir.write(record::SAMPLES, &lines(&shown)?)?;
         }
     }
 
     let cache = vision_cache(&prepared, dir.path());
-    let (mut loader, mut reader) = (prepared.loader.clone(), Reader::new(prepared.vision.clone(), cache));
+    let (mut feed, mut reader) = (prepared.feed.clone(), Reader::new(prepared.vision.clone(), cache));
     if config.learning_rate == LearningRate::Auto {
         options.schedule.learning_rate = match state.ledger.learning_rate {
             Some(rate) => rate.0,
             None => {
                 let first = if config.adapter.is_some() { FIRST_RATE_OF_ADAPTERS } else { FIRST_RATE };
-                let (rate, found) = rate_search::find(&mut state, (&mut loader, &mut reader), &options, first)?;
+                let (rate, found) = rate_search::find(&mut state, (&mut feed, &mut reader), &options, first)?;
                 if progress {
                     let _ = writeln!(io::stderr(), "{found}");
                 }
@@ -124,7 +124,7 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
             }
         };
     }
-    let trainer = Trainer::new(state, (loader, reader), &prepared.validation, options, &mut dir);
+    let trainer = Trainer::new(state, (feed, reader), &prepared.validation, options, &mut dir);
     let save_model = |model: &Decoder, folder: &Path| save(model, &prepared, folder);
     let trainer = trainer.until(interrupt.clone()).saving_by(&save_model);
     let trainer = if progress { trainer.with_progress() } else { trainer };
@@ -199,8 +199,8 @@ fn environment(prepared: &Prepared, model: &Decoder, units: usize) -> Environmen
         processor: memory::processor(),
         threads: Some(grades_kernels::threads()),
         precision: Some(model.dtype().name().to_owned()),
-        samples: Some(prepared.loader.samples().len()),
-        validation_samples: Some(prepared.validation_samples),
+        samples: Some(prepared.feed.samples().len()).filter(|_| !prepared.config.streaming),
+        validation_samples: Some(prepared.validation.samples),
         dropped_samples: Some(prepared.dropped_samples),
         truncated_samples: Some(prepared.truncated_samples),
         parameters: Some(count(&mut model.parameters().iter())),
@@ -299,6 +299,7 @@ fn summary(dir: &RunDir, model: &Decoder, units: &[UnitId], outcome: &Outcome, p
         best_step: outcome.best_step,
         train_loss: ledger.mean_loss(),
         val_loss: outcome.val_loss,
+        val_losses: outcome.val_losses.clone(),
         flops: ledger.flops,
         validation_flops: ledger.validation_flops,
         monitor_flops: ledger.monitor_flops,

@@ -20,7 +20,7 @@ use super::vision_cache::VisionCache;
 use crate::config::Config;
 use crate::data::Batch;
 
-/// Steps that are timed, spread over an epoch, after one that is not: the first pays for pages of memory.
+/// Steps that are timed, spread over an epoch (of a stream the first), after one that is not: the first pays for pages of memory.
 const TIMED: usize = 3;
 
 /// As [`dry_run`](super::dry_run()), and then loads the model and makes a few steps, of which nothing is written.
@@ -38,8 +38,8 @@ pub fn timed_dry_run(config: &Config) -> Result<DryRun, TrainError> {
 
 fn estimate(prepared: &Prepared) -> Result<TimeEstimate, TrainError> {
     let started = Instant::now();
-    let Prepared { config, loader, planned_steps, .. } = prepared;
-    let (planned, epoch) = (*planned_steps, loader.steps_per_epoch().max(1));
+    let Prepared { config, feed, planned_steps, .. } = prepared;
+    let (planned, epoch) = (*planned_steps, prepared.epoch_steps().max(1));
     let method = prepared.early_stopping();
     let model = load(prepared, &method)?;
     let policy = method.build(&units(&model), planned)?;
@@ -47,13 +47,14 @@ fn estimate(prepared: &Prepared) -> Result<TimeEstimate, TrainError> {
     let options = options(config, planned, epoch);
     let mut state = TrainState::new(model, policy, &options);
     let mut reader = Reader::new(prepared.vision.clone(), VisionCache::off());
-    let mut loader = loader.clone();
+    let mut feed = feed.clone();
 
     let (mut seconds, mut tokens) = (0.0, 0);
     // The same steps where there are fewer: they are timed again.
-    let steps = (0..=TIMED).map(|n| n.saturating_sub(1) * epoch / TIMED);
+    let spread = if config.streaming { TIMED } else { epoch };
+    let steps = (0..=TIMED).map(|n| n.saturating_sub(1) * spread / TIMED);
     for (n, step) in steps.enumerate() {
-        let batches = loader.step(step.min(planned.saturating_sub(1)));
+        let batches = feed.step(step.min(planned.saturating_sub(1)))?;
         let clock = Instant::now();
         make_step(&mut state, &mut reader, n + 1, &batches, (&options, &wants))?;
         if n > 0 {
@@ -62,17 +63,17 @@ fn estimate(prepared: &Prepared) -> Result<TimeEstimate, TrainError> {
         }
     }
     let per_token = seconds / tokens.max(1) as f64;
-    let all: u64 = loader.samples().iter().map(|sample| sample.ids.len() as u64).sum();
-    let step_seconds = per_token * all as f64 / epoch as f64;
+    let all: u64 = feed.samples().iter().map(|sample| sample.ids.len() as u64).sum();
+    let step_seconds = if config.streaming { seconds / TIMED as f64 } else { per_token * all as f64 / epoch as f64 };
 
     let clock = Instant::now();
     let (mut seen, mut validation_seconds) = (0, 0.0);
-    for batch in prepared.validation.iter().take(TIMED) {
+    for batch in prepared.validation.batches.iter().take(TIMED) {
         let _ = state.model.log_likelihoods(&reader.read(&state.model, batch)?, &labels_of(&batch.targets)).to_host();
         seen += batch.ids.len();
         validation_seconds = clock.elapsed().as_secs_f64();
     }
-    let of_validation: usize = prepared.validation.iter().map(|batch| batch.ids.len()).sum();
+    let of_validation: usize = prepared.validation.batches.iter().map(|batch| batch.ids.len()).sum();
     let validation_seconds = validation_seconds * of_validation as f64 / seen.max(1) as f64;
     let between = options.eval_steps.map_or(0, |every| planned.saturating_sub(1) / every);
     let validations = if seen == 0 { 0 } else { between + 1 };

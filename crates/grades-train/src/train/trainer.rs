@@ -4,6 +4,7 @@ mod best;
 mod ending;
 mod setbacks;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
@@ -28,21 +29,14 @@ use super::reading::Reader;
 use super::run_dir::RunDir;
 use super::state::TrainState;
 use super::step::{self, Drawn, Pass, Read};
+use super::validation::Validation;
 use crate::config::BestMetric;
-use crate::data::{Batch, Loader};
+use crate::data::{Batch, Feed};
 use ending::COMPARED;
 
-/// The mean loss per predicted token over batches whose log-likelihoods `scores` gives; `None` without labels.
-fn mean_loss(
-    batches: &[Batch],
-    mut scores: impl FnMut(&Batch) -> Result<Tensor, TrainError>,
-) -> Result<Option<f64>, TrainError> {
-    let (mut sum, mut labels) = (0.0, 0);
-    for batch in batches {
-        sum -= scores(batch)?.to_host().iter().map(|&score| f64::from(score)).sum::<f64>();
-        labels += batch.label_count;
-    }
-    Ok((labels > 0).then(|| sum / labels as f64))
+/// The sum of negative log-likelihoods.
+fn loss_of(scores: &Tensor) -> f64 {
+    -scores.to_host().iter().map(|&score| f64::from(score)).sum::<f64>()
 }
 
 /// What a run came to.
@@ -54,6 +48,8 @@ pub struct Outcome {
     pub stopped: Option<StopReason>,
     /// Loss on the validation set at the end.
     pub val_loss: Option<f64>,
+    /// The same by set, where there are several.
+    pub val_losses: Option<BTreeMap<String, f64>>,
     /// What the policy says that its checks cost.
     pub checks: Cost,
     /// The step of the checkpoint that the run ends with, in place of its last weights.
@@ -76,10 +72,12 @@ pub struct Trained {
 /// A run in progress.
 pub struct Trainer<'a> {
     state: TrainState,
-    loader: Loader,
+    feed: Feed,
     /// The batches of the next step.
     next: Option<(usize, Vec<Batch>)>,
-    validation: &'a [Batch],
+    validation: &'a Validation,
+    /// What was found when it was last gone through, by set where there are several.
+    val_losses: Option<BTreeMap<String, f64>>,
     options: TrainOptions,
     reader: Reader,
     cache: PrefixCache,
@@ -103,8 +101,8 @@ impl<'a> Trainer<'a> {
     #[must_use]
     pub fn new(
         state: TrainState,
-        (loader, reader): (Loader, Reader),
-        validation: &'a [Batch],
+        (feed, reader): (impl Into<Feed>, Reader),
+        validation: &'a Validation,
         options: TrainOptions,
         dir: &'a mut RunDir,
     ) -> Self {
@@ -112,8 +110,9 @@ impl<'a> Trainer<'a> {
         Self {
             checkpoints: Checkpoints::new(dir.path(), options.save_total_limit),
             state,
-            loader,
+            feed: feed.into(),
             validation,
+            val_losses: None,
             options,
             reader,
             next: None,
@@ -194,7 +193,7 @@ impl<'a> Trainer<'a> {
     /// One step of the optimizer, `step` counted from 1.
     fn step(&mut self, step: usize) -> Result<Option<StopReason>, TrainError> {
         let (clock, before, own_peak) = (Instant::now(), self.state.ledger.clone(), memory::reset_peak());
-        let (batches, own_waiting) = self.batches(step);
+        let (batches, own_waiting) = self.batches(step)?;
         let tokens: u64 = batches.iter().map(|batch| batch.ids.len() as u64).sum();
 
         let (Pass { loss, mut gradients, flops, .. }, seen) = self.forward_and_backward(step, &batches)?;
@@ -262,6 +261,7 @@ impl<'a> Trainer<'a> {
         if val_loss.is_none() && (self.validates(step) || self.judges(step) == Some(BestMetric::EvalLoss)) {
             val_loss = self.validate()?;
         }
+        let val_losses = self.val_losses.take().filter(|_| val_loss.is_some());
         let average_val_loss = if val_loss.is_some() { self.with_average(Self::validate)?.flatten() } else { None };
         if step + COMPARED == self.options.schedule.total_steps {
             self.compare_average(step)?;
@@ -298,24 +298,28 @@ impl<'a> Trainer<'a> {
             resident_bytes: memory::resident(),
             peak_bytes: memory::peak_since_reset().filter(|_| own_peak),
             val_loss,
+            val_losses,
             average_val_loss,
         })?;
         Ok(decision.stop)
     }
 
     /// The batches of a step, with the pictures of this one and of the next announced, and the seconds that it took.
-    fn batches(&mut self, step: usize) -> (Vec<Batch>, f64) {
+    ///
+    /// # Errors
+    /// If they are read as training goes on, and cannot be.
+    fn batches(&mut self, step: usize) -> Result<(Vec<Batch>, f64), TrainError> {
         let clock = Instant::now();
         let batches = match self.next.take() {
             Some((of, batches)) if of == step => batches,
-            _ => self.loader.step(step - 1),
+            _ => self.feed.step(step - 1)?,
         };
-        let next = if step < self.options.schedule.total_steps { self.loader.step(step) } else { Vec::new() };
+        let next = if step < self.options.schedule.total_steps { self.feed.step(step)? } else { Vec::new() };
         self.reader.begin(&self.state.model, batches.iter().chain(&next));
         self.next = Some((step + 1, next));
         // What was read between steps counts where it was read.
         self.reader.take_waited();
-        (batches, clock.elapsed().as_secs_f64())
+        Ok((batches, clock.elapsed().as_secs_f64()))
     }
 
     /// Forward and backward, above the frozen prefix where its outputs are known; and what was read, with its number of labels.
@@ -332,7 +336,7 @@ impl<'a> Trainer<'a> {
         }
         let layers = self.cached_layers();
         // In the last epoch nothing comes again.
-        let epoch = self.loader.steps_per_epoch().max(1);
+        let epoch = self.feed.steps_per_epoch().unwrap_or(1).max(1);
         let keep = step.div_ceil(epoch) * epoch < self.options.schedule.total_steps;
         let (model, cache, reader) = (&self.state.model, &mut self.cache, &mut self.reader);
         let mut seen = Vec::with_capacity(batches.len());
@@ -410,17 +414,18 @@ impl<'a> Trainer<'a> {
         let layers = self.cached_layers();
         let keep = self.state.ledger.steps < self.options.schedule.total_steps;
         let (model, cache, reader) = (&self.state.model, &mut self.cache, &mut self.reader);
-        reader.begin(model, self.validation.iter());
-        let loss = mean_loss(self.validation, |batch| {
+        reader.begin(model, self.validation.batches.iter());
+        let losses = self.validation.losses(|batch| {
             let (inputs, asked) = (reader.read(model, batch)?, labels_of(&batch.targets));
-            Ok(match cache.prefix(model, layers, Set::Validation, batch, keep) {
+            Ok(loss_of(&match cache.prefix(model, layers, Set::Validation, batch, keep) {
                 Some(prefix) => model.log_likelihoods_from(prefix, &inputs, &asked),
                 None => model.log_likelihoods(&inputs, &asked),
-            })
+            }))
         })?;
         self.state.ledger.validation_seconds += clock.elapsed().as_secs_f64();
         self.state.ledger.validation_flops += executed().since(&before).total();
-        Ok(loss)
+        self.val_losses = losses.by_set;
+        Ok(losses.all)
     }
 
     /// Does something with the averaged weights in the place of the weights, where there are any.
@@ -474,7 +479,9 @@ impl<'a> Trainer<'a> {
         }
         let rate = metrics.tokens as f64 / metrics.seconds.max(1e-9);
         self.progress.set_position(metrics.step as u64);
-        let validation = metrics.val_loss.map_or(String::new(), |loss| format!(" · validation {loss:.4}"));
+        let sets = metrics.val_losses.iter().flatten().map(|(set, loss)| format!(" · {set} {loss:.4}"));
+        let sets: String = sets.collect();
+        let validation = metrics.val_loss.map_or(String::new(), |loss| format!(" · validation {loss:.4}{sets}"));
         let line = format!(
             "loss {:.4}{validation} · {rate:.0} tokens/s · {}/{} frozen",
             metrics.loss.unwrap_or(f64::NAN),

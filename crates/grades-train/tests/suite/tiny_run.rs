@@ -14,7 +14,7 @@ use grades_train::schedule::{LrScheduler, LrSchedulerOptions, Schedule};
 use grades_train::train::outputs;
 use grades_train::train::rule::{Adam, Rule};
 use grades_train::train::vision_cache::VisionCache;
-use grades_train::train::{Reader, RunDir, TrainError, TrainOptions, TrainState, Trainer};
+use grades_train::train::{Reader, RunDir, TrainError, TrainOptions, TrainState, Trainer, Validation};
 use serde_json::Value;
 
 /// The constant learning rate.
@@ -39,10 +39,12 @@ pub(crate) fn train(
     if let Some(adapter) = adapter {
         model = model.with_adapter(adapter, &LoraConfig::initial(1)).unwrap();
     }
-    let order = LoaderOptions { micro_batch_size: 2, gradient_accumulation_steps: 2, packing: None, seed: 1 };
+    let order =
+        LoaderOptions { micro_batch_size: 2, gradient_accumulation_steps: 2, packing: None, shuffle: true, seed: 1 };
     let loader = Loader::new((0..8).map(sample).collect(), order);
-    let mut validation = Batch::default();
-    (8..10).for_each(|row| validation.push(row as usize, &sample(row)));
+    let mut batch = Batch::default();
+    (8..10).for_each(|row| batch.push(row as usize, &sample(row)));
+    let validation = Validation::from(vec![batch]);
     let scheduler = LrScheduler::Constant;
     let options = TrainOptions {
         schedule: Schedule {
@@ -76,7 +78,7 @@ pub(crate) fn train(
     let state = TrainState::new(model, policy, &options);
     let reader = Reader::new(None, VisionCache::off());
     let mut dir = RunDir::create(&folder.path().join("run")).unwrap();
-    let model = Trainer::new(state, (loader, reader), &[validation], options, &mut dir).train()?.model;
+    let model = Trainer::new(state, (loader, reader), &validation, options, &mut dir).train()?.model;
     let metrics = fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
     Ok((model, metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect()))
 }

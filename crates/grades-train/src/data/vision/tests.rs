@@ -37,7 +37,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 const OPTIONS: TokenOptions =
-    TokenOptions { sequence_len: 4000, train_on_inputs: false, excess_length: ExcessLength::Raise };
+    TokenOptions { sequence_len: 4000, train_on_inputs: false, excess_length: ExcessLength::Raise, max_samples: None };
 
 /// The runs of tokens that the first picture of a sample takes.
 fn runs(sample: &Tokenized) -> Vec<(usize, usize)> {

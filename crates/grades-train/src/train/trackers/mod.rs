@@ -84,7 +84,7 @@ fn named(line: &Value) -> Vec<(String, f64)> {
     for (key, value) in line.as_object().into_iter().flatten() {
         match key.as_str() {
             "step" => {}
-            "val_loss" => scalars("eval/loss", value, &mut values),
+            "val_loss" | "val_losses" => scalars("eval/loss", value, &mut values),
             "gradient_norm" => scalars("train/grad_norm", value, &mut values),
             key => scalars(&format!("train/{key}"), value, &mut values),
         }
@@ -111,8 +111,9 @@ mod tests {
     fn metrics_have_the_names_of_transformers() {
         let line = serde_json::json!({
             "step": 3, "loss": 2.5, "gradient_norm": null, "flops": { "forward": 7 }, "val_loss": 3.0,
+            "val_losses": { "piqa": 3.5 },
         });
-        let expected = [("train/loss", 2.5), ("train/flops/forward", 7.0), ("eval/loss", 3.0)];
+        let expected = [("train/loss", 2.5), ("train/flops/forward", 7.0), ("eval/loss", 3.0), ("eval/loss/piqa", 3.5)];
         assert_eq!(named(&line), expected.map(|(name, value)| (name.to_owned(), value)));
     }
 

@@ -94,6 +94,8 @@ impl Trainer<'_> {
         self.cache.clear();
         self.reader.cache().clear();
         self.note(RunEvent::BestModel { step, reason })?;
+        // Those by set are of the last weights.
+        self.val_losses = None;
         let val_loss = match model.metric {
             BestMetric::EvalLoss => Some(best.value.0),
             BestMetric::TrainLoss => self.validate()?,

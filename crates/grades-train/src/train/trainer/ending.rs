@@ -6,8 +6,7 @@ use grades::StopReason;
 use grades_report::record::RunEvent;
 use grades_tensor::{executed, labels_of};
 
-use super::{Outcome, Trained, Trainer, mean_loss};
-use crate::data::Batch;
+use super::{Outcome, Trained, Trainer, loss_of};
 use crate::train::average::Average;
 use crate::train::error::TrainError;
 use crate::train::state::TrainState;
@@ -19,17 +18,22 @@ impl Trainer<'_> {
     /// Compares the average with the weights over the next batches, where these are not known yet: on samples that were
     /// trained on before, the weights that have just seen them would look better than they are.
     pub(super) fn compare_average(&mut self, step: usize) -> Result<(), TrainError> {
-        let next = step..(step + COMPARED).min(self.loader.steps_per_epoch());
-        if next.is_empty() || self.state.average.is_none() {
+        if self.state.average.is_none() {
             return Ok(());
         }
         let (clock, before) = (Instant::now(), executed());
-        let batches: Vec<Batch> = next.flat_map(|step| self.loader.step(step)).collect();
+        let batches = self.feed.unseen(step..step + COMPARED)?;
+        if batches.is_empty() {
+            return Ok(());
+        }
         let loss = |trainer: &mut Self| {
             let (model, reader) = (&trainer.state.model, &mut trainer.reader);
-            let scores =
-                |batch: &Batch| Ok(model.log_likelihoods(&reader.read(model, batch)?, &labels_of(&batch.targets)));
-            Ok(mean_loss(&batches, scores)?.unwrap_or(f64::NAN))
+            let (mut sum, mut labels) = (0.0, 0);
+            for batch in &batches {
+                sum += loss_of(&model.log_likelihoods(&reader.read(model, batch)?, &labels_of(&batch.targets)));
+                labels += batch.label_count;
+            }
+            Ok(if labels > 0 { sum / labels as f64 } else { f64::NAN })
         };
         let raw = loss(self)?;
         let averaged = self.with_average(loss)?;
@@ -83,11 +87,7 @@ impl Trainer<'_> {
             self.dir.final_validation(ledger.steps, ledger.seconds, loss)?;
         }
         let left = self.state.average.filter(Average::is_of_something);
-        Ok(Trained {
-            model: self.state.model,
-            outcome: Outcome { ledger, stopped, val_loss, checks, best_step },
-            left,
-            averaged,
-        })
+        let outcome = Outcome { ledger, stopped, val_loss, val_losses: self.val_losses, checks, best_step };
+        Ok(Trained { model: self.state.model, outcome, left, averaged })
     }
 }
