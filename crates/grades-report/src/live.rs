@@ -1,4 +1,4 @@
-//! A chart on a page: its drawing, its legend, and its values for the script of the page (`page.js`), without which the drawing
+//! A chart on a page: its drawing, its legend, and its values for the script of the page (`script/`), without which the drawing
 //! and the legend are read as they stand.
 
 use std::fmt::Write as _;

@@ -59,7 +59,7 @@ button{font:inherit;color:inherit;background:none;border:0;padding:0;text-align:
 border:1px solid var(--line);border-radius:.3rem;box-shadow:0 2px 8px #0004}\n\
 .rows>div{display:grid;grid-template-columns:auto minmax(4rem,auto) auto;gap:.5rem;align-items:center}.rows span{overflow-wrap:anywhere}\
 .rows span:last-child{font-variant-numeric:tabular-nums;text-align:right}.bold{font-weight:700}\n\
-.tools{position:sticky;top:0;z-index:1;display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;align-items:center;padding:.35rem 0;margin-bottom:.6rem;font-size:.85rem;background:var(--paper)}\n\
+@media (min-width:48rem){.tools{position:sticky;top:0;z-index:1}}.tools{display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;align-items:center;padding:.35rem 0;margin-bottom:.6rem;font-size:.85rem;background:var(--paper)}\n\
 .tools [role=group]{display:inline-flex;border:1px solid var(--line);border-radius:.3rem;overflow:hidden}\
 .tools button{padding:.15rem .7rem;opacity:1;text-decoration:none}.tools button[aria-pressed=true]{background:var(--ink);color:var(--paper)}\n\
 .tools label{display:inline-flex;align-items:center;gap:.5rem}.tools input{accent-color:var(--s0);width:9rem}.tools output{min-width:2.2rem}\n\
@@ -71,7 +71,8 @@ th button{font-weight:inherit}[aria-sort] button::after{content:\" ▴\"}[aria-s
 @media print{details .scroll{max-height:none}.tools,.tip,.reset{display:none}figure,.facts div{break-inside:avoid}}\n";
 
 /// What a reader may do with the figures; see there.
-const SCRIPT: &str = include_str!("page.js");
+const SCRIPT: [&str; 3] =
+    [include_str!("script/values.js"), include_str!("script/plot.js"), include_str!("script/page.js")];
 
 /// Text as HTML shows it, in elements and in quoted attributes.
 #[must_use]
@@ -97,7 +98,7 @@ pub fn escape(text: &str) -> String {
 #[must_use]
 pub fn page(title: &str, body: &str, refresh: Option<u64>) -> String {
     let has_script = ["class=\"values\">{", "class=\"sortable\""].iter().any(|mark| body.contains(mark));
-    let script = if has_script { format!("<script>\n{}</script>\n", packed(SCRIPT)) } else { String::new() };
+    let script = if has_script { format!("<script>\n{}</script>\n", packed(&SCRIPT)) } else { String::new() };
     // The script waits for its reader; without one the browser does it.
     let refresh = refresh.map_or((String::new(), String::new()), |seconds| {
         let meta = format!("<meta http-equiv=\"refresh\" content=\"{seconds}\">");
@@ -113,10 +114,11 @@ pub fn page(title: &str, body: &str, refresh: Option<u64>) -> String {
     )
 }
 
-/// A script without its comments and indentation, line by line.
-fn packed(script: &str) -> String {
-    let lines = script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
-    lines.flat_map(|line| [line, "\n"]).collect()
+/// Parts of a script as one that leaves no names behind, without comments and indentation.
+fn packed(parts: &[&str]) -> String {
+    let lines = parts.iter().flat_map(|part| part.lines()).map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("//"));
+    ["\"use strict\";", "(() => {"].into_iter().chain(lines).chain(["})();"]).flat_map(|line| [line, "\n"]).collect()
 }
 
 /// Whether a report may be written to `path`: there is nothing, or an older report.

@@ -155,25 +155,25 @@ const MEASURES: [Measure; 14] = [
         let losses = run.validation_losses().into_iter().filter_map(|(_, loss)| loss);
         Cell::number(losses.min_by(f64::total_cmp), 4)
     }),
+    ("seconds", "Time", |run| Cell::quantity(run.steps.last().map(|step| step.seconds), Unit::Seconds)),
+    ("flops", "Arithmetic", |run| Cell::Quantity(run.arithmetic().executed.iter().sum(), Unit::Flops)),
+    ("steps", "Steps", |run| Cell::count(run.steps.last().map_or(0, |step| step.step) as u64)),
+    ("frozen_units", "Frozen matrices", |run| Cell::number(run.steps.last().map(|step| step.frozen_units as f64), 0)),
+    ("stopped_by", "Stopped by", |run| {
+        run.stopped_by().map_or(Cell::Empty, |reason| Cell::text(reason.replace('_', " ")))
+    }),
     ("train_loss", "Training loss, mean", |run| {
         let losses: Vec<f64> = run.steps.iter().filter_map(|step| step.loss).collect();
         Cell::number((!losses.is_empty()).then(|| losses.iter().sum::<f64>() / losses.len() as f64), 4)
     }),
-    ("steps", "Steps", |run| Cell::count(run.steps.last().map_or(0, |step| step.step) as u64)),
     ("planned_steps", "Steps, planned", |run| Cell::number(run.environment.planned_steps.map(|steps| steps as f64), 0)),
-    ("stopped_by", "Stopped by", |run| {
-        run.stopped_by().map_or(Cell::Empty, |reason| Cell::text(reason.replace('_', " ")))
-    }),
-    ("frozen_units", "Frozen matrices", |run| Cell::number(run.steps.last().map(|step| step.frozen_units as f64), 0)),
-    ("seconds", "Time", |run| Cell::quantity(run.steps.last().map(|step| step.seconds), Unit::Seconds)),
-    ("validation_seconds", "… of it validation", |run| {
+    ("validation_seconds", "Time of validation", |run| {
         Cell::quantity(run.summary.as_ref().and_then(|summary| summary.validation_seconds), Unit::Seconds)
     }),
-    ("monitor_seconds", "… of it measuring", |run| {
+    ("monitor_seconds", "Time of measuring", |run| {
         Cell::Quantity(run.steps.iter().map(|step| step.monitor_seconds).sum(), Unit::Seconds)
     }),
     ("tokens", "Tokens", |run| Cell::number(run.steps.last().map(|step| step.tokens as f64), 0)),
-    ("flops", "Arithmetic", |run| Cell::Quantity(run.arithmetic().executed.iter().sum(), Unit::Flops)),
     ("peak_memory_bytes", "Peak memory", |run| {
         let bytes = run.summary.as_ref().and_then(|summary| summary.peak_memory_bytes);
         Cell::quantity(bytes.map(|bytes| bytes as f64), Unit::Bytes)

@@ -175,3 +175,115 @@ fn towers_are_drawn_apart_where_there_are_several() {
     let svg = &figure(&figures, "mean-signal-by-tower").svg();
     assert!(svg.contains("τ of vision = 0.3") && !svg.contains("τ of language"), "{svg}");
 }
+
+/// The values that stand beside the charts of a page, with the HTML of their figures.
+fn charts(html: &str) -> Vec<(serde_json::Value, &str)> {
+    let figures = html.split("<figure").skip(1).map(|rest| rest.split("</figure>").next().unwrap());
+    let values = |figure: &str| {
+        let values = figure.split("class=\"values\">").nth(1)?.split("</script>").next()?;
+        Some(serde_json::from_str(values).unwrap())
+    };
+    figures.filter_map(|figure| Some((values(figure)?, figure))).collect()
+}
+
+#[test]
+fn a_run_has_one_colour_and_every_entry_of_a_legend_is_a_button() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["a\"<i>", "b", "c"].map(|name| folder.path().join(name));
+    paths.iter().for_each(|path| write_run(path, METRICS));
+    for (seed, path) in paths.iter().enumerate() {
+        let rate = usize::from(seed == 2);
+        fs::write(path.join("config.yaml"), format!("rate: {rate}\nseed: {seed}\noutput_dir: {seed}\n")).unwrap();
+    }
+    let html = html(&read(&paths).unwrap(), None);
+    let charts = charts(&html);
+    let shared: Vec<_> = charts.iter().filter(|(_, figure)| !figure.contains("signals-")).collect();
+    assert!(shared.len() > 6, "{}", shared.len());
+    for (values, figure) in &shared {
+        for series in values["series"].as_array().unwrap() {
+            // The first two differ by their seeds alone, and so have one colour, with their mean thick.
+            let runs = series["runs"].as_array().unwrap();
+            let expected = u64::from(runs.contains(&2.into()));
+            assert_eq!(series["hue"], expected, "{series}");
+            let by_share = values["x"] == "share that is frozen";
+            let weight = match runs.len() {
+                2 => "mean",
+                _ if expected == 1 || by_share => "plain",
+                _ => "seed",
+            };
+            assert_eq!(series["weight"], weight, "{series}");
+        }
+        let entries = values["entries"].as_array().unwrap().len();
+        let buttons = "<button type=\"button\" disabled aria-pressed=\"true\" data-e=\"";
+        assert!(entries > 1 && figure.matches(buttons).count() == entries, "{figure}");
+        assert_eq!(figure.matches("<button").count(), entries, "{figure}");
+    }
+    assert!(!html.contains("<i>"));
+}
+
+#[test]
+fn a_page_holds_more_points_than_it_draws_and_every_peak() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |step: usize| {
+        let loss = if step == 6543 { 99.5 } else { 2.0 + (step % 7) as f64 };
+        format!("{{\"step\":{step},\"loss\":{loss},\"seconds\":{},\"tokens\":{step}}}\n", step / 2)
+    };
+    write_run(folder.path(), &(1..=20_000).map(line).collect::<String>());
+    let html = html(&read(&[folder.path()]).unwrap(), None);
+    let charts = charts(&html);
+    let (loss, figure) = charts.iter().find(|(values, _)| values["smooth"] == true).unwrap();
+    let series = &loss["series"][0];
+    let (xs, ys) = (series["xs"].as_array().unwrap(), series["ys"].as_array().unwrap());
+    assert!(xs.len() == ys.len() && ys.len() > 2000 && ys.len() <= 4001, "{}", ys.len());
+    let peak = xs.iter().position(|x| *x == 6543).unwrap();
+    assert!(ys[peak] == 99.5 && xs.last().unwrap() == 20_000);
+    // The peak is drawn, and what is drawn is what fits.
+    let path = figure.split("<g data-s=\"0\"><path d=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert!((200..=321).contains(&path.matches(['M', 'L']).count()));
+    let highest = path.split(['M', 'L']).skip(1).map(|at| at.split(' ').nth(1).unwrap().parse::<f64>().unwrap());
+    let top: f64 = highest.fold(f64::INFINITY, f64::min);
+    assert!(top < 40.0, "{top}");
+    // A run of 20,000 steps is a page of some hundred kilobytes, not of megabytes.
+    assert!(html.len() < 800_000, "{}", html.len());
+}
+
+#[test]
+fn a_page_that_is_watched_waits_for_its_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    write_run(folder.path(), METRICS);
+    let page = html(&read(&[folder.path()]).unwrap(), Some(5));
+    // The script loads it anew; without one the browser does.
+    assert!(page.contains("<html lang=\"en\" data-refresh=\"5\">"));
+    assert!(page.contains("<noscript><meta http-equiv=\"refresh\" content=\"5\"></noscript>"));
+    assert!(!html(&read(&[folder.path()]).unwrap(), None).contains("refresh=\""));
+}
+
+#[test]
+fn the_page_of_a_run_begins_with_what_it_came_to() {
+    let folder = tempfile::tempdir().unwrap();
+    write_run(folder.path(), METRICS);
+    let page = |folder: &Path| html(&read(&[folder]).unwrap(), None);
+    let first = page(folder.path());
+    let facts = first.split("<dl class=\"facts\">").nth(1).unwrap().split("</dl>").next().unwrap();
+    for fact in [
+        "<dt>Validation loss</dt><dd><b>3.1250</b> after step 2, the only one measured</dd>",
+        "<dt>Training loss</dt><dd><b>3.2500</b> of the last step</dd>",
+        "<dt>Frozen matrices</dt><dd><b>1 of 2</b> language.0.q at step 2</dd>",
+        "<dt>Steps</dt><dd><b>2 of 2</b> it goes on, or was interrupted</dd>",
+        "<dt>Time</dt><dd><b>2.00 s</b> of it 0.20 s measuring</dd>",
+    ] {
+        assert!(facts.contains(fact), "{fact} is not in {facts}");
+    }
+    // Of a run that has ended, figures of what was not are left out: here nothing froze, and nothing was measured.
+    fs::write(folder.path().join("summary.json"), r#"{"val_loss": 3.125}"#).unwrap();
+    for name in ["events.jsonl", "signals.jsonl"] {
+        fs::write(folder.path().join(name), "").unwrap();
+    }
+    fs::write(folder.path().join("metrics.jsonl"), METRICS.replace("\"frozen_units\":1", "\"frozen_units\":0"))
+        .unwrap();
+    let second = page(folder.path());
+    for (title, shown) in [("Loss", true), ("Frozen matrices", false), ("Step at which each matrix froze", false)] {
+        assert_eq!(second.contains(&format!("<h3>{title}</h3>")), shown, "{title}");
+    }
+    assert!(first.contains("<h3>Frozen matrices</h3>") && !second.contains("nothing was recorded yet"));
+}

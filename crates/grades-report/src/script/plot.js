@@ -1,140 +1,5 @@
-// What a reader can do with the figures of a page beside reading them: values under the pointer or a cursor of the keyboard, lines
-// hidden and shown by their legends, a closer look at a stretch, other horizontal axes, smoothed lines, sorted tables. It draws as
-// axis.rs, chart.rs and series.rs do, and draws nothing before somebody asks for it. All text is put in as text, never as markup.
-"use strict";
-(() => {
-const WIDTH = 480, CHARACTER = 7.7, POINTS = 320, STEEP = 50;
-const TIMES = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 432000, 864000, 1728000];
-const AXES = { steps: ["step", "Steps"], seconds: ["time", "Time"], flops: ["training arithmetic", "FLOPs"] };
-const MARKERS = ["m-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0", "m-3 -3h6v6h-6z", "m0 -4l4 7h-8z", "m0 -4l4 4l-4 4l-4 -4z",
-  "m-3.5 -3.5l7 7m0 -7l-7 7", "m0 4l4 -7h-8z", "m-4 0h8m-4 -4v8", "m-4 -1.5h8v3h-8z"];
-const read = element => JSON.parse(element.textContent);
-const clocks = [...document.querySelectorAll("script.clocks")].flatMap(read);
-const plots = [];
-const state = { axis: "steps", smoothing: 0, hidden: new Set(), windows: {}, open: [] };
-const refresh = Number(document.documentElement.dataset.refresh);
-
-// Numbers as number.rs writes them.
-const finite = Number.isFinite;
-const fixed = (value, decimals) => {
-  if (!finite(value)) return "–";
-  const text = value.toFixed(decimals);
-  return text[0] !== "-" ? text : /^-[0.]*$/.test(text) ? text.slice(1) : "−" + text.slice(1);
-};
-const trimmed = text => text.includes(".") ? text.replace(/\.?0+$/, "") : text;
-const si = size => {
-  const found = [[1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([scale]) => size >= scale);
-  return found || [1, ""];
-};
-const short = value => {
-  const size = Math.abs(value);
-  if (!finite(value)) return "–";
-  if (size === 0) return "0";
-  if (size < 1e-3) {
-    const [mantissa, exponent] = value.toExponential(2).split("e");
-    return trimmed(mantissa.replace("-", "−")) + "×10" + [...exponent.replace("+", "")].map(c => c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]).join("");
-  }
-  if (size < 1) return trimmed(fixed(value, 2 - Math.floor(Math.log10(size))));
-  if (size < 10) return trimmed(fixed(value, 3));
-  if (size < 100) return trimmed(fixed(value, 2));
-  if (size < 1000) return trimmed(fixed(value, 1));
-  if (size < 1e4) return fixed(value, 0);
-  const [scale, prefix] = si(size);
-  return trimmed(fixed(value / scale, 2)) + " " + prefix;
-};
-const withUnit = (value, unit) => {
-  const [scale, prefix] = si(Math.abs(value)), scaled = value / scale;
-  const decimals = Math.abs(scaled) < 10 && prefix ? 2 : Number(Math.abs(scaled) < 100);
-  return trimmed(fixed(scaled, decimals)) + " " + prefix + unit;
-};
-const time = value => {
-  const whole = Math.round(value), part = (count, unit) => count > 0 ? " " + count + " " + unit : "";
-  if (!finite(value)) return "–";
-  if (Math.abs(value) < 1e-9) return "0";
-  if (value < 60) return short(value) + " s";
-  if (whole < 3600) return (part(Math.floor(whole / 60), "min") + part(whole % 60, "s")).trim();
-  return (part(Math.floor(whole / 3600), "h") + part(Math.floor(whole % 3600 / 60), "min")).trim();
-};
-const percent = share => trimmed(fixed(100 * share, Number(share !== 0 && Math.abs(share) < 0.1))) + " %";
-const write = { number: short, steps: short, share: percent, bytes: v => withUnit(v, "B"), seconds: time, flops: v => withUnit(v, "FLOP") };
-
-// Axes.
-const linear = (values, fromZero) => {
-  let low = Infinity, high = -Infinity;
-  for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
-  if (fromZero) { low = Math.min(low, 0); high = Math.max(high, 0); }
-  if (low >= high) {
-    const room = low === 0 ? 1 : 0.1 * Math.abs(low);
-    [low, high] = [fromZero ? low : low - room, high + room];
-  }
-  return { low, high, log: false };
-};
-const fitting = (values, fromZero) => {
-  const { low, high } = linear(values, fromZero), room = 0.05 * (high - low);
-  if (!fromZero && low > 0 && high / low > STEEP) return { low: low / 1.2, high: high * 1.2, log: true };
-  return { low: fromZero && low === 0 ? 0 : low - room, high: high + room, log: false };
-};
-const place = ({ low, high, log }, value) => log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
-const value = ({ low, high, log }, at) => log ? low * (high / low) ** at : low + at * (high - low);
-const ticks = ({ low, high, log }, unit) => {
-  if (log) {
-    const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
-    const few = high / low < 300, every = few ? 1 : Math.max(Math.floor((last - first + 1) / 6), 1), found = [];
-    for (let power = first; power <= last; power += every)
-      for (const factor of few ? [1, 2, 5] : [1]) found.push(factor * 10 ** power);
-    return found.filter(tick => low <= tick && tick <= high);
-  }
-  const rough = (high - low) / 4.5, power = 10 ** Math.floor(Math.log10(rough));
-  let step = [1, 2, 5, 10].map(factor => factor * power).find(step => step >= rough) || rough;
-  if (unit === "steps") step = Math.max(step, 1);
-  if (unit === "seconds" && rough > 0.5) step = TIMES.find(step => step >= rough) || step;
-  const first = Math.ceil(low / step - 1e-9), last = Math.floor(high / step + 1e-9), found = [];
-  for (let multiple = first; multiple <= Math.min(last, first + 20); multiple++) found.push(multiple * step);
-  return found;
-};
-
-// Of each stretch the lowest and the highest value, so that peaks stay.
-const thinned = points => {
-  if (points.length <= POINTS) return points;
-  const size = Math.ceil(points.length / (POINTS / 2)), kept = [];
-  for (let start = 0; start < points.length; start += size) {
-    const stretch = points.slice(start, start + size);
-    let low = -1, high = -1;
-    stretch.forEach(([, y], index) => {
-      if (!finite(y)) return;
-      if (low < 0 || y < stretch[low][1]) low = index;
-      if (high < 0 || y >= stretch[high][1]) high = index;
-    });
-    if (low < 0) kept.push(stretch[0]);
-    else if (low === high) kept.push(stretch[low]);
-    else kept.push(stretch[Math.min(low, high)], stretch[Math.max(low, high)]);
-  }
-  if (kept.at(-1) !== points.at(-1)) kept.push(points.at(-1));
-  return kept;
-};
-// An exponential mean, freed of its start.
-const smoothed = points => {
-  let mean = 0, weight = 0;
-  return points.map(([x, y]) => {
-    if (!finite(y)) return [x, y];
-    mean = state.smoothing * mean + (1 - state.smoothing) * y;
-    weight = state.smoothing * weight + 1 - state.smoothing;
-    return [x, mean / weight];
-  });
-};
-// When the runs of a series were at a step, on the mean.
-const converted = (runs, step) => {
-  const column = state.axis === "seconds" ? 1 : 2, found = [];
-  for (const clock of runs.map(run => clocks[run]).filter(clock => clock && clock.length)) {
-    let high = clock.findIndex(tick => tick[0] >= step);
-    if (high < 0) high = clock.length - 1;
-    const [a, b] = [clock[Math.max(high - 1, 0)], clock[high]];
-    const share = b[0] > a[0] ? Math.min((step - a[0]) / (b[0] - a[0]), 1) : 0;
-    found.push(a[column] + share * (b[column] - a[column]));
-  }
-  return found.length ? found.reduce((sum, x) => sum + x, 0) / found.length : NaN;
-};
-
+// A chart that answers: values under the pointer or a cursor of the keyboard, lines hidden and shown by the legend, a closer look at
+// a stretch. It draws as chart.rs does, and nothing before somebody asks for it. All text is put in as text, never as markup.
 const node = (parent, name, attributes, text) => {
   const svg = parent.namespaceURI.endsWith("svg");
   const made = svg ? document.createElementNS(parent.namespaceURI, name) : document.createElement(name);
@@ -154,6 +19,8 @@ class Plot {
     this.svg = this.box.querySelector("svg");
     this.key = this.figure.id || String(index);
     this.drawn = "";
+    this.known = {};
+    this.smooth = new Map();
     this.chosen = -1;
     const { frame: [left, right, top, bottom], axes, series } = this.data;
     Object.assign(this, { left, right, top, bottom });
@@ -177,12 +44,11 @@ class Plot {
 
   // The values of every series that shows, over the axis that was chosen.
   lines() {
-    const lines = this.data.series.filter(series => this.shown(series)).map(series => {
-      const other = this.steps && state.axis !== "steps";
-      const points = other ? series.points.map(([x, y]) => [converted(series.runs, x), y]).filter(([x]) => finite(x)) : series.points;
-      return { series, points };
+    return this.data.series.filter(series => this.shown(series)).map(series => {
+      series.over ??= { [this.data.xUnit]: series.points };
+      series.over[this.unit] ??= series.points.map(([x, y]) => [converted(series.runs, x), y]).filter(([x]) => finite(x));
+      return { series, points: series.over[this.unit] };
     });
-    return lines;
   }
 
   draw() {
@@ -190,6 +56,7 @@ class Plot {
       button.setAttribute("aria-pressed", String(!state.hidden.has(this.data.entries[button.dataset.e])));
     });
     if (this.data.scatter) {
+      this.known = {};
       this.data.series.forEach((series, index) => this.svg.querySelector(`[data-s="${index}"]`).toggleAttribute("hidden", !this.shown(series)));
       this.svg.querySelectorAll("[data-e]").forEach(of => of.toggleAttribute("hidden", state.hidden.has(this.data.entries[of.dataset.e])));
       return;
@@ -199,6 +66,8 @@ class Plot {
     const asDrawn = JSON.stringify([this.data.xUnit, undefined, this.data.entries.map(() => false), false]);
     if (wanted === (this.drawn || asDrawn)) return;
     this.drawn = wanted;
+    this.known = {};
+    this.smooth = new Map();
     this.hide();
     const lines = this.lines();
     const known = lines.flatMap(({ points }) => points.filter(([, y]) => finite(y)));
@@ -209,6 +78,7 @@ class Plot {
     this.x = this.window ? { low: this.window[0], high: this.window[1], log: false } : linear(known.map(([x]) => x), false);
     for (const line of lines) {
       line.smooth = smoothing && line.series.line && line.points.length >= 10 ? smoothed(line.points) : null;
+      if (line.smooth) this.smooth.set(line.series, new Map(line.smooth));
       if (this.window) for (const part of ["points", "smooth"]) line[part] = line[part] && this.cut(line[part]);
     }
     const heights = lines.flatMap(({ points }) => points.map(([, y]) => y)).filter(finite);
@@ -400,12 +270,13 @@ class Plot {
 
   // Places that a cursor can take, from left to right: those of all lines, or of the one that was chosen.
   places() {
+    if (this.known[this.chosen]) return this.known[this.chosen];
     const lines = this.data.scatter ? this.data.series.filter(series => this.shown(series)).map(series => ({ series, points: series.points })) : this.lines();
     const chosen = lines.filter(({ series }) => this.chosen < 0 || series.entry === this.chosen);
     const low = this.x.low, high = this.x.high, all = [];
     for (const { points } of chosen.length ? chosen : lines)
       for (const [x, y] of points) if (finite(y) && x >= low - 1e-9 && x <= high + 1e-9) all.push(x);
-    return [...new Set(all)].sort((a, b) => a - b);
+    return this.known[this.chosen] = [...new Set(all)].sort((a, b) => a - b);
   }
 
   point(x, y) {
@@ -432,7 +303,7 @@ class Plot {
     const half = ends => ends ? (ends[1] - ends[0]) / 2 : 0;
     const told = (name, unit, value, ends) => [name, write[unit](value) + (half(ends) ? " ± " + write[unit](half(ends)) : "")];
     const { data } = this;
-    node(this.over, "circle", { cx: one(this.atX(x)), cy: one(this.atY(y)), r: 7, class: "dot", stroke: colour(series) });
+    node(this.over, "circle", { cx: one(this.atX(x)), cy: one(this.atY(y)), r: 7, class: "dot", style: "fill:none", stroke: colour(series) });
     const rows = [told(data.y, data.unit, y, spread && spread[3]), told(data.x, data.xUnit, x, spread && spread[2])];
     return this.tell(series.name, rows.map(([name, text]) => ({ name, text })), this.atX(x), this.atY(y));
   }
@@ -451,16 +322,18 @@ class Plot {
       if (!best) continue;
       const row = entries.get(series.entry) || { series, values: [], mean: null };
       if (series.weight === "mean") [row.mean, row.series] = [best[1], series]; else row.values.push(best[1]);
+      if (series.weight !== "seed" && this.smooth.has(series)) row.smooth = this.smooth.get(series).get(best[0]);
       entries.set(series.entry, row);
       node(this.over, "circle", { cx: one(this.atX(best[0])), cy: one(this.atY(best[1])), r: series.weight === "seed" ? 2 : 3.5, class: "dot", stroke: colour(series) });
     }
     const write1 = write[this.data.unit];
-    const rows = [...entries].map(([entry, { series, values, mean }]) => {
+    const rows = [...entries].map(([entry, { series, values, mean, smooth }]) => {
       const count = values.length, middle = count ? values.reduce((a, b) => a + b, 0) / count : mean;
       const spread = count > 1 ? Math.sqrt(values.reduce((sum, v) => sum + (v - middle) ** 2, 0) / (count - 1)) : 0;
       const each = count > 1 ? ` ± ${write1(spread)} (${values.sort((a, b) => b - a).map(write1).join(", ")})` : "";
       const name = this.data.entries[entry] || this.data.y;
-      return { name, text: write1(middle) + each, sort: middle, series, bold: entry === this.chosen };
+      const even = smooth === undefined ? "" : `, smoothed ${write1(smooth)}`;
+      return { name, text: write1(middle) + each + even, sort: middle, series, bold: entry === this.chosen };
     });
     rows.sort((a, b) => b.sort - a.sort);
     return this.tell(`${this.steps ? AXES[unit][0] : this.data.x} ${unit === "steps" ? x : write[unit](x)}`, rows, at, this.top);
@@ -519,93 +392,3 @@ class Plot {
     if (chosen) say(this.showPoint(chosen, ...chosen.points.find(([px]) => px === x)));
   }
 }
-
-// What moves with the keyboard is told to those who do not see it.
-const told = node(document.body, "div", { class: "aside", "aria-live": "polite" });
-const say = text => { told.textContent = text; };
-
-const changed = () => {
-  plots.forEach(plot => plot.draw());
-  if (refresh) remember();
-};
-
-// Above the first figure: which horizontal axis, and how smooth.
-const toolbar = () => {
-  const follows = plots.some(plot => plot.steps) && clocks.some(clock => clock.length > 1), smooth = plots.some(plot => plot.data.smooth);
-  const first = plots.find(plot => plot.steps), start = first && first.figure.closest(".figures");
-  if (!start || !(follows || smooth)) return;
-  const bar = node(document.body, "div", { class: "tools", role: "toolbar", "aria-label": "All figures over steps" });
-  start.before(bar);
-  if (follows) {
-    const choices = node(bar, "span", { role: "group", "aria-label": "Horizontal axis" });
-    const buttons = Object.entries(AXES).map(([axis, [, title]]) => {
-      const button = node(choices, "button", { type: "button", "aria-pressed": String(axis === state.axis), "data-axis": axis }, title);
-      button.addEventListener("click", () => {
-        if (state.axis !== axis) state.windows = {};
-        state.axis = axis;
-        buttons.forEach(other => other.setAttribute("aria-pressed", String(other === button)));
-        changed();
-      });
-      return button;
-    });
-  }
-  if (smooth) {
-    const label = node(bar, "label", {}, "Smoothing ");
-    const range = node(label, "input", { type: "range", min: 0, max: 0.99, step: 0.01, value: state.smoothing });
-    const shown = node(label, "output", {}, String(state.smoothing));
-    range.addEventListener("input", () => {
-      state.smoothing = Number(range.value);
-      shown.textContent = range.value;
-      changed();
-    });
-  }
-};
-
-// Tables sorted by a column: once up, once down.
-const sortable = table => {
-  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => {
-    const title = head.textContent;
-    head.textContent = "";
-    const button = node(head, "button", { type: "button" }, title);
-    button.addEventListener("click", () => {
-      const down = head.getAttribute("aria-sort") === "ascending";
-      heads.forEach(other => other.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const key = row => row.cells[column].dataset.v === undefined ? row.cells[column].textContent : Number(row.cells[column].dataset.v);
-      const last = row => key(row) === "–";
-      const order = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
-      const rows = [...body.rows].sort((a, b) => last(a) - last(b) || (down ? -1 : 1) * order(key(a), key(b)));
-      body.append(...rows);
-    });
-  });
-};
-
-// A page of a run that goes on loads itself anew, but not under somebody's pointer, and looks as it was left.
-const details = () => [...document.querySelectorAll("details")];
-const remember = () => {
-  state.open = details().flatMap((of, index) => of.open ? [index] : []);
-  try { sessionStorage.setItem(location.pathname, JSON.stringify({ ...state, hidden: [...state.hidden] })); } catch { /* not kept then */ }
-};
-const recall = () => {
-  try {
-    const kept = JSON.parse(sessionStorage.getItem(location.pathname));
-    if (kept) Object.assign(state, kept, { hidden: new Set(kept.hidden) });
-  } catch { /* nothing is kept */ }
-};
-if (refresh) {
-  recall();
-  const again = () => {
-    if (document.hidden || plots.some(plot => plot.cursor !== null && plot.cursor !== undefined)) return setTimeout(again, 1000);
-    remember();
-    location.reload();
-  };
-  setTimeout(again, 1000 * refresh);
-  details().forEach((of, index) => { if (state.open.includes(index)) of.open = true; });
-}
-document.querySelectorAll("script.values").forEach((script, index) => plots.push(new Plot(script, index)));
-document.querySelectorAll("table.sortable").forEach(sortable);
-toolbar();
-changed();
-document.documentElement.classList.add("live");
-})();
