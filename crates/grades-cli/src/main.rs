@@ -18,6 +18,7 @@ mod preprocess;
 mod quickstart;
 mod report;
 mod runs;
+mod schema;
 mod shell;
 mod signals;
 mod sweep;
@@ -75,6 +76,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Show runs as one HTML file: losses, signals, what froze when, time, memory, arithmetic.
     Report(report::Args),
+    /// Print the JSON Schema of a config, or look one of its keys up.
+    Schema(schema::Args),
     /// List the ready configs, or copy one.
     Configs(configs::Args),
     /// Measure this machine: the training step, or the matrix products that it is made of.
@@ -136,6 +139,7 @@ fn run(cli: Cli, interrupt: &Interrupt) -> anyhow::Result<()> {
         }
         Command::Inspect(args) => args.run(cli.json),
         Command::Report(args) => args.run(cli.json),
+        Command::Schema(args) => args.run(cli.json),
         Command::Configs(args) => args.run(cli.json),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(cli.json),

@@ -2,6 +2,7 @@
 
 use std::f64::consts::PI;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The shape of the learning rate after the warm-up.
@@ -67,7 +68,7 @@ impl LrScheduler {
 }
 
 /// How `warmup_stable_decay` falls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DecayType {
     /// A straight line.
     #[serde(rename = "linear")]
@@ -82,7 +83,7 @@ pub enum DecayType {
 }
 
 /// `lr_scheduler_kwargs`: the options of a shape; one that the chosen shape does not read is refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LrSchedulerOptions {
     /// `warmup_stable_decay`: steps of the fall at the end. Left out: what `num_stable_steps` leaves, else a fifth of all

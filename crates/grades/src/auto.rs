@@ -35,6 +35,7 @@ use crate::unit::UnitId;
 
 /// The parameters of `tau: auto`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AutoTau {
     /// Steps of learning-rate warm-up. Default: those of the run, if the training loop tells them
@@ -69,6 +70,7 @@ pub struct AutoTau {
 
 /// What freezes single matrices with `tau: auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FreezeBy {
     /// Agreement of consecutive gradients that has fallen to the floor.
@@ -82,6 +84,7 @@ pub enum FreezeBy {
 
 /// Which tensors of a unit `tau: auto` judges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum JudgedTensors {
     /// The last one: B of a LoRA pair.

@@ -28,6 +28,7 @@ pub enum Companion {
 
 /// What happens to companions while units freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Companions {
     /// They train until the end (the paper).

@@ -14,6 +14,7 @@ use crate::unit::UnitId;
 
 /// The options of GradES. Every key may be left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The threshold. Default: `auto`, because a good number depends on model, data, batch size and learning rate.

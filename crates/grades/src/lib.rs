@@ -63,6 +63,8 @@ mod norm;
 pub mod policy;
 mod preset;
 mod replay;
+#[cfg(feature = "schema")]
+mod schema;
 mod signal;
 mod state;
 mod threshold;

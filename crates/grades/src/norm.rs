@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// Theorem 1 of the paper: every one of them is at most the element-wise L1 norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Norm {
     /// Σ|aᵢⱼ|, element-wise: the paper's choice.

@@ -78,6 +78,7 @@ impl Measurement {
 
 /// The quantity that tells whether a unit has converged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Signal {
     /// ‖∇W_t − ∇W_{t−1}‖ (Eq. 1, Algorithm 1).

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::program::Workspace;
 
 fn root() -> PathBuf {
@@ -69,6 +71,31 @@ fn a_user_who_has_only_the_program_begins_with_a_ready_config() {
     assert_eq!(fs::read_to_string(workspace.path("my.yaml")).unwrap(), printed);
     let unknown = workspace.call(&["configs", "frist"]);
     assert!(!unknown.succeeded() && unknown.stderr().contains("first"), "{}", unknown.stderr());
+}
+
+#[test]
+fn a_key_is_looked_up_and_the_schema_is_printed() {
+    let workspace = Workspace::new();
+    let schema: Value = serde_json::from_str(&workspace.call(&["schema"]).stdout()).unwrap();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert_eq!(schema["properties"]["micro_batch_size"]["default"], 8);
+    assert_eq!(workspace.json(&["schema"]), schema);
+    let tau = workspace.call(&["schema", "--field", "early_stopping.tau"]).stdout();
+    for part in
+        ["early_stopping.tau (method: grades)", "The threshold.", "auto, paper-qwen3-14b-full", "default: \"auto\""]
+    {
+        assert!(tau.contains(part), "{part}: {tau}");
+    }
+    let rank = workspace.call(&["schema", "--field", "lora_r"]).stdout();
+    assert!(rank.contains("a whole number from 1\n") && rank.contains("default: 16"), "{rank}");
+    let patience = workspace.json(&["schema", "--field", "early_stopping.patience"]);
+    assert_eq!(patience["found"].as_array().unwrap().len(), 2);
+    for (wrong, near) in
+        [("early_stopping.patiense", "`early_stopping.patience`"), ("lora_rr", "`lora_r`"), ("x.y", "`x.y`")]
+    {
+        let called = workspace.call(&["schema", "--field", wrong]);
+        assert!(!called.succeeded() && called.stderr().contains(near), "{wrong}: {}", called.stderr());
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use grades_models::parameters::Group;
 use grades_models::{LoraConfig, part_of_target};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -9,7 +10,7 @@ use super::{Config, ConfigError};
 use crate::train::outputs::Place;
 
 /// The kinds of adapters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Adapter {
     /// Low-rank adapters (Hu et al. 2021).

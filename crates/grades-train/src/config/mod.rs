@@ -5,6 +5,7 @@
 //! Axolotl.
 
 mod averaging;
+mod forms;
 mod interruptions;
 mod learning_rate;
 mod lora;
@@ -18,6 +19,7 @@ mod report_to;
 mod resolved;
 mod save_steps;
 mod save_strategy;
+pub mod schema;
 mod size;
 mod sources;
 mod validation;

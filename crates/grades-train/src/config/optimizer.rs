@@ -1,5 +1,6 @@
 //! `optimizer` and `optim_args`: the rule of the update, and the options that only some have.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::train::rule::AdjustLrFn;
@@ -24,7 +25,7 @@ pub enum Optimizer {
 }
 
 /// `optim_args`: options that only one optimizer has; with another one they are refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimArgs {
     /// `muon`: how the learning rate follows from the shape of a matrix: `match_rms_adamw` (default: elements move about as far

@@ -2,12 +2,13 @@
 
 use grades_images::Backend;
 use grades_models::parameters::Group;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError, LearningRate};
 
 /// Whose resize pictures go through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageBackend {
     /// What the model's processor says.

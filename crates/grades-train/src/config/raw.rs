@@ -12,13 +12,13 @@ pub(super) const NOT_YET: [&str; 3] = ["lora_model_dir", "load_in_8bit", "chat_t
 pub(super) const COMPARE: &str = "compare";
 
 /// Axolotl's key for going on from the last checkpoint.
-const AUTO_RESUME: &str = "auto_resume_from_checkpoints";
+pub(super) const AUTO_RESUME: &str = "auto_resume_from_checkpoints";
 
 /// Axolotl's key for adapters on every linear layer.
-const TARGET_LINEAR: &str = "lora_target_linear";
+pub(super) const TARGET_LINEAR: &str = "lora_target_linear";
 
 /// The method of early stopping where none is named.
-const DEFAULT_METHOD: &str = "grades";
+pub(super) const DEFAULT_METHOD: &str = "grades";
 
 /// Keys of other tools that are taken for what they mean.
 #[cfg(test)]
@@ -235,10 +235,7 @@ fn explain(tree: &Value, path: &[String], value: &Value, message: &str) -> Confi
 }
 
 fn hint(tree: &Value, unknown: &str, known: &[&str]) -> String {
-    let nearest = || {
-        let distances = known.iter().map(|name| (distance(unknown, name), *name));
-        distances.min().filter(|(distance, name)| 3 * distance <= name.len().max(3)).map(|(_, name)| name)
-    };
+    let nearest = || nearest(unknown, known);
     match Elsewhere::of(unknown) {
         Some(Elsewhere::Named(name)) if known.contains(&name) => format!("did you mean `{name}`?"),
         Some(Elsewhere::Otherwise(answer)) => answer.to_owned(),
@@ -257,6 +254,12 @@ fn as_well(tree: &Value, unknown: &str) -> String {
     let nothing = others.filter(|key| matches!(Elsewhere::of(key), Some(Elsewhere::Nothing(_))));
     let quoted: Vec<String> = nothing.map(|key| format!("`{key}`")).collect();
     if quoted.is_empty() { String::new() } else { format!(", and {} as well", quoted.join(", ")) }
+}
+
+/// The name that is meant, where one is near.
+pub(super) fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distances = known.iter().map(|name| (distance(unknown, name), *name));
+    distances.min().filter(|(distance, name)| 3 * distance <= name.len().max(3)).map(|(_, name)| name)
 }
 
 /// How many letters must be changed, added, left out or swapped with their neighbour to make `a` into `b`.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::averaging::Averaging;
@@ -27,7 +28,7 @@ use crate::train::outputs;
 use crate::train::rule::{Adam, AdjustLrFn, Rule};
 
 /// All options of a run. Names and, where the tools agree, defaults are those of Axolotl and TRL.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The model: a folder in the Hugging Face layout, a GGUF file, a model of the Hub (`owner/name`, or of its GGUF files one:
@@ -253,6 +254,7 @@ pub struct Config {
 
     /// What ends or thins out the training early: `{method: grades, …}` with the options of [`grades::Config`] (default,
     /// with its defaults), `{method: validation_loss, …}`, or `none`.
+    #[schemars(schema_with = "super::schema::early_stopping")]
     pub early_stopping: grades::EarlyStopping,
 }
 

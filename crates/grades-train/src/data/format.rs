@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ use crate::eval::task::Task;
 
 /// One entry of `datasets`. The keys for columns are those of Axolotl; each belongs to the types that it names, and where it
 /// is left out the column has the name in brackets.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSpec {
     /// A jsonl, json, csv or parquet file, a tar file of webdataset, a folder with files for each split, or a data set of the

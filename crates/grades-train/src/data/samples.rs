@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use grades_models::fields::{named, warn_once};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::encode::{Encode, Tokenized};
@@ -18,7 +19,7 @@ use super::vision::Vision;
 use crate::hub::Hub;
 
 /// What happens to a sample with more than `sequence_len` tokens; named as in Axolotl.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ExcessLength {
     /// An error that names the row. (Axolotl's default is `drop`; a silent loss of data is worse than a stop.)

@@ -5,10 +5,11 @@
 
 use grades_models::parameters::{Parameter, Parameters, Piece};
 use grades_tensor::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `weight_average`: which average is kept, of everything that trains.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum WeightAverage {
     /// Weighs the n-th update by about n to this power: `W̄ += (p + 1) / (n + p) · (W − W̄)`.

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use grades_models::Decoder;
 use grades_tensor::Tensor;
 use half::bf16;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::outputs_file::{OutputsFile, Stamp, Stored};
@@ -30,7 +31,7 @@ pub enum Place {
 }
 
 /// Their numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// As they are.

@@ -2,6 +2,7 @@
 
 use grades_models::parameters::{Parameter, Piece};
 use grades_tensor::{AdjustLr, state_scales};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The constants of Adam, with PyTorch's names.
@@ -101,7 +102,7 @@ impl std::fmt::Display for Rule {
 }
 
 /// How Muon's learning rate follows from the shape of a matrix, as in `torch.optim.Muon`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AdjustLrFn {
     /// √max(1, rows / columns).

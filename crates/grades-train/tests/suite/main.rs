@@ -64,6 +64,8 @@ mod run_directory;
 #[cfg(test)]
 mod runs;
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod sources;
 #[cfg(test)]
 mod tiny_checkpoint;

@@ -18,6 +18,7 @@ const NAME: &str = "aflora";
 
 /// The options of `method: aflora`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AfLoraConfig {
     /// Tensors are scored, and may freeze, at every so many steps. Default: 10.

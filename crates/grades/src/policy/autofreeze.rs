@@ -19,6 +19,7 @@ const NAME: &str = "autofreeze";
 
 /// The options of `method: autofreeze`. The defaults are those of its paper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AutoFreezeConfig {
     /// Into how many intervals the planned steps are divided; layers are compared at the end of each. Default: 10.

@@ -29,6 +29,7 @@ const NAME: &str = "budget";
 
 /// The options of `method: budget`. At least one of them is required; the first that is spent ends the run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct BudgetConfig {
     /// Floating-point operations of training, validation and monitoring. The run ends after the step that brings it nearest.

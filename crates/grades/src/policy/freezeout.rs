@@ -20,6 +20,7 @@ const NAME: &str = "freezeout";
 /// The options of `method: freezeout`. The rates of its layers take the place of the schedule's fall: set
 /// `lr_scheduler: constant`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct FreezeOutConfig {
     /// Share of the planned steps after which the first layer freezes, in (0, 1], before `strategy: cubic` takes it to the
@@ -35,6 +36,7 @@ pub struct FreezeOutConfig {
 
 /// How the times at which layers freeze are spaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
     /// Evenly.

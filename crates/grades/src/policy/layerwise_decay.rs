@@ -15,6 +15,7 @@ const NAME: &str = "layerwise_decay";
 
 /// The options of `method: layerwise_decay`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct LayerwiseDecayConfig {
     /// What the learning rate of a layer is multiplied by for each step down from the head, in (0, 1]. Of L layers, layer l,

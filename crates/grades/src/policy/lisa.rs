@@ -20,6 +20,7 @@ const NAME: &str = "lisa";
 
 /// The options of `method: lisa`, under LMFlow's and Axolotl's names without their prefix where those agree.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct LisaConfig {
     /// How many layers of the language tower train at a time (γ; `lisa_n_layers` of Axolotl, `lisa_activated_layers` of

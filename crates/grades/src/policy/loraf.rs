@@ -15,6 +15,7 @@ const NAME: &str = "loraf";
 
 /// The options of `method: loraf`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct LorafConfig {
     /// Share of the elements of all B that are set to zero, in [0, 1). Default: 0.9.

@@ -36,6 +36,7 @@ macro_rules! methods {
     ($($(#[$doc:meta])* $variant:ident($options:ty)),+ $(,)?) => {
         /// The choice of a method with its options, as a config file writes it: `{method: grades, tau: auto}`.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         #[serde(tag = "method", rename_all = "snake_case")]
         pub enum EarlyStopping {
             $($(#[$doc])* $variant($options),)+

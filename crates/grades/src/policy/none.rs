@@ -12,6 +12,7 @@ const NAME: &str = "none";
 
 /// The options of `method: none`: there are none, and a key that belongs to another method is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NoneConfig {}
 

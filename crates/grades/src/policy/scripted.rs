@@ -19,6 +19,7 @@ const NAME: &str = "scripted";
 
 /// The options of `method: scripted`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ScriptedConfig {
     /// Which matrices freeze when: `[{step: 120, units: [language.0.q, language.3.up]}]`. One that freezes at a step skips the
@@ -34,6 +35,7 @@ pub struct ScriptedConfig {
 
 /// Matrices that freeze at one step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Freeze {
     /// The step, from 1.

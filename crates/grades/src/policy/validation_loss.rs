@@ -15,6 +15,7 @@ const NAME: &str = "validation_loss";
 
 /// The options of `method: validation_loss`. The defaults are the paper's (Appendix C).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ValidationLossConfig {
     /// Validates each time this share of the planned steps has passed, in (0, 1], and at the last step. Default: 0.05.
