@@ -87,6 +87,9 @@ pub struct Config {
     pub dataset_exact_deduplication: bool,
     /// Of each data set only the first rows, so many.
     pub max_samples: Option<usize>,
+    /// A folder in which the encoded samples are kept, so that they are encoded once: found again by all that makes a token differ (the
+    /// contents of the files, the tokenizer, the chat template, the options). `grades preprocess` fills it. Left out: none.
+    pub dataset_prepared_path: Option<PathBuf>,
     /// Whether rows are read, encoded and packed while training goes on, so that data need not fit into memory. Needs `max_steps`;
     /// the data are gone through as often as these take. Default: false.
     pub streaming: bool,
@@ -282,6 +285,7 @@ impl Default for Config {
             shuffle_merged_datasets: true,
             dataset_exact_deduplication: false,
             max_samples: None,
+            dataset_prepared_path: None,
             streaming: false,
             contamination: Vec::new(),
             shuffle_buffer_size: None,

@@ -112,6 +112,10 @@ impl Config {
             Some(
                 "`dataset_exact_deduplication` would have to remember all that `streaming` passes by; remove one of them",
             )
+        } else if self.dataset_prepared_path.is_some() {
+            Some(
+                "`dataset_prepared_path` keeps what was encoded before the training, and `streaming` encodes while it goes on; remove one of them",
+            )
         } else if !self.contamination.is_empty() {
             Some(
                 "`contamination` looks through all rows before the training, which `streaming` does not read then; remove one of them",
@@ -167,6 +171,7 @@ mod tests {
             ("streaming: true", "max_steps"),
             ("streaming: true\nmax_steps: 3\nval_set_size: 2", "test_datasets"),
             ("streaming: true\nmax_steps: 3\ndataset_exact_deduplication: true", "deduplication"),
+            ("streaming: true\nmax_steps: 3\ndataset_prepared_path: kept", "dataset_prepared_path"),
             ("streaming: true\nmax_steps: 3\ncontamination: [piqa]", "contamination"),
             ("streaming: true\nmax_steps: 3\nprefix_cache: memory", "prefix_cache"),
             ("streaming: true\nmax_steps: 3\nshuffle_buffer_size: 0", "shuffle_buffer_size"),

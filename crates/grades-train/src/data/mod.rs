@@ -9,6 +9,7 @@ pub mod feed;
 pub(crate) mod files;
 pub mod format;
 mod json;
+pub mod kept;
 pub mod mix;
 pub mod packing;
 mod parquet;

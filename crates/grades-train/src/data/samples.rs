@@ -55,6 +55,8 @@ pub struct Samples {
     pub dropped: usize,
     /// How many samples were cut to `sequence_len`.
     pub truncated: usize,
+    /// What was warned of while they were encoded.
+    pub told: Vec<String>,
 }
 
 impl Samples {
@@ -130,8 +132,9 @@ pub fn load(
                 }
             }
         }
-        told.tell(&spec.path, format.name());
+        all.told.extend(told.sentences(&spec.path, format.name()));
     }
+    all.told.iter().for_each(|sentence| warn_once(sentence.clone()));
     if all.samples.is_empty() {
         return Err(DataError::NothingLeft { dropped: all.dropped, sequence_len: options.sequence_len });
     }
@@ -147,17 +150,12 @@ struct Told {
 }
 
 impl Told {
-    fn tell(self, set: &str, kind: &str) {
-        tell_unread(set, kind, self.unread);
-        if self.torn > 0 {
-            warn_once(format!("{set}: {} rows are left out, as cutting them would cut a picture", self.torn));
-        }
-        if self.rated_out > 0 {
-            warn_once(format!(
-                "{set}: {} rows are left out, as each of their turns has a rating below 1",
-                self.rated_out
-            ));
-        }
+    fn sentences(self, set: &str, kind: &str) -> Vec<String> {
+        let torn = format!("{set}: {} rows are left out, as cutting them would cut a picture", self.torn);
+        let rated_out =
+            format!("{set}: {} rows are left out, as each of their turns has a rating below 1", self.rated_out);
+        let counted = [(self.torn, torn), (self.rated_out, rated_out)].into_iter().filter(|(count, _)| *count > 0);
+        unread(set, kind, self.unread).into_iter().chain(counted.map(|(_, sentence)| sentence)).collect()
     }
 }
 
@@ -225,10 +223,12 @@ impl Row {
 
 /// Names the columns of a set that its type has not read.
 pub(crate) fn tell_unread(set: &str, kind: &str, columns: BTreeSet<String>) {
-    if !columns.is_empty() {
-        let columns: Vec<String> = columns.into_iter().collect();
-        warn_once(format!("{set}: of the columns {} not read by type `{kind}`", named(&columns)));
-    }
+    unread(set, kind, columns).into_iter().for_each(warn_once);
+}
+
+fn unread(set: &str, kind: &str, columns: BTreeSet<String>) -> Option<String> {
+    let columns: Vec<String> = columns.into_iter().collect();
+    (!columns.is_empty()).then(|| format!("{set}: of the columns {} not read by type `{kind}`", named(&columns)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Rows of data sets: of files (jsonl, json, csv, parquet, tar; all but parquet also compressed), of folders with files for each
 //! split, and of sets of the Hugging Face Hub; and slices of them.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::iter;
 use std::path::{Path, PathBuf};
 
@@ -103,6 +105,46 @@ impl Source<'_> {
             parts.push(Box::new(selected.map(|(_, row)| row)));
         }
         Ok(Box::new(parts.into_iter().flatten()))
+    }
+
+    /// Gives the names and bytes of the files that `split` means to `sink`.
+    ///
+    /// # Errors
+    /// As of [`read`](Self::read), as far as it is about files.
+    pub(crate) fn contents(
+        &self,
+        split: Option<&str>,
+        hub: &Hub,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), DataError> {
+        let Self { path, name, revision } = *self;
+        let set = Path::new(path);
+        for selection in parse_split(split.unwrap_or("train"))? {
+            let files = if self.is_local()? {
+                local(set, name, &selection.name)?
+            } else {
+                let snapshot = hub.data_set(path, revision)?;
+                let files = files::of_split(set, snapshot.files(), name, &selection.name)?;
+                files.into_iter().map(|file| snapshot.fetch(file)).collect::<Result<_, _>>()?
+            };
+            for path in files {
+                let failed = |source| DataError::Read { path: path.clone(), source };
+                let length = path.metadata().map_err(failed)?.len();
+                let file_name = path.file_name().unwrap_or_default().as_encoded_bytes();
+                sink(&[file_name, &[0], &length.to_le_bytes()].concat());
+                let mut file = BufReader::with_capacity(1 << 20, File::open(&path).map_err(failed)?);
+                loop {
+                    let bytes = file.fill_buf().map_err(failed)?;
+                    if bytes.is_empty() {
+                        break;
+                    }
+                    sink(bytes);
+                    let read = bytes.len();
+                    file.consume(read);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether it is a file or folder, or is at least no set of the Hub.

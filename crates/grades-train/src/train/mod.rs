@@ -34,6 +34,7 @@ mod start;
 mod state;
 pub(crate) mod step;
 mod timing;
+mod tokenised;
 mod trackers;
 pub mod trainer;
 mod validation;

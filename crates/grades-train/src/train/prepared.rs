@@ -13,11 +13,12 @@ use super::error::TrainError;
 use super::model_source::ModelSource;
 use super::model_vision;
 use super::state::idle_until;
+use super::tokenised::{self, Encoding};
 use super::validation::Validation;
 use crate::config::{Config, Model};
 use crate::data::feed::Stream;
 use crate::data::stream::{Fresh, Steps};
-use crate::data::{self, DataError, Encode, Feed, Loader, MixStrategy, Tokenized, Vision, mix, split};
+use crate::data::{self, DataError, Feed, Loader, MixStrategy, Tokenized, Vision, mix, split};
 use crate::encoder::Encoder;
 use crate::hub::Hub;
 use crate::schedule::total_steps;
@@ -76,11 +77,11 @@ impl Prepared {
                 return Err(TrainError::Other(problem.to_owned()));
             }
             true => (Loaded::default(), Feed::Stream(stream(&config, tokenizer.clone(), sizes.vocab_size))),
-            false => whole(&config, &encoder, vision.as_deref())?,
+            false => whole(&config, (&encoder, &tokenizer, sizes.vocab_size), vision.as_deref())?,
         };
         let validation = match config.test_datasets.is_empty() {
             true => Validation::of_samples(&loaded.kept_back, &config),
-            false => Validation::of_sets(&config, &encoder, vision.as_deref())?,
+            false => Validation::of_sets(&config, (&encoder, &tokenizer, sizes.vocab_size), vision.as_deref())?,
         };
         let contamination = contamination::look(&config)?;
         if let Some(found) = contamination.as_ref().filter(|found| found.rows > 0) {
@@ -138,8 +139,8 @@ struct Loaded {
 }
 
 /// All training data in memory.
-fn whole(config: &Config, encoder: &dyn Encode, vision: Option<&Vision>) -> Result<(Loaded, Feed), DataError> {
-    let mut samples = data::load(&config.datasets, encoder, vision, config.token_options())?;
+fn whole(config: &Config, encoding: Encoding<'_>, vision: Option<&Vision>) -> Result<(Loaded, Feed), TrainError> {
+    let mut samples = tokenised::load(config, &config.datasets, encoding, vision)?;
     let duplicates = samples.duplicates();
     if config.dataset_exact_deduplication {
         samples.deduplicate();

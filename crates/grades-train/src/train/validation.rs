@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::error::TrainError;
+use super::tokenised::{self, Encoding};
 use crate::config::Config;
-use crate::data::{self, Batch, DataError, DatasetSpec, Encode, Tokenized, Vision, batch};
+use crate::data::{Batch, DatasetSpec, Tokenized, Vision, batch};
 
 /// Batches to validate on.
 #[derive(Clone, Debug, Default)]
@@ -39,9 +40,13 @@ impl Validation {
     }
 
     /// Of `test_datasets`.
-    pub(super) fn of_sets(config: &Config, encoder: &dyn Encode, vision: Option<&Vision>) -> Result<Self, DataError> {
+    pub(super) fn of_sets(
+        config: &Config,
+        encoding: Encoding<'_>,
+        vision: Option<&Vision>,
+    ) -> Result<Self, TrainError> {
         let specs = config.test_datasets();
-        let loaded = data::load(&specs, encoder, vision, config.token_options())?;
+        let loaded = tokenised::load(config, &specs, encoding, vision)?;
         let mut all = Self {
             samples: loaded.samples.len(),
             dropped: loaded.dropped,

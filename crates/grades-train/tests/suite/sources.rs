@@ -155,3 +155,35 @@ fn questions_in_the_training_data_are_counted_and_named() {
     assert!(found.first[0].ends_with("train.jsonl:4"), "{found}");
     assert_eq!((preview.samples, preview.duplicates), (5, 0));
 }
+
+/// What is kept trains as what was encoded, and is made once; other contents are another entry.
+#[test]
+fn encoded_samples_are_kept_and_found_again() {
+    let workspace = two_sets();
+    let folder = workspace.path("prepared");
+    let names = sets(&workspace, "datasets", &["data.jsonl", "more.jsonl"]);
+    let tests = sets(&workspace, "test_datasets", &["more.jsonl"]);
+    let kept = format!("dataset_prepared_path={}", folder.display());
+    let entries = || fs::read_dir(&folder).map_or(0, |entries| entries.count());
+    let options = [names.as_str(), tests.as_str(), "sequence_len=30", "excess_length_strategy=truncate"];
+    let without = workspace.train("without", &options);
+    let options = [&options[..], &[&kept]].concat();
+    Preview::of(&workspace.config("any", &options), 0).unwrap();
+    // Of the training data and of what is validated on.
+    assert_eq!(entries(), 2);
+    let time =
+        fs::metadata(fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path()).unwrap().modified().unwrap();
+    let with = workspace.train("with", &[&options[..], &["mix_strategy=concat"]].concat());
+    assert_eq!(with.weights(), without.weights());
+    assert_eq!(with.summary.val_loss, without.summary.val_loss);
+    let counts = |run: &crate::runs::Run| run.json("environment.json")["truncated_samples"].clone();
+    assert_eq!(counts(&with), counts(&without));
+    assert_eq!(entries(), 2);
+    let again =
+        fs::metadata(fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path()).unwrap().modified().unwrap();
+    assert_eq!(again, time);
+    let text = fs::read_to_string(workspace.path("data.jsonl")).unwrap();
+    fs::write(workspace.path("data.jsonl"), text.replace("red", "green")).unwrap();
+    Preview::of(&workspace.config("any", &options), 0).unwrap();
+    assert_eq!(entries(), 3);
+}
