@@ -14,6 +14,9 @@ pub(crate) struct Draws {
     /// Draw only from this many of the most likely tokens; 0 for all.
     #[arg(long, default_value_t = 0)]
     top_k: usize,
+    /// Draw only from tokens that are at least this many times as likely as the most likely one; 0 for all.
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f32,
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -22,7 +25,7 @@ pub(crate) struct Draws {
 impl Draws {
     /// What draws so.
     pub(crate) fn sampler(&self) -> Result<Sampler, SamplingError> {
-        let Self { temperature, top_p, top_k, seed } = *self;
-        Sampler::new(SamplingOptions { temperature, top_p, top_k, seed })
+        let Self { temperature, top_p, top_k, min_p, seed } = *self;
+        Sampler::new(SamplingOptions { temperature, top_p, top_k, min_p, seed })
     }
 }

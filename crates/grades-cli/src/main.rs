@@ -19,6 +19,7 @@ mod quickstart;
 mod report;
 mod runs;
 mod schema;
+mod serve;
 mod shell;
 mod signals;
 mod sweep;
@@ -66,6 +67,8 @@ enum Command {
     Generate(generate::Args),
     /// Talk with a model.
     Chat(chat::Args),
+    /// Answer requests to OpenAI's API with a model.
+    Serve(serve::Args),
     /// Begin a model that reads pictures, with a vision tower and a language model.
     Assemble(assemble::Args),
     /// Fold an adapter into its base.
@@ -93,7 +96,7 @@ fn main() -> ExitCode {
     output::show_warnings();
     grades_kernels::reuse_freed_memory();
     let interrupt = match &cli.command {
-        Command::Train(_) => signals::interrupt(),
+        Command::Train(_) | Command::Serve(_) => signals::interrupt(),
         _ => Ok(Interrupt::default()),
     };
     let result = interrupt.and_then(|interrupt| {
@@ -129,6 +132,9 @@ fn run(cli: Cli, interrupt: &Interrupt) -> anyhow::Result<()> {
         }
         Command::Chat(args) => {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
+        }
+        Command::Serve(args) => {
+            output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json, interrupt)))
         }
         Command::Assemble(args) => args.run(cli.json),
         Command::Merge(args) => {

@@ -177,6 +177,27 @@ pub(crate) fn templates() -> Vec<Vec<u8>> {
     .into()
 }
 
+/// Requests to a server.
+pub(crate) fn requests() -> Vec<Vec<u8>> {
+    let calls = json!([{ "id": "1", "type": "function", "function": { "name": "add", "arguments": "{\"a\": 1}" } }]);
+    let picture = json!({ "type": "image_url", "image_url": { "url": "data:image/png;base64,iVBORw0KGgo=" } });
+    [
+        ("chat/completions", json!({ "model": "m", "messages": [
+            { "role": "system", "content": "Be brief." }, { "role": "user", "content": [{ "type": "text", "text": "Hi" }, picture] },
+            { "role": "assistant", "content": null, "tool_calls": calls }, { "role": "tool", "content": "2", "tool_call_id": "1" } ],
+            "tools": [{ "type": "function", "function": { "name": "add" } }], "tool_choice": "auto", "logprobs": true,
+            "top_logprobs": 3, "stop": ["a", "b"], "stream": true, "stream_options": { "include_usage": true }, "seed": -1 })),
+        ("completions", json!({ "prompt": ["a", [1, 2]], "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1,
+            "logit_bias": { "5": -100 }, "echo": true, "logprobs": 2, "n": 2, "frequency_penalty": 0.5, "user": "me" })),
+    ]
+    .map(|(path, body)| {
+        let body = body.to_string();
+        let head = "Host: a\r\nContent-Type: application/json\r\nAuthorization: Bearer b\r\nExpect: 100-continue";
+        format!("POST /v1/{path} HTTP/1.1\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    })
+    .into()
+}
+
 /// Configs of a run.
 pub(crate) fn configs() -> Vec<Vec<u8>> {
     let folder = fixtures().join("../configs");

@@ -25,7 +25,7 @@ pub struct Reader {
 }
 
 /// Every reader of files that others may have made.
-pub const READERS: [Reader; 19] = [
+pub const READERS: [Reader; 20] = [
     Reader { name: "safetensors", read: safetensors, corpus: || with(corpus::safetensors(), &[".safetensors"]) },
     Reader { name: "safetensors_index", read: index, corpus: indices },
     Reader { name: "gguf", read: gguf, corpus: || vec![corpus::gguf()] },
@@ -61,6 +61,7 @@ pub const READERS: [Reader; 19] = [
     Reader { name: "adapter", read: adapter, corpus: || corpus::named(&["adapter_config.json"]) },
     Reader { name: "checkpoint", read: checkpoint, corpus: || vec![b"cbf43926 9 state.json\n".to_vec()] },
     Reader { name: "config_yaml", read: config_yaml, corpus: corpus::configs },
+    Reader { name: "http_request", read: http_request, corpus: corpus::requests },
 ];
 
 fn with(first: Vec<u8>, endings: &[&str]) -> Vec<Vec<u8>> {
@@ -187,4 +188,8 @@ fn config_yaml(bytes: &[u8], _: &Path) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = Config::parse(text, &[]);
     }
+}
+
+fn http_request(bytes: &[u8], _: &Path) {
+    let _ = grades_train::serve::understand(bytes, 1 << 20);
 }

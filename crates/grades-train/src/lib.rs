@@ -13,4 +13,5 @@ pub mod hub;
 pub mod loaded;
 pub mod quickstart;
 pub mod schedule;
+pub mod serve;
 pub mod train;

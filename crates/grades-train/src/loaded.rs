@@ -101,6 +101,17 @@ impl Loaded {
         Ok(ends)
     }
 
+    /// The most tokens of a text that turn alike however far it grows: of the model's context, as much as needs not be read again.
+    #[must_use]
+    pub fn even_context(&self) -> usize {
+        let (mut even, mut beyond) = (1, self.model.sizes().max_position_embeddings + 1);
+        while beyond - even > 1 {
+            let middle = even.midpoint(beyond);
+            if self.model.turns_anew(1, middle) { beyond = middle } else { even = middle }
+        }
+        even
+    }
+
     /// Prompts, side by side, as the model reads them.
     ///
     /// # Errors

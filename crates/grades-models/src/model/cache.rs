@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use grades_tensor::{Kept, Layout, Segment, Tensor};
+use grades_tensor::{Kept, Layout, Segment, Tensor, Var};
 
 use super::decoder::Decoder;
 use super::inputs::Inputs;
@@ -62,15 +62,15 @@ impl KvCache {
 }
 
 /// Keys and values of several samples, each with room to grow, by layer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct KvCaches {
     layers: Vec<Option<KeysAndValues>>,
     rooms: Vec<Room>,
     rows: usize,
 }
 
-/// Where one sample's tokens are.
-#[derive(Debug)]
+/// Where one sample's tokens are; one without room is nobody's.
+#[derive(Debug, Default)]
 struct Room {
     first: usize,
     tokens: usize,
@@ -98,6 +98,38 @@ impl KvCaches {
         });
         let rooms = rooms.collect();
         Self { layers: Vec::new(), rooms, rows }
+    }
+
+    /// Takes a further sample in, which will have at most so many tokens, and gives its number: where others have left and it fits,
+    /// else behind all that are there.
+    pub fn join(&mut self, most: usize) -> usize {
+        let mut taken: Vec<Range<usize>> =
+            self.rooms.iter().filter(|room| room.most > 0).map(|room| room.first..room.first + room.most).collect();
+        taken.sort_unstable_by_key(|room| room.start);
+        let mut first = 0;
+        for room in taken {
+            if room.start - first >= most {
+                break;
+            }
+            first = room.end;
+        }
+        self.rows = self.rows.max(first + most);
+        let room = Room { first, tokens: 0, most, next: 0 };
+        match self.rooms.iter().position(|room| room.most == 0) {
+            Some(free) => {
+                self.rooms[free] = room;
+                free
+            }
+            None => {
+                self.rooms.push(room);
+                self.rooms.len() - 1
+            }
+        }
+    }
+
+    /// Forgets a sample, whose number and room another may get.
+    pub fn leave(&mut self, sample: usize) {
+        self.rooms[sample] = Room::default();
     }
 
     /// The layout of a batch whose segments go on with `samples`, in which tokens have the positions and places that the batch
@@ -170,7 +202,30 @@ impl Decoder {
         self.logits_of_each(&Inputs::tokens(Arc::new(ids.to_vec()), Arc::new(layout)), samples, caches)
     }
 
+    /// Takes more tokens of one sample in, and gives the logits that follow the last `wanted` of them, `[wanted, vocabulary]`; none
+    /// if none are wanted.
+    ///
+    /// # Panics
+    /// If the sample has no room for them, or there are fewer than `wanted`.
+    #[must_use]
+    pub fn read_on(&self, ids: &[u32], wanted: usize, sample: usize, caches: &mut KvCaches) -> Option<Tensor> {
+        let (count, next) = (ids.len() as u32, caches.rooms[sample].next as u32);
+        let whole = 0..ids.len();
+        let layout =
+            Layout { positions: (next..next + count).collect(), ..Layout::packed(std::slice::from_ref(&whole)) };
+        let inputs = Inputs::tokens(Arc::new(ids.to_vec()), Arc::new(layout));
+        let (hidden, _) = self.hidden_of_each(&inputs, &[sample], caches);
+        let rows: Vec<u32> = (count - wanted as u32..count).collect();
+        (wanted > 0).then(|| self.logits_of_rows(&hidden, &rows))
+    }
+
     fn logits_of_each(&self, inputs: &Inputs, samples: &[usize], caches: &mut KvCaches) -> Tensor {
+        let (hidden, last) = self.hidden_of_each(inputs, samples, caches);
+        self.logits_of_rows(&hidden, &last)
+    }
+
+    /// The normed output of the last layer of segments that join the caches, and the last row of each.
+    fn hidden_of_each(&self, inputs: &Inputs, samples: &[usize], caches: &mut KvCaches) -> (Var, Vec<u32>) {
         let layout = Arc::new(caches.behind(&inputs.layout, samples));
         let inputs = Inputs { layout: layout.clone(), ..inputs.clone() };
         let hidden = self.hidden(&inputs, Some(&mut caches.layers));
@@ -181,7 +236,7 @@ impl Decoder {
             room.next = room.next.max(position_behind(&layout, segment.query.clone()));
             last.push(segment.query.end as u32 - 1);
         }
-        self.logits_of_rows(&hidden, &last)
+        (hidden, last)
     }
 
     /// Whether `more` tokens turn those in the cache, as embeddings of long texts do: then all must be read again into an

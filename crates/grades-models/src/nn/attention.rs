@@ -109,8 +109,14 @@ fn keep<'a>(cache: &'a mut Option<KeysAndValues>, (k, v): KeysAndValues, kept: O
         }
         (cache, Some(Kept { rows, room })) => {
             let device = k.device();
-            let nothing = |like: &Tensor| device.zeros([*room, like.columns()], like.dtype());
-            let seen = cache.get_or_insert_with(|| (nothing(&k), nothing(&v)));
+            let nothing = |rows: usize, like: &Tensor| device.zeros([rows, like.columns()], like.dtype());
+            let seen = cache.get_or_insert_with(|| (nothing(*room, &k), nothing(*room, &v)));
+            // More samples may have joined since.
+            let more = room.saturating_sub(seen.0.rows());
+            if more > 0 {
+                device.append_rows(&mut seen.0, &nothing(more, &k));
+                device.append_rows(&mut seen.1, &nothing(more, &v));
+            }
             device.put_rows(&mut seen.0, rows, &k);
             device.put_rows(&mut seen.1, rows, &v);
             seen

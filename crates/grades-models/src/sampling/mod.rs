@@ -1,9 +1,12 @@
 //! Choosing the next token from logits.
 //!
-//! Reference: the logits warpers of transformers, in its order: temperature, then top-k, then top-p.
+//! Reference: the logits warpers of transformers, in its order: temperature, then top-k, then top-p, then min-p.
 
+mod penalties;
 #[cfg(test)]
 mod tests;
+
+pub use penalties::Penalties;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -46,6 +49,8 @@ pub struct SamplingOptions {
     pub top_p: f32,
     /// Keep this many of the most probable tokens; 0 keeps all.
     pub top_k: usize,
+    /// Keep the tokens that are at least this many times as probable as the most probable one; 0 keeps all.
+    pub min_p: f32,
     /// Seed of the random numbers.
     pub seed: u64,
 }
@@ -53,7 +58,7 @@ pub struct SamplingOptions {
 impl Default for SamplingOptions {
     /// The largest logit always.
     fn default() -> Self {
-        Self { temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0 }
+        Self { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0, seed: 0 }
     }
 }
 
@@ -70,9 +75,9 @@ impl Sampler {
     /// A sampler with these options.
     ///
     /// # Errors
-    /// If the temperature is negative or not finite, or `top_p` not in (0, 1].
+    /// If the temperature is negative or not finite, `top_p` not in (0, 1], or `min_p` not in [0, 1].
     pub fn new(options: SamplingOptions) -> Result<Self, SamplingError> {
-        let SamplingOptions { temperature, top_p, .. } = options;
+        let SamplingOptions { temperature, top_p, min_p, .. } = options;
         if !(temperature.is_finite() && temperature >= 0.0) {
             let range = "a finite number, 0 or more";
             return Err(SamplingError::Option { option: "temperature", value: temperature, range });
@@ -80,6 +85,9 @@ impl Sampler {
         if !(top_p > 0.0 && top_p <= 1.0) {
             let range = "above 0 and at most 1";
             return Err(SamplingError::Option { option: "top_p", value: top_p, range });
+        }
+        if !(0.0..=1.0).contains(&min_p) {
+            return Err(SamplingError::Option { option: "min_p", value: min_p, range: "from 0 to 1" });
         }
         Ok(Self { options, random: ChaCha8Rng::seed_from_u64(options.seed), candidates: Vec::new() })
     }
@@ -101,6 +109,7 @@ impl Sampler {
         self.candidates.extend(scaled.map(|(token, &logit)| (token as u32, (logit - top) / temperature)));
         self.keep_top_k();
         self.keep_top_p();
+        self.keep_min_p();
         Ok(self.draw())
     }
 
@@ -130,6 +139,14 @@ impl Sampler {
         });
         let kept = kept.count().max(1);
         self.candidates.truncate(kept);
+    }
+
+    /// Drops what is less probable than that share of the most probable, whose weight is 1.
+    fn keep_min_p(&mut self) {
+        let min_p = f64::from(self.options.min_p);
+        if min_p > 0.0 {
+            self.candidates.retain(|candidate| weight(candidate) >= min_p);
+        }
     }
 
     /// Draws from the softmax of the candidates.

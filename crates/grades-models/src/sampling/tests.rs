@@ -1,9 +1,9 @@
 //! Filters by hand, frequencies against the softmax.
 
-use super::{Sampler, SamplingError, SamplingOptions};
+use super::{Penalties, Sampler, SamplingError, SamplingOptions};
 
 fn sampler(temperature: f32, top_k: usize, top_p: f32, seed: u64) -> Sampler {
-    Sampler::new(SamplingOptions { temperature, top_p, top_k, seed }).unwrap()
+    Sampler::new(SamplingOptions { temperature, top_p, top_k, seed, ..SamplingOptions::default() }).unwrap()
 }
 
 /// How often each token comes in `draws` draws.
@@ -79,6 +79,40 @@ fn top_p_counts_what_top_k_and_the_temperature_left() {
     // Temperature first: squared, 0.5 of (0.5, 0.3, 0.2) has 0.66 and suffices for 0.6.
     let drawn = frequencies(&mut sampler(0.5, 0, 0.6, 15), &logits(&[0.5, 0.3, 0.2]), 100);
     assert_eq!(drawn[0].round(), 1.0);
+}
+
+#[test]
+fn min_p_keeps_what_is_near_the_most_probable() {
+    let sampler = |temperature, min_p| {
+        Sampler::new(SamplingOptions { temperature, min_p, seed: 18, ..SamplingOptions::default() }).unwrap()
+    };
+    // 0.16 of 0.5 is below 0.4 of it, 0.24 is not.
+    let probabilities = [0.16, 0.5, 0.1, 0.24];
+    let drawn = frequencies(&mut sampler(1.0, 0.4), &logits(&probabilities), 20_000);
+    assert_near(&drawn, &[0.0, 0.5 / 0.74, 0.0, 0.24 / 0.74]);
+    // At temperature 1/2 the squares count: 0.24² is below 0.4 of 0.5².
+    let drawn = frequencies(&mut sampler(0.5, 0.4), &logits(&probabilities), 100);
+    assert_eq!(drawn[1].round(), 1.0);
+    let refused = Sampler::new(SamplingOptions { min_p: 1.1, ..SamplingOptions::default() });
+    assert!(matches!(refused, Err(SamplingError::Option { option: "min_p", .. })));
+}
+
+#[test]
+fn penalties_count_what_was_written() {
+    let (prompt, written) = ([0, 1], [1, 2, 2]);
+    let after = |penalties: Penalties| {
+        let mut logits = [4.0, -2.0, 3.0, 1.0];
+        penalties.apply(&mut logits, &prompt, &written);
+        logits
+    };
+    let none = Penalties::default();
+    assert_eq!(after(none.clone()), [4.0, -2.0, 3.0, 1.0]);
+    // Positive logits are divided, others multiplied, once however often a token came; those of the prompt, too.
+    assert_eq!(after(Penalties { repetition: 2.0, ..none.clone() }), [2.0, -4.0, 1.5, 1.0]);
+    // Of what was written alone: once for each time, and once at all.
+    assert_eq!(after(Penalties { frequency: 0.5, ..none.clone() }), [4.0, -2.5, 2.0, 1.0]);
+    assert_eq!(after(Penalties { presence: 0.5, ..none.clone() }), [4.0, -2.5, 2.5, 1.0]);
+    assert_eq!(after(Penalties { bias: vec![(3, 7.0), (9, 1.0)], ..none }), [4.0, -2.0, 3.0, 8.0]);
 }
 
 #[test]

@@ -33,7 +33,8 @@ impl<'a> StreamDecoder<'a> {
     }
 
     /// What is left at the end; broken UTF-8 becomes `�`.
-    pub fn finish(self) -> String {
+    #[must_use]
+    pub fn finish(&self) -> String {
         self.pending()
     }
 

@@ -92,6 +92,56 @@ fn samples_that_grow_together_have_the_logits_that_each_has_alone() {
 }
 
 #[test]
+fn samples_that_come_and_go_have_to_the_bit_the_logits_that_each_has_alone() {
+    for (family, folder) in
+        find_each(&["gemma3_text", "llama", "mistral", "mixtral", "phi3", "qwen3", "smollm3", "yarn"])
+    {
+        let model = base(&folder, "config.json");
+        let vocabulary = model.sizes().vocab_size;
+        let ids = |from: usize, count: usize| -> Vec<u32> {
+            (from..from + count).map(|index| ((index * 37 + 11) % vocabulary) as u32).collect()
+        };
+        // A prompt, read in two parts, and tokens behind it: alone,
+        let (prompt, written) = (ids(3, 11), ids(40, 4));
+        let alone = |caches: &mut KvCaches, among: &mut dyn FnMut(&mut KvCaches, usize, u32) -> Vec<f32>| {
+            let sample = caches.join(prompt.len() + written.len());
+            assert!(model.read_on(&prompt[..6], 0, sample, caches).is_none());
+            let mut found = model.read_on(&prompt[6..], 1, sample, caches).unwrap().to_host().into_owned();
+            written.iter().for_each(|&token| found.extend(among(caches, sample, token)));
+            caches.leave(sample);
+            found
+        };
+        let mut caches = KvCaches::default();
+        let expected = alone(&mut caches, &mut |caches, sample, token| {
+            model.next_logits_of_each(&[token], &[sample], caches).to_host().into_owned()
+        });
+        // and with others, of which one leaves before and one joins between, so that rooms are used again and grow.
+        let mut caches = KvCaches::default();
+        let (left, stays) = (caches.join(4), caches.join(30));
+        let _ = model.read_on(&ids(7, 4), 1, left, &mut caches);
+        let _ = model.read_on(&ids(9, 5), 1, stays, &mut caches);
+        caches.leave(left);
+        let mut late = None;
+        let found = alone(&mut caches, &mut |caches, sample, token| {
+            assert_eq!(sample, left, "{family}: the number of who left");
+            let late = *late.get_or_insert_with(|| {
+                let late = caches.join(12);
+                let _ = model.read_on(&ids(20, 3), 1, late, caches);
+                late
+            });
+            let together = model.next_logits_of_each(&[5, token, 6], &[stays, sample, late], caches);
+            together.to_host()[vocabulary..2 * vocabulary].to_vec()
+        });
+        assert!(found == expected, "{family}");
+        // Where several logits are wanted, they are those of the last tokens.
+        let sample = caches.join(8);
+        let several = model.read_on(&prompt[..8], 3, sample, &mut caches).unwrap();
+        let all = model.logits(&Inputs::sample(prompt[..8].to_vec()));
+        assert_close(family, &several.to_host(), &in_f64(&all.to_host()[5 * vocabulary..]));
+    }
+}
+
+#[test]
 fn what_is_cut_from_a_cache_is_as_if_it_had_not_been_read() {
     for (family, folder) in find_each(&["gemma3_text", "llama"]) {
         let model = base(&folder, "config.json");

@@ -66,6 +66,8 @@ mod runs;
 #[cfg(test)]
 mod schema;
 #[cfg(test)]
+mod serving;
+#[cfg(test)]
 mod sources;
 #[cfg(test)]
 mod tiny_checkpoint;
