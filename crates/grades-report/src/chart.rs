@@ -72,6 +72,12 @@ impl Chart {
         self.series.iter().flat_map(|s| &s.points).filter_map(|(x, y)| Some((*x, y.filter(finite)?)))
     }
 
+    /// The points of a series that a page holds. Those that are drawn are some of them, so that the script of the page, which has
+    /// no others, draws the same.
+    pub(super) fn kept(&self, series: &Series) -> Vec<(f64, Option<f64>)> {
+        thinned(&series.points, self.detail.max(POINTS))
+    }
+
     /// Whether each series is a few named points, as those of runs by what they cost.
     pub(super) fn is_scatter(&self) -> bool {
         let single = |series: &Series| series.mark == Mark::Points && series.points.len() == 1;
@@ -144,7 +150,8 @@ impl Chart {
         let mut order: Vec<usize> = (0..self.series.len()).collect();
         order.sort_by_key(|place| self.series[*place].weight != Weight::Seed);
         for place in order {
-            frame.series(&mut svg, place, self.look(place), &self.series[place]);
+            let series = &self.series[place];
+            frame.series(&mut svg, place, self.look(place), series, &thinned(&self.kept(series), POINTS));
         }
         svg.push_str("</g><g class=\"names\">");
         if self.is_scatter() {
@@ -233,9 +240,9 @@ impl Frame {
         let _ = write!(svg, "<text x=\"2\" y=\"14\">{y}{}</text>", scale(&self.y));
     }
 
-    fn series(&self, svg: &mut String, place: usize, look: Look, series: &Series) {
+    fn series(&self, svg: &mut String, place: usize, look: Look, series: &Series, points: &[(f64, Option<f64>)]) {
         let at = |(x, y): &(f64, Option<f64>)| Some((self.x(*x), self.y(y.filter(finite)?)));
-        let points: Vec<Option<(f64, f64)>> = thinned(&series.points, POINTS).iter().map(at).collect();
+        let points: Vec<Option<(f64, f64)>> = points.iter().map(at).collect();
         let drawn: Vec<(f64, f64)> = points.iter().flatten().copied().collect();
         let faint = if series.weight == Weight::Seed { " opacity=\".5\"" } else { "" };
         let _ = write!(svg, "<g data-s=\"{place}\"{faint}>");

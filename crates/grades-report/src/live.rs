@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::chart::{Chart, POINTS};
+use crate::chart::Chart;
 use crate::page::escape;
 use crate::run::Run;
-use crate::series::{Mark, Series, Weight, thinned};
+use crate::series::{Mark, Weight};
 
 /// The most points of a run's clock.
 const CLOCK: usize = 400;
@@ -69,7 +69,7 @@ fn values(chart: &Chart) -> Value {
             "name": series.name, "entry": entry, "hue": look.hue % 8, "dashes": look.dashes(), "weight": weight,
             "line": series.mark == Mark::Line, "runs": series.runs,
         });
-        points(&mut value, series, chart.detail.max(POINTS));
+        points(&mut value, &chart.kept(series));
         if !series.spreads.is_empty() {
             let ends = |ends: Option<[f64; 2]>| ends.map_or(Value::Null, |ends| json!(ends.map(short)));
             let spread = |of: &crate::series::Spread| json!([short(of.at.0), short(of.at.1), ends(of.x), ends(of.y)]);
@@ -88,10 +88,9 @@ fn values(chart: &Chart) -> Value {
 }
 
 /// The values of a series; of one after another from some whole number on, the first place alone.
-fn points(value: &mut Value, series: &Series, most: usize) {
-    let points = thinned(&series.points, most);
+fn points(value: &mut Value, points: &[(f64, Option<f64>)]) {
     let first = points.first().map_or(0.0, |(x, _)| *x);
-    let counts = first.fract() == 0.0 && (0_u32..).zip(&points).all(|(place, (x, _))| *x == first + f64::from(place));
+    let counts = first.fract() == 0.0 && (0_u32..).zip(points).all(|(place, (x, _))| *x == first + f64::from(place));
     if counts {
         value["from"] = whole(first);
     } else {
