@@ -205,7 +205,8 @@ fn head<E: HeadElement>(bench: &Bench, kind: &str) {
     });
     let (mut dhidden, mut dweight) = (vec![E::ZERO; hidden.len()], vec![0.0; weight.len()]);
     bench.run(&format!("head + cross-entropy{kind} with gradients"), Work::Flops(3.0 * product), || {
-        let gradients = HeadGradients { scale: 1.0, dhidden: Some(&mut dhidden), dweight: Some(&mut dweight) };
+        let gradients =
+            HeadGradients { dhidden: Some(&mut dhidden), dweight: Some(&mut dweight), ..HeadGradients::default() };
         black_box(linear_cross_entropy(head, gradients).is_ok());
     });
 }

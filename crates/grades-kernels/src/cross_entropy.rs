@@ -59,11 +59,29 @@ pub struct CrossEntropy {
     pub rows: Vec<f32>,
 }
 
-/// Where the gradients of `scale · Σ loss` go; what is `None` is not computed.
+/// What the losses of rows are multiplied by before they are added up.
+#[derive(Clone, Copy, Debug)]
+pub enum LossScale<'a> {
+    /// All by this one: `1 / count` makes the sum a mean.
+    Same(f32),
+    /// Each by its own, `[rows]`.
+    Each(&'a [f32]),
+}
+
+impl LossScale<'_> {
+    fn of(self, row: usize) -> f32 {
+        match self {
+            Self::Same(scale) => scale,
+            Self::Each(scales) => scales[row],
+        }
+    }
+}
+
+/// Where the gradients of `Σ scale · loss` go; what is `None` is not computed.
 #[derive(Debug)]
 pub struct HeadGradients<'a, E = f32> {
-    /// The scaling factor of the sum, `1 / count` for the gradients of the mean.
-    pub scale: f32,
+    /// The factors of the losses.
+    pub scale: LossScale<'a>,
     /// `[rows, hidden_size]`, overwritten; zero where there is no label.
     pub dhidden: Option<&'a mut [E]>,
     /// `[vocab, hidden_size]`, overwritten.
@@ -73,7 +91,7 @@ pub struct HeadGradients<'a, E = f32> {
 /// No gradients; a scale of 1.
 impl<E> Default for HeadGradients<'_, E> {
     fn default() -> Self {
-        Self { scale: 1.0, dhidden: None, dweight: None }
+        Self { scale: LossScale::Same(1.0), dhidden: None, dweight: None }
     }
 }
 
@@ -122,7 +140,7 @@ pub fn linear_cross_entropy<E: HeadElement>(
     Ok(of_rows(head, &labelled, scale, dhidden, Some(&mut add)))
 }
 
-/// The loss, and the gradients of `scale · Σ loss` in the hidden states and in the weight where they are wanted, in new
+/// The loss, and the gradients of `Σ scale · loss` in the hidden states and in the weight where they are wanted, in new
 /// memory.
 ///
 /// # Errors
@@ -133,7 +151,7 @@ pub fn linear_cross_entropy<E: HeadElement>(
 #[expect(clippy::type_complexity, reason = "the loss and its two gradients")]
 pub fn linear_cross_entropy_new<E: HeadElement>(
     head: Head<E>,
-    scale: f32,
+    scale: LossScale,
     want_hidden: bool,
     want_weight: bool,
 ) -> Result<(CrossEntropy, Option<Vec<E>>, Option<Vec<f32>>), OutOfRange> {
@@ -161,7 +179,7 @@ type WeightGradient<'a, E> = &'a mut dyn FnMut(Matrix<E>, Matrix<E>);
 fn of_rows<E: HeadElement>(
     head: Head<E>,
     labelled: &[(usize, usize)],
-    loss_scale: f32,
+    loss_scale: LossScale,
     mut dhidden: Option<&mut [E]>,
     mut weight_gradient: Option<WeightGradient<E>>,
 ) -> CrossEntropy {
@@ -169,6 +187,9 @@ fn of_rows<E: HeadElement>(
     if let Some(dhidden) = &mut dhidden {
         assert_eq!(dhidden.len(), head.hidden.len());
         dhidden.fill(E::ZERO);
+    }
+    if let LossScale::Each(scales) = loss_scale {
+        assert_eq!(scales.len(), head.labels.len());
     }
     let weight = Matrix::new(head.weight, vocab, size);
     let wanted = dhidden.is_some() || weight_gradient.is_some();
@@ -194,8 +215,8 @@ fn of_rows<E: HeadElement>(
         }
         let mut factors = vec![1.0; rows.len()];
         let items = kept.chunks_exact_mut(vocab).zip(&seen).zip(own.iter().zip(rows)).zip(&mut factors);
-        each(items, |(((kept, seen), (&own, &(_, label))), factor)| {
-            *factor = seen.gradient(kept, (label, own), loss_scale);
+        each(items, |(((kept, seen), (&own, &(row, label))), factor)| {
+            *factor = seen.gradient(kept, (label, own), loss_scale.of(row));
         });
         let dlogits = Matrix::new(&kept, rows.len(), vocab);
         if let Some(dhidden) = &mut dhidden {
@@ -307,8 +328,12 @@ impl Seen {
     }
 
     /// Turns what was kept of a row into the gradient of `scale · loss`, where `own` is the label's logit, over the factor
-    /// between 1 and 2 that it gives.
+    /// that it gives, whose size is between 1 and 2.
     fn gradient<E: Element>(&self, kept: &mut [E], (label, own): (usize, f32), loss_scale: f32) -> f32 {
+        if loss_scale == 0.0 {
+            kept.fill(E::ZERO);
+            return 1.0;
+        }
         let whole = f64::from(loss_scale) / self.total;
         let power = if whole.is_normal() { whole.abs().log2().floor() } else { 0.0 };
         let factor = whole / power.exp2();
@@ -468,7 +493,8 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::{
-        Head, HeadGradients, IGNORE_INDEX, Label, LabelScore, chunk, linear_cross_entropy, linear_cross_entropy_new,
+        Head, HeadGradients, IGNORE_INDEX, Label, LabelScore, LossScale, chunk, linear_cross_entropy,
+        linear_cross_entropy_new,
     };
     use crate::OutOfRange;
     use crate::gemm::Matrix;
@@ -510,7 +536,7 @@ mod tests {
             let weight = numbers(2, vocab * size);
             let labels = labels(rows, vocab);
             let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
-            let scale = 0.25;
+            let scale = LossScale::Same(0.25);
             let results = on_any_threads(|| {
                 let (mut dhidden, mut dweight) = (vec![f32::NAN; hidden.len()], vec![f32::NAN; weight.len()]);
                 let gradients = HeadGradients { scale, dhidden: Some(&mut dhidden), dweight: Some(&mut dweight) };
@@ -535,6 +561,31 @@ mod tests {
             let loss = |weight: &[f64]| 0.25 * reference(&hidden64, weight, &labels, size).iter().sum::<f64>();
             assert_gradient(loss, &weight, &results[2], &what);
         }
+    }
+
+    /// Losses that count differently: a row above another's, negatively, and not at all.
+    #[test]
+    fn each_loss_may_have_a_scale_of_its_own() {
+        let (rows, size, vocab) = (21, 9, 33);
+        let hidden: Vec<f32> = numbers(1, rows * size).iter().map(|x| 3.0 * x).collect();
+        let weight = numbers(2, vocab * size);
+        let labels = labels(rows, vocab);
+        let scales: Vec<f32> = (0..rows).map(|row| [0.7, 2.0, -0.3, 0.0, -4.0][row % 5]).collect();
+        let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+        let results = on_any_threads(|| {
+            let (loss, dhidden, dweight) =
+                linear_cross_entropy_new(head, LossScale::Each(&scales), true, true).unwrap();
+            let same = linear_cross_entropy_new(head, LossScale::Each(&vec![0.7; rows]), true, true).unwrap();
+            assert_eq!(same, linear_cross_entropy_new(head, LossScale::Same(0.7), true, true).unwrap());
+            vec![loss.rows, dhidden.unwrap(), dweight.unwrap()]
+        });
+        let (hidden64, weight64) = (in_f64(&hidden), in_f64(&weight));
+        assert_close(&results[0], &reference(&hidden64, &weight64, &labels, size), 2e-6, "losses are not scaled");
+        let total = |losses: Vec<f64>| losses.iter().zip(&scales).map(|(loss, &scale)| loss * f64::from(scale)).sum();
+        let loss = |hidden: &[f64]| total(reference(hidden, &weight64, &labels, size));
+        assert_gradient(loss, &hidden, &results[1], "in the hidden states");
+        let loss = |weight: &[f64]| total(reference(&hidden64, weight, &labels, size));
+        assert_gradient(loss, &weight, &results[2], "in the weight");
     }
 
     #[test]
@@ -575,7 +626,7 @@ mod tests {
         let weight: Vec<f32> = numbers(2, vocab * size).into_iter().enumerate().map(grown).collect();
         let labels: Vec<i64> = vec![7, super::BLOCK_COLUMNS as i64, vocab as i64 - 1];
         let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
-        let (_, dhidden, dweight) = linear_cross_entropy_new(head, 0.5, true, true).unwrap();
+        let (_, dhidden, dweight) = linear_cross_entropy_new(head, LossScale::Same(0.5), true, true).unwrap();
         let (mut of_hidden, mut of_weight) = (vec![0.0; rows * size], vec![0.0; vocab * size]);
         let mut kept_on = 0.0;
         for (row, state) in hidden.chunks(size).enumerate() {

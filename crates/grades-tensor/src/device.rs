@@ -245,7 +245,7 @@ pub trait Experts: Send + Sync {
 
 /// The head of a language model.
 pub trait Losses: Send + Sync {
-    /// `scale · Σ −log softmax(hidden · Wᵀ)[target]` as `[1, 1]` in f32: hidden `[rows, hidden]`, weight `[vocabulary,
+    /// `Σ scale · −log softmax(hidden · Wᵀ)[target]` as `[1, 1]` in f32: hidden `[rows, hidden]`, weight `[vocabulary,
     /// hidden]`; and its gradients in hidden and in the weight where they are wanted, from the same pass over the logits,
     /// which are never held all at once.
     fn cross_entropy(

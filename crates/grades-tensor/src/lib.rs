@@ -31,8 +31,8 @@ pub use dtype::Dtype;
 pub use flops::executed;
 pub use reference::REFERENCE;
 pub use spec::{
-    Activation, AdamW, AdjustLr, CrossEntropySpec, IGNORE_INDEX, Label, Lion, Muon, Sgd, StateMap, Sums, labels_of,
-    state_scales,
+    Activation, AdamW, AdjustLr, CrossEntropySpec, IGNORE_INDEX, Label, Lion, LossScale, Muon, Sgd, StateMap, Sums,
+    labels_of, state_scales,
 };
 pub use tape::{Backward, Gradients, Leaf, Node, Tape, Var};
 pub use tensor::Tensor;

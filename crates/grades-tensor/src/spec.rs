@@ -13,8 +13,28 @@ pub use grades_kernels::optimizer::{AdamW, AdjustLr, Lion, Muon, Sgd, StateMap, 
 pub struct CrossEntropySpec {
     /// The token to predict at each row, [`IGNORE_INDEX`] where there is none, `[rows]`.
     pub targets: Arc<Vec<i64>>,
-    /// The loss is `scale · Σ −log p(target)`; `1 / labels` makes it a mean.
-    pub scale: f32,
+    /// What each `−log p(target)` is multiplied by in the sum.
+    pub scale: LossScale,
+}
+
+/// What the losses of rows are multiplied by before they are added up.
+#[derive(Clone, Debug)]
+pub enum LossScale {
+    /// All by this one: `1 / labels` makes the sum a mean.
+    Same(f32),
+    /// Each by its own, `[rows]`.
+    Each(Arc<Vec<f32>>),
+}
+
+impl LossScale {
+    /// That of a row.
+    #[must_use]
+    pub fn of(&self, row: usize) -> f32 {
+        match self {
+            Self::Same(scale) => *scale,
+            Self::Each(scales) => scales[row],
+        }
+    }
 }
 
 /// The labels of rows with the tokens that should follow them, [`IGNORE_INDEX`] where there is none.

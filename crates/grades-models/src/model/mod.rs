@@ -22,7 +22,7 @@ pub(crate) use decoder::Wiring;
 pub use encoder::Encoder;
 pub use inputs::{Inputs, Replaced, Rows};
 pub use outline::{Outline, TowerSize};
-pub use pass::{Pass, PassOptions};
+pub use pass::{Pass, PassOptions, ScoredPass};
 pub use stack::Prefix;
 pub(crate) use stack::Stack;
 pub(crate) use tied::HEAD;

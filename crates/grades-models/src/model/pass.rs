@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use grades::Flops;
 use grades_tensor::ops::Balance;
-use grades_tensor::{CrossEntropySpec, Gradients, IGNORE_INDEX, Tape, Tensor, Var, ops};
+use grades_tensor::{CrossEntropySpec, Gradients, IGNORE_INDEX, LossScale, Tape, Tensor, Var, ops};
 
 use super::decoder::Decoder;
 use super::inputs::Inputs;
@@ -32,11 +32,24 @@ pub struct PassOptions {
 /// A forward pass of training, ready for its backward pass.
 #[derive(Debug)]
 pub struct Pass<'a> {
+    way_back: WayBack<'a>,
+    loss: Tensor,
+}
+
+/// The same that ends with the log-probabilities of labels; what they come to is not known here.
+#[derive(Debug)]
+pub struct ScoredPass<'a> {
+    way_back: WayBack<'a>,
+    scores: Var,
+}
+
+/// What a backward pass needs beside its beginning.
+#[derive(Debug)]
+struct WayBack<'a> {
     model: &'a Decoder,
     inputs: Inputs,
     how: How,
     tape: Tape,
-    loss: Tensor,
     /// The input of what is recorded, where the gradient goes on below it.
     recorded: Option<Var>,
     /// What runs again, from the input.
@@ -88,6 +101,35 @@ impl Decoder {
     /// experts, times the share of all labels that are here (`scale` times their number).
     #[must_use]
     pub fn pass(&self, inputs: &Inputs, targets: Arc<Vec<i64>>, scale: f32, options: PassOptions) -> Pass<'_> {
+        let labels = targets.iter().filter(|&&target| target != IGNORE_INDEX).count();
+        let (way_back, hidden) = self.recorded(inputs, scale * labels as f32, options);
+        let spec = CrossEntropySpec { targets, scale: LossScale::Same(scale) };
+        let mut loss = ops::cross_entropy(&way_back.tape, &hidden, &self.head_weight(&way_back.tape), &spec).value;
+        if let Some(balance) = way_back.finish_balance() {
+            let device = loss.device();
+            device.add(&mut loss, &device.from_host(vec![balance as f32], [1, 1]));
+        }
+        Pass { way_back, loss }
+    }
+
+    /// A forward pass up to the log-probability of each target, in the order of their rows. `share` is what part of a step's
+    /// samples is here, which the loss that balances experts counts by.
+    #[must_use]
+    pub fn scored_pass(
+        &self,
+        inputs: &Inputs,
+        targets: Arc<Vec<i64>>,
+        share: f32,
+        options: PassOptions,
+    ) -> ScoredPass<'_> {
+        let (way_back, hidden) = self.recorded(inputs, share, options);
+        let scores = ops::label_log_probabilities(&way_back.tape, &hidden, &self.head_weight(&way_back.tape), targets);
+        ScoredPass { way_back, scores }
+    }
+
+    /// The normed output of the last layer, with a record of how it came about. `share` is what the loss that balances experts
+    /// is multiplied by.
+    fn recorded(&self, inputs: &Inputs, share: f32, options: PassOptions) -> (WayBack<'_>, Var) {
         let PassOptions { prefix, checkpointing, dropout, noise } = options;
         let (tape, count) = (Tape::recording(), self.stack.layers.len());
         let lowest = self.lowest_trainable(inputs.pictures().is_some());
@@ -102,8 +144,7 @@ impl Decoder {
             }
             noise
         });
-        let labels = targets.iter().filter(|&&target| target != IGNORE_INDEX).count();
-        let coefficient = f64::from(self.sizes().router_aux_loss) * f64::from(scale) * labels as f64;
+        let coefficient = f64::from(self.sizes().router_aux_loss) * f64::from(share);
         let how = How { dropout, balance: self.balances().then(|| Rc::new(Balance::new(coefficient))) };
         let mut again = Vec::new();
         let (x, first) = match (checkpointing, prefix) {
@@ -129,14 +170,7 @@ impl Decoder {
         let x = self.stack.run(run, x, first..count, &inputs.layout, None);
         let hidden = self.stack.norm.forward(run, &x);
         drop(x);
-        let spec = CrossEntropySpec { targets, scale };
-        let mut loss = ops::cross_entropy(&tape, &hidden, &self.head_weight(&tape), &spec).value;
-        if let Some(balance) = &how.balance {
-            balance.finish();
-            let device = loss.device();
-            device.add(&mut loss, &device.from_host(vec![balance.loss() as f32], [1, 1]));
-        }
-        Pass { model: self, inputs: inputs.clone(), how, tape, loss, recorded, again }
+        (WayBack { model: self, inputs: inputs.clone(), how, tape, recorded, again }, hidden)
     }
 
     /// Runs what comes before the layers without a record, and keeps what must run again: the embedding if the gradient goes
@@ -257,8 +291,43 @@ impl Pass<'_> {
 
     /// The backward pass: adds the gradient of every piece that trains to `gradients`.
     pub fn backward(self, gradients: &mut Gradients) {
-        let Self { model, inputs, how, tape, loss: _, recorded, mut again } = self;
-        let mut upstream = tape.backward(None, recorded.as_ref(), gradients);
+        self.way_back.go(None, gradients);
+    }
+}
+
+impl ScoredPass<'_> {
+    /// The log-probability of each target, `[1, targets]`.
+    #[must_use]
+    pub fn scores(&self) -> &Tensor {
+        &self.scores.value
+    }
+
+    /// The loss that balances experts, where there is one; to be asked once.
+    #[must_use]
+    pub fn balance(&self) -> Option<f64> {
+        self.way_back.finish_balance()
+    }
+
+    /// The backward pass of a loss whose gradient in each log-probability is known: adds the gradient of every piece that
+    /// trains to `gradients`.
+    pub fn backward(self, of_scores: Vec<f32>, gradients: &mut Gradients) {
+        let device = self.scores.value.device();
+        let seed = device.from_host(of_scores, self.scores.value.shape());
+        self.way_back.go(Some((&self.scores, seed)), gradients);
+    }
+}
+
+impl WayBack<'_> {
+    /// The loss that balances experts, now that the pass has told how tokens are spread.
+    fn finish_balance(&self) -> Option<f64> {
+        let balance = self.how.balance.as_ref()?;
+        balance.finish();
+        Some(balance.loss())
+    }
+
+    fn go(self, seed: Option<(&Var, Tensor)>, gradients: &mut Gradients) {
+        let Self { model, inputs, how, tape, recorded, mut again } = self;
+        let mut upstream = tape.backward(seed, recorded.as_ref(), gradients);
         drop(recorded);
         while let (Some(dy), Some(Again { part, input })) = (upstream.take(), again.pop()) {
             let (tape, below) = (Tape::recording(), !again.is_empty());

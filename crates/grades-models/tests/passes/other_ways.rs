@@ -3,9 +3,9 @@
 use grades::Flops;
 use grades_models::Decoder;
 use grades_models::model::{PassOptions, Prefix};
-use grades_tensor::labels_of;
+use grades_tensor::{Gradients, labels_of};
 
-use crate::model::{LABELS, LAYER, LAYERS, attention, batch, exclusive, freeze, matrix, model, run};
+use crate::model::{LABELS, LAYER, LAYERS, attention, batch, exclusive, freeze, matrix, model, relative_error, run};
 
 /// One layer's products of the forward pass.
 fn layer() -> u64 {
@@ -81,6 +81,51 @@ fn checkpointing_gives_the_same_gradients_to_the_bit() {
             assert_eq!(whole == executed, all, "{what}");
             assert!(whole.total() >= executed.total(), "{what}");
         }
+    });
+}
+
+/// Log-probabilities that all count alike are the loss of a pass; where they do not, gradients are those of their parts.
+#[test]
+fn a_pass_that_gives_log_probabilities_has_the_gradients_of_what_they_count() {
+    let _counters = exclusive();
+    each(|_, model, what| {
+        let expected = run(model, PassOptions::default());
+        let (inputs, targets) = batch();
+        let scored = |weights: &[f32], checkpointing| {
+            let options = PassOptions { checkpointing, ..PassOptions::default() };
+            let pass = model.scored_pass(&inputs, targets.clone(), 1.0, options);
+            let scores = pass.scores().to_host().into_owned();
+            let mut found = Gradients::new(model.parameters().slots());
+            pass.backward(weights.to_vec(), &mut found);
+            let read = |slot| found.get(slot).map(|gradient| gradient.to_host().into_owned());
+            (scores, (0..model.parameters().slots()).map(read).collect::<Vec<_>>())
+        };
+        let close = |found: &[Option<Vec<f32>>], expected: &[Option<Vec<f32>>]| {
+            for (found, expected) in found.iter().zip(expected) {
+                assert_eq!(found.is_some(), expected.is_some(), "{what}");
+                if let (Some(found), Some(expected)) = (found, expected) {
+                    assert!(relative_error(found, expected) < 1e-5, "{what}");
+                }
+            }
+        };
+        let (scores, gradients) = scored(&[-0.2; LABELS], false);
+        let whole = model.log_likelihoods(&inputs, &labels_of(&targets));
+        assert!(relative_error(&scores, &whole.to_host()) < 1e-6, "{what}");
+        assert!((scores.iter().sum::<f32>() * -0.2 - expected.loss).abs() < 1e-5, "{what}");
+        close(&gradients, &expected.gradients);
+        let weights = [0.5, -2.0, 0.0, 1.0, -0.25];
+        let (_, of_all) = scored(&weights, false);
+        assert_eq!(scored(&weights, true).1, of_all, "{what}");
+        let mut sum: Vec<Option<Vec<f32>>> =
+            of_all.iter().map(|all| all.as_ref().map(|all| vec![0.0; all.len()])).collect();
+        for (label, &weight) in weights.iter().enumerate() {
+            let mut alone = [0.0; LABELS];
+            alone[label] = weight;
+            for (sum, part) in sum.iter_mut().zip(scored(&alone, false).1) {
+                sum.iter_mut().flatten().zip(part.iter().flatten()).for_each(|(sum, part)| *sum += part);
+            }
+        }
+        close(&of_all, &sum);
     });
 }
 

@@ -1,11 +1,11 @@
 //! The head: one block of logits at a time.
 
-use grades_kernels::cross_entropy::{Head, linear_cross_entropy_new, log_likelihood};
+use grades_kernels::cross_entropy::{self as head, Head, linear_cross_entropy_new, log_likelihood};
 
 use super::processor::Cpu;
 use super::values::{matrix, slice, tensor, with_numbers};
 use crate::device::Losses;
-use crate::spec::{CrossEntropySpec, Label};
+use crate::spec::{CrossEntropySpec, Label, LossScale};
 use crate::tensor::Tensor;
 
 impl Losses for Cpu {
@@ -18,6 +18,10 @@ impl Losses for Cpu {
         want_hidden: bool,
         want_weight: bool,
     ) -> (Tensor, Option<Tensor>, Option<Tensor>) {
+        let scale = match &spec.scale {
+            LossScale::Same(scale) => head::LossScale::Same(*scale),
+            LossScale::Each(scales) => head::LossScale::Each(scales),
+        };
         with_numbers!(hidden, E => {
             let head: Head<'_, E> = Head {
                 hidden: slice(hidden),
@@ -25,12 +29,17 @@ impl Losses for Cpu {
                 labels: &spec.targets,
                 hidden_size: hidden.columns(),
             };
-            let (loss, dhidden, dweight) = linear_cross_entropy_new(head, spec.scale, want_hidden, want_weight)
+            let (loss, dhidden, dweight) = linear_cross_entropy_new(head, scale, want_hidden, want_weight)
                 .expect("targets within the vocabulary");
-            let total = (loss.sum * f64::from(spec.scale)) as f32;
+            let total = match &spec.scale {
+                LossScale::Same(scale) => loss.sum * f64::from(*scale),
+                LossScale::Each(scales) => {
+                    scales.iter().zip(&loss.rows).map(|(&scale, &loss)| f64::from(scale) * f64::from(loss)).sum()
+                }
+            };
             let (dhidden, dweight) =
                 (dhidden.map(|d| tensor(d, hidden.shape())), dweight.map(|d| tensor(d, weight.shape())));
-            (tensor(vec![total], [1, 1]), dhidden, dweight)
+            (tensor(vec![total as f32], [1, 1]), dhidden, dweight)
         })
     }
 

@@ -19,5 +19,5 @@ pub use layer::{
     activate, add_normed, attend, dropout, gated_activation, layer_norm, norm_heads, rms_norm, self_attention,
     split_heads,
 };
-pub use loss::{cross_entropy, log_likelihoods};
+pub use loss::{cross_entropy, label_log_probabilities, log_likelihoods};
 pub use projection::{gated_project, project};

@@ -24,13 +24,12 @@ impl Losses for Reference {
         want_hidden: bool,
         want_weight: bool,
     ) -> (Tensor, Option<Tensor>, Option<Tensor>) {
-        let scale = f64::from(spec.scale);
         let mut loss = 0.0;
         // The gradients of the logits of each row that has a target.
         let mut dlogits: Vec<Option<Vec<f64>>> = vec![None; hidden.rows()];
         for (i, &target) in spec.targets.iter().enumerate().filter(|(_, target)| **target != IGNORE_INDEX) {
-            let logs = log_probabilities(hidden, weight, i);
-            loss -= logs[target as usize];
+            let (logs, scale) = (log_probabilities(hidden, weight, i), f64::from(spec.scale.of(i)));
+            loss -= scale * logs[target as usize];
             let mut of_row: Vec<f64> = logs.iter().map(|log| scale * log.exp()).collect();
             of_row[target as usize] -= scale;
             dlogits[i] = Some(of_row);
@@ -46,7 +45,7 @@ impl Losses for Reference {
                 (0..hidden.rows()).map(|i| dlogit(i, token) * f64::from(row(hidden, i)[j])).sum()
             })
         };
-        let loss = build([1, 1], Dtype::F32, |_, _| scale * loss);
+        let loss = build([1, 1], Dtype::F32, |_, _| loss);
         (loss, want_hidden.then(dhidden), want_weight.then(dweight))
     }
 

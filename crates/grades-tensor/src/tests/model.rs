@@ -7,7 +7,7 @@ use crate::attention::AttentionSpec;
 use crate::device::DeviceRef;
 use crate::dtype::Dtype;
 use crate::ops;
-use crate::spec::{Activation, CrossEntropySpec, IGNORE_INDEX};
+use crate::spec::{Activation, CrossEntropySpec, IGNORE_INDEX, LossScale};
 use crate::tape::{Leaf, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -132,7 +132,7 @@ impl Model {
     }
 
     pub(super) fn loss(&self, tape: &Tape, x: &Var) -> Var {
-        let spec = CrossEntropySpec { targets: Arc::new(targets()), scale: 0.2 };
+        let spec = CrossEntropySpec { targets: Arc::new(targets()), scale: LossScale::Same(0.2) };
         ops::cross_entropy(tape, &self.last_norm(tape, x), &self.head(), &spec)
     }
 

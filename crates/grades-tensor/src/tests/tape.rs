@@ -11,7 +11,7 @@ use crate::dropout::Dropout;
 use crate::dtype::Dtype;
 use crate::flops::executed;
 use crate::ops::{self, LowRank, Scale};
-use crate::spec::{Activation, CrossEntropySpec};
+use crate::spec::{Activation, CrossEntropySpec, LossScale};
 use crate::tape::{Gradients, Leaf, Tape, Var};
 use crate::tensor::Tensor;
 use grades::Flops;
@@ -44,7 +44,7 @@ fn every_operation(tape: &Tape, device: DeviceRef, leaf: impl Fn(Tensor, usize) 
     let inner = keep(ops::gated_project(tape, &x, &[parameter(9, [8, 6]), parameter(10, [8, 6])], Activation::Gelu));
     let inner = keep(ops::gated_activation(tape, inner, Activation::Silu));
     let x = keep(ops::project(tape, &inner, &[parameter(11, [6, 4])], &[], Some(&x)));
-    let spec = CrossEntropySpec { targets: Arc::new(vec![1, 8, 3, 0]), scale: 0.25 };
+    let spec = CrossEntropySpec { targets: Arc::new(vec![1, 8, 3, 0]), scale: LossScale::Same(0.25) };
     keep(ops::cross_entropy(tape, &x, &embedding, &spec));
     values
 }
@@ -265,7 +265,7 @@ fn a_seed_of_another_dtype_counts() {
             let leaf = Leaf::constant(random(device, 2, [7, 5]));
             let y = ops::project(&tape, &x, &[leaf], &[], None);
             let head = Leaf::constant(random(device, 3, [4, 7]));
-            let spec = CrossEntropySpec { targets: Arc::new(vec![1, 0, 3]), scale: 1.0 };
+            let spec = CrossEntropySpec { targets: Arc::new(vec![1, 0, 3]), scale: LossScale::Same(1.0) };
             assert!(ops::cross_entropy(&tape, &y, &head, &spec).is_tracked());
             let dx = random(device, 4, [3, 5]).cast(Dtype::Bf16).cast(dtype);
             tape.backward(Some((&x, dx)), Some(&x), &mut Gradients::default()).unwrap().to_host().into_owned()

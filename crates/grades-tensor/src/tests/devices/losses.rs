@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::{ALL, random};
 use super::{DTYPES, compare, operand, those};
 use crate::dtype::Dtype;
-use crate::spec::{CrossEntropySpec, IGNORE_INDEX, Label, labels_of};
+use crate::spec::{CrossEntropySpec, IGNORE_INDEX, Label, LossScale, labels_of};
 
 /// Vocabulary, width, targets.
 fn cases(dtype: Dtype) -> Vec<(usize, usize, Vec<i64>)> {
@@ -27,7 +27,7 @@ fn cases(dtype: Dtype) -> Vec<(usize, usize, Vec<i64>)> {
 fn cross_entropy() {
     for dtype in DTYPES {
         for (vocabulary, width, targets) in cases(dtype) {
-            let spec = CrossEntropySpec { targets: Arc::new(targets), scale: 0.37 };
+            let spec = CrossEntropySpec { targets: Arc::new(targets), scale: LossScale::Same(0.37) };
             for (want_hidden, want_weight) in [(false, false), (true, false), (false, true), (true, true)] {
                 compare(dtype, &format!("{vocabulary}·{width}, {want_hidden}, {want_weight}"), |device| {
                     let hidden = operand(device, 1, [spec.targets.len(), width], dtype);
@@ -46,8 +46,24 @@ fn cross_entropy() {
 }
 
 #[test]
+fn cross_entropy_with_a_scale_a_row() {
+    for dtype in DTYPES {
+        for (vocabulary, width, targets) in cases(dtype) {
+            let scales = (0..targets.len()).map(|row| [0.37, -0.21, 0.0, 1.5][row % 4]).collect();
+            let spec = CrossEntropySpec { targets: Arc::new(targets), scale: LossScale::Each(Arc::new(scales)) };
+            compare(dtype, &format!("{vocabulary}·{width}, scaled"), |device| {
+                let hidden = operand(device, 1, [spec.targets.len(), width], dtype);
+                let weight = random(device, 2, [vocabulary, width]);
+                let (loss, dhidden, dweight) = device.cross_entropy(&hidden, &weight, &spec, true, true);
+                those([Some(loss), dhidden, dweight])
+            });
+        }
+    }
+}
+
+#[test]
 fn a_batch_without_targets_has_no_loss_and_no_gradient() {
-    let spec = CrossEntropySpec { targets: Arc::new(vec![IGNORE_INDEX; 3]), scale: 1.0 };
+    let spec = CrossEntropySpec { targets: Arc::new(vec![IGNORE_INDEX; 3]), scale: LossScale::Same(1.0) };
     for device in ALL {
         for dtype in DTYPES {
             let (hidden, weight) = (operand(device, 1, [3, 5], dtype), random(device, 2, [7, 5]));
