@@ -3,13 +3,15 @@ use std::collections::BTreeMap;
 use grades::Flops;
 use serde::{Deserialize, Serialize};
 
+use super::rewards::{AnswerLogps, Rewards};
+
 /// One step of the optimizer: a line of `metrics.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Step {
     /// The step, from 1.
     pub step: usize,
-    /// The training loss per predicted token.
+    /// The training loss per predicted token; with preferences per row.
     pub loss: Option<f64>,
     /// The learning rate.
     pub learning_rate: f64,
@@ -50,6 +52,18 @@ pub struct Step {
     /// Most memory of the process during this step, where the system says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
+    /// What the answers of preferences are worth, where a run learns from them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<Rewards>,
+    /// Their log-probabilities: of whole answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logps: Option<AnswerLogps>,
+    /// How far the model has moved away from its reference, as KTO estimates it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
+    /// What the answers of the validation set are worth, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_rewards: Option<Rewards>,
     /// The loss on the validation set, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,

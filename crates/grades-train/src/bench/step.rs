@@ -23,6 +23,7 @@ use crate::train::optimizer::Optimizer;
 use crate::train::optimizer_state::Rates;
 use crate::train::outputs;
 use crate::train::plan::{MemoryPlan, Workload};
+use crate::train::preference::Objective;
 use crate::train::prefix_cache::{PrefixCache, Set};
 use crate::train::rule::{Adam, Rule};
 use crate::train::step::{self, Drawn, Pass, Read};
@@ -279,8 +280,14 @@ impl Bench {
                 if inputs.replaced.is_some() { None } else { cache.prefix(model, layers, Set::Train, batch, true) };
             Ok(Read { inputs: inputs.clone(), prefix })
         };
-        let Pass { loss, mut gradients, flops, forward_seconds, backward_seconds } =
-            step::pass(&self.model, Drawn { seed: SEED, step, noise: None }, batches, self.checkpointing, &mut read)?;
+        let Pass { loss, mut gradients, flops, forward_seconds, backward_seconds, .. } = step::pass(
+            &self.model,
+            Drawn { seed: SEED, step, noise: None },
+            batches,
+            self.checkpointing,
+            &Objective::Tokens,
+            &mut read,
+        )?;
 
         let watch = Instant::now();
         let measured = match self.max_grad_norm.is_none() && !self.wants.measure_gradients {
@@ -355,6 +362,7 @@ impl Bench {
             Drawn { seed: SEED, step: 0, noise: None },
             batches,
             self.checkpointing,
+            &Objective::Tokens,
             &mut |_| Ok(Read { inputs: self.inputs.clone(), prefix: None }),
         )?
         .flops)

@@ -13,6 +13,7 @@ use super::machine::{Precision, Threads};
 use super::model::{Init, Model};
 use super::optimizer::{OptimArgs, Optimizer};
 use super::pictures::ImageBackend;
+use super::preference::{DpoLossType, Rl};
 use super::report_to::ReportTo;
 use super::save_steps::SaveSteps;
 use super::save_strategy::{BestMetric, SaveStrategy};
@@ -116,6 +117,30 @@ pub struct Config {
     pub image_backend: ImageBackend,
     /// Whether prompts count in the loss as well. Default: false.
     pub train_on_inputs: bool,
+
+    /// Learns from preferences (data sets of type `preference`, with `kto` also `unpaired_preference`) by `dpo`, `ipo`, `orpo`,
+    /// `simpo` or `kto`, as TRL does. Left out: every token of the answers is learnt.
+    pub rl: Option<Rl>,
+    /// `rl`: β (of `orpo` λ), by which log-probabilities or their means count; TRL's `beta`. Default: 0.1.
+    #[serde(alias = "beta")]
+    pub rl_beta: Option<f64>,
+    /// `dpo`: `sigmoid` (default), `hinge`, `ipo` or `robust`.
+    pub dpo_loss_type: Option<DpoLossType>,
+    /// `dpo_loss_type: robust`: the share of rows that prefer the wrong answer. TRL: `label_smoothing`. Default: 0.
+    #[serde(alias = "label_smoothing")]
+    pub dpo_label_smoothing: Option<f64>,
+    /// `dpo`: what the cross-entropy of the chosen answers counts beside the loss. Default: 0.
+    pub rpo_alpha: Option<f64>,
+    /// `simpo`: the margin that is wanted. Default: 0.5.
+    pub simpo_gamma: Option<f64>,
+    /// `simpo`: what the cross-entropy of the chosen answers counts beside the loss; 0 (with `rl_beta: 2`) is the paper's. Default: 1.
+    pub cpo_alpha: Option<f64>,
+    /// `kto`: what a good answer counts. Default: 1.
+    #[serde(alias = "desirable_weight")]
+    pub kto_desirable_weight: Option<f64>,
+    /// `kto`: what a bad answer counts. Default: 1.
+    #[serde(alias = "undesirable_weight")]
+    pub kto_undesirable_weight: Option<f64>,
 
     /// Rows of a micro-batch. Default: 8.
     pub micro_batch_size: usize,
@@ -296,6 +321,15 @@ impl Default for Config {
             max_images_per_row: None,
             image_backend: ImageBackend::Auto,
             train_on_inputs: false,
+            rl: None,
+            rl_beta: None,
+            dpo_loss_type: None,
+            dpo_label_smoothing: None,
+            rpo_alpha: None,
+            simpo_gamma: None,
+            cpo_alpha: None,
+            kto_desirable_weight: None,
+            kto_undesirable_weight: None,
             micro_batch_size: 8,
             gradient_accumulation_steps: 1,
             num_epochs: 1.0,

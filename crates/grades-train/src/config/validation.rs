@@ -51,6 +51,7 @@ impl Config {
         self.validate_embeddings()?;
         self.validate_pictures()?;
         self.validate_checkpoints()?;
+        self.validate_preferences()?;
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
             return Err(ConfigError::Inconsistent(
                 "`warmup_ratio` and `warmup_steps` are both set; remove one of them".to_owned(),

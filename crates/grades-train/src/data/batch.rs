@@ -51,6 +51,23 @@ impl Batch {
         Inputs::tokens(Arc::new(ids), Arc::new(Layout::packed(&ranges)))
     }
 
+    /// Some of its segments that lie behind one another, none of which has a picture.
+    pub fn part(&self, segments: Range<usize>) -> Self {
+        let all = &self.segments[segments.clone()];
+        let start = all.first().map_or(0, |first| first.0);
+        let rows = start..all.last().map_or(start, |last| last.1);
+        let targets = self.targets[rows.clone()].to_vec();
+        Self {
+            ids: self.ids[rows.clone()].to_vec(),
+            label_count: targets.iter().filter(|&&target| target != IGNORE_INDEX).count(),
+            targets,
+            positions: self.positions[rows].to_vec(),
+            segments: all.iter().map(|&(from, to)| (from - start, to - start)).collect(),
+            samples: self.samples[segments].to_vec(),
+            pictures: Vec::new(),
+        }
+    }
+
     /// Appends a sample. Its tokens from the last label on are left out: they are only ever targets, and no loss
     /// depends on what would be computed from them.
     pub fn push(&mut self, index: usize, tokens: &Tokenized) {
@@ -118,6 +135,11 @@ impl Loader {
             order.shuffle(&mut ChaCha8Rng::seed_from_u64(options.seed));
         }
         let rows = rows(&samples, &order, options.packing);
+        Self { samples, rows, options, epoch: None }
+    }
+
+    /// One whose rows are given, by the numbers of their samples: those of a row are always in one micro-batch.
+    pub fn grouped(samples: Vec<Tokenized>, rows: Vec<Vec<usize>>, options: LoaderOptions) -> Self {
         Self { samples, rows, options, epoch: None }
     }
 
@@ -208,6 +230,11 @@ pub fn in_order(
 ) -> Vec<Batch> {
     let order: Vec<usize> = of.collect();
     rows(samples, &order, packing).chunks(micro_batch_size.max(1)).map(|rows| batch(samples, rows)).collect()
+}
+
+/// Rows in their order, given by the numbers of their samples.
+pub fn grouped(samples: &[Tokenized], rows: &[Vec<usize>], micro_batch_size: usize) -> Vec<Batch> {
+    rows.chunks(micro_batch_size.max(1)).map(|rows| batch(samples, rows)).collect()
 }
 
 pub(super) fn rows(samples: &[Tokenized], order: &[usize], packing: Option<Packing>) -> Vec<Vec<usize>> {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::conversation::{Columns, Conversation, MARKS, is_empty};
 use super::error::DataError;
 use super::picture::{Picture, PictureColumns};
+use super::preference::{Answers, PreferenceColumns};
 use super::record::Record;
 use super::sample::{Sample, Written};
 use super::source::Source;
@@ -28,17 +29,23 @@ pub struct DatasetSpec {
     /// A branch, tag or commit of a set of the Hub; left out, the set as parquet that the Hub makes of every public one.
     pub revision: Option<String>,
     /// `completion`, `alpaca`, `sharegpt` (also called `llava`), `messages` (also called `chat_template`), `text`, `cauldron` (also
-    /// called `finevision`), `vqa`, `multiple_choice`, or a task such as `piqa`.
+    /// called `finevision`), `vqa`, `multiple_choice`, or a task such as `piqa`. With `rl`: `preference`, or `unpaired_preference`.
     #[serde(rename = "type")]
     pub kind: String,
     /// As in Hugging Face datasets: `train`, `train[:1000]`, `train[10%:20%]`. Of a single file only the slice counts.
     pub split: Option<String>,
     /// `text`: the text (`text`).
     pub field: Option<String>,
-    /// `completion`: the prompt (`prompt`). `vqa`: the question (`question`).
+    /// `completion`, `preference`, `unpaired_preference`: the prompt (`prompt`). `vqa`: the question (`question`).
     pub field_prompt: Option<String>,
-    /// `completion`: the answer (`completion`). `vqa`: the answer (`answer`).
+    /// `completion`, `unpaired_preference`: the answer (`completion`). `vqa`: the answer (`answer`).
     pub field_completion: Option<String>,
+    /// `preference`: the better answer (`chosen`).
+    pub field_chosen: Option<String>,
+    /// `preference`: the worse answer (`rejected`).
+    pub field_rejected: Option<String>,
+    /// `unpaired_preference`: whether the answer is good (`label`).
+    pub field_label: Option<String>,
     /// `alpaca`: the instruction (`instruction`).
     pub field_instruction: Option<String>,
     /// `alpaca`: the input, which a row may lack (`input`).
@@ -103,13 +110,27 @@ impl DatasetSpec {
                 content: take(|spec| &mut spec.message_field_content, "content"),
                 pictures,
             }),
+            "preference" => Format::Preference(PreferenceColumns {
+                prompt: take(|spec| &mut spec.field_prompt, "prompt"),
+                answers: Answers::Pair([
+                    take(|spec| &mut spec.field_chosen, "chosen"),
+                    take(|spec| &mut spec.field_rejected, "rejected"),
+                ]),
+            }),
+            "unpaired_preference" => Format::Preference(PreferenceColumns {
+                prompt: take(|spec| &mut spec.field_prompt, "prompt"),
+                answers: Answers::Judged([
+                    take(|spec| &mut spec.field_completion, "completion"),
+                    take(|spec| &mut spec.field_label, "label"),
+                ]),
+            }),
             "text" => Format::Text { field: take(|spec| &mut spec.field, "text") },
             name => match Task::named(name) {
                 Some(task) => Format::Task(task),
                 None => {
                     return Err(format!(
                         "type `{name}` of data set {} is not known; the types are completion, alpaca, sharegpt, messages, \
-                         text, cauldron, vqa and the tasks {}",
+                         text, cauldron, vqa, with rl preference and unpaired_preference, and the tasks {}",
                         self.path,
                         Task::names()
                     ));
@@ -173,6 +194,8 @@ pub enum Format {
         /// Where the picture is.
         pictures: PictureColumns,
     },
+    /// Answers of which one is better, or that are good or bad; [`preference::load`](super::preference::load) reads them.
+    Preference(PreferenceColumns),
     /// A benchmark: the question as prompt, the right choice as answer.
     Task(&'static Task),
 }
@@ -232,6 +255,9 @@ impl Format {
                 let shown = pictures.of(record).map_err(|problem| record.error(problem))?.unwrap_or_default();
                 conversation(record, [(filled(record, question)?, filled(record, answer)?)], shown)
             }
+            Self::Preference(_) => {
+                Err(record.error("the row holds preferences, which `rl` learns from; it is no sample by itself"))
+            }
             Self::Text { field } => Ok(Sample::Text(Written::whole(filled(record, field)?.to_owned()))),
             Self::Task(task) => {
                 let question = (task.question)(record)?;
@@ -276,9 +302,11 @@ impl Format {
             Self::Text { .. } | Self::Task(_) => false,
             // What marks a message may stand beside all of them, too.
             Self::ShareGpt(_) | Self::Messages(_) => CHANGING.contains(&column) || MARKS.contains(&column),
-            Self::Completion { .. } | Self::Alpaca { .. } | Self::Cauldron(_) | Self::Vqa { .. } => {
-                CHANGING.contains(&column)
-            }
+            Self::Completion { .. }
+            | Self::Alpaca { .. }
+            | Self::Cauldron(_)
+            | Self::Vqa { .. }
+            | Self::Preference(_) => CHANGING.contains(&column),
         }
     }
 
@@ -289,6 +317,8 @@ impl Format {
             Self::Alpaca { .. } => "alpaca",
             Self::ShareGpt(_) => "sharegpt",
             Self::Messages(_) => "messages",
+            Self::Preference(PreferenceColumns { answers: Answers::Pair(_), .. }) => "preference",
+            Self::Preference(_) => "unpaired_preference",
             Self::Text { .. } => "text",
             Self::Cauldron(_) => "cauldron",
             Self::Vqa { .. } => "vqa",
@@ -365,4 +395,4 @@ fn alpaca_prompt(instruction: &str, input: &str) -> String {
 
 #[cfg(test)]
 #[path = "format_tests.rs"]
-mod tests;
+pub(super) mod tests;

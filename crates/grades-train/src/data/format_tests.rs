@@ -11,7 +11,7 @@ use crate::data::encode::{Around, Encode, EncodeError, Encoded};
 use crate::data::{ExcessLength, Samples, TokenOptions, load, source};
 
 /// One token a character, 1 at the beginning of a text, 2 at its end; conversations in the manner of ChatML.
-struct Characters;
+pub(in crate::data) struct Characters;
 
 impl Encode for Characters {
     fn encode(&self, text: &str, around: Around) -> Result<Encoded, EncodeError> {

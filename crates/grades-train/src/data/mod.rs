@@ -16,6 +16,7 @@ mod parquet;
 mod parts;
 pub mod picture;
 pub mod placed;
+pub mod preference;
 pub mod record;
 mod rows;
 pub mod sample;

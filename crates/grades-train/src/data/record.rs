@@ -72,6 +72,23 @@ impl Record {
         self.blobs.get(usize::try_from(number).ok()?).cloned()
     }
 
+    /// The same with one more column, in which nothing was asked for yet.
+    pub(super) fn with_column(&self, name: &str, value: Value) -> Self {
+        let mut columns = self.columns.clone();
+        columns.retain(|(other, _)| other != name);
+        columns.push((name.to_owned(), Ok(value)));
+        Self { place: self.place.clone(), columns, blobs: self.blobs.clone(), taken: Taken::default() }
+    }
+
+    /// Notes that what was asked for in another, of the same columns, was asked for.
+    pub(super) fn take_as(&self, other: &Self) {
+        let left: Vec<&str> = other.left().into_iter().map(|(name, _)| name).collect();
+        self.columns
+            .iter()
+            .filter(|(name, _)| !left.contains(&name.as_str()))
+            .for_each(|(name, _)| self.taken.note(name));
+    }
+
     /// The columns with a value that nobody has asked for.
     pub(crate) fn left(&self) -> Vec<(&str, &Result<Value, String>)> {
         let set = self.columns.iter().filter(|(_, value)| !matches!(value, Ok(Value::Null)));

@@ -138,7 +138,7 @@ impl DryRun {
         };
         let memory = MemoryPlan::of(&outline, &workload, &|name| prepared.source.packed_bytes(name))?;
         let parameters: u64 = outline.parameters().iter().map(|parameter| parameter.len() as u64).sum();
-        let samples = prepared.feed.samples();
+        let samples = prepared.objective.own(prepared.feed.samples());
         let trainable_parameters = match &lora {
             Some(config) => outline.adapters(config)?.iter().sum::<usize>() as u64,
             None => outline.parameters().iter().filter(|p| !p.is_base()).map(|p| p.len() as u64).sum(),
@@ -154,7 +154,7 @@ impl DryRun {
                 (prepared.epoch_steps(), prepared.planned_steps),
             ),
             units: units.len(),
-            samples: samples.len(),
+            samples: prepared.training_samples,
             tokens: samples.iter().map(|sample| sample.ids.len() as u64).sum(),
             validation_samples: prepared.validation.samples,
             dropped_samples: prepared.dropped_samples,

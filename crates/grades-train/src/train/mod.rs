@@ -21,6 +21,7 @@ mod options;
 pub mod outputs;
 mod outputs_file;
 pub mod plan;
+pub mod preference;
 pub mod prefix_cache;
 mod prepared;
 mod preview;

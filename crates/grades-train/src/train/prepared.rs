@@ -12,13 +12,14 @@ use super::contamination::{self, Contamination};
 use super::error::TrainError;
 use super::model_source::ModelSource;
 use super::model_vision;
+use super::preference::{Objective, PreferenceLoss, Preferences, Rows};
 use super::state::idle_until;
 use super::tokenised::{self, Encoding};
 use super::validation::Validation;
 use crate::config::{Config, Model};
 use crate::data::feed::Stream;
 use crate::data::stream::{Fresh, Steps};
-use crate::data::{self, DataError, Feed, Loader, MixStrategy, Tokenized, Vision, mix, split};
+use crate::data::{self, DataError, Feed, Loader, MixStrategy, Tokenized, Vision, mix, preference, split};
 use crate::encoder::Encoder;
 use crate::hub::Hub;
 use crate::schedule::total_steps;
@@ -36,6 +37,10 @@ pub(super) struct Prepared {
     pub(super) model_folder: Option<PathBuf>,
     pub(super) feed: Feed,
     pub(super) validation: Validation,
+    /// Samples of training; of preferences their rows.
+    pub(super) training_samples: usize,
+    /// What is learnt; of preferences before the model was asked what it makes of them.
+    pub(super) objective: Objective,
     pub(super) dropped_samples: usize,
     pub(super) truncated_samples: usize,
     /// Training samples that equal an earlier one.
@@ -71,18 +76,25 @@ impl Prepared {
             Some(backend) => Arc::new(Vision { processor: vision.processor.with_backend(backend), ..vision }),
         });
         let encoder = Encoder::new(&tokenizer, sizes.vocab_size);
-        let (loaded, feed) = match config.streaming {
-            true if vision.is_some() => {
-                let problem = "`streaming` is of texts, and this model reads pictures; remove it";
-                return Err(TrainError::Other(problem.to_owned()));
+        let data = match config.preference_loss() {
+            Some(loss) => Data::of_preferences(loss, &encoder, &config)?,
+            None => {
+                let (loaded, feed) = match config.streaming {
+                    true if vision.is_some() => {
+                        let problem = "`streaming` is of texts, and this model reads pictures; remove it";
+                        return Err(TrainError::Other(problem.to_owned()));
+                    }
+                    true => (Loaded::default(), Feed::Stream(stream(&config, tokenizer.clone(), sizes.vocab_size))),
+                    false => whole(&config, (&encoder, &tokenizer, sizes.vocab_size), vision.as_deref())?,
+                };
+                let validation = match config.test_datasets.is_empty() {
+                    true => Validation::of_samples(&loaded.kept_back, &config),
+                    false => Validation::of_sets(&config, (&encoder, &tokenizer, sizes.vocab_size), vision.as_deref())?,
+                };
+                Data { samples: feed.samples().len(), loaded, feed, validation, objective: Objective::Tokens }
             }
-            true => (Loaded::default(), Feed::Stream(stream(&config, tokenizer.clone(), sizes.vocab_size))),
-            false => whole(&config, (&encoder, &tokenizer, sizes.vocab_size), vision.as_deref())?,
         };
-        let validation = match config.test_datasets.is_empty() {
-            true => Validation::of_samples(&loaded.kept_back, &config),
-            false => Validation::of_sets(&config, (&encoder, &tokenizer, sizes.vocab_size), vision.as_deref())?,
-        };
+        let Data { loaded, feed, validation, samples: training_samples, objective } = data;
         let contamination = contamination::look(&config)?;
         if let Some(found) = contamination.as_ref().filter(|found| found.rows > 0) {
             warn_once(format!(
@@ -104,6 +116,8 @@ impl Prepared {
             validation,
             duplicates: loaded.duplicates,
             contamination,
+            training_samples,
+            objective,
             planned_steps,
         })
     }
@@ -195,6 +209,35 @@ fn mix(samples: Vec<(usize, Tokenized)>, config: &Config) -> Result<Vec<Tokenize
         ));
     }
     Ok(order.into_iter().map(|(set, place)| sets[set][place].clone()).collect())
+}
+
+/// The data of a run.
+struct Data {
+    loaded: Loaded,
+    feed: Feed,
+    validation: Validation,
+    /// How many are trained on.
+    samples: usize,
+    objective: Objective,
+}
+
+impl Data {
+    fn of_preferences(loss: PreferenceLoss, encoder: &Encoder<'_>, config: &Config) -> Result<Self, DataError> {
+        let unpaired = matches!(loss, PreferenceLoss::Kto { .. });
+        let data = preference::load(&config.datasets, encoder, config.token_options(), unpaired)?;
+        let loaded = Loaded { dropped: data.dropped, truncated: data.truncated, ..Loaded::default() };
+        let (train, validation) = split::split(data.rows, config.val_set_size, config.seed)?;
+        let samples = [train.len(), validation.len()];
+        let (train, validation) = (Rows::of(train, config, Some(config.seed)), Rows::of(validation, config, None));
+        let desirable = [train.desirable.clone(), validation.desirable.clone()];
+        Ok(Self {
+            loaded,
+            samples: samples[0],
+            validation: Validation { samples: samples[1], ..validation.in_order().into() },
+            feed: train.loader(config.loader_options()).into(),
+            objective: Objective::Preference(Preferences::new(loss, desirable)),
+        })
+    }
 }
 
 /// The last step after which a run is still the same as one without early stopping: its method has asked for nothing

@@ -81,7 +81,7 @@ impl Preview {
                 Cow::Owned(Loader::new(prepared.first(count.max(OF_STREAM))?, prepared.config.loader_options()))
             }
         };
-        let samples = loader.samples();
+        let samples = prepared.objective.own(loader.samples());
         let lengths: Vec<usize> = samples.iter().map(|sample| sample.ids.len()).collect();
         let sequence_len = prepared.config.sequence_len;
         let packing = prepared.config.packing().map(|room| PackedRows {

@@ -21,6 +21,7 @@ use super::ledger::Exact;
 use super::optimizer::Optimizer;
 use super::optimizer_state::Rates;
 use super::options::TrainOptions;
+use super::preference::Objective;
 use super::reading::Reader;
 use super::state::{TrainState, own_values, put_back};
 use super::step::{self, Drawn, Pass, Read};
@@ -45,7 +46,7 @@ type Tried = (f64, f64);
 /// If a batch cannot be read, or no rate gains anything.
 pub(super) fn find(
     state: &mut TrainState,
-    data: (&mut Feed, &mut Reader),
+    data: (&mut Feed, &mut Reader, &Objective),
     options: &TrainOptions,
     first: f64,
 ) -> Result<(f64, RunEvent), TrainError> {
@@ -73,14 +74,14 @@ pub(super) fn find(
 /// If a batch cannot be read.
 fn try_rates(
     state: &mut TrainState,
-    (feed, reader): (&mut Feed, &mut Reader),
+    (feed, reader, objective): (&mut Feed, &mut Reader, &Objective),
     options: &TrainOptions,
     first: f64,
 ) -> Result<Vec<Tried>, TrainError> {
     let initial = own_values(&state.model);
     let batches: Vec<Vec<Batch>> = (0..=UPDATES).map(|step| feed.step(step)).collect::<Result<_, _>>()?;
     climb(first, |rate| {
-        let gained = gained(state, &batches, reader, options, rate);
+        let gained = gained(state, &batches, (reader, objective), options, rate);
         put_back(&mut state.model, &initial);
         gained
     })
@@ -97,7 +98,7 @@ fn best(tried: &[Tried]) -> Option<f64> {
 fn gained(
     state: &mut TrainState,
     batches: &[Vec<Batch>],
-    reader: &mut Reader,
+    (reader, objective): (&mut Reader, &Objective),
     options: &TrainOptions,
     rate: f64,
 ) -> Result<f64, TrainError> {
@@ -107,7 +108,7 @@ fn gained(
         let drawn = Drawn { seed: options.seed, step, noise: options.neftune_noise_alpha };
         let model = &state.model;
         let mut read = |batch: &Batch| Ok(Read { inputs: reader.read(model, batch)?, prefix: None });
-        let pass = step::pass(model, drawn, batches, options.gradient_checkpointing, &mut read)?;
+        let pass = step::pass(model, drawn, batches, options.gradient_checkpointing, objective, &mut read)?;
         let Pass { loss, gradients, .. } = pass;
         if !loss.is_finite() {
             return Ok(f64::NEG_INFINITY);

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use grades::{EarlyStopping, Policy, UnitId};
+use grades::{EarlyStopping, Flops, Policy, UnitId};
 use grades_models::parameters::Parameter;
 use grades_models::source::LoadOptions;
 use grades_models::weights::{SaveDtype, SaveOptions};
@@ -22,6 +22,7 @@ use super::interrupt::Interrupt;
 use super::memory;
 use super::model_vision;
 use super::options::TrainOptions;
+use super::preference::Objective;
 use super::prepared::Prepared;
 use super::preview::{SHOWN, show};
 use super::rate_search;
@@ -30,9 +31,10 @@ use super::resume::resume;
 use super::run_dir::RunDir;
 use super::start::Start;
 use super::state::TrainState;
-use super::trainer::{Outcome, Trained, Trainer};
+use super::trainer::{COMPARED, Outcome, Trained, Trainer};
 use super::vision_cache::VisionCache;
 use crate::config::{Config, LearningRate};
+use crate::data::Feed;
 
 /// Runs a config to the end and leaves everything in its directory.
 ///
@@ -58,7 +60,12 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     plan.check_memory(config)?;
     plan.disk.check(&config.output_dir)?;
     let early_stopping = prepared.early_stopping();
-    let model = load(&prepared, &early_stopping)?;
+    let base = load(&prepared, &early_stopping)?;
+    let (objective, asked) = objective(&prepared, &base);
+    if let Some((_, seconds)) = asked.filter(|_| progress) {
+        let _ = writeln!(io::stderr(), "what the model makes of all answers before its first step: {seconds:.1} s");
+    }
+    let model = adapted(base, config)?;
     let units = units(&model);
     let policy = early_stopping.build(&units, planned_steps)?;
     let mut options = options(config, planned_steps, prepared.epoch_steps());
@@ -66,6 +73,11 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     let mut environment = environment(&prepared, &model, units.len());
     environment.planned_memory_bytes = Some(plan.memory.peak);
     let mut state = TrainState::new(model, policy, &options);
+    // In a checkpoint they are counted already.
+    if let Some((flops, seconds)) = asked {
+        state.ledger.flops += flops;
+        state.ledger.seconds += seconds;
+    }
     if let Start::Checkpoint { checkpoint, .. } = &start {
         state = resume(state, checkpoint, &options)?;
         if config.learning_rate == LearningRate::Auto && state.ledger.learning_rate.is_none() {
@@ -115,7 +127,8 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
             Some(rate) => rate.0,
             None => {
                 let first = if config.adapter.is_some() { FIRST_RATE_OF_ADAPTERS } else { FIRST_RATE };
-                let (rate, found) = rate_search::find(&mut state, (&mut feed, &mut reader), &options, first)?;
+                let data = (&mut feed, &mut reader, &objective);
+                let (rate, found) = rate_search::find(&mut state, data, &options, first)?;
                 if progress {
                     let _ = writeln!(io::stderr(), "{found}");
                 }
@@ -126,7 +139,7 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     }
     let trainer = Trainer::new(state, (feed, reader), &prepared.validation, options, &mut dir);
     let save_model = |model: &Decoder, folder: &Path| save(model, &prepared, folder);
-    let trainer = trainer.until(interrupt.clone()).saving_by(&save_model);
+    let trainer = trainer.learning(objective).until(interrupt.clone()).saving_by(&save_model);
     let trainer = if progress { trainer.with_progress() } else { trainer };
     let Trained { mut model, outcome, left, averaged } = trainer.train()?;
     save(&model, &prepared, &trained_folder(&dir, &model))?;
@@ -169,7 +182,20 @@ const FIRST_RATE: f64 = 1e-4;
 /// The same with adapters.
 const FIRST_RATE_OF_ADAPTERS: f64 = 4e-4;
 
-/// The model of a run, with adapters where it has any.
+/// What a run learns. Preferences are compared with what the model makes of their answers before it trains; with adapters that
+/// is the model without them, also of a run that goes on from a checkpoint. With what it took.
+pub(super) fn objective(prepared: &Prepared, base: &Decoder) -> (Objective, Option<(Flops, f64)>) {
+    let mut objective = prepared.objective.clone();
+    let (Objective::Preference(preferences), Feed::Whole(loader)) = (&mut objective, &prepared.feed) else {
+        return (objective, None);
+    };
+    // An average is compared with the weights over some steps more.
+    let steps = prepared.planned_steps + COMPARED;
+    let asked = preferences.ask(base, &mut loader.clone(), steps, &prepared.validation.batches);
+    (objective, asked)
+}
+
+/// The model of a run, before it gets adapters.
 pub(super) fn load(prepared: &Prepared, early_stopping: &EarlyStopping) -> Result<Decoder, TrainError> {
     let config = &prepared.config;
     let device = device(&config.device).map_err(|error| TrainError::Other(error.to_string()))?;
@@ -182,11 +208,16 @@ pub(super) fn load(prepared: &Prepared, early_stopping: &EarlyStopping) -> Resul
         )));
     }
     model.hold(&config.held());
-    if let Some(lora) = config.lora() {
-        model = model.with_adapter(lora, &LoraConfig::initial(config.seed))?;
-    }
     model.set_dtype(config.precision.resolve());
     Ok(model)
+}
+
+/// The same with adapters, where a run has any.
+pub(super) fn adapted(model: Decoder, config: &Config) -> Result<Decoder, TrainError> {
+    match config.lora() {
+        Some(lora) => Ok(model.with_adapter(lora, &LoraConfig::initial(config.seed))?),
+        None => Ok(model),
+    }
 }
 
 fn environment(prepared: &Prepared, model: &Decoder, units: usize) -> Environment {
@@ -199,7 +230,7 @@ fn environment(prepared: &Prepared, model: &Decoder, units: usize) -> Environmen
         processor: memory::processor(),
         threads: Some(grades_kernels::threads()),
         precision: Some(model.dtype().name().to_owned()),
-        samples: Some(prepared.feed.samples().len()).filter(|_| !prepared.config.streaming),
+        samples: Some(prepared.training_samples).filter(|_| !prepared.config.streaming),
         validation_samples: Some(prepared.validation.samples),
         dropped_samples: Some(prepared.dropped_samples),
         truncated_samples: Some(prepared.truncated_samples),

@@ -10,13 +10,17 @@ use grades_models::{Decoder, Inputs};
 use grades_tensor::{Gradients, executed};
 
 use super::error::TrainError;
+use super::preference::{Objective, Preferences, RewardSums};
+use super::prefix_cache::Set;
 use crate::data::Batch;
 
 /// What a pass over a step's micro-batches gave.
 #[derive(Debug)]
 pub(crate) struct Pass {
-    /// The mean loss per predicted token. Where it is not finite, the pass ended there, and the gradients are worth nothing.
+    /// The mean loss per predicted token, or per row of preferences. Where it is not finite, the pass ended there, and the gradients are worth nothing.
     pub(crate) loss: f64,
+    /// What the answers of preferences are worth.
+    pub(crate) rewards: Option<RewardSums>,
     /// Its gradients.
     pub(crate) gradients: Gradients,
     /// Executed operations.
@@ -56,15 +60,34 @@ pub(crate) fn pass(
     Drawn { seed, step, noise }: Drawn,
     batches: &[Batch],
     checkpointing: bool,
+    objective: &Objective,
     read: &mut dyn FnMut(&Batch) -> Result<Read, TrainError>,
 ) -> Result<Pass, TrainError> {
     let (started, before) = (Instant::now(), executed());
     let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
+    let rows =
+        |preferences: &Preferences| batches.iter().map(|batch| preferences.rows(Set::Train, batch)).sum::<usize>();
+    let mut rewards = None;
     let mut gradients = Gradients::new(model.parameters().slots());
     let (mut total, mut forward_seconds) = (0.0, 0.0);
     for (micro_batch, batch) in batches.iter().enumerate() {
         let forward = Instant::now();
         let dropout = Some(DropoutKey { seed, step: step as u64, micro_batch: micro_batch as u64 });
+        if let Objective::Preference(preferences) = objective {
+            let learnt = preferences.learnt(batch);
+            let Read { inputs, prefix } = read(&learnt)?;
+            let options = PassOptions { checkpointing, prefix, dropout, noise };
+            let share = preferences.rows(Set::Train, batch) as f64 / rows(preferences).max(1) as f64;
+            let judged = preferences.pass(model, batch, (&learnt, &inputs), share, options);
+            total += judged.loss;
+            rewards.get_or_insert_with(RewardSums::default).add(&judged.rewards);
+            forward_seconds += forward.elapsed().as_secs_f64();
+            if !total.is_finite() {
+                break;
+            }
+            judged.backward(&mut gradients);
+            continue;
+        }
         let Read { inputs, prefix } = read(batch)?;
         let options = PassOptions { checkpointing, prefix, dropout, noise };
         let (targets, scale) = (Arc::new(batch.targets.clone()), 1.0 / labels.max(1) as f32);
@@ -78,6 +101,7 @@ pub(crate) fn pass(
     }
     Ok(Pass {
         loss: total,
+        rewards,
         gradients,
         flops: executed().since(&before),
         forward_seconds,

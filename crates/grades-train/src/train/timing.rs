@@ -10,9 +10,10 @@ use super::error::TrainError;
 use super::freeze::units;
 use super::optimizer_state::Rates;
 use super::options::TrainOptions;
+use super::preference::Objective;
 use super::prepared::Prepared;
 use super::reading::Reader;
-use super::run::{load, options};
+use super::run::{adapted, load, objective, options};
 use super::start::Start;
 use super::state::TrainState;
 use super::step::{self, Drawn, Pass, Read};
@@ -41,7 +42,10 @@ fn estimate(prepared: &Prepared) -> Result<TimeEstimate, TrainError> {
     let Prepared { config, feed, planned_steps, .. } = prepared;
     let (planned, epoch) = (*planned_steps, prepared.epoch_steps().max(1));
     let method = prepared.early_stopping();
-    let model = load(prepared, &method)?;
+    let base = load(prepared, &method)?;
+    let (objective, asked) = objective(prepared, &base);
+    let asked_seconds = asked.map_or(0.0, |(_, seconds)| seconds);
+    let model = adapted(base, config)?;
     let policy = method.build(&units(&model), planned)?;
     let wants = policy.wants(planned.div_ceil(2));
     let options = options(config, planned, epoch);
@@ -56,7 +60,7 @@ fn estimate(prepared: &Prepared) -> Result<TimeEstimate, TrainError> {
     for (n, step) in steps.enumerate() {
         let batches = feed.step(step.min(planned.saturating_sub(1)))?;
         let clock = Instant::now();
-        make_step(&mut state, &mut reader, n + 1, &batches, (&options, &wants))?;
+        make_step(&mut state, (&mut reader, &objective), n + 1, &batches, (&options, &wants))?;
         if n > 0 {
             seconds += clock.elapsed().as_secs_f64();
             tokens += tokens_of(&batches);
@@ -82,7 +86,7 @@ fn estimate(prepared: &Prepared) -> Result<TimeEstimate, TrainError> {
         tokens_per_second: 1.0 / per_token.max(f64::MIN_POSITIVE),
         validation_seconds,
         validations,
-        seconds: planned as f64 * step_seconds + validations as f64 * validation_seconds,
+        seconds: asked_seconds + planned as f64 * step_seconds + validations as f64 * validation_seconds,
         timed_steps: TIMED,
         cost_seconds: started.elapsed().as_secs_f64(),
     })
@@ -95,7 +99,7 @@ fn tokens_of(batches: &[Batch]) -> u64 {
 /// A step as the trainer makes it, with what the method measures.
 fn make_step(
     state: &mut TrainState,
-    reader: &mut Reader,
+    (reader, objective): (&mut Reader, &Objective),
     step: usize,
     batches: &[Batch],
     (options, wants): (&TrainOptions, &Wants),
@@ -103,7 +107,8 @@ fn make_step(
     let drawn = Drawn { seed: options.seed, step, noise: options.neftune_noise_alpha };
     let model = &state.model;
     let mut read = |batch: &Batch| Ok(Read { inputs: reader.read(model, batch)?, prefix: None });
-    let Pass { mut gradients, .. } = step::pass(model, drawn, batches, options.gradient_checkpointing, &mut read)?;
+    let checkpointing = options.gradient_checkpointing;
+    let Pass { mut gradients, .. } = step::pass(model, drawn, batches, checkpointing, objective, &mut read)?;
     let measured = state.freezing.measure(&gradients, wants);
     let scale = step::clip(options.max_grad_norm, measured.gradient_norm);
     // A rate at which nothing moves far, whatever the run's is.

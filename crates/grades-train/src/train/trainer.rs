@@ -3,6 +3,7 @@
 mod best;
 mod ending;
 mod setbacks;
+mod validating;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -11,8 +12,8 @@ use std::time::Instant;
 
 use grades::{Cost, Decision, Flops, StepGains, StopReason, TraceStep, Wants};
 use grades_models::{Decoder, Inputs};
-use grades_report::record::{Event, RunEvent, Signals, Step, StepFlops};
-use grades_tensor::{Gradients, Tensor, executed, labels_of};
+use grades_report::record::{Event, Rewards, RunEvent, Signals, Step, StepFlops};
+use grades_tensor::Gradients;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::average::Average;
@@ -24,6 +25,7 @@ use super::ledger::Ledger;
 use super::memory;
 use super::optimizer_state::Rates;
 use super::options::TrainOptions;
+use super::preference::{Objective, RewardSums};
 use super::prefix_cache::{PrefixCache, Set};
 use super::reading::Reader;
 use super::run_dir::RunDir;
@@ -32,12 +34,7 @@ use super::step::{self, Drawn, Pass, Read};
 use super::validation::Validation;
 use crate::config::BestMetric;
 use crate::data::{Batch, Feed};
-use ending::COMPARED;
-
-/// The sum of negative log-likelihoods.
-fn loss_of(scores: &Tensor) -> f64 {
-    -scores.to_host().iter().map(|&score| f64::from(score)).sum::<f64>()
-}
+pub(super) use ending::COMPARED;
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +76,7 @@ pub struct Trainer<'a> {
     /// What was found when it was last gone through, by set where there are several.
     val_losses: Option<BTreeMap<String, f64>>,
     options: TrainOptions,
+    objective: Objective,
     reader: Reader,
     cache: PrefixCache,
     dir: &'a mut RunDir,
@@ -91,6 +89,8 @@ pub struct Trainer<'a> {
     validated_at: usize,
     /// Writes a model into a folder, as runs leave it.
     save_model: Option<&'a SaveModel<'a>>,
+    /// What the last validation said of the answers of preferences.
+    val_rewards: Option<RewardSums>,
 }
 
 /// What writes a model into a folder.
@@ -114,6 +114,7 @@ impl<'a> Trainer<'a> {
             validation,
             val_losses: None,
             options,
+            objective: Objective::Tokens,
             reader,
             next: None,
             cache,
@@ -123,6 +124,7 @@ impl<'a> Trainer<'a> {
             log_lines: false,
             validated_at: 0,
             save_model: None,
+            val_rewards: None,
         }
     }
 
@@ -130,6 +132,13 @@ impl<'a> Trainer<'a> {
     #[must_use]
     pub fn saving_by(mut self, save: &'a SaveModel<'a>) -> Self {
         self.save_model = Some(save);
+        self
+    }
+
+    /// Learns something else than every token that has a label.
+    #[must_use]
+    pub fn learning(mut self, objective: Objective) -> Self {
+        self.objective = objective;
         self
     }
 
@@ -196,7 +205,7 @@ impl<'a> Trainer<'a> {
         let (batches, own_waiting) = self.batches(step)?;
         let tokens: u64 = batches.iter().map(|batch| batch.ids.len() as u64).sum();
 
-        let (Pass { loss, mut gradients, flops, .. }, seen) = self.forward_and_backward(step, &batches)?;
+        let (Pass { loss, rewards, mut gradients, flops, .. }, seen) = self.forward_and_backward(step, &batches)?;
         let (sees, waited) = (self.reader.sees(), self.reader.take_waited());
         self.state.ledger.flops += flops;
         if !loss.is_finite() {
@@ -262,7 +271,10 @@ impl<'a> Trainer<'a> {
             val_loss = self.validate()?;
         }
         let val_losses = self.val_losses.take().filter(|_| val_loss.is_some());
+        let val_rewards = self.val_rewards.take().map(|rewards| rewards.means().0);
         let average_val_loss = if val_loss.is_some() { self.with_average(Self::validate)?.flatten() } else { None };
+        // Those of the average are not told.
+        self.val_rewards = None;
         if step + COMPARED == self.options.schedule.total_steps {
             self.compare_average(step)?;
         }
@@ -276,6 +288,7 @@ impl<'a> Trainer<'a> {
         let ledger = &mut self.state.ledger;
         ledger.monitor_bytes = ledger.monitor_bytes.max(monitor_bytes);
         let ledger = ledger.clone();
+        let rewards = rewards.as_ref().map(RewardSums::means);
         let vision_cache_bytes = sees.then(|| self.reader.cache().bytes());
         self.log(&Step {
             step,
@@ -293,6 +306,10 @@ impl<'a> Trainer<'a> {
             kept_bytes: self.state.freezing.bytes(),
             prefix_cache_bytes: self.cache.is_on().then(|| self.cache.bytes()),
             vision_cache_bytes,
+            rewards: rewards.map(|means| means.0),
+            logps: rewards.map(|means| means.1),
+            kl: rewards.and_then(|means| means.2),
+            val_rewards,
             pictures: sees.then_some(waited.pictures),
             computed_pictures: sees.then_some(waited.computed),
             resident_bytes: memory::resident(),
@@ -346,7 +363,8 @@ impl<'a> Trainer<'a> {
             Ok(Read { prefix: cache.prefix(model, layers, Set::Train, batch, keep), inputs })
         };
         let drawn = Drawn { seed: self.options.seed, step, noise: self.options.neftune_noise_alpha };
-        let pass = step::pass(model, drawn, batches, self.options.gradient_checkpointing, &mut read)?;
+        let checkpointing = self.options.gradient_checkpointing;
+        let pass = step::pass(model, drawn, batches, checkpointing, &self.objective, &mut read)?;
         if let Some(failure) = self.cache.take_failure() {
             self.note(RunEvent::PrefixCacheOff { step, reason: failure.to_string() })?;
         }
@@ -408,26 +426,6 @@ impl<'a> Trainer<'a> {
         freezing.keep(model, gradients, measured, wants);
     }
 
-    /// The mean loss per predicted token over the validation set; `None` where there is none.
-    fn validate(&mut self) -> Result<Option<f64>, TrainError> {
-        let (clock, before) = (Instant::now(), executed());
-        let layers = self.cached_layers();
-        let keep = self.state.ledger.steps < self.options.schedule.total_steps;
-        let (model, cache, reader) = (&self.state.model, &mut self.cache, &mut self.reader);
-        reader.begin(model, self.validation.batches.iter());
-        let losses = self.validation.losses(|batch| {
-            let (inputs, asked) = (reader.read(model, batch)?, labels_of(&batch.targets));
-            Ok(loss_of(&match cache.prefix(model, layers, Set::Validation, batch, keep) {
-                Some(prefix) => model.log_likelihoods_from(prefix, &inputs, &asked),
-                None => model.log_likelihoods(&inputs, &asked),
-            }))
-        })?;
-        self.state.ledger.validation_seconds += clock.elapsed().as_secs_f64();
-        self.state.ledger.validation_flops += executed().since(&before).total();
-        self.val_losses = losses.by_set;
-        Ok(losses.all)
-    }
-
     /// Does something with the averaged weights in the place of the weights, where there are any.
     fn with_average<T>(
         &mut self,
@@ -481,9 +479,16 @@ impl<'a> Trainer<'a> {
         self.progress.set_position(metrics.step as u64);
         let sets = metrics.val_losses.iter().flatten().map(|(set, loss)| format!(" · {set} {loss:.4}"));
         let sets: String = sets.collect();
-        let validation = metrics.val_loss.map_or(String::new(), |loss| format!(" · validation {loss:.4}{sets}"));
+        let worth = |rewards: &Rewards| {
+            let accuracy = rewards.accuracies.map_or(String::new(), |share| format!(", {share:.2} right"));
+            rewards.margins.map_or(String::new(), |margin| format!(" (margin {margin:.3}{accuracy})"))
+        };
+        let [rewards, of_validation] =
+            [&metrics.rewards, &metrics.val_rewards].map(|rewards| rewards.as_ref().map_or(String::new(), worth));
+        let validation =
+            metrics.val_loss.map_or(String::new(), |loss| format!(" · validation {loss:.4}{sets}{of_validation}"));
         let line = format!(
-            "loss {:.4}{validation} · {rate:.0} tokens/s · {}/{} frozen",
+            "loss {:.4}{rewards}{validation} · {rate:.0} tokens/s · {}/{} frozen",
             metrics.loss.unwrap_or(f64::NAN),
             metrics.frozen_units,
             self.state.units.len()

@@ -52,6 +52,8 @@ mod packing;
 #[cfg(test)]
 mod pictures;
 #[cfg(test)]
+mod preferences;
+#[cfg(test)]
 mod prefix_cache;
 #[cfg(test)]
 mod records;

@@ -6,13 +6,16 @@ use grades::StopReason;
 use grades_report::record::RunEvent;
 use grades_tensor::{executed, labels_of};
 
-use super::{Outcome, Trained, Trainer, loss_of};
+use super::validating::{loss_of, mean_of_rows};
+use super::{Outcome, Trained, Trainer};
 use crate::train::average::Average;
 use crate::train::error::TrainError;
+use crate::train::preference::Objective;
+use crate::train::prefix_cache::Set;
 use crate::train::state::TrainState;
 
 /// Steps whose batches an average of the weights is compared with the weights over: two forward passes each, 1 % of a run of 250 steps.
-pub(super) const COMPARED: usize = 4;
+pub(in crate::train) const COMPARED: usize = 4;
 
 impl Trainer<'_> {
     /// Compares the average with the weights over the next batches, where these are not known yet: on samples that were
@@ -28,6 +31,14 @@ impl Trainer<'_> {
         }
         let loss = |trainer: &mut Self| {
             let (model, reader) = (&trainer.state.model, &mut trainer.reader);
+            if let Objective::Preference(preferences) = &trainer.objective {
+                let judged = mean_of_rows(batches.iter().map(|batch| {
+                    let inputs = reader.read(model, batch)?;
+                    let rows = preferences.rows(Set::Train, batch);
+                    Ok((preferences.evaluate(model, Set::Train, batch, None, &inputs), rows))
+                }));
+                return Ok(judged?.map_or(f64::NAN, |(loss, _)| loss));
+            }
             let (mut sum, mut labels) = (0.0, 0);
             for batch in &batches {
                 sum += loss_of(&model.log_likelihoods(&reader.read(model, batch)?, &labels_of(&batch.targets)));
