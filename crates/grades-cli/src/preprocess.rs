@@ -20,7 +20,7 @@ const BAR: usize = 40;
 /// Show what a run trains on: samples as the model reads them, their lengths, and what is left out.
 ///
 /// What has a loss stands in [brackets], on a terminal also in colour (unless NO_COLOR is set). Neither are weights read nor
-/// is anything trained.
+/// is anything trained. With dataset_prepared_path in the config the encoded samples are kept there, for runs to find.
 ///
 /// Example: grades preprocess configs/vqa.yaml model=small-vlm --debug 3 --html samples.html
 #[derive(Debug, clap::Args)]

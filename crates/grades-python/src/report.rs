@@ -21,5 +21,9 @@ pub(crate) fn report(py: Python<'_>, runs: Vec<PathBuf>, out: PathBuf) -> PyResu
 pub(crate) fn figures(py: Python<'_>, run: PathBuf) -> PyResult<Vec<(String, String)>> {
     let runs = py.detach(|| grades_report::read(&[run])).map_err(value_error)?;
     let figures = grades_report::figures(&runs).into_iter();
-    Ok(figures.map(|figure| (figure.title, grades_report::svg::standalone(&figure.svg()))).collect())
+    let titled = |figure: grades_report::Figure| {
+        let svg = grades_report::svg::standalone(&figure.svg());
+        (figure.title, svg)
+    };
+    Ok(figures.map(titled).collect())
 }
