@@ -24,6 +24,7 @@ mod shell;
 mod signals;
 mod sweep;
 mod train;
+mod upload;
 
 use std::process::ExitCode;
 
@@ -75,6 +76,8 @@ enum Command {
     Merge(merge::Args),
     /// Write a model as GGUF files, for llama.cpp, Ollama and LM Studio.
     Export(export::Args),
+    /// Bring a model or adapter to the Hugging Face Hub.
+    Upload(upload::Args),
     /// Show what a checkpoint holds and what fine-tuning it would need.
     Inspect(inspect::Args),
     /// Show runs as one HTML file: losses, signals, what froze when, time, memory, arithmetic.
@@ -143,6 +146,7 @@ fn run(cli: Cli, interrupt: &Interrupt) -> anyhow::Result<()> {
         Command::Export(args) => {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
         }
+        Command::Upload(args) => args.run(cli.json),
         Command::Inspect(args) => args.run(cli.json),
         Command::Report(args) => args.run(cli.json),
         Command::Schema(args) => args.run(cli.json),

@@ -3,12 +3,14 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use grades_report::record::Summary;
 use grades_train::config::Config;
+use grades_train::hub::Hub;
 use grades_train::train::plan::MemoryPlan;
 use grades_train::train::{DryRun, Interrupt, TimeEstimate, dry_run, run_until, timed_dry_run};
 
-use crate::output;
+use crate::{output, upload};
 
 /// Fine-tune a model as a config file says.
 ///
@@ -53,11 +55,27 @@ impl Args {
             print_plan(&plan);
             return Ok(());
         }
+        // What is wrong with name or token shows before the training.
+        let (hub, upload) = (Hub::from_env(), upload::of_config(&config));
+        upload.iter().try_for_each(|upload| hub.prepare_upload(upload))?;
         let summary = grades_kernels::on_worker(|| run_until(&config, true, interrupt))?;
+        let uploaded = upload.as_ref().map(|upload| {
+            let uploaded = hub.upload(&summary.model_dir, upload);
+            uploaded.with_context(|| {
+                let (run, id) = (summary.run_dir.display(), &upload.id);
+                format!(
+                    "{run}: the run has ended, but its model is not on the Hub (`grades upload {run} {id}` tries again)"
+                )
+            })
+        });
+        let uploaded = uploaded.transpose()?;
         if json {
             return output::print_json(&summary);
         }
         print(&summary);
+        if let Some(uploaded) = uploaded {
+            output::print(&format!("uploaded      {}", upload::sentence(&uploaded)));
+        }
         Ok(())
     }
 }

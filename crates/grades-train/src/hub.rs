@@ -6,6 +6,8 @@
 
 pub mod error;
 mod gguf;
+mod token;
+pub mod upload;
 
 use std::env;
 use std::fs;
@@ -22,6 +24,7 @@ use ureq::{Agent, Body};
 
 use crate::data::files;
 pub use error::HubError;
+use token::Token;
 
 /// The branch on which the Hub keeps every public set as parquet, also those that come as a script or in other formats.
 const CONVERTED: &str = "refs/convert/parquet";
@@ -37,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Hub {
     endpoint: String,
     cache: PathBuf,
-    token: Option<String>,
+    token: Option<Token>,
     /// Whether nothing may be asked for, and whether no data set may.
     offline: bool,
     offline_sets: bool,
@@ -59,7 +62,7 @@ impl Hub {
             .build()
             .new_agent();
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        Self { endpoint, cache, token, offline, offline_sets: offline, agent }
+        Self { endpoint, cache, token: token.and_then(Token::of), offline, offline_sets: offline, agent }
     }
 
     /// The Hub as the environment describes it to all its libraries: `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, `HF_TOKEN`
@@ -77,20 +80,22 @@ impl Hub {
             let caches = folder("XDG_CACHE_HOME").unwrap_or_else(|| user.unwrap_or_default().join(".cache"));
             caches.join("huggingface")
         });
-        let token = set("HF_TOKEN").or_else(|| {
-            let stored = folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
-            fs::read_to_string(stored).ok()
-        });
-        let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        let token = Token::found(set("HF_TOKEN"), || folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token")));
         let yes = |value: String| ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str());
         let offline = |name: &str| set(name).is_some_and(yes);
         let hub = Self::new(
             &set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
             folder("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub")),
-            token,
+            None,
             offline("HF_HUB_OFFLINE") || offline("TRANSFORMERS_OFFLINE"),
         );
-        Self { offline_sets: hub.offline || offline("HF_DATASETS_OFFLINE"), ..hub }
+        Self { token, offline_sets: hub.offline || offline("HF_DATASETS_OFFLINE"), ..hub }
+    }
+
+    /// The same without network: its cache alone.
+    #[must_use]
+    pub fn offline(self) -> Self {
+        Self { offline: true, offline_sets: true, ..self }
     }
 
     /// The data set `id` (`owner/name`) at a branch, tag or commit. Without `revision` it is the set as parquet that the Hub
@@ -133,7 +138,11 @@ impl Hub {
             return snapshot.gguf(choice);
         }
         for file in wanted {
-            snapshot.fetch(file)?;
+            match snapshot.fetch(file) {
+                // Nothing but a card needs it.
+                Err(_) if file == "README.md" => {}
+                fetched => drop(fetched?),
+            }
         }
         Ok(snapshot.folder())
     }
@@ -244,7 +253,7 @@ impl Hub {
     fn get(&self, url: &str, repo: &Repo, revision: &str) -> Result<Response<Body>, HubError> {
         let mut request = self.agent.get(url);
         if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+            request = request.header("Authorization", format!("Bearer {}", &**token));
         }
         let answer = request.call().map_err(|e| {
             let reason = e.to_string();
@@ -406,15 +415,17 @@ fn write(path: &Path, contents: &mut dyn io::Read) -> Result<(), HubError> {
 
 /// Whether a path may mean something on the Hub: `owner/name`, and nothing that only files are called.
 pub(crate) fn is_id(path: &str) -> bool {
+    let extension = files::extension(Path::new(path));
+    is_name(path) && (extension.is_empty() || !extension.chars().all(|letter| letter.is_ascii_alphabetic()))
+}
+
+/// Whether a text is `owner/name` as the Hub allows it.
+pub(crate) fn is_name(text: &str) -> bool {
     let part = |text: &str| {
         let of_name = |letter: char| letter.is_ascii_alphanumeric() || "_.-".contains(letter);
         text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.chars().all(of_name)
     };
-    let is_file = |name: &str| {
-        let extension = files::extension(Path::new(name));
-        !extension.is_empty() && extension.chars().all(|letter| letter.is_ascii_alphabetic())
-    };
-    path.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name) && !is_file(name))
+    text.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
 }
 
 /// Whether a file of a model on the Hub is its config, of its tokenizer, or holds weights. There may be more, as the weights
@@ -423,6 +434,8 @@ fn is_of_model(file: &str) -> bool {
     let json = |start: &str| file.starts_with(start) && file.ends_with(".json");
     let weights = file.starts_with("model") && file.ends_with(".safetensors");
     let named = [
+        // The license, for the card of what is made of it.
+        "README.md",
         "config.json",
         "generation_config.json",
         "special_tokens_map.json",

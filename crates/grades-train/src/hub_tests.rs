@@ -264,7 +264,7 @@ fn the_environment_is_that_of_the_hubs_libraries() {
         Hub::described_by(variable, Some(home.path().to_owned()))
     };
     let hub = described(&[("HF_TOKEN", "")]);
-    assert_eq!((hub.endpoint.as_str(), hub.offline, &hub.token), ("https://huggingface.co", false, &None));
+    assert_eq!((hub.endpoint.as_str(), hub.offline, hub.token.as_deref()), ("https://huggingface.co", false, None));
     assert_eq!(hub.cache, home.path().join(".cache/huggingface/hub"));
     fs::create_dir_all(home.path().join(".cache/huggingface")).unwrap();
     fs::write(home.path().join(".cache/huggingface/token"), "stored\n").unwrap();
@@ -303,8 +303,10 @@ fn a_model_is_fetched_without_what_it_does_not_need() {
         "tokenizer.json",
         "tokenizer_config.json",
         "chat_template.jinja",
+        // For the license.
+        "README.md",
     ];
-    let more = ["README.md", "pytorch_model.bin", "consolidated.safetensors", "onnx/model.onnx", "tokenizer.model"];
+    let more = ["pytorch_model.bin", "consolidated.safetensors", "onnx/model.onnx", "tokenizer.model"];
     let files: Vec<(&str, &[u8])> = names.iter().chain(&more).map(|name| (*name, name.as_bytes())).collect();
     let (server, cache) = (FakeHub::with_model("owner/tiny-1.5", &files), tempfile::tempdir().unwrap());
     let id = Path::new("owner/tiny-1.5");

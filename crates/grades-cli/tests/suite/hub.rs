@@ -99,11 +99,24 @@ fn a_token_goes_to_the_hub_and_nowhere_else() {
     let (workspace, hub) = (Workspace::new(), hub());
     let (token, person) = ("hf_forTheHubAlone", "somebody-by-name");
     let home = format!("/home/{person}");
-    let variables = [("HF_ENDPOINT", hub.endpoint.as_str()), ("HF_TOKEN", token), ("HOME", &home), ("USER", person)];
+    let (key, password) = ("key-of-wandb", "password-of-mlflow");
+    let variables = [
+        ("HF_ENDPOINT", hub.endpoint.as_str()),
+        ("HF_TOKEN", token),
+        ("HOME", &home),
+        ("USER", person),
+        ("WANDB_API_KEY", key),
+        ("MLFLOW_TRACKING_USERNAME", "user-of-mlflow"),
+        ("MLFLOW_TRACKING_PASSWORD", password),
+        ("MLFLOW_TRACKING_TOKEN", password),
+        ("TRACKIO_WRITE_TOKEN", key),
+    ];
     let data = ["datasets.0.path=baber/piqa", "datasets.0.type=piqa", "datasets.0.split=validation"];
     let train =
         |more: &[&str]| workspace.call_with(&variables, &[&["train", "config.yaml"][..], &data[..], more].concat());
-    let trained = train(&["early_stopping.trace=true", "save_steps=1", "report_to=[tensorboard, wandb]"]);
+    let trained =
+        train(&["early_stopping.trace=true", "save_steps=1", "report_to=[tensorboard, wandb, mlflow, trackio]"]);
+    assert!(workspace.path("mlruns/0").is_dir() && workspace.path("hub/trackio/inbox").is_dir());
     assert!(trained.succeeded(), "{}", trained.stderr());
     hub.answer("/api/datasets/owner/set/revision/main", Answer::refusal("403 Forbidden", "GatedRepo"));
     let refused = train(&["datasets.0.path=owner/set", "output_dir=other"]);
@@ -114,7 +127,7 @@ fn a_token_goes_to_the_hub_and_nowhere_else() {
     assert!(!asked.is_empty() && asked.iter().all(|request| request.ends_with(token)), "{asked:?}");
     for called in [&trained, &refused, &compared] {
         let said = called.stdout() + &called.stderr();
-        assert!(!said.contains(token) && !said.contains(person), "{said}");
+        assert!([token, person, key, password].iter().all(|secret| !said.contains(secret)), "{said}");
     }
     let holds = |path: &Path, word: &str| {
         std::fs::read(path).unwrap().windows(word.len()).any(|window| window == word.as_bytes())
@@ -125,7 +138,7 @@ fn a_token_goes_to_the_hub_and_nowhere_else() {
             && written.iter().any(|path| path.ends_with("compare.html"))
     );
     for path in &written {
-        assert!(!holds(path, token) && !holds(path, person), "{}", path.display());
+        assert!([token, person, key, password].iter().all(|secret| !holds(path, secret)), "{}", path.display());
     }
 }
 

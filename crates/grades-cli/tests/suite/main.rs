@@ -33,3 +33,8 @@ mod sweep;
 #[cfg(test)]
 #[path = "../../../grades-train/tests/suite/tiny_checkpoint.rs"]
 mod tiny_checkpoint;
+#[cfg(test)]
+mod uploads;
+#[cfg(test)]
+#[path = "../../../grades-train/tests/suite/writable_hub.rs"]
+mod writable_hub;

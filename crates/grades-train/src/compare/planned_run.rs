@@ -43,6 +43,13 @@ fn comparable(config: &Config) -> Value {
         metric_for_best_model: config.metric_for_best_model.filter(|_| chooses),
         greater_is_better: config.greater_is_better.filter(|_| chooses),
         report_to: plain.report_to,
+        run_name: None,
+        wandb_project: None,
+        wandb_entity: None,
+        wandb_name: None,
+        mlflow_tracking_uri: None,
+        mlflow_experiment_name: None,
+        trackio_project_name: None,
         ..config.clone()
     };
     serde_json::to_value(config).unwrap_or_default()

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::averaging::Averaging;
+use super::hub::HubStrategy;
 use super::interruptions::Resume;
 use super::learning_rate::LearningRate;
 use super::lora::TargetModules;
@@ -84,6 +85,7 @@ by_hand! {
         ],
     });
     Threads = |_generator| json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "const": "auto" }] });
+    HubStrategy = |_generator| json_schema!({ "enum": ["end"] });
     ReportTo = |generator| {
         let tracker = generator.subschema_for::<Tracker>();
         json_schema!({ "anyOf": [{ "enum": ["none", false] }, tracker, { "type": "array", "items": tracker }] })

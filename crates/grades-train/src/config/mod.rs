@@ -6,6 +6,7 @@
 
 mod averaging;
 mod forms;
+mod hub;
 mod interruptions;
 mod learning_rate;
 mod lora;
@@ -31,6 +32,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use averaging::Averaging;
+pub use hub::HubStrategy;
 pub use interruptions::{OnNonfinite, Resume};
 pub use learning_rate::LearningRate;
 pub use lora::{Adapter, TargetModules};
@@ -39,6 +41,7 @@ pub use model::{Init, Model};
 pub use optimizer::{OptimArgs, Optimizer};
 pub use pictures::ImageBackend;
 pub use preference::{DpoLossType, Rl};
+pub(crate) use report_to::tracking_uri_problem;
 pub use report_to::{ReportTo, Tracker};
 pub use resolved::Config;
 pub use save_steps::SaveSteps;

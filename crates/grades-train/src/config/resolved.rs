@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::averaging::Averaging;
+use super::hub::HubStrategy;
 use super::interruptions::{OnNonfinite, Resume};
 use super::learning_rate::LearningRate;
 use super::lora::{Adapter, TargetModules};
@@ -257,8 +258,34 @@ pub struct Config {
     pub save_strategy: Option<SaveStrategy>,
     /// Steps between checkpoints: a count, or a share of all steps; or a list of steps.
     pub save_steps: Option<SaveSteps>,
-    /// Trackers whose files are written into the run's directory, too: `tensorboard`, `wandb`, a list, or `none` (default).
+    /// Trackers that a run is told to, too: `tensorboard` (event files in the run's directory), `wandb` (there a directory that `wandb sync`
+    /// sends), `mlflow`, `trackio` (files that `trackio show` takes), a list, or `none` (default). What a tracker cannot be sent waits, and stops
+    /// nothing.
     pub report_to: ReportTo,
+    /// What trackers show the run as. Left out: the last part of `output_dir`.
+    pub run_name: Option<String>,
+    /// The project in W&B. Left out: `WANDB_PROJECT`, or else `grades`.
+    pub wandb_project: Option<String>,
+    /// Whose project it is in W&B. Left out: of who sends it.
+    pub wandb_entity: Option<String>,
+    /// What W&B shows the run as, in place of `run_name`.
+    pub wandb_name: Option<String>,
+    /// MLflow's tracking server (`http://…`), or the folder that it keeps runs in. Left out: `MLFLOW_TRACKING_URI`, or else `mlruns`. Who may
+    /// write there is in `MLFLOW_TRACKING_TOKEN`, or `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`.
+    pub mlflow_tracking_uri: Option<String>,
+    /// The experiment in MLflow. Left out: `MLFLOW_EXPERIMENT_NAME`, or else `Default`.
+    pub mlflow_experiment_name: Option<String>,
+    /// The project in Trackio. Left out: `TRACKIO_PROJECT`, or else `grades`.
+    pub trackio_project_name: Option<String>,
+    /// The model's name on the Hugging Face Hub (`owner/name`), where it is uploaded when the run has ended. The token is in `HF_TOKEN`, or where
+    /// `hf auth login` has left it.
+    pub hub_model_id: Option<String>,
+    /// When it is uploaded: `end` (default).
+    pub hub_strategy: Option<HubStrategy>,
+    /// Whether the repository, if it is made for it, is private. Default: false.
+    pub hub_private_repo: bool,
+    /// The branch that it goes to. Left out: `main`.
+    pub hub_revision: Option<String>,
     /// How many checkpoints stay; the oldest go first, but never the best nor the last. Left out: all.
     pub save_total_limit: Option<usize>,
     /// Whether a checkpoint is a model (or adapter) in the Hugging Face layout alone, for use and not to go on from; that of a run
@@ -374,6 +401,17 @@ impl Default for Config {
             save_strategy: None,
             save_steps: None,
             report_to: ReportTo::default(),
+            run_name: None,
+            wandb_project: None,
+            wandb_entity: None,
+            wandb_name: None,
+            mlflow_tracking_uri: None,
+            mlflow_experiment_name: None,
+            trackio_project_name: None,
+            hub_model_id: None,
+            hub_strategy: None,
+            hub_private_repo: false,
+            hub_revision: None,
             save_total_limit: None,
             save_only_model: false,
             load_best_model_at_end: false,

@@ -92,6 +92,11 @@ impl Variants {
         }
         let config = raw::resolve(tree)?;
         config.validate()?;
+        if config.hub_model_id.is_some() {
+            let problem = "`hub_model_id` is of a single run, and all runs of a comparison would go there; remove it, and upload \
+                           the one that you want with `grades upload`";
+            return Err(ConfigError::Inconsistent(problem.to_owned()));
+        }
         Ok(config)
     }
 }

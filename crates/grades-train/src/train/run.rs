@@ -33,6 +33,7 @@ use super::start::Start;
 use super::state::TrainState;
 use super::trainer::{COMPARED, Outcome, Trained, Trainer};
 use super::vision_cache::VisionCache;
+use crate::card;
 use crate::config::{Config, LearningRate};
 use crate::data::Feed;
 
@@ -107,7 +108,7 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     if let Some(line) = prepared.source.decoded(config).filter(|_| progress) {
         let _ = writeln!(io::stderr(), "{line}");
     }
-    dir.report_to(config.report_to.trackers(), resumed)?;
+    dir.report_to(config, resumed)?;
     // A run that goes on in its own directory keeps what it began with.
     if !dir.path().join(record::CONFIG).exists() {
         dir.write(record::CONFIG, config.to_yaml().map_err(|e| TrainError::Other(e.to_string()))?.as_bytes())?;
@@ -156,7 +157,9 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
         _ => {}
     }
     dir.logs()?;
+    dir.end_trackers()?;
     dir.write(record::SUMMARY, &pretty(&summary)?)?;
+    card::write(dir.path(), &summary.model_dir)?;
     grades_report::write_into(dir.path())?;
     Ok(summary)
 }

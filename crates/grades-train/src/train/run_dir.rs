@@ -13,7 +13,7 @@ use grades_report::record::{self, Event, Signals, Step};
 use super::TrainError;
 use super::log_file::LogFile;
 use super::trackers::Trackers;
-use crate::config::Tracker;
+use crate::config::Config;
 
 /// The directory of one run: `config.yaml`, `environment.json`, `units.json`, `metrics.jsonl`, `signals.jsonl`,
 /// `events.jsonl`, with `early_stopping.trace` also `trace.jsonl`, `checkpoints/`, `model/` and, at the end, `summary.json` and `report.html`.
@@ -132,14 +132,22 @@ impl RunDir {
         })
     }
 
-    /// From now on writes the files of these trackers, too. A run that goes on after the step `resumed` replaces what they
-    /// hold of later ones.
+    /// From now on tells the trackers of `config`, too. A run that goes on after the step `resumed` replaces what they hold of later
+    /// ones.
     ///
     /// # Errors
-    /// If they cannot be written.
-    pub fn report_to(&mut self, trackers: &[Tracker], resumed: Option<usize>) -> Result<(), TrainError> {
-        self.trackers = Trackers::open(&self.path, trackers, resumed)?;
+    /// If their files cannot be written.
+    pub fn report_to(&mut self, config: &Config, resumed: Option<usize>) -> Result<(), TrainError> {
+        self.trackers = Trackers::open(&self.path, config, resumed)?;
         Ok(())
+    }
+
+    /// Tells the trackers that the run has ended.
+    ///
+    /// # Errors
+    /// If their files cannot be written.
+    pub fn end_trackers(&mut self) -> Result<(), TrainError> {
+        self.trackers.end()
     }
 
     /// The directory.

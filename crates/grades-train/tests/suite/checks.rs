@@ -2,8 +2,6 @@
 
 use std::fs;
 
-use serde_json::Value;
-
 use crate::runs::{ALL, LAYER, Workspace};
 
 /// Values of all matrices that can freeze.
@@ -47,15 +45,17 @@ fn trackers_get_the_validation_loss_at_the_end() {
     let workspace = Workspace::new();
     for (eval_steps, times) in [("eval_steps=0", 1), ("eval_steps=4", 2)] {
         let name = format!("run-{times}");
-        let run = workspace.train(&name, &["val_set_size=4", "report_to=wandb", eval_steps]);
-        let text = fs::read_to_string(run.path.join("wandb/wandb-history.jsonl")).unwrap();
-        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let losses: Vec<_> = lines.iter().filter(|line| !line["eval/loss"].is_null()).collect();
-        assert_eq!(losses.len(), times, "{eval_steps}");
-        let last = losses.last().unwrap();
-        assert_eq!(last["_step"], 8);
-        // JSON's numbers may come back in another last bit.
-        let (told, loss) = (last["eval/loss"].as_f64().unwrap(), run.summary.val_loss.unwrap());
+        let store = format!("mlflow_tracking_uri={}", workspace.path(&format!("mlruns-{times}")).display());
+        let run = workspace.train(&name, &["val_set_size=4", "report_to=mlflow", &store, eval_steps]);
+        let id = run.json("trackers.json")["run_id"].as_str().unwrap().to_owned();
+        let metric = workspace.path(&format!("mlruns-{times}/0/{id}/metrics/eval/loss"));
+        let text = fs::read_to_string(metric).unwrap();
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(' ').collect()).collect();
+        assert_eq!(lines.len(), times, "{eval_steps}");
+        let last = lines.last().unwrap();
+        assert_eq!(last[2], "8");
+        // Numbers may come back in another last bit.
+        let (told, loss) = (last[1].parse::<f64>().unwrap(), run.summary.val_loss.unwrap());
         assert!((told - loss).abs() < 1e-12, "{told} {loss}");
     }
 }

@@ -141,11 +141,18 @@ fn the_saved_model_goes_on_where_the_run_ended() {
 #[test]
 fn trackers_get_the_numbers_of_every_step() {
     let workspace = Workspace::new();
-    let run = workspace.train("run", &["report_to=[tensorboard, wandb]", "max_steps=2"]);
-    let history = fs::read_to_string(run.path.join("wandb/wandb-history.jsonl")).unwrap();
-    let history: Vec<Value> = history.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let losses: Vec<f64> = history.iter().map(|line| line["train/loss"].as_f64().unwrap()).collect();
-    assert_eq!(losses, run.metric("/loss"));
+    let store = format!("mlflow_tracking_uri={}", workspace.path("mlruns").display());
+    let run = workspace.train("run", &["report_to=[tensorboard, mlflow]", "max_steps=2", &store]);
+    let (mlflow, id) = (workspace.path("mlruns/0"), run.json("trackers.json")["run_id"].as_str().unwrap().to_owned());
+    let read = |name: &str| fs::read_to_string(mlflow.join(&id).join(name)).unwrap();
+    let column = |line: &str, at| line.split(' ').nth(at).unwrap().parse::<f64>().unwrap();
+    let losses: Vec<f64> = read("metrics/train/loss").lines().map(|line| column(line, 1)).collect();
+    let steps: Vec<f64> = read("metrics/train/loss").lines().map(|line| column(line, 2)).collect();
+    assert_eq!(steps, [1.0, 2.0]);
+    // JSON's numbers may come back in another last bit.
+    assert!(losses.iter().zip(run.metric("/loss")).all(|(told, loss)| (told - loss).abs() < 1e-12), "{losses:?}");
+    assert_eq!((read("params/max_steps"), read("tags/mlflow.runName")), ("2".to_owned(), "run".to_owned()));
+    assert!(read("meta.yaml").contains("status: 3\n"), "{}", read("meta.yaml"));
     let files: Vec<_> = fs::read_dir(run.path.join("tensorboard")).unwrap().map(|entry| entry.unwrap()).collect();
     assert_eq!(files.len(), 1);
     assert!(files[0].file_name().to_string_lossy().contains("tfevents"));

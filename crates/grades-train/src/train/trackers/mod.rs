@@ -1,42 +1,150 @@
-//! Files that other tools read, written beside the run's own: `report_to`.
+//! What other tools show of a run, beside the run's own files: `report_to`. A tracker is a file here.
 
+mod clock;
+mod mlflow;
+mod protobuf;
 mod tensorboard;
+mod trackio;
 mod wandb;
 
+use std::collections::hash_map::RandomState;
+use std::env;
+use std::fmt::Debug;
+use std::fs;
+use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::TrainError;
-use crate::config::Tracker;
-use tensorboard::EventFile;
-use wandb::History;
+use crate::config::{Config, Tracker};
+
+/// The file of a run's directory that holds what the run is called in other tools, so that one that goes on does so there, too.
+const IDS: &str = "trackers.json";
+
+/// A tool that is told a run.
+trait Tracks: Debug {
+    /// Takes the values of a step.
+    fn step(&mut self, values: &Values) -> Result<(), TrainError>;
+
+    /// Has everything written that is a file of the run's directory, or fails; tools elsewhere stop no run.
+    fn settle(&mut self) -> Result<(), TrainError>;
+
+    /// Learns that the run has ended, and not been interrupted.
+    fn end(&mut self) -> Result<(), TrainError> {
+        self.settle()
+    }
+}
+
+/// The values of a step.
+#[derive(Clone, Debug)]
+struct Values {
+    step: u64,
+    /// Of the run.
+    seconds: f64,
+    /// Since 1970 began.
+    time: Duration,
+    values: Vec<(String, f64)>,
+}
+
+/// A run as trackers learn of it.
+#[derive(Clone, Debug)]
+struct Opened<'a> {
+    /// Its directory.
+    run: &'a Path,
+    name: String,
+    /// 32 hexadecimal digits that no other run has.
+    id: String,
+    config: &'a Config,
+    /// The options that have a value.
+    options: Value,
+    /// The step after which it goes on.
+    resumed: Option<usize>,
+}
+
+impl<'a> Opened<'a> {
+    fn of(run: &'a Path, config: &'a Config, resumed: Option<usize>) -> Result<Self, TrainError> {
+        let folder = run.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let options = serde_json::to_value(config).map_err(|error| TrainError::Other(error.to_string()))?;
+        Ok(Self {
+            run,
+            name: config.run_name.clone().unwrap_or(folder),
+            id: id_of(run)?,
+            config,
+            options: without_nulls(options),
+            resumed,
+        })
+    }
+
+    /// The project of a run in a tool: as the config or a variable of the environment says.
+    fn project(&self, given: Option<&str>, variable: &str) -> String {
+        let set = || env::var(variable).ok().filter(|value| !value.is_empty());
+        given.map(str::to_owned).or_else(set).unwrap_or_else(|| "grades".to_owned())
+    }
+}
+
+/// The id that a run's directory holds, or a new one that it holds from now on.
+fn id_of(run: &Path) -> Result<String, TrainError> {
+    let path = run.join(IDS);
+    let known = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    let known = known.and_then(|known| known["run_id"].as_str().map(str::to_owned));
+    if let Some(id) = known.filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+        return Ok(id);
+    }
+    // Hashers begin with what the system draws for each process, and each with another state.
+    let id = format!("{:016x}{:016x}", RandomState::new().build_hasher().finish(), {
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_u128(clock::now().as_nanos());
+        hasher.finish()
+    });
+    grades_fs::write(&path, format!("{}\n", serde_json::json!({ "run_id": id })))?;
+    Ok(id)
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key, without_nulls(value)))
+            .collect(),
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        value => value,
+    }
+}
 
 /// The trackers of a run.
 #[derive(Debug, Default)]
 pub(super) struct Trackers {
-    events: Option<EventFile>,
-    history: Option<History>,
+    open: Vec<Box<dyn Tracks>>,
     /// Signals of the step whose metrics are still to come.
     signals: Vec<(String, f64)>,
 }
 
 impl Trackers {
-    /// Opens their files in the run's directory; what a resumed run had written after step `resumed` is void.
-    pub(super) fn open(run: &Path, trackers: &[Tracker], resumed: Option<usize>) -> Result<Self, TrainError> {
-        let events = trackers.contains(&Tracker::Tensorboard).then(|| EventFile::create(run, resumed)).transpose()?;
-        let history = trackers.contains(&Tracker::Wandb).then(|| History::open(run, resumed)).transpose()?;
-        Ok(Self { events, history, signals: Vec::new() })
-    }
-
-    fn is_empty(&self) -> bool {
-        self.events.is_none() && self.history.is_none()
+    /// Opens those of a config; what a resumed run had told them after step `resumed` is void.
+    pub(super) fn open(run: &Path, config: &Config, resumed: Option<usize>) -> Result<Self, TrainError> {
+        let trackers = config.report_to.trackers();
+        if trackers.is_empty() {
+            return Ok(Self::default());
+        }
+        let opened = Opened::of(run, config, resumed)?;
+        let open = trackers.iter().map(|tracker| -> Result<Box<dyn Tracks>, TrainError> {
+            Ok(match tracker {
+                Tracker::Tensorboard => Box::new(tensorboard::EventFile::create(&opened)?),
+                Tracker::Wandb => Box::new(wandb::OfflineRun::open(&opened)?),
+                Tracker::Mlflow => mlflow::open(&opened)?,
+                Tracker::Trackio => Box::new(trackio::Inbox::open(&opened)),
+            })
+        });
+        Ok(Self { open: open.collect::<Result<_, _>>()?, signals: Vec::new() })
     }
 
     /// Takes a line of `signals.jsonl`, to be written with the metrics of its step.
     pub(super) fn signals(&mut self, line: &impl Serialize) {
-        if !self.is_empty()
+        if !self.open.is_empty()
             && let Ok(line) = serde_json::to_value(line)
         {
             scalars("signals", &line["signals"], &mut self.signals);
@@ -45,36 +153,35 @@ impl Trackers {
 
     /// Writes a line of `metrics.jsonl`.
     pub(super) fn metrics(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
-        if self.is_empty() {
+        if self.open.is_empty() {
             return Ok(());
         }
         let line = serde_json::to_value(line).unwrap_or_default();
         let mut values = named(&line);
         values.append(&mut self.signals);
-        self.write(line["step"].as_u64().unwrap_or(0), line["seconds"].as_f64().unwrap_or(0.0), &values)
+        self.tell(line["step"].as_u64().unwrap_or(0), line["seconds"].as_f64().unwrap_or(0.0), values)
     }
 
     /// Writes a validation loss that has no line in `metrics.jsonl`.
     pub(super) fn validation(&mut self, step: usize, seconds: f64, loss: f64) -> Result<(), TrainError> {
         let mut values = Vec::new();
         scalars("eval/loss", &loss.into(), &mut values);
-        self.write(step as u64, seconds, &values)
+        self.tell(step as u64, seconds, values)
     }
 
     /// Fails unless all that they were told is in their files.
     pub(super) fn settle(&mut self) -> Result<(), TrainError> {
-        self.events.as_mut().map_or(Ok(()), EventFile::settle)?;
-        self.history.as_mut().map_or(Ok(()), History::settle)
+        self.open.iter_mut().try_for_each(|tracker| tracker.settle())
     }
 
-    fn write(&mut self, step: u64, seconds: f64, values: &[(String, f64)]) -> Result<(), TrainError> {
-        if let Some(events) = &mut self.events {
-            events.write(step, values)?;
-        }
-        match &mut self.history {
-            Some(history) => history.write(step, seconds, values),
-            None => Ok(()),
-        }
+    /// Tells them that the run has ended.
+    pub(super) fn end(&mut self) -> Result<(), TrainError> {
+        self.open.iter_mut().try_for_each(|tracker| tracker.end())
+    }
+
+    fn tell(&mut self, step: u64, seconds: f64, values: Vec<(String, f64)>) -> Result<(), TrainError> {
+        let values = Values { step, seconds, time: clock::now(), values };
+        self.open.iter_mut().try_for_each(|tracker| tracker.step(&values))
     }
 }
 
@@ -119,28 +226,39 @@ mod tests {
 
     #[test]
     fn signals_are_written_with_the_metrics_of_their_step() {
-        let run = tempfile::tempdir().unwrap();
-        let mut trackers = Trackers::open(run.path(), &[Tracker::Wandb], None).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path();
+        let config = Config { report_to: serde_json::from_value("wandb".into()).unwrap(), ..Config::default() };
+        let mut trackers = Trackers::open(run, &config, None).unwrap();
         trackers.signals(&serde_json::json!({ "step": 1, "signals": { "language.0.q": 0.5, "language.0.k": null } }));
         for step in 1..=3 {
             trackers.metrics(&serde_json::json!({ "step": step, "seconds": 0.5, "loss": 2.0 })).unwrap();
         }
-        let read = || {
-            let text = std::fs::read_to_string(run.path().join("wandb/wandb-history.jsonl")).unwrap();
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
-        };
+        let path = wandb::tests::path(run);
+        let read = || wandb::tests::history(&path);
         let lines = read();
-        assert_eq!(lines[0]["signals/language.0.q"], 0.5);
-        assert_eq!((&lines[0]["_step"], &lines[0]["train/loss"]), (&1.into(), &2.0.into()));
-        assert!(lines[0]["_timestamp"].as_f64().unwrap() > 1.6e9 && lines[0]["_runtime"] == 0.5);
-        assert!(lines[0].get("signals/language.0.k").is_none() && lines[1].get("signals/language.0.q").is_none());
-        // A run that goes on after step 1 writes steps 2 and 3 again.
-        let mut trackers = Trackers::open(run.path(), &[Tracker::Wandb], Some(1)).unwrap();
+        let (step, first) = &lines[0];
+        assert_eq!((*step, &first["_step"], &first["train/loss"]), (1, &1.into(), &2.0.into()));
+        assert!(first["_timestamp"].as_f64().unwrap() > 1.6e9 && first["_runtime"] == 0.5);
+        assert_eq!(first["signals/language.0.q"], 0.5);
+        assert!(!first.contains_key("signals/language.0.k") && !lines[1].1.contains_key("signals/language.0.q"));
+        // A run that goes on after step 1 writes steps 2 and 3 again, where it was.
+        let mut trackers = Trackers::open(run, &config, Some(1)).unwrap();
         trackers.metrics(&serde_json::json!({ "step": 2, "loss": 1.0 })).unwrap();
-        assert_eq!(read().iter().map(|line| line["_step"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(read()[1]["train/loss"], 1.0);
+        assert_eq!(read().iter().map(|(step, _)| *step).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(read()[1].1["train/loss"], 1.0);
         trackers.validation(2, 0.75, 3.5).unwrap();
-        let last = &read()[2];
-        assert_eq!((&last["_step"], &last["_runtime"], &last["eval/loss"]), (&2.into(), &0.75.into(), &3.5.into()));
+        let (step, last) = &read()[2];
+        assert_eq!((*step, &last["_runtime"], &last["eval/loss"]), (2, &0.75.into(), &3.5.into()));
+        trackers.end().unwrap();
+        assert_eq!(wandb::tests::path(run), path);
+    }
+
+    #[test]
+    fn runs_have_ids_of_their_own_and_keep_them() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let ids = folders.each_ref().map(|folder| id_of(folder.path()).unwrap());
+        assert!(ids[0] != ids[1] && ids.iter().all(|id| id.len() == 32), "{ids:?}");
+        assert_eq!(id_of(folders[0].path()).unwrap(), ids[0]);
     }
 }

@@ -1,10 +1,10 @@
-//! TensorBoard's event files: `TFRecord`s of `Event` messages, encoded here because the few fields that are needed do not
-//! pay for a protobuf library. The field numbers are those of `tensorboard/compat/proto/{event,summary}.proto`.
+//! TensorBoard's event files: `TFRecord`s of `Event` messages. The field numbers are those of
+//! `tensorboard/compat/proto/{event,summary}.proto`.
 
 use std::fs;
-use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::protobuf::{bytes, number};
+use super::{Opened, Tracks, Values, clock};
 use crate::train::TrainError;
 use crate::train::log_file::LogFile;
 
@@ -14,32 +14,32 @@ pub(super) struct EventFile(LogFile);
 
 impl EventFile {
     /// Begins a new file. That of a run that goes on says from which step on it replaces what older files hold.
-    pub(super) fn create(run: &Path, resumed: Option<usize>) -> Result<Self, TrainError> {
-        let folder = run.join("tensorboard");
+    pub(super) fn create(opened: &Opened<'_>) -> Result<Self, TrainError> {
+        let folder = opened.run.join("tensorboard");
         fs::create_dir_all(&folder).map_err(|source| TrainError::io(&folder, source))?;
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = clock::now();
         // TensorBoard reads the files of a folder in the order of their names, and knows them by `tfevents`.
         let name = format!("events.out.tfevents.{}.{:09}.grades", time.as_secs(), time.subsec_nanos());
         let path = folder.join(name);
         let mut events = Self(LogFile::create(&path)?);
         events.append(&version(time.as_secs_f64()))?;
-        if let Some(step) = resumed {
+        if let Some(step) = opened.resumed {
             events.append(&start(time.as_secs_f64(), step as u64 + 1))?;
         }
         Ok(events)
     }
 
-    /// Appends the values of a step.
-    pub(super) fn write(&mut self, step: u64, values: &[(String, f64)]) -> Result<(), TrainError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        self.append(&scalars(now, step, values))
-    }
-
     fn append(&mut self, event: &[u8]) -> Result<(), TrainError> {
         self.0.append(&record(event))
     }
+}
 
-    pub(super) fn settle(&mut self) -> Result<(), TrainError> {
+impl Tracks for EventFile {
+    fn step(&mut self, values: &Values) -> Result<(), TrainError> {
+        self.append(&scalars(values.time.as_secs_f64(), values.step, &values.values))
+    }
+
+    fn settle(&mut self) -> Result<(), TrainError> {
         self.0.settle()
     }
 }
@@ -79,25 +79,9 @@ fn timed(wall_time: f64, step: u64) -> Vec<u8> {
     let mut event = vec![1 << 3 | 1];
     event.extend(wall_time.to_le_bytes());
     if step > 0 {
-        event.push(2 << 3);
-        varint(&mut event, step);
+        number(&mut event, 2, step);
     }
     event
-}
-
-/// A field of bytes: text or a message.
-fn bytes(message: &mut Vec<u8>, field: u8, value: &[u8]) {
-    message.push(field << 3 | 2);
-    varint(message, value.len() as u64);
-    message.extend(value);
-}
-
-fn varint(message: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        message.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    message.push(value as u8);
 }
 
 /// Length, its checksum, the data, and their checksum.
