@@ -64,6 +64,67 @@ fn a_run_that_is_killed_twenty_times_ends_as_one_that_was_left_alone() {
     assert_same(&workspace.path("run"), &workspace.path("whole"));
 }
 
+/// What else a run remembers: states of other optimizers, adapters beside packed weights, averages, the best weights, outputs of frozen
+/// layers; with another number of threads after each kill.
+#[test]
+fn whatever_a_run_remembers_is_there_after_a_kill() {
+    let workspace = Workspace::new();
+    let started = Instant::now();
+    assert!(workspace.call(&["train", "config.yaml", "output_dir=short", "max_steps=1"]).succeeded());
+    let begun = started.elapsed();
+    let follow =
+        "early_stopping={method: grades, companions: follow, alpha: 0.01, tau: {language.0.*: 1.0e9, default: 1.0e-9}}";
+    for (index, options) in [
+        &["optimizer=adamw_8bit", "early_stopping=none"][..],
+        &["optimizer=muon", "early_stopping=none"],
+        &["optimizer=sgd", "learning_rate=0.1", "early_stopping={method: grades, tau: 1.0e-9}"],
+        &["optimizer=lion", "early_stopping=none", "weight_average={kind: polynomial}"],
+        &["adapter=lora", "lora_r=4", "load_in_4bit=true", "early_stopping={method: grades, tau: auto}"],
+        &[
+            "sample_packing=true",
+            "gradient_accumulation_steps=2",
+            "early_stopping={method: validation_loss, patience: 1000}",
+        ],
+        &["prefix_cache=memory", follow],
+        &["prefix_cache=disk", follow],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let train = |name: &str, threads: &str| {
+            let output = format!("output_dir={name}-{index}");
+            [
+                "train",
+                "config.yaml",
+                &output,
+                "--threads",
+                threads,
+                "max_steps=400",
+                "save_steps=2",
+                "save_total_limit=2",
+            ]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(options.iter().map(|option| (*option).to_owned()))
+            .collect::<Vec<_>>()
+        };
+        let begin =
+            |arguments: Vec<String>| begin(&workspace, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(begin(train("whole", "1")).wait().unwrap().success(), "{options:?}");
+        let mut random = ChaCha8Rng::seed_from_u64(index as u64);
+        let resumed = |threads| begin([train("run", threads), vec!["resume_from_checkpoint=auto".to_owned()]].concat());
+        for threads in ["2", "1", "3"] {
+            let mut child = resumed(threads);
+            thread::sleep((2 * begun).mul_f64(random.random()));
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(resumed("2").wait().unwrap().success(), "{options:?}");
+        let [run, whole] = ["run", "whole"].map(|name| workspace.path(&format!("{name}-{index}")));
+        assert_same(&run, &whole);
+    }
+}
+
 #[test]
 fn a_comparison_that_is_killed_ends_as_one_that_was_left_alone() {
     let workspace = Workspace::new();
