@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use grades_models::sampling::Sampler;
 use grades_train::chat::Chat;
-use grades_train::config::Precision;
+use grades_train::config::{ImageBackend, Precision};
 use grades_train::data::Picture;
 use grades_train::loaded::{Loaded, Loading};
 use serde_json::{Value, json};
@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Hold the model's matrices in 4 bits, as training with load_in_4bit does: quantised ones as they are, others in NF4.
     #[arg(long)]
     load_in_4bit: bool,
+    /// Whose resize pictures go through: auto (what the model's processor says), pillow or torchvision. Give what it was trained with.
+    #[arg(long, value_name = "BACKEND", default_value = "auto")]
+    image_backend: ImageBackend,
     /// The system's message.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -92,6 +95,7 @@ impl Args {
             adapter: parts.adapter.as_deref(),
             fold_adapter: true,
             load_in_4bit: self.load_in_4bit,
+            image_backend: self.image_backend,
             precision: self.precision,
         };
         let mut chat = Chat::new(Loaded::open(&parts.model, options)?);

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use grades_train::compare::{Job, ScoredModel};
-use grades_train::config::Precision;
+use grades_train::config::{ImageBackend, Precision};
 use grades_train::train::Interrupt;
 use serde_json::Value;
 
@@ -91,8 +91,8 @@ fn arguments(job: &Job) -> Vec<OsString> {
             arguments.extend(resume_from.iter().map(|checkpoint| option("resume_from_checkpoint", checkpoint)));
             arguments
         }
-        Job::Eval { model, tasks, data_dir, limit, samples, .. } => {
-            let ScoredModel { model, adapter, load_in_4bit, precision } = model;
+        Job::Eval { model, tasks, data_dir, image_folder, limit, samples, .. } => {
+            let ScoredModel { model, adapter, load_in_4bit, image_backend, precision } = model;
             let precision = match precision {
                 Precision::Auto => "auto",
                 Precision::F32 => "f32",
@@ -108,7 +108,13 @@ fn arguments(job: &Job) -> Vec<OsString> {
             if let Some(data_dir) = data_dir {
                 option("--data-dir", data_dir.into());
             }
+            if let Some(image_folder) = image_folder {
+                option("--image-folder", image_folder.into());
+            }
             option("--precision", precision.into());
+            if *image_backend != ImageBackend::Auto {
+                option("--image-backend", image_backend.to_string().into());
+            }
             option("--samples", samples.into());
             if let Some(limit) = limit {
                 option("--limit", limit.to_string().into());
@@ -151,25 +157,39 @@ mod tests {
 
     #[test]
     fn a_model_is_scored_as_it_was_trained() {
-        let model = ScoredModel { model: "m".into(), adapter: None, load_in_4bit: false, precision: Precision::Auto };
+        let model = ScoredModel {
+            model: "m".into(),
+            adapter: None,
+            load_in_4bit: false,
+            image_backend: ImageBackend::Auto,
+            precision: Precision::Auto,
+        };
         let plain = Job::Eval {
             name: "a".into(),
             model: model.clone(),
-            tasks: vec!["piqa"],
+            tasks: vec!["piqa".into()],
             data_dir: None,
+            image_folder: None,
             limit: None,
             samples: "s".into(),
         };
         assert_eq!(taken(&plain), ["eval", "--model", "m", "--tasks", "piqa", "--precision", "auto", "--samples", "s"]);
         let adapted = Job::Eval {
             name: "a".into(),
-            model: ScoredModel { adapter: Some("ad".into()), load_in_4bit: true, precision: Precision::F32, ..model },
-            tasks: vec!["piqa", "boolq"],
+            model: ScoredModel {
+                adapter: Some("ad".into()),
+                load_in_4bit: true,
+                image_backend: ImageBackend::Pillow,
+                precision: Precision::F32,
+                ..model
+            },
+            tasks: vec!["piqa".into(), "mine.jsonl".into()],
             data_dir: Some("d".into()),
+            image_folder: Some("i".into()),
             limit: Some(3),
             samples: "s".into(),
         };
-        let expected = "eval --model m --adapter ad --tasks piqa,boolq --data-dir d --precision f32 --samples s --limit 3 \
+        let expected = "eval --model m --adapter ad --tasks piqa,mine.jsonl --data-dir d --image-folder i --precision f32 --image-backend pillow --samples s --limit 3 \
                         --load-in-4bit";
         assert_eq!(taken(&adapted).join(" "), expected);
     }

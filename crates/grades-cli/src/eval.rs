@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use grades_train::config::Precision;
+use grades_train::config::{ImageBackend, Precision};
 use grades_train::eval::open::{
     AskOptions, OpenQuestion, OpenScore, OpenTask, Where, ask, prompts, score as score_open,
 };
@@ -60,6 +60,9 @@ pub(crate) struct Args {
     /// The folder of pictures that rows give by path; left out, that of their file.
     #[arg(long, value_name = "DIR")]
     image_folder: Option<PathBuf>,
+    /// Whose resize pictures go through: auto (what the model's processor says), pillow or torchvision. Give what it was trained with.
+    #[arg(long, value_name = "BACKEND", default_value = "auto")]
+    image_backend: ImageBackend,
     /// The split; left out, the one that the benchmark is scored on. Of a file of your own test[:100] takes the first 100.
     #[arg(long)]
     split: Option<String>,
@@ -110,6 +113,7 @@ impl Args {
             adapter: self.adapter.as_deref(),
             fold_adapter: false,
             load_in_4bit: self.load_in_4bit,
+            image_backend: self.image_backend,
             precision: self.precision,
         };
         let mut loaded = Loaded::open(&self.model, options)?;

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use grades_models::generate::{Generated, Limits, generate, generate_each};
 use grades_models::template::ChatTemplate;
 use grades_models::tokenizer::Around;
-use grades_train::config::Precision;
+use grades_train::config::{ImageBackend, Precision};
 use grades_train::data::conversation::Conversation;
 use grades_train::data::record::Place;
 use grades_train::data::{Encode, MARKER, Picture, Tokenized, prompt};
@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// A picture (PNG, JPEG, WebP, GIF, BMP) for a model that reads pictures. May be given several times.
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
+    /// Whose resize pictures go through: auto (what the model's processor says), pillow or torchvision. Give what it was trained with.
+    #[arg(long, value_name = "BACKEND", default_value = "auto")]
+    image_backend: ImageBackend,
     /// Put the prompt into the model's chat template as the user's message.
     #[arg(long)]
     chat: bool,
@@ -59,6 +62,7 @@ impl Args {
             adapter: self.adapter.as_deref(),
             fold_adapter: true,
             load_in_4bit: self.load_in_4bit,
+            image_backend: self.image_backend,
             precision: Precision::F32,
         };
         let mut loaded = Loaded::open(&self.model, options)?;

@@ -61,6 +61,7 @@ impl Args {
             runs: RunOptions {
                 seeds: self.seeds,
                 tasks: vec![TASK.to_owned()],
+                image_folder: None,
                 data_dir: Some(files.data),
                 limit: None,
                 metric: Metric::Acc,

@@ -12,17 +12,22 @@ use crate::output;
 /// How runs are scored, and where they go.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Runs {
-    /// Benchmarks, separated by commas; left out, losses and costs alone are compared.
+    /// Benchmarks, separated by commas, or files of questions of your own, as grades eval takes them; left out, losses and costs
+    /// alone are compared.
     #[arg(long, value_delimiter = ',')]
     tasks: Vec<String>,
     /// The folder that holds a folder for each benchmark; left out, data/<task> where there is one, and else the benchmark's
     /// set on the Hugging Face Hub, fetched once.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// The folder of pictures that rows of questions give by path; left out, that of their file.
+    #[arg(long, value_name = "DIR")]
+    image_folder: Option<PathBuf>,
     /// Score only the first so many questions of each benchmark.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// What counts as right: acc (the likeliest choice) or acc_norm (the likeliest by character).
+    /// What counts as right of choices: acc (the likeliest one) or acc_norm (the likeliest by character). Answers in writing have
+    /// the score that grades eval gives them.
     #[arg(long, default_value = "acc")]
     metric: Metric,
     /// The folder of all runs and results, a new one or that of an earlier call; left out, output_dir of the config.
@@ -33,8 +38,8 @@ pub(crate) struct Runs {
 impl Runs {
     /// The same, with so many seeds of each.
     pub(crate) fn with_seeds(self, seeds: NonZeroUsize) -> RunOptions {
-        let Self { tasks, data_dir, limit, metric, out } = self;
-        RunOptions { seeds, tasks, data_dir, limit, metric, out }
+        let Self { tasks, data_dir, image_folder, limit, metric, out } = self;
+        RunOptions { seeds, tasks, data_dir, image_folder, limit, metric, out }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
-use grades_train::config::Precision;
+use grades_train::config::{ImageBackend, Precision};
 use grades_train::loaded::{Loaded, Loading};
 use grades_train::serve::{Options, Server};
 use grades_train::train::Interrupt;
@@ -97,6 +97,7 @@ impl Args {
             adapter: parts.adapter.as_deref(),
             fold_adapter: true,
             load_in_4bit: self.load_in_4bit,
+            image_backend: ImageBackend::Auto,
             precision: self.precision,
         };
         let loaded = Loaded::open(&parts.model, options)?;

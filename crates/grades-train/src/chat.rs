@@ -188,12 +188,18 @@ mod tests {
     use grades_models::sampling::SamplingOptions;
 
     use super::*;
-    use crate::config::Precision;
+    use crate::config::{ImageBackend, Precision};
     use crate::loaded::Loading;
 
     fn open(name: &str) -> Chat {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/vision").join(name);
-        let options = Loading { adapter: None, fold_adapter: false, load_in_4bit: false, precision: Precision::F32 };
+        let options = Loading {
+            adapter: None,
+            fold_adapter: false,
+            load_in_4bit: false,
+            image_backend: ImageBackend::Auto,
+            precision: Precision::F32,
+        };
         Chat::new(Loaded::open(&folder, options).unwrap())
     }
 

@@ -13,7 +13,7 @@ use grades_models::weights::Checkpoint;
 use grades_models::{Decoder, Inputs, peft, registry};
 use grades_tensor::device;
 
-use crate::config::Precision;
+use crate::config::{ImageBackend, Precision};
 use crate::data::{Batch, DataError, Tokenized, Vision};
 use crate::encoder::Encoder;
 use crate::hub::Hub;
@@ -33,6 +33,8 @@ pub struct Loading<'a> {
     pub fold_adapter: bool,
     /// Whether its matrices are held in 4 bits.
     pub load_in_4bit: bool,
+    /// Whose resize pictures go through.
+    pub image_backend: ImageBackend,
     /// The dtype of its products.
     pub precision: Precision,
 }
@@ -75,7 +77,16 @@ impl Loaded {
         }
         tokenizer.check_fits(model.sizes().vocab_size)?;
         model.set_dtype(options.precision.resolve());
-        let vision = model_vision::of_model(config, &path, &tokenizer, checkpoint.processor())?.map(Arc::new);
+        let vision = model_vision::of_model(config, &path, &tokenizer, checkpoint.processor())?;
+        let vision = match (vision, options.image_backend) {
+            (None, backend) if backend != ImageBackend::Auto => {
+                return Err(TrainError::Other(format!(
+                    "{}: the model reads no pictures, so image_backend: {backend} has no meaning; leave it out",
+                    path.display()
+                )));
+            }
+            (vision, backend) => vision.map(|vision| Arc::new(backend.of(vision))),
+        };
         let end_of_text = end_tokens(&checkpoint, &tokenizer)?;
         let kept = Options { place: Place::Memory, size: KEPT, ..Options::default() };
         let cache = VisionCache::new(kept, PathBuf::new(), &[]);

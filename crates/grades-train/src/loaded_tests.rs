@@ -15,8 +15,13 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn open(name: &str) -> Loaded {
-    let options = Loading { adapter: None, fold_adapter: false, load_in_4bit: false, precision: Precision::F32 };
-    Loaded::open(&fixture(name), options).unwrap()
+    open_with(&fixture(name), ImageBackend::Auto).unwrap()
+}
+
+fn open_with(path: &Path, image_backend: ImageBackend) -> Result<Loaded, TrainError> {
+    let options =
+        Loading { adapter: None, fold_adapter: false, load_in_4bit: false, image_backend, precision: Precision::F32 };
+    Loaded::open(path, options)
 }
 
 fn asked(loaded: &Loaded, text: &str, pictures: &[&str]) -> Tokenized {
@@ -30,6 +35,19 @@ fn alone(loaded: &mut Loaded, prompt: &Tokenized, limits: &Limits) -> Generated 
     let inputs = loaded.inputs(std::slice::from_ref(prompt)).unwrap();
     let mut sampler = Sampler::new(SamplingOptions::default()).unwrap();
     generate(&loaded.model, &loaded.tokenizer, &inputs, limits, &mut sampler, |_| {}).unwrap()
+}
+
+#[test]
+fn pictures_are_resized_as_a_model_was_trained() {
+    let logits = |backend| {
+        let mut loaded = open_with(&fixture("qwen2_5_vl_rows"), backend).unwrap();
+        let prompt = asked(&loaded, "what is it?", &["wide.png"]);
+        let inputs = loaded.inputs(std::slice::from_ref(&prompt)).unwrap();
+        loaded.model.logits(&inputs).to_host().into_owned()
+    };
+    let [auto, pillow, torchvision] = [ImageBackend::Auto, ImageBackend::Pillow, ImageBackend::Torchvision].map(logits);
+    // The fixture's processor is transformers' own of today, which is torchvision's.
+    assert!(auto == torchvision && auto != pillow);
 }
 
 const MODELS: [&str; 2] = ["nanovlm_split", "qwen2_5_vl_rows"];

@@ -50,6 +50,8 @@ fn missing_files() {
     let with = |model, data| ["eval", "--model", model, "--tasks", "piqa", "--data-dir", data];
     refuses(&workspace, &with("absent", "."), &["absent"]);
     refuses(&workspace, &with("model", "absent"), &["absent/piqa"]);
+    let of_pictures = [&EVAL[..], &["--image-backend", "pillow"]].concat();
+    refuses(&workspace, &of_pictures, &["model", "reads no pictures", "image_backend: pillow"]);
     fs::remove_file(workspace.path("model/tokenizer.json")).unwrap();
     for arguments in [&EVAL[..], &["generate", "--model", "model", "--prompt", "a"]] {
         refuses(&workspace, arguments, &["model", "tokenizer"]);

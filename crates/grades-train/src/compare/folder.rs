@@ -121,12 +121,12 @@ impl Folder {
         let path = run.join(SUMMARY);
         let text = fs::read(&path).map_err(CompareError::io(&path))?;
         let summary = complete(&text).map_err(|problem| CompareError::Damaged { path, problem })?;
-        let Config { precision, load_in_4bit, .. } = planned.config;
+        let Config { precision, load_in_4bit, image_backend, .. } = planned.config;
         let scored = match planned.config.model.checkpoint().map(PathBuf::from) {
             Some(model) if planned.config.adapter.is_some() => {
-                ScoredModel { model, adapter: Some(run.join("adapter")), load_in_4bit, precision }
+                ScoredModel { model, adapter: Some(run.join("adapter")), load_in_4bit, image_backend, precision }
             }
-            _ => ScoredModel { model: run.join("model"), adapter: None, load_in_4bit: false, precision },
+            _ => ScoredModel { model: run.join("model"), adapter: None, load_in_4bit: false, image_backend, precision },
         };
         let answers = questions.answers(&planned.name, &scored, &run.join("eval"), work)?;
         Ok(Finished { run, summary, answers })

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::config::Precision;
+use crate::config::{ImageBackend, Precision};
 
 /// A piece of work that a comparison wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +24,14 @@ pub enum Job {
         /// The model.
         model: ScoredModel,
         /// The benchmarks.
-        tasks: Vec<&'static str>,
+        tasks: Vec<String>,
         /// The folder that holds a folder for each; left out, as [`crate::eval::Task::load`] looks for them.
         data_dir: Option<PathBuf>,
+        /// The folder of pictures that rows give by path.
+        image_folder: Option<PathBuf>,
         /// Only the first so many questions of each.
         limit: Option<usize>,
-        /// The file that the answers go to: a [`grades_report::record::Answer`] a line.
+        /// The file that the answers go to: a [`Given`](super::Given) a line, task by task.
         samples: PathBuf,
     },
 }
@@ -46,6 +48,8 @@ pub struct ScoredModel {
     pub adapter: Option<PathBuf>,
     /// Whether its matrices are held in 4 bits, beside which the adapter was trained.
     pub load_in_4bit: bool,
+    /// Whose resize pictures go through.
+    pub image_backend: ImageBackend,
     /// The dtype of the matrix products.
     pub precision: Precision,
 }

@@ -52,11 +52,12 @@ impl Maker<'_, '_> {
 /// The model before training, where there is one and something to ask it.
 pub(super) fn base(common: &Config, questions: &Questions) -> Option<ScoredModel> {
     let pretrained = common.model.checkpoint().filter(|_| common.init == Init::Pretrained);
-    let asked = pretrained.filter(|_| !questions.names().is_empty());
+    let asked = pretrained.filter(|_| !questions.is_empty());
     asked.map(|model| ScoredModel {
         model: model.into(),
         adapter: None,
         load_in_4bit: false,
+        image_backend: common.image_backend,
         precision: common.precision,
     })
 }

@@ -41,7 +41,7 @@ pub use options::RunOptions;
 pub use outcome::{Comparison, Failure, Row, Test};
 pub use plan::{CompareOptions, Plan};
 pub use planned_run::PlannedRun;
-pub use questions::{Answers, Metric, Questions};
+pub use questions::{Answers, Given, Metric, Questions};
 pub use sweep::{Grid, Sweep, SweepOptions};
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use super::questions::{Metric, Questions};
 use crate::config::Config;
 use crate::data::DataError;
+use crate::eval::open::Where;
 
 /// How many runs there are of each kind, how they are scored, and where they go.
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct RunOptions {
     pub tasks: Vec<String>,
     /// The folder that holds a folder for each benchmark; left out, as [`crate::eval::Task::load`] looks for them.
     pub data_dir: Option<PathBuf>,
+    /// The folder of pictures that rows of questions give by path; left out, that of their file.
+    pub image_folder: Option<PathBuf>,
     /// Only the first so many questions of each.
     pub limit: Option<usize>,
     /// What counts as right.
@@ -30,7 +33,8 @@ impl RunOptions {
 
     /// The questions that every run is scored on.
     pub(super) fn questions(&self) -> Result<Questions, DataError> {
-        Questions::load(&self.tasks, self.data_dir.as_deref(), self.limit)
+        let (data_dir, image_folder) = (self.data_dir.as_deref(), self.image_folder.as_deref());
+        Questions::load(&self.tasks, &Where { data_dir, image_folder, split: None, limit: self.limit })
     }
 
     /// The folder that everything goes into.

@@ -8,7 +8,6 @@ use super::finished::Finished;
 use super::frontier::Frontier;
 use super::questions::{Answers, Metric, Questions};
 use super::significance::{holm, sign_flip};
-use grades_report::record::Answer;
 use grades_report::table::Mean;
 
 /// The method that the others are compared with.
@@ -26,7 +25,7 @@ pub struct Comparison {
     /// What counts as right.
     pub metric: Metric,
     /// The number of questions by task, in the order of the tasks.
-    pub questions: Vec<(&'static str, usize)>,
+    pub questions: Vec<(String, usize)>,
     /// The answers of the model before training, where there is one.
     pub base: Option<Answers>,
     /// A row for each adapter and method.
@@ -60,7 +59,7 @@ pub struct Test {
     /// The method.
     pub method: String,
     /// The task, or `average`.
-    pub task: &'static str,
+    pub task: String,
     /// Its accuracy less that of `none`, from −1 to 1.
     pub difference: f64,
     /// Seeds that both have.
@@ -172,11 +171,11 @@ impl Comparison {
             if pairs.is_empty() {
                 continue;
             }
-            let tasks: Vec<_> =
-                self.questions.iter().map(|(task, _)| (*task, self.differences(task, &pairs))).collect();
-            let mut test = |task: &'static str, differences: &[f64]| {
+            let tasks: Vec<_> = self.questions.iter().map(|(task, _)| (task, self.differences(task, &pairs))).collect();
+            let mut test = |task: &str, differences: &[f64]| {
                 let (difference, p) = (differences.iter().sum::<f64>(), sign_flip(differences, SEED));
                 let (adapter, method, seeds) = (row.adapter.clone(), row.method.clone(), pairs.len());
+                let task = task.to_owned();
                 tests.push(Test { adapter, method, task, difference, seeds, p, p_corrected: p });
             };
             for (task, differences) in &tasks {
@@ -196,11 +195,9 @@ impl Comparison {
     /// What each question adds to the difference of the mean accuracies, the mean over the seeds.
     fn differences(&self, task: &str, pairs: &[(&Finished, &Finished)]) -> Vec<f64> {
         let mut sums: BTreeMap<usize, f64> = BTreeMap::new();
-        let right = |answer: &Answer| f64::from(self.metric.of(answer));
         for (run, none) in pairs {
-            let answers = |run: &Finished| run.answers.get(task).cloned().unwrap_or_default();
-            for (own, other) in answers(run).iter().zip(&answers(none)) {
-                *sums.entry(own.index).or_default() += right(own) - right(other);
+            for (index, (own, other)) in run.answers_to(task).iter().zip(none.answers_to(task)).enumerate() {
+                *sums.entry(index).or_default() += self.metric.of(own) - self.metric.of(other);
             }
         }
         let scale = (sums.len() * pairs.len()) as f64;

@@ -4,17 +4,29 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use grades_report::record::Answer;
+use grades_report::record::{Answer, WrittenAnswer};
+use serde::{Deserialize, Serialize};
 
 use super::error::CompareError;
 use super::job::{Job, ScoredModel, Worker};
 use crate::data::DataError;
-use crate::eval::Task;
+use crate::eval::Asked;
+use crate::eval::open::Where;
 
 /// Answers by task, in the order of the questions.
-pub type Answers = BTreeMap<&'static str, Vec<Answer>>;
+pub type Answers = BTreeMap<String, Vec<Given>>;
 
-/// What counts as right.
+/// How one question was answered: a line of `eval/<task>.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Given {
+    /// By the likelihoods of its choices.
+    Choice(Answer),
+    /// In writing.
+    Written(WrittenAnswer),
+}
+
+/// What counts as right of several choices; an answer in writing has one score.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Metric {
     /// The likeliest choice.
@@ -34,20 +46,21 @@ impl Metric {
         }
     }
 
-    /// Whether an answer is right: 1 or 0.
+    /// How right an answer is: 1 or 0 of choices, else its score (of captions CIDEr, which may be more than 1).
     #[must_use]
-    pub fn of(self, answer: &Answer) -> u8 {
-        match self {
-            Self::Acc => answer.acc,
-            Self::AccNorm => answer.acc_norm,
+    pub fn of(self, answer: &Given) -> f64 {
+        match (self, answer) {
+            (Self::Acc, Given::Choice(answer)) => answer.acc.into(),
+            (Self::AccNorm, Given::Choice(answer)) => answer.acc_norm.into(),
+            (_, Given::Written(answer)) => answer.score,
         }
     }
 
-    /// The share of right answers; `None` of no answers.
+    /// The mean over the answers; `None` of no answers.
     #[must_use]
-    pub fn accuracy(self, answers: &[Answer]) -> Option<f64> {
-        let right: u32 = answers.iter().map(|answer| u32::from(self.of(answer))).sum();
-        (!answers.is_empty()).then(|| f64::from(right) / answers.len() as f64)
+    pub fn accuracy(self, answers: &[Given]) -> Option<f64> {
+        let right: f64 = answers.iter().map(|answer| self.of(answer)).sum();
+        (!answers.is_empty()).then(|| right / answers.len() as f64)
     }
 }
 
@@ -63,43 +76,86 @@ impl std::str::FromStr for Metric {
     }
 }
 
+/// What a stored answer must be an answer to.
+#[derive(Clone, Debug, PartialEq)]
+enum Wanted {
+    /// The place of the right choice.
+    Choice(usize),
+    /// A question with all that may be answered.
+    Written(String, Vec<String>),
+}
+
+impl Wanted {
+    fn of(asked: Asked) -> Vec<Self> {
+        match asked {
+            Asked::Choices(_, questions) => questions.iter().map(|question| Self::Choice(question.target)).collect(),
+            Asked::Open(_, questions) => {
+                questions.into_iter().map(|question| Self::Written(question.text, question.answers)).collect()
+            }
+        }
+    }
+
+    /// Whether `given` answers the question at `index`, which is this one.
+    fn is_answered_by(&self, index: usize, given: &Given) -> bool {
+        match (self, given) {
+            (Self::Choice(target), Given::Choice(answer)) => answer.index == index && answer.target == *target,
+            (Self::Written(question, answers), Given::Written(answer)) => {
+                answer.index == index && answer.question == *question && answer.answers == *answers
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The questions of one task.
+#[derive(Clone, Debug)]
+struct Asking {
+    /// The benchmark, or the file of one's own questions, as `grades eval` takes it.
+    task: String,
+    /// What it is called in tables and files.
+    name: String,
+    questions: Vec<Wanted>,
+}
+
 /// The questions of some benchmarks.
 #[derive(Clone, Debug)]
 pub struct Questions {
     data_dir: Option<PathBuf>,
+    image_folder: Option<PathBuf>,
     limit: Option<usize>,
-    /// The right answers by task.
-    tasks: Vec<(&'static Task, Vec<usize>)>,
+    tasks: Vec<Asking>,
 }
 
 impl Questions {
-    /// Reads the first `limit` questions of each task from `data_dir/<task>` or where [`Task::load`] finds them, as
-    /// `grades eval` does.
+    /// Reads the questions of each task, a benchmark or a file of one's own, where `grades eval` finds them.
     ///
     /// # Errors
-    /// If a task is unknown or its data cannot be read.
-    pub fn load<T: AsRef<str>>(tasks: &[T], data_dir: Option<&Path>, limit: Option<usize>) -> Result<Self, DataError> {
-        let mut questions = Self { data_dir: data_dir.map(Path::to_owned), limit, tasks: Vec::new() };
-        for name in tasks {
-            let task = Task::find(name.as_ref())?;
-            if !questions.names().contains(&task.name) {
-                let targets = task.load(data_dir, None, limit)?.iter().map(|question| question.target).collect();
-                questions.tasks.push((task, targets));
+    /// If a task is unknown, its data cannot be read, or two files have one name.
+    pub fn load<T: AsRef<str>>(tasks: &[T], at: &Where<'_>) -> Result<Self, DataError> {
+        let (data_dir, image_folder) = (at.data_dir.map(Path::to_owned), at.image_folder.map(Path::to_owned));
+        let mut questions = Self { data_dir, image_folder, limit: at.limit, tasks: Vec::new() };
+        for task in tasks {
+            let asked = Asked::find(task.as_ref(), at)?;
+            let (task, name) = (task.as_ref().to_owned(), asked.name(task.as_ref()));
+            match questions.tasks.iter().find(|other| other.name == name) {
+                Some(other) if other.task == task || Path::new(&task).extension().is_none() => continue,
+                Some(other) => return Err(DataError::SameName { name, tasks: [other.task.clone(), task] }),
+                None => questions.tasks.push(Asking { task, name, questions: Wanted::of(asked) }),
             }
         }
         Ok(questions)
     }
 
-    /// The names of the tasks, in their order.
+    /// The number of questions by the names of the tasks, in their order.
     #[must_use]
-    pub fn names(&self) -> Vec<&'static str> {
-        self.tasks.iter().map(|(task, _)| task.name).collect()
+    pub fn counts(&self) -> Vec<(String, usize)> {
+        self.tasks.iter().map(|asking| (asking.name.clone(), asking.questions.len())).collect()
     }
 
-    /// The number of questions by task.
+    /// Whether there is nothing to ask.
     #[must_use]
-    pub fn counts(&self) -> Vec<(&'static str, usize)> {
-        self.tasks.iter().map(|(task, targets)| (task.name, targets.len())).collect()
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
     }
 
     fn file(&self, task: &str) -> String {
@@ -117,22 +173,22 @@ impl Questions {
         folder: &Path,
         work: &mut Worker<'_>,
     ) -> Result<Answers, CompareError> {
-        let missing: Vec<&'static str> =
-            self.names().into_iter().filter(|task| !folder.join(self.file(task)).is_file()).collect();
+        let is_missing = |asking: &&Asking| !folder.join(self.file(&asking.name)).is_file();
+        let missing: Vec<&Asking> = self.tasks.iter().filter(is_missing).collect();
         if !missing.is_empty() {
             self.ask(name, scored, &missing, folder, work)?;
         }
         let mut answers = Answers::new();
-        for (task, targets) in &self.tasks {
-            let path = folder.join(self.file(task.name));
+        for Asking { name, questions, .. } in &self.tasks {
+            let path = folder.join(self.file(name));
             let found = read(&path)?;
-            let same = |(index, (answer, target)): (usize, (&Answer, &usize))| {
-                answer.index == index && answer.target == *target
-            };
-            if found.len() != targets.len() || !found.iter().zip(targets).enumerate().all(same) {
+            let mut both = questions.iter().zip(&found).enumerate();
+            if found.len() != questions.len()
+                || !both.all(|(index, (wanted, given))| wanted.is_answered_by(index, given))
+            {
                 return Err(CompareError::OtherQuestions { path });
             }
-            answers.insert(task.name, found);
+            answers.insert(name.clone(), found);
         }
         Ok(answers)
     }
@@ -142,7 +198,7 @@ impl Questions {
         &self,
         name: &str,
         scored: &ScoredModel,
-        tasks: &[&'static str],
+        tasks: &[&Asking],
         folder: &Path,
         work: &mut Worker<'_>,
     ) -> Result<(), CompareError> {
@@ -155,26 +211,34 @@ impl Questions {
         let job = Job::Eval {
             name: name.to_owned(),
             model: scored.clone(),
-            tasks: tasks.to_vec(),
+            tasks: tasks.iter().map(|asking| asking.task.clone()).collect(),
             data_dir: self.data_dir.clone(),
+            image_folder: self.image_folder.clone(),
             limit: self.limit,
             samples: samples.clone(),
         };
         work(&job).map_err(|message| CompareError::Failed { name: name.to_owned(), message })?;
-        let answers = read(&samples)?;
-        for task in tasks {
-            // What a comparison needs of them.
-            let short = |answer: &Answer| Answer { loglikelihoods: Vec::new(), ..answer.clone() };
-            let lines = answers.iter().filter(|answer| answer.task == *task).map(short);
+        // Task by task, as they were asked.
+        let mut answers = read(&samples)?.into_iter().map(short);
+        for asking in tasks {
+            let of_task = answers.by_ref().take(asking.questions.len());
             let lines: String =
-                lines.filter_map(|answer| serde_json::to_string(&answer).ok()).map(|line| line + "\n").collect();
-            grades_fs::write(&folder.join(self.file(task)), lines)?;
+                of_task.filter_map(|answer| serde_json::to_string(&answer).ok()).map(|line| line + "\n").collect();
+            grades_fs::write(&folder.join(self.file(&asking.name)), lines)?;
         }
         fs::remove_file(&samples).map_err(CompareError::io(&samples))
     }
 }
 
-fn read(path: &Path) -> Result<Vec<Answer>, CompareError> {
+/// What a comparison needs of an answer.
+fn short(given: Given) -> Given {
+    match given {
+        Given::Choice(answer) => Given::Choice(Answer { loglikelihoods: Vec::new(), ..answer }),
+        written => written,
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<Given>, CompareError> {
     let text = fs::read_to_string(path).map_err(CompareError::io(path))?;
     let damaged =
         |error: serde_json::Error| CompareError::Damaged { path: path.to_owned(), problem: error.to_string() };

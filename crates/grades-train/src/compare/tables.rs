@@ -14,7 +14,7 @@ impl Comparison {
     /// Accuracy by task and on average, in percent, and the validation loss at the end.
     #[must_use]
     pub fn accuracy(&self) -> Table {
-        let task = |(task, count): &(&'static str, usize)| (format!("accuracy.{task}"), format!("{task} ({count})"));
+        let task = |(task, count): &(String, usize)| (format!("accuracy.{task}"), format!("{task} ({count})"));
         let mut columns = vec![("adapter".to_owned(), "Adapter".to_owned()), ("method".into(), "Method".into())];
         columns.extend(self.questions.iter().map(task));
         if self.questions.len() > 1 {
@@ -181,7 +181,7 @@ impl Comparison {
             table.row([
                 Cell::text(&test.adapter),
                 Cell::text(&test.method),
-                Cell::text(test.task),
+                Cell::text(&test.task),
                 Cell::Number(100.0 * test.difference, 2),
                 Cell::Number(test.p, 4),
                 Cell::Number(test.p_corrected, 4),
@@ -244,7 +244,7 @@ impl Comparison {
             let one = |value: Option<f64>| mean_json(&value.into_iter().collect::<Vec<_>>());
             let of = |task: &str| base.get(task).and_then(|answers| self.metric.accuracy(answers));
             let accuracy: serde_json::Map<_, _> =
-                self.questions.iter().map(|(task, _)| ((*task).to_owned(), one(of(task)))).collect();
+                self.questions.iter().map(|(task, _)| (task.clone(), one(of(task)))).collect();
             json!({ "method": "base", "adapter": null, "accuracy": accuracy,
                     "average": one(average(self.metric, base)) })
         });
@@ -256,7 +256,7 @@ impl Comparison {
         });
         let failed = self.failures.iter().map(|failure| json!({ "name": failure.name, "message": failure.message }));
         let questions: serde_json::Map<_, _> =
-            self.questions.iter().map(|(task, count)| ((*task).to_owned(), json!(count))).collect();
+            self.questions.iter().map(|(task, count)| (task.clone(), json!(count))).collect();
         json!({ "metric": self.metric.name(), "questions": questions, "ratios_against": self.reference_name(), "rows": rows,
                 "frontiers": self.frontiers_json(), "tests": tests.collect::<Vec<_>>(), "findings": self.findings(), "failed": failed.collect::<Vec<_>>() })
     }
@@ -266,7 +266,7 @@ impl Comparison {
         let accuracy: serde_json::Map<_, _> = self
             .questions
             .iter()
-            .map(|(task, _)| ((*task).to_owned(), mean_json(&row.values(|run| self.of_task(run, task)))))
+            .map(|(task, _)| (task.clone(), mean_json(&row.values(|run| self.of_task(run, task)))))
             .collect();
         let ratios = |other: Option<&Row>| {
             other.map_or((None, None), |other| {

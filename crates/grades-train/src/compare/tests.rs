@@ -4,8 +4,9 @@ use std::path::Path;
 
 use super::adapter::adapter_options;
 use super::*;
-use crate::config::Config;
-use grades_report::record::Answer;
+use crate::config::{Config, ImageBackend};
+use crate::eval::open::Where;
+use grades_report::record::{Answer, WrittenAnswer};
 
 /// A run of so many seconds, with a validation loss and answers to `qa` and `qb`.
 fn finished(name: &str, seconds: f64, loss: f64, qa: &[u8], qb: &[u8]) -> Finished {
@@ -15,16 +16,12 @@ fn finished(name: &str, seconds: f64, loss: f64, qa: &[u8], qb: &[u8]) -> Finish
         "train_loss": 1.0, "val_loss": loss, "flops": { "forward": 600, "input_gradient": 200, "weight_gradient": 100 },
         "validation_flops": 80, "monitor_flops": 20, "peak_memory_bytes": 1000,
     });
-    let answers = |task: &'static str, right: &[u8]| {
-        let answer = |(index, acc): (usize, &u8)| Answer {
-            task: task.to_owned(),
-            index,
-            loglikelihoods: Vec::new(),
-            target: 0,
-            acc: *acc,
-            acc_norm: 1 - acc,
+    let answers = |task: &str, right: &[u8]| {
+        let answer = |(index, acc): (usize, &u8)| {
+            let (task, loglikelihoods) = (task.to_owned(), Vec::new());
+            Given::Choice(Answer { task, index, loglikelihoods, target: 0, acc: *acc, acc_norm: 1 - acc })
         };
-        (task, right.iter().enumerate().map(answer).collect())
+        (task.to_owned(), right.iter().enumerate().map(answer).collect())
     };
     Finished {
         run: name.into(),
@@ -49,7 +46,7 @@ fn comparison() -> Comparison {
     };
     let mut comparison = Comparison {
         metric: Metric::Acc,
-        questions: vec![("qa", 4), ("qb", 2)],
+        questions: vec![("qa".into(), 4), ("qb".into(), 2)],
         base: Some(finished("base", 0.0, 0.0, &[1, 0, 0, 0], &[0, 0]).answers),
         rows: vec![
             row(
@@ -82,7 +79,7 @@ fn comparison() -> Comparison {
 #[test]
 fn tests_are_paired_by_seed_and_question() {
     let tests = comparison().tests;
-    let named: Vec<_> = tests.iter().map(|test| (test.method.as_str(), test.task, test.seeds)).collect();
+    let named: Vec<_> = tests.iter().map(|test| (test.method.as_str(), test.task.as_str(), test.seeds)).collect();
     assert_eq!(named, [("grades", "qa", 2), ("grades", "qb", 2), ("grades", "average", 2)]);
     let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
     // Of qa the questions differ by 2, 1, 1, 0 over two seeds: +4 of 8. Signs of (2, 1, 1): all alike, 2 of 8.
@@ -244,10 +241,17 @@ fn an_adapter_is_scored_beside_the_base_that_it_was_trained_on() {
     std::fs::create_dir_all(&data).unwrap();
     let question = r#"{"goal": "a", "sol1": "b", "sol2": "c", "label": 0}"#;
     std::fs::write(data.join("validation.jsonl"), question).unwrap();
-    let questions = Questions::load(&["piqa"], Some(&folder.path().join("data")), None).unwrap();
+    let data = folder.path().join("data");
+    let questions = Questions::load(&["piqa"], &Where { data_dir: Some(&data), ..Where::default() }).unwrap();
     for load_in_4bit in [false, true] {
         let precision = crate::config::Precision::F32;
-        let scored = ScoredModel { model: "model".into(), adapter: Some("adapter".into()), load_in_4bit, precision };
+        let scored = ScoredModel {
+            model: "model".into(),
+            adapter: Some("adapter".into()),
+            load_in_4bit,
+            image_backend: ImageBackend::Auto,
+            precision,
+        };
         let mut jobs = Vec::new();
         let mut work = |job: &Job| {
             jobs.push(job.clone());
@@ -256,8 +260,67 @@ fn an_adapter_is_scored_beside_the_base_that_it_was_trained_on() {
         assert!(questions.answers("run", &scored, &folder.path().join("eval"), &mut work).is_err());
         assert_eq!(jobs[0].to_string(), "run: scoring piqa");
         let [Job::Eval { model, tasks, .. }] = jobs.as_slice() else { panic!("{jobs:?}") };
-        assert_eq!((model, tasks.as_slice()), (&scored, &["piqa"][..]));
+        assert_eq!((model, tasks.as_slice()), (&scored, &["piqa".to_owned()][..]));
     }
+}
+
+#[test]
+fn own_questions_are_asked_once_and_their_scores_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let (choices, written) = (folder.path().join("choices.jsonl"), folder.path().join("written.jsonl"));
+    std::fs::write(&choices, r#"{"question": "a", "choices": ["b", "c"], "answer": 1}"#).unwrap();
+    let rows =
+        "{\"question\": \"one?\", \"answer\": \"yes\"}\n{\"question\": \"two?\", \"answers\": [\"no\", \"none\"]}\n";
+    std::fs::write(&written, rows).unwrap();
+    let tasks = [&written, &choices, &written].map(|file| file.to_string_lossy().into_owned());
+    let questions = Questions::load(&tasks, &Where::default()).unwrap();
+    assert_eq!(questions.counts(), [("written".to_owned(), 2), ("choices".to_owned(), 1)]);
+    let other = folder.path().join("choices.csv");
+    std::fs::write(&other, "question,answer\na,b\n").unwrap();
+    let twice = Questions::load(&[&tasks[1], &other.to_string_lossy().into_owned()], &Where::default()).unwrap_err();
+    assert!(twice.to_string().ends_with("would both be called choices; rename one of the files"), "{twice}");
+
+    let answer = |index: usize, question: &str, answers: &[&str], score: f64| WrittenAnswer {
+        task: "own".into(),
+        index,
+        question: question.into(),
+        answer: "yes".into(),
+        answers: answers.iter().map(|answer| (*answer).to_owned()).collect(),
+        score,
+    };
+    let said = [answer(0, "one?", &["yes"], 1.0), answer(1, "two?", &["no", "none"], 0.5)];
+    let choice = r#"{"task": "multiple_choice", "index": 0, "loglikelihoods": [-2.0, -1.0], "target": 1, "acc": 1, "acc_norm": 0}"#;
+    let precision = crate::config::Precision::F32;
+    let scored = ScoredModel {
+        model: "m".into(),
+        adapter: None,
+        load_in_4bit: false,
+        image_backend: ImageBackend::Auto,
+        precision,
+    };
+    let eval = folder.path().join("eval");
+    let mut asked = 0;
+    let mut work = |job: &Job| {
+        let Job::Eval { tasks: of_job, samples, .. } = job else { panic!("{job:?}") };
+        assert_eq!(of_job.as_slice(), &tasks[..2]);
+        asked += 1;
+        let lines: Vec<String> = said.iter().map(|one| serde_json::to_string(one).unwrap()).collect();
+        std::fs::write(samples, format!("{}\n{choice}\n", lines.join("\n"))).map_err(|error| error.to_string())
+    };
+    let answers = questions.answers("run", &scored, &eval, &mut work).unwrap();
+    assert_eq!(answers["written"], said.clone().map(Given::Written));
+    assert_eq!(Metric::Acc.accuracy(&answers["written"]), Some(0.75));
+    assert_eq!(
+        [Metric::Acc, Metric::AccNorm].map(|metric| metric.accuracy(&answers["choices"])),
+        [Some(1.0), Some(0.0)]
+    );
+    // What was answered once is not asked again, and counts for these very questions alone.
+    assert_eq!(questions.answers("run", &scored, &eval, &mut work).unwrap(), answers);
+    assert_eq!(asked, 1);
+    std::fs::write(&written, rows.replace("none", "never")).unwrap();
+    let changed = Questions::load(&tasks, &Where::default()).unwrap();
+    let refused = changed.answers("run", &scored, &eval, &mut |_| Ok(())).unwrap_err();
+    assert!(matches!(refused, CompareError::OtherQuestions { path } if path == eval.join("written.jsonl")));
 }
 
 #[test]

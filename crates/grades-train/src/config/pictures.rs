@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError, LearningRate};
+use crate::data::Vision;
 
 /// Whose resize pictures go through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -20,7 +21,38 @@ pub enum ImageBackend {
     Torchvision,
 }
 
+impl std::str::FromStr for ImageBackend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "pillow" => Ok(Self::Pillow),
+            "torchvision" => Ok(Self::Torchvision),
+            _ => Err(format!("{text} is no backend; known are auto, pillow and torchvision")),
+        }
+    }
+}
+
+impl std::fmt::Display for ImageBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Pillow => "pillow",
+            Self::Torchvision => "torchvision",
+        })
+    }
+}
+
 impl ImageBackend {
+    /// `vision` with this backend.
+    pub(crate) fn of(self, vision: Vision) -> Vision {
+        match self.backend() {
+            None => vision,
+            Some(backend) => Vision { processor: vision.processor.with_backend(backend), ..vision },
+        }
+    }
+
     /// The backend, if it is another than the processor says.
     #[must_use]
     pub fn backend(self) -> Option<Backend> {

@@ -176,6 +176,14 @@ pub enum DataError {
         /// The task's name.
         task: String,
     },
+    /// Two files of questions would have one name among results.
+    #[error("{} and {} would both be called {name}; rename one of the files", tasks[0], tasks[1])]
+    SameName {
+        /// The name.
+        name: String,
+        /// The files as given.
+        tasks: [String; 2],
+    },
     /// A task's name is unknown.
     #[error("there is no task `{name}`; the tasks are {known}, and files such as questions.jsonl")]
     UnknownTask {

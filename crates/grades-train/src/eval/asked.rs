@@ -17,6 +17,18 @@ pub enum Asked {
 }
 
 impl Asked {
+    /// What its questions are called where those of several tasks stand together; `asked` is what [`find`](Self::find) found them by:
+    /// the name of the benchmark, or of the file without its ending.
+    #[must_use]
+    pub fn name(&self, asked: &str) -> String {
+        let file = Path::new(asked);
+        match (file.extension(), file.file_stem(), self) {
+            (Some(_), Some(stem), _) => stem.to_string_lossy().into_owned(),
+            (_, _, Self::Choices(task, _)) => task.name.to_owned(),
+            (_, _, Self::Open(task, _)) => task.name.to_owned(),
+        }
+    }
+
     /// The questions that `name` means: a task's, or those of a jsonl, json, csv or parquet file, which are `multiple_choice`
     /// where they have `choices`, and else written out.
     ///

@@ -80,13 +80,19 @@ mod tests {
     use grades_models::sampling::{Sampler, SamplingOptions};
 
     use super::*;
-    use crate::config::Precision;
+    use crate::config::{ImageBackend, Precision};
     use crate::loaded::{Loaded, Loading};
     use crate::serve::queue::{Event, Job};
 
     fn open() -> Loaded {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/vision/qwen2_5_vl_rows");
-        let options = Loading { adapter: None, fold_adapter: false, load_in_4bit: false, precision: Precision::F32 };
+        let options = Loading {
+            adapter: None,
+            fold_adapter: false,
+            load_in_4bit: false,
+            image_backend: ImageBackend::Auto,
+            precision: Precision::F32,
+        };
         Loaded::open(folder.as_ref(), options).unwrap()
     }
 

@@ -71,10 +71,7 @@ impl Prepared {
         let config = Config { sequence_len, ..config.clone() };
         let folder = Some(model.tokenizer().to_owned()).filter(|folder| folder.is_dir());
         let vision = model_vision::of_model(source.config(), model.tokenizer(), &tokenizer, source.processor())?;
-        let vision = vision.map(|vision| match config.image_backend.backend() {
-            None => Arc::new(vision),
-            Some(backend) => Arc::new(Vision { processor: vision.processor.with_backend(backend), ..vision }),
-        });
+        let vision = vision.map(|vision| Arc::new(config.image_backend.of(vision)));
         let encoder = Encoder::new(&tokenizer, sizes.vocab_size);
         let data = match config.preference_loss() {
             Some(loss) => Data::of_preferences(loss, &encoder, &config)?,

@@ -11,7 +11,7 @@ use grades_models::Inputs;
 use grades_models::generate::{Limits, generate};
 use grades_models::sampling::{Sampler, SamplingOptions};
 use grades_models::tokenizer::Around;
-use grades_train::config::Precision;
+use grades_train::config::{ImageBackend, Precision};
 use grades_train::data::Encode;
 use grades_train::loaded::{Loaded, Loading};
 use grades_train::serve::{Options, Server};
@@ -23,7 +23,13 @@ use crate::tiny_checkpoint;
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
 
 fn open(folder: &Path) -> Loaded {
-    let options = Loading { adapter: None, fold_adapter: false, load_in_4bit: false, precision: Precision::F32 };
+    let options = Loading {
+        adapter: None,
+        fold_adapter: false,
+        load_in_4bit: false,
+        image_backend: ImageBackend::Auto,
+        precision: Precision::F32,
+    };
     Loaded::open(folder, options).unwrap()
 }
 
