@@ -67,7 +67,7 @@ impl Args {
             }
             (None, true) => bail!("{}: there is no adapter; leave --lora out", self.source.display()),
             (Some(adapter), false) => {
-                let tokenizer = Tokenizer::from_checkpoint(&model)?;
+                let tokenizer = Tokenizer::from_checkpoint(&model)?.with_template_in(adapter)?;
                 let base = registry::open(&checkpoint, LoadOptions::new(device("auto")?))?;
                 let merged = peft::attach(base, adapter)?.merged();
                 let model = Model::of_decoder(&name, checkpoint.config()?, &merged, &tokenizer)?;

@@ -53,7 +53,7 @@ impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
         let model = Hub::from_env().model(&self.model)?;
         let checkpoint = Checkpoint::open(&model)?;
-        let tokenizer = Tokenizer::from_checkpoint(&model)?;
+        let tokenizer = Tokenizer::from_checkpoint(&model)?.with_template_in(&self.adapter)?;
         let base = registry::open(&checkpoint, LoadOptions::new(device("auto")?).in_4bit(self.load_in_4bit))?;
         let model = peft::attach(base, &self.adapter)?.merged();
         let options = SaveOptions {

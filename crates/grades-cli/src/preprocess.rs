@@ -115,6 +115,7 @@ fn facts(preview: &Preview) -> Vec<(&'static str, String)> {
             ),
         ),
         ("duplicates", duplicates),
+        ("bad rows", format!("{} left out (on_bad_row)", preview.bad_rows)),
         ("packing", packing),
     ];
     facts.extend(preview.contamination.iter().map(|found| ("benchmarks", found.to_string())));

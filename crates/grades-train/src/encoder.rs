@@ -2,6 +2,7 @@
 
 use grades_models::template::{ChatTemplate, Given, Message, Rendered, TemplateError};
 use grades_models::tokenizer::{Around, Encoded, Tokenizer};
+use serde_json::{Map, Value};
 
 use crate::data::encode::{Encode, EncodeError};
 
@@ -12,6 +13,8 @@ pub struct Encoder<'a> {
     /// Rows of the model's embedding.
     vocab_size: usize,
     template: Option<Result<ChatTemplate, TemplateError>>,
+    /// Variables of the template, which those of a conversation come before.
+    variables: Map<String, Value>,
 }
 
 impl<'a> Encoder<'a> {
@@ -19,7 +22,13 @@ impl<'a> Encoder<'a> {
     /// where one is needed.
     #[must_use]
     pub fn new(tokenizer: &'a Tokenizer, vocab_size: usize) -> Self {
-        Self { tokenizer, vocab_size, template: ChatTemplate::of(tokenizer) }
+        Self { tokenizer, vocab_size, template: ChatTemplate::of(tokenizer), variables: Map::new() }
+    }
+
+    /// With variables for the chat template, which those of a conversation come before.
+    #[must_use]
+    pub fn with_variables(self, variables: Map<String, Value>) -> Self {
+        Self { variables, ..self }
     }
 }
 
@@ -38,6 +47,10 @@ impl Encode for Encoder<'_> {
         self.tokenizer.eos_id()
     }
 
+    fn is_special(&self, id: u32) -> bool {
+        self.tokenizer.is_special(id)
+    }
+
     fn render(
         &self,
         messages: &[Message],
@@ -47,7 +60,15 @@ impl Encode for Encoder<'_> {
         match &self.template {
             None => Err("the model has no chat template; use a data set type without conversations".into()),
             Some(Err(error)) => Err(error.to_string().into()),
-            Some(Ok(template)) => Ok(template.render(messages, given, add_generation_prompt)?),
+            Some(Ok(template)) if self.variables.is_empty() => {
+                Ok(template.render(messages, given, add_generation_prompt)?)
+            }
+            Some(Ok(template)) => {
+                let mut variables = self.variables.clone();
+                variables.extend(given.variables.clone());
+                let given = Given { tools: given.tools.clone(), variables };
+                Ok(template.render(messages, &given, add_generation_prompt)?)
+            }
         }
     }
 }

@@ -67,8 +67,9 @@ impl Loaded {
         // A large vocabulary takes about as long to read as a small model.
         let (model, tokenizer) =
             rayon::join(|| registry::open(&checkpoint, load), || model_vision::tokenizer(config, &path));
-        let (mut model, tokenizer) = (model?, tokenizer?);
+        let (mut model, mut tokenizer) = (model?, tokenizer?);
         if let Some(adapter) = options.adapter {
+            tokenizer = tokenizer.with_template_in(adapter)?;
             model = peft::attach(model, adapter)?;
         }
         model.parameters_mut().set_trainable(|_| Some(false));

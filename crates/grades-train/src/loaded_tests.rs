@@ -133,6 +133,8 @@ fn a_prompt_is_the_beginning_of_what_is_learnt() {
             train_on_inputs: false,
             excess_length: crate::data::ExcessLength::Raise,
             max_samples: None,
+            train_on_last_turn_only: false,
+            on_bad_row: crate::data::OnBadRow::Stop,
         };
         let learnt = crate::data::load(&[spec], &loaded.encoder(), loaded.vision.as_deref(), options).unwrap();
         let sample = &learnt.samples[0];

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Template, Value, escape_formatter};
+
+use super::{generation, json, python};
 
 /// Instructions of a template for one conversation, about a second's worth; depth is bounded by minijinja itself. Long
 /// conversations need some thousands.
@@ -14,9 +15,6 @@ const FUEL: u64 = 20_000_000;
 
 /// Bytes of a rendered conversation.
 const MOST: usize = 1 << 26;
-
-/// Blanks by which `tojson` indents a level; templates use four.
-const WIDEST: usize = 64;
 
 /// Renders a template, up to [`MOST`] bytes.
 pub(super) fn render(template: &Template<'_, '_>, variables: Value) -> Result<String, Error> {
@@ -46,25 +44,27 @@ pub(super) fn environment(name: &'static str, source: &str) -> Result<Environmen
     environment.set_syntax(syntax);
     environment.set_fuel(Some(FUEL));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_formatter(|out, state, value| match value.kind() {
-        // Python's spelling.
-        ValueKind::None => escape_formatter(out, state, &"None".into()),
-        ValueKind::Bool => escape_formatter(out, state, &if value.is_true() { "True" } else { "False" }.into()),
-        _ => escape_formatter(out, state, value),
+    environment.set_unknown_method_callback(python::method);
+    environment.set_formatter(|out, state, value| match python::spelling(value) {
+        Some(text) => escape_formatter(out, state, &text.into()),
+        None => escape_formatter(out, state, value),
     });
+    environment.add_filter("string", |value: Value| python::spelling(&value).map_or(value, Value::from));
+    environment.add_test("sequence", python::is_sequence);
+    environment.add_test("iterable", python::is_iterable);
+    environment.add_function(generation::FUNCTION, generation::said);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
     environment.add_function("strftime_now", strftime_now);
-    environment.add_filter("tojson", tojson);
+    environment.add_filter("tojson", json::tojson);
     add(&mut environment, name, source)?;
     Ok(environment)
 }
 
 /// Adds a template to an environment.
 pub(super) fn add(environment: &mut Environment<'static>, name: &'static str, source: &str) -> Result<(), Error> {
-    environment.add_template_owned(name, without_generation_tags(source))
+    environment.add_template_owned(name, generation::as_calls(source))
 }
 
 /// What went wrong, with the reasons behind it, in one line.
@@ -82,126 +82,6 @@ pub(super) fn describe(error: &Error) -> String {
         source = error.source();
     }
     text
-}
-
-/// `{% generation %} … {% endgeneration %}`, with which some templates mark the assistant's words, as `{% if true %}`:
-/// the same text and white space. The spans are found by rendering beginnings instead, which works for all templates.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some((before, tag)) = rest.split_once("{%") {
-        out += before;
-        out += "{%";
-        let Some((inside, after)) = tag.split_once("%}") else {
-            rest = tag;
-            continue;
-        };
-        let word = inside.trim_matches(['-', '+']).trim();
-        out += &match word {
-            "generation" => inside.replace(word, "if true"),
-            "endgeneration" => inside.replace(word, "endif"),
-            _ => {
-                rest = tag;
-                continue;
-            }
-        };
-        out += "%}";
-        rest = after;
-    }
-    out + rest
-}
-
-/// JSON as Python's `json.dumps(value, ensure_ascii=False)` writes it; minijinja's own filter escapes HTML.
-fn tojson(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<Value, Error> {
-    let indent = match indent {
-        Some(indent) => Some(indent),
-        None => options.get("indent")?,
-    };
-    if indent.is_some_and(|indent| indent > WIDEST) {
-        return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson indents by {WIDEST} at most")));
-    }
-    let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    let _ensure_ascii: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    let mut json = Json { out: String::new(), indent, sort_keys };
-    json.write(value, 0)?;
-    Ok(Value::from_safe_string(json.out))
-}
-
-struct Json {
-    out: String,
-    indent: Option<usize>,
-    sort_keys: bool,
-}
-
-impl Json {
-    fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        match value.kind() {
-            ValueKind::Undefined | ValueKind::None => self.out += "null",
-            ValueKind::Bool => self.out += if value.is_true() { "true" } else { "false" },
-            ValueKind::Number => self.out += &value.to_string(),
-            ValueKind::String => self.text(value),
-            ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
-                self.container('[', ']', &items, depth, Self::write)?;
-            }
-            ValueKind::Map => {
-                let mut keys: Vec<Value> = value.try_iter()?.collect();
-                if self.sort_keys {
-                    keys.sort_by_key(ToString::to_string);
-                }
-                self.container('{', '}', &keys, depth, |json, key, depth| {
-                    json.text(key);
-                    json.out += ": ";
-                    json.write(&value.get_item(key)?, depth)
-                })?;
-            }
-            kind => {
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    format!("a value of kind {kind} has no JSON form"),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn text(&mut self, value: &Value) {
-        self.out += &serde_json::Value::String(value.to_string()).to_string();
-    }
-
-    fn container(
-        &mut self,
-        open: char,
-        close: char,
-        items: &[Value],
-        depth: usize,
-        mut write: impl FnMut(&mut Self, &Value, usize) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        self.out.push(open);
-        for (i, item) in items.iter().enumerate() {
-            match (i, self.indent) {
-                (0, None) => {}
-                (0, Some(_)) => self.line(depth + 1),
-                (_, None) => self.out += ", ",
-                (_, Some(_)) => {
-                    self.out.push(',');
-                    self.line(depth + 1);
-                }
-            }
-            write(self, item, depth + 1)?;
-        }
-        if self.indent.is_some() && !items.is_empty() {
-            self.line(depth);
-        }
-        self.out.push(close);
-        Ok(())
-    }
-
-    fn line(&mut self, depth: usize) {
-        self.out.push('\n');
-        self.out.extend(std::iter::repeat_n(' ', depth * self.indent.unwrap_or(0)));
-    }
 }
 
 /// The present date and time in a `strftime` format, in UTC (transformers: the local time zone).

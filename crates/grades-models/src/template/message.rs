@@ -61,9 +61,21 @@ pub(super) struct Noted {
     pub(super) taken: Taken,
 }
 
+/// Names of what the assistant thinks, the one that counts first. A template may read any of them.
+pub(super) const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
 impl Noted {
+    /// A message as transformers shows it: without what is null, and its thoughts under the names `thinking` and `reasoning_content`,
+    /// whichever they have. (The order is that of its dictionary.)
     pub(super) fn new(fields: &Map<String, serde_json::Value>) -> Self {
-        fields.iter().map(|(key, value)| (key.clone(), from_json(value))).collect::<Vec<_>>().into()
+        let set = |key: &&str| fields.get(*key).filter(|value| !value.is_null());
+        let thoughts = THOUGHTS.iter().find_map(set);
+        let mut shown: Vec<(&str, &serde_json::Value)> = Vec::with_capacity(fields.len() + 2);
+        shown.extend(set(&THOUGHTS[1]).or(thoughts).map(|thoughts| (THOUGHTS[1], thoughts)));
+        let others = fields.iter().filter(|(key, value)| *key != THOUGHTS[1] && !value.is_null());
+        shown.extend(others.map(|(key, value)| (key.as_str(), value)));
+        shown.extend(thoughts.filter(|_| set(&THOUGHTS[0]).is_none()).map(|thoughts| (THOUGHTS[0], thoughts)));
+        shown.into_iter().map(|(key, value)| (key.to_owned(), from_json(value))).collect::<Vec<_>>().into()
     }
 }
 

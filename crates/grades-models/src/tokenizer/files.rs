@@ -12,6 +12,9 @@ use super::{Result, SpecialTokens, Templates, Tokenizer, TokenizerError};
 use crate::fields::{self, Fields, FieldsError, Rest, warn_once};
 use crate::weights::WeightsError;
 
+/// The file of a chat template.
+pub const TEMPLATE_FILE: &str = "chat_template.jinja";
+
 /// Templates beside the default one, as transformers lays them out.
 const MORE_TEMPLATES: &str = "additional_chat_templates";
 const TOOL_USE: &str = "additional_chat_templates/tool_use.jinja";
@@ -58,9 +61,8 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
 
     // As in transformers, the files win over the key.
     let mut templates = described.templates;
-    let file = folder.join("chat_template.jinja");
-    if file.is_file() {
-        templates = Templates { default: Some(read_text(&file)?), tool_use: None };
+    if let Some(template) = template(folder)? {
+        templates = Templates { default: Some(template), tool_use: None };
     }
     let file = folder.join(TOOL_USE);
     if file.is_file() {
@@ -69,6 +71,12 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
     let tokenizer = Tokenizer { inner, special: described.special, templates, config };
     tokenizer.tell_contradictions(&config_path, &described.flags)?;
     Ok(tokenizer)
+}
+
+/// The chat template that has a file of its own.
+pub(super) fn template(folder: &Path) -> Result<Option<String>> {
+    let file = folder.join(TEMPLATE_FILE);
+    if file.is_file() { read_text(&file).map(Some) } else { Ok(None) }
 }
 
 /// What the companions say.
@@ -364,7 +372,7 @@ pub(super) fn save(tokenizer: &Tokenizer, dir: &Path) -> Result<()> {
         ("tokenizer.json", definition),
     ];
     if let Some(template) = &tokenizer.templates.default {
-        files.push(("chat_template.jinja", template.clone()));
+        files.push((TEMPLATE_FILE, template.clone()));
     }
     if let Some(template) = &tokenizer.templates.tool_use {
         let folder = dir.join(MORE_TEMPLATES);

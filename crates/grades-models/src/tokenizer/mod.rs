@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::weights::WeightsError;
 
+pub use files::TEMPLATE_FILE;
 pub use special::SpecialTokens;
 pub use stream::StreamDecoder;
 pub use text::{Around, Encoded};
@@ -143,11 +144,22 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// With another chat template.
+    /// With another chat template, for conversations with tools as well.
     #[must_use]
     pub fn with_chat_template(mut self, template: String) -> Self {
-        self.templates.default = Some(template);
+        self.templates = Templates { default: Some(template), tool_use: None };
         self
+    }
+
+    /// With the chat template that a folder has in a file of its own, as that of an adapter may.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn with_template_in(self, folder: &Path) -> Result<Self> {
+        Ok(match files::template(folder)? {
+            Some(template) => self.with_chat_template(template),
+            None => self,
+        })
     }
 
     /// The ids of `text`; special tokens written in it are recognised. `add_special_tokens` adds those that the

@@ -5,6 +5,7 @@
 //! Axolotl.
 
 mod averaging;
+mod chat;
 mod forms;
 mod hub;
 mod interruptions;
@@ -71,7 +72,8 @@ impl Config {
         for text in overrides {
             raw::apply(&mut tree, text)?;
         }
-        let config = raw::resolve(tree)?;
+        let mut config = raw::resolve(tree)?;
+        config.tell_sets();
         config.validate()?;
         Ok(config)
     }

@@ -146,6 +146,8 @@ impl Config {
             "`dataset_exact_deduplication` and `contamination` look at samples, which preferences are not; remove them"
         } else if self.dataset_prepared_path.is_some() {
             "`dataset_prepared_path` keeps samples, which preferences are not; remove it"
+        } else if self.train_on_last_turn_only {
+            "`train_on_last_turn_only` is of conversations, and with `rl` the answers are what is learnt; remove it"
         } else if self.train_on_inputs {
             "`train_on_inputs` has no meaning with `rl`, which compares answers; remove it"
         } else {

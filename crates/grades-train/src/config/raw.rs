@@ -6,7 +6,7 @@ use super::other_names::Elsewhere;
 use super::{Config, ConfigError};
 
 /// Keys of later versions. As `null` or `false` they say what holds anyway.
-pub(super) const NOT_YET: [&str; 3] = ["lora_model_dir", "load_in_8bit", "chat_template"];
+pub(super) const NOT_YET: [&str; 2] = ["lora_model_dir", "load_in_8bit"];
 
 /// The section of what only some runs of a comparison have; a single run reads past it.
 pub(super) const COMPARE: &str = "compare";

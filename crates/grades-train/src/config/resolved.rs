@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::averaging::Averaging;
 use super::hub::HubStrategy;
@@ -23,7 +24,7 @@ use super::sources::Shares;
 use crate::data::packing::Packing;
 use crate::data::split::CountOrShare;
 use crate::data::stream::StreamOptions;
-use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, MixStrategy, TokenOptions};
+use crate::data::{DatasetSpec, ExcessLength, LoaderOptions, MixStrategy, OnBadRow, TokenOptions, TrainOnEos};
 use crate::schedule::{LrScheduler, LrSchedulerOptions, Schedule};
 use crate::train::average::WeightAverage;
 use crate::train::outputs;
@@ -107,6 +108,9 @@ pub struct Config {
     pub sequence_len: usize,
     /// What happens to longer samples: `raise` (default), `drop` or `truncate`.
     pub excess_length_strategy: ExcessLength,
+    /// What happens at a row that cannot be used (it is no JSON, lacks a column, or the chat template refuses it): `stop` (default), or `skip`,
+    /// which leaves it out, names the first few, and counts them.
+    pub on_bad_row: OnBadRow,
     /// Whether a row is filled with samples up to `sequence_len` tokens, instead of being one sample. The samples of a row
     /// do not see each other. Default: false.
     pub sample_packing: bool,
@@ -118,6 +122,23 @@ pub struct Config {
     pub image_backend: ImageBackend,
     /// Whether prompts count in the loss as well. Default: false.
     pub train_on_inputs: bool,
+    /// Roles whose turns in conversations are learnt, and with `[]` only those marked by `train: true`. Left out: `[assistant]`.
+    pub roles_to_train: Option<Vec<String>>,
+    /// Of which turns in conversations the token that ends them is learnt: `turn` (default: of those that are learnt), `last` (of the
+    /// last of them), `all` (whoever speaks) or `none`.
+    pub train_on_eos: Option<TrainOnEos>,
+    /// Whether of each conversation only the last of the turns that would be learnt is. Default: false. A chat template that writes
+    /// earlier turns otherwise than the last one (without its thoughts, as Qwen3's) makes of a conversation one sample for each learnt
+    /// turn, as that was written while it was the last; with this it is one.
+    pub train_on_last_turn_only: bool,
+    /// The chat template of conversations: `tokenizer_default` (default: the model's), `tokenizer_default_fallback_chatml`, `chatml`,
+    /// `llama3`, `gemma`, `phi_3`, or `jinja` for that of `chat_template_jinja`. It is saved with the model.
+    pub chat_template: Option<String>,
+    /// A chat template: its text, or its file.
+    pub chat_template_jinja: Option<String>,
+    /// Variables of the chat template, such as `{enable_thinking: false}`; those of a row's `chat_template_kwargs` come before. They are
+    /// not saved with the model.
+    pub chat_template_kwargs: Map<String, Value>,
 
     /// Learns from preferences (data sets of type `preference`, with `kto` also `unpaired_preference`) by `dpo`, `ipo`, `orpo`,
     /// `simpo` or `kto`, as TRL does. Left out: every token of the answers is learnt.
@@ -344,6 +365,7 @@ impl Default for Config {
             streaming_multipack_buffer_size: None,
             sequence_len: 2048,
             excess_length_strategy: ExcessLength::Raise,
+            on_bad_row: OnBadRow::Stop,
             sample_packing: false,
             max_images_per_row: None,
             image_backend: ImageBackend::Auto,
@@ -357,6 +379,12 @@ impl Default for Config {
             cpo_alpha: None,
             kto_desirable_weight: None,
             kto_undesirable_weight: None,
+            roles_to_train: None,
+            train_on_eos: None,
+            train_on_last_turn_only: false,
+            chat_template: None,
+            chat_template_jinja: None,
+            chat_template_kwargs: Map::new(),
             micro_batch_size: 8,
             gradient_accumulation_steps: 1,
             num_epochs: 1.0,
@@ -432,6 +460,8 @@ impl Config {
             train_on_inputs: self.train_on_inputs,
             excess_length: self.excess_length_strategy,
             max_samples: self.max_samples,
+            train_on_last_turn_only: self.train_on_last_turn_only,
+            on_bad_row: self.on_bad_row,
         }
     }
 

@@ -1,6 +1,7 @@
 use grades_models::LoraConfig;
 
 use super::*;
+use crate::data::TrainOnEos;
 use crate::data::packing::Packing;
 use crate::train::rule::{Adam, AdjustLrFn, Rule};
 
@@ -476,4 +477,56 @@ fn checkpoints_are_asked_for_as_in_transformers_and_axolotl() {
     assert_eq!(read("auto_resume_from_checkpoints: false").resume_from_checkpoint, None);
     let again = read("save_strategy: best\nsave_only_model: true");
     assert_eq!(parse(&again.to_yaml().unwrap(), &[]).unwrap(), again);
+}
+
+#[test]
+fn chat_templates_and_learnt_turns_have_the_names_of_axolotl() {
+    let messages = MINIMAL.replace("completion", "messages");
+    let config = parse(&messages, &["roles_to_train=[user]", "train_on_eos=all", "chat_template=chatml"]).unwrap();
+    let set = &config.datasets[0];
+    assert_eq!(
+        (set.roles_to_train.as_deref(), set.train_on_eos),
+        (Some(&["user".to_owned()][..]), Some(TrainOnEos::All))
+    );
+    assert_eq!(Config::parse(&config.to_yaml().unwrap(), &[]).unwrap(), config);
+    // What a set says itself counts.
+    let own = parse(&messages, &["roles_to_train=[user]", "datasets.0.roles_to_train=[]"]).unwrap();
+    assert_eq!(own.datasets[0].roles_to_train.as_deref(), Some(&[][..]));
+
+    for (overrides, wanted) in [
+        (&["chat_template=other"][..], &["`chat_template: other`", "chatml", "jinja"][..]),
+        (&["chat_template=jinja"], &["chat_template_jinja"]),
+        (&["chat_template=chatml", "chat_template_jinja='{{ x }}'"], &["not used"]),
+        (&["train_on_inputs=true", "train_on_eos=last"], &["`train_on_eos`", "train_on_inputs"]),
+        (&["train_on_inputs=true", "train_on_last_turn_only=true"], &["`train_on_last_turn_only`"]),
+        (&["train_on_eos=never"], &["train_on_eos", "turn"]),
+    ] {
+        error(&messages, overrides, wanted);
+    }
+    error(MINIMAL, &["roles_to_train=[user]"], &["`roles_to_train`", "messages"]);
+}
+
+#[test]
+fn a_chat_template_is_the_models_or_one_by_name_text_or_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/texts/bytes");
+    let of = |overrides: &[&str]| {
+        let tokenizer = grades_models::tokenizer::Tokenizer::from_checkpoint(&fixture).unwrap();
+        let own = tokenizer.chat_template().unwrap().to_owned();
+        let config = parse(&MINIMAL.replace("completion", "messages"), overrides).unwrap();
+        config.with_chat_template(tokenizer).map(|tokenizer| {
+            let found = tokenizer.chat_template().unwrap();
+            if found == own { "own".to_owned() } else { found.to_owned() }
+        })
+    };
+    assert_eq!(of(&[]).unwrap(), "own");
+    assert_eq!(of(&["chat_template=tokenizer_default"]).unwrap(), "own");
+    assert_eq!(of(&["chat_template=tokenizer_default_fallback_chatml"]).unwrap(), "own");
+    assert!(of(&["chat_template=chatml"]).unwrap().contains("<|im_start|>"));
+    assert_eq!(of(&["chat_template_jinja='{{ messages }}'"]).unwrap(), "{{ messages }}");
+    let file = folder.path().join("t.jinja");
+    fs::write(&file, "{{ bos_token }}").unwrap();
+    let given = format!("chat_template_jinja={}", file.display());
+    assert_eq!(of(&["chat_template=jinja", &given]).unwrap(), "{{ bos_token }}");
+    assert!(of(&["chat_template_jinja=nowhere.jinja"]).unwrap_err().contains("nowhere.jinja"));
 }

@@ -54,6 +54,7 @@ impl Config {
         self.validate_preferences()?;
         self.validate_trackers()?;
         self.validate_hub()?;
+        self.validate_chat()?;
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
             return Err(ConfigError::Inconsistent(
                 "`warmup_ratio` and `warmup_steps` are both set; remove one of them".to_owned(),

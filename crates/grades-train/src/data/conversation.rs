@@ -1,8 +1,11 @@
 //! Rows that hold conversations, in the spellings of OpenAI, ShareGPT and the tools that read them.
 
+use std::collections::BTreeMap;
+
 use grades_models::template::{Given, Message};
 use serde_json::{Map, Value};
 
+use super::eos::TrainOnEos;
 use super::error::DataError;
 use super::parts::{self, Part};
 use super::picture::{Picture, PictureColumns};
@@ -19,6 +22,20 @@ pub struct Columns {
     pub content: String,
     /// Where its pictures are.
     pub pictures: PictureColumns,
+    /// Column of the system's message, for conversations without one, as in LLaMA-Factory.
+    pub system: String,
+    /// Column of the tools, a list or JSON, as in TRL and LLaMA-Factory.
+    pub tools: String,
+    /// Roles whose messages are learnt, unless they are marked otherwise.
+    pub learnt_roles: Vec<String>,
+    /// A further key that says of a message whether it is to be learnt.
+    pub training: Option<String>,
+    /// For what a template reads of a message the key that it has in the data.
+    pub properties: BTreeMap<String, String>,
+    /// For roles the names that the data have for them, before those that the type knows.
+    pub speakers: BTreeMap<String, Vec<String>>,
+    /// Of which turns the end is learnt.
+    pub train_on_eos: TrainOnEos,
 }
 
 /// A conversation, to be rendered by the model's chat template.
@@ -28,6 +45,8 @@ pub struct Conversation {
     pub messages: Vec<Message>,
     /// For each whether it is to be learnt.
     pub learnt: Vec<bool>,
+    /// Of which turns the token that ends them is learnt.
+    pub train_on_eos: TrainOnEos,
     /// What else the template gets.
     pub given: Given,
     /// The pictures, in the order of the parts of type `image` that stand for them in the messages.
@@ -45,10 +64,6 @@ struct Read {
 /// The role whose messages are learnt.
 pub(super) const ASSISTANT: &str = "assistant";
 
-/// Column of the system message, for conversations without one, as LLaMA-Factory has it.
-const SYSTEM: &str = "system";
-/// Column of the tools, a list or JSON, as in TRL and LLaMA-Factory.
-const TOOLS: &str = "tools";
 /// Column of variables for the template, as in TRL.
 const VARIABLES: &str = "chat_template_kwargs";
 
@@ -86,21 +101,27 @@ impl Columns {
         let mut conversation = with_pictures(read, pictures.unwrap_or_default()).map_err(|problem| {
             record.error(format!("`{}` {problem}; make them agree, or remove the row", self.messages))
         })?;
-        if !conversation.messages.iter().any(|message| message.role() == ASSISTANT) {
+        let of_role = |message: &Message| self.learnt_roles.iter().any(|role| role == message.role());
+        if !conversation.messages.iter().any(of_role) && !conversation.learnt.contains(&true) {
+            let roles = match self.learnt_roles.as_slice() {
+                [] => "that is marked as to be learnt".to_owned(),
+                roles => format!("of the {}", roles.join(" or ")),
+            };
             return Err(record.error(format!(
-                "`{}` has no message of the assistant, so there is nothing to learn; remove the row",
+                "`{}` has no message {roles}, so there is nothing to learn; remove the row",
                 self.messages
             )));
         }
         self.add_system(record, &mut conversation)?;
-        conversation.given = Given { tools: tools(record)?, variables: variables(record)? };
+        conversation.train_on_eos = self.train_on_eos;
+        conversation.given = Given { tools: self.tools(record)?, variables: variables(record)? };
         Ok(conversation)
     }
 
     /// A message; its texts have markers for pictures where the row has a column of them.
-    fn message(
-        &self,
-        fields: &Map<String, Value>,
+    fn message<'a>(
+        &'a self,
+        fields: &'a Map<String, Value>,
         role_of: fn(&str) -> Option<&str>,
         has_pictures: bool,
         picture: &dyn Fn(&Value) -> Result<Picture, String>,
@@ -108,11 +129,19 @@ impl Columns {
         let found = || fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         let missing = |key: &str| format!("has no text `{key}`; it has {}", found());
         let speaker = fields.get(&self.role).and_then(Value::as_str).ok_or_else(|| missing(&self.role))?;
-        let role = role_of(speaker).ok_or_else(|| unknown_speaker(speaker))?.to_owned();
-        let calls = ["tool_calls", "function_call"].iter().any(|key| fields.get(*key).is_some_and(|v| !v.is_null()));
-        let of_learner = role == ASSISTANT;
-        let mut read =
-            Read { fields: vec![("role".to_owned(), Value::String(role))], content: None, learnt: of_learner };
+        let named = self.speakers.iter().find(|(_, names)| names.iter().any(|name| name == speaker));
+        let role = named.map(|(role, _)| role.as_str()).or_else(|| role_of(speaker));
+        let role = role.ok_or_else(|| unknown_speaker(speaker))?.to_owned();
+        let name_of = |key: &'a str| -> &'a str {
+            let mapped = self.properties.iter().find(|(_, from)| from.as_str() == key);
+            mapped.map_or(key, |(property, _)| property.as_str())
+        };
+        let calls = fields
+            .iter()
+            .any(|(key, value)| ["tool_calls", "function_call"].contains(&name_of(key)) && !value.is_null());
+        let of_role = self.learnt_roles.contains(&role);
+        let mut marks = Vec::new();
+        let mut read = Read { fields: vec![("role".to_owned(), Value::String(role))], content: None, learnt: of_role };
         let with_markers = |part: Part| match part {
             Part::Text(text) if has_pictures => parts::by_markers(&text),
             part => vec![part],
@@ -133,9 +162,14 @@ impl Columns {
         for (key, value) in
             fields.iter().filter(|(key, value)| **key != self.role && **key != self.content && !value.is_null())
         {
-            match key.as_str() {
+            let mapped = self.properties.values().any(|from| from == key);
+            if !mapped && self.properties.contains_key(key) {
+                return Err(format!("has both `{key}` and what message_property_mappings names for it; remove one"));
+            }
+            match name_of(key) {
                 "role" | "content" => return Err(format!("has both `{key}` and what stands for it; remove one")),
-                mark if MARKS.contains(&mark) => read.learnt &= marked(mark, value, of_learner)?,
+                mark if self.training.as_deref() == Some(key.as_str()) => marks.push(marked(mark, value, true)?),
+                mark if MARKS.contains(&mark) => marks.push(marked(mark, value, mark.starts_with("train"))?),
                 mark if OTHER_MARKS.contains(&mark) => {
                     return Err(format!(
                         "has `{mark}`, which is not supported; mark a whole message by `train: false` or `weight: 0`"
@@ -147,29 +181,45 @@ impl Columns {
                          column `images` of the row, and remove what is neither text nor a picture"
                     ));
                 }
-                _ => read.fields.push((key.clone(), value.clone())),
+                name => read.fields.push((name.to_owned(), value.clone())),
             }
         }
+        read.learnt = (of_role || marks.contains(&Some(true))) && !marks.contains(&Some(false));
         Ok(read)
     }
 
     /// Puts the row's system message in front, if the conversation does not begin with one.
     fn add_system(&self, record: &Record, conversation: &mut Conversation) -> Result<(), DataError> {
-        let Some(text) = record.optional_text(SYSTEM)?.filter(|text| !text.trim().is_empty()) else { return Ok(()) };
+        let Some(text) = record.optional_text(&self.system)?.filter(|text| !text.trim().is_empty()) else {
+            return Ok(());
+        };
         match conversation.messages.first() {
             Some(first) if first.role() == "system" && first.content() == text => {}
             Some(first) if first.role() == "system" => {
                 return Err(record.error(format!(
-                    "column `{SYSTEM}` says something else than the system message in `{}`; remove one of them",
-                    self.messages
+                    "column `{}` says something else than the system message in `{}`; remove one of them",
+                    self.system, self.messages
                 )));
             }
             _ => {
                 conversation.messages.insert(0, Message::new("system", text));
-                conversation.learnt.insert(0, false);
+                conversation.learnt.insert(0, self.learnt_roles.iter().any(|role| role == "system"));
             }
         }
         Ok(())
+    }
+
+    fn tools(&self, record: &Record) -> Result<Option<Value>, DataError> {
+        let wrong = || record.error(format!("column `{}` must hold a list of tools, or one as JSON", self.tools));
+        match record.optional(&self.tools)? {
+            None => Ok(None),
+            Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
+            Some(Value::String(text)) => {
+                serde_json::from_str(text).ok().filter(Value::is_array).map(Some).ok_or_else(wrong)
+            }
+            Some(tools @ Value::Array(_)) => Ok(Some(tools.clone())),
+            Some(_) => Err(wrong()),
+        }
     }
 }
 
@@ -182,8 +232,9 @@ fn unknown_speaker(speaker: &str) -> String {
     }
 }
 
-/// Whether a message with such a mark is to be learnt.
-fn marked(key: &str, value: &Value, of_assistant: bool) -> Result<bool, String> {
+/// Whether a message with such a mark is to be learnt; `None` if the mark leaves that to its role. One that `decides` makes a message
+/// of any role learnt; a weight only takes messages away.
+fn marked(key: &str, value: &Value, decides: bool) -> Result<Option<bool>, String> {
     let learnt = match value {
         Value::Bool(learnt) => Some(*learnt),
         Value::Number(weight) => [(0.0, false), (1.0, true)]
@@ -193,9 +244,7 @@ fn marked(key: &str, value: &Value, of_assistant: bool) -> Result<bool, String> 
         _ => None,
     };
     match learnt {
-        Some(learnt) if of_assistant || !learnt => Ok(learnt),
-        Some(_) if key == "weight" || key == "loss" => Ok(false),
-        Some(_) => Err(format!("is marked by `{key}` as to be learnt, which only the assistant's are")),
+        Some(learnt) => Ok(Some(learnt).filter(|learnt| decides || !learnt)),
         None => Err(format!("has `{key}: {value}`; it must be 0 or false, or 1 or true")),
     }
 }
@@ -249,6 +298,14 @@ impl Conversation {
         Ok(())
     }
 
+    /// With the last of its learnt messages alone still learnt.
+    pub(super) fn only_last(mut self) -> Self {
+        if let Some(last) = self.learnt.iter().rposition(|learnt| *learnt) {
+            self.learnt[..last].fill(false);
+        }
+        self
+    }
+
     /// Takes its last message away, if that is the assistant's, and gives what it says.
     pub(crate) fn take_answer(&mut self) -> Option<String> {
         let answer = self.messages.pop_if(|last| last.role() == ASSISTANT)?;
@@ -280,19 +337,6 @@ impl Conversation {
             parts.splice(0..0, pictures.iter().map(|_| Part::Picture(None)));
         }
         with_pictures(read, pictures)
-    }
-}
-
-fn tools(record: &Record) -> Result<Option<Value>, DataError> {
-    let wrong = || record.error(format!("column `{TOOLS}` must hold a list of tools, or one as JSON"));
-    match record.optional(TOOLS)? {
-        None => Ok(None),
-        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
-        Some(Value::String(text)) => {
-            serde_json::from_str(text).ok().filter(Value::is_array).map(Some).ok_or_else(wrong)
-        }
-        Some(tools @ Value::Array(_)) => Ok(Some(tools.clone())),
-        Some(_) => Err(wrong()),
     }
 }
 

@@ -22,6 +22,11 @@ pub trait Encode: Sync {
     /// The end-of-text token, where the model has one.
     fn eos_id(&self) -> Option<u32>;
 
+    /// Whether a token is a special one, as those are that end turns.
+    fn is_special(&self, id: u32) -> bool {
+        self.eos_id() == Some(id)
+    }
+
     /// A conversation by the model's chat template, special tokens written out.
     ///
     /// # Errors

@@ -1,13 +1,15 @@
 //! The shapes in which rows hold samples: `completion`, `alpaca`, `sharegpt`, `messages`, `text`, those with pictures `cauldron`
 //! and `vqa`, and the benchmark tasks by name.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::conversation::{Columns, Conversation, MARKS, is_empty};
+use super::conversation::{ASSISTANT, Columns, Conversation, MARKS, is_empty};
+use super::eos::TrainOnEos;
 use super::error::DataError;
 use super::picture::{Picture, PictureColumns};
 use super::preference::{Answers, PreferenceColumns};
@@ -61,6 +63,23 @@ pub struct DatasetSpec {
     /// `messages`, `sharegpt`, `cauldron`, `vqa`: the pictures of a row, one or a list (`images` or `image`). Where they stand in a
     /// conversation, parts of type `image` say, or `<image>` in its texts.
     pub field_images: Option<String>,
+    /// `messages`, `sharegpt`: the tools that the assistant may call, a list or its JSON (`tools`).
+    pub field_tools: Option<String>,
+    /// `messages`, `sharegpt`: the system's message of conversations that do not begin with one (`system`).
+    pub field_system: Option<String>,
+    /// `messages`, `sharegpt`: for roles the names that the data have for them, such as `{assistant: [bot, narrator]}`, before those that
+    /// are known anyway.
+    pub roles: BTreeMap<String, Vec<String>>,
+    /// `messages`, `sharegpt`: for what the chat template reads of a message the key that it has in the data, such as
+    /// `{reasoning_content: thought}`. Other keys keep their names.
+    pub message_property_mappings: BTreeMap<String, String>,
+    /// `messages`, `sharegpt`: a key of messages that says whether one is learnt, whoever speaks; `train`, `training`, `weight` and
+    /// `loss` are read anyway.
+    pub message_field_training: Option<String>,
+    /// `messages`, `sharegpt`: in place of `roles_to_train` of the run.
+    pub roles_to_train: Option<Vec<String>>,
+    /// `messages`, `sharegpt`: in place of `train_on_eos` of the run.
+    pub train_on_eos: Option<TrainOnEos>,
     /// The folder of pictures that rows give by path, which may not leave it; left out, the folder of the data file.
     pub image_folder: Option<PathBuf>,
 }
@@ -77,54 +96,46 @@ impl DatasetSpec {
     /// A sentence: the type is unknown, or a column key is set that the type does not use.
     pub fn format(&self) -> Result<Format, String> {
         let mut unused = self.clone();
-        let mut take = |key: fn(&mut Self) -> &mut Option<String>, default: &str| {
-            key(&mut unused).take().unwrap_or_else(|| default.to_owned())
+        let take = |unused: &mut Self, key: fn(&mut Self) -> &mut Option<String>, default: &str| {
+            key(unused).take().unwrap_or_else(|| default.to_owned())
         };
         let pictures = PictureColumns { column: self.field_images.clone(), folder: self.image_folder.clone() };
         let shown = ["sharegpt", "llava", "messages", "chat_template", "cauldron", "finevision", "vqa"];
         let format = match self.kind.as_str() {
             "completion" => Format::Completion {
-                prompt: take(|spec| &mut spec.field_prompt, "prompt"),
-                completion: take(|spec| &mut spec.field_completion, "completion"),
+                prompt: take(&mut unused, |spec| &mut spec.field_prompt, "prompt"),
+                completion: take(&mut unused, |spec| &mut spec.field_completion, "completion"),
             },
             "alpaca" => Format::Alpaca {
-                instruction: take(|spec| &mut spec.field_instruction, "instruction"),
-                input: take(|spec| &mut spec.field_input, "input"),
-                output: take(|spec| &mut spec.field_output, "output"),
+                instruction: take(&mut unused, |spec| &mut spec.field_instruction, "instruction"),
+                input: take(&mut unused, |spec| &mut spec.field_input, "input"),
+                output: take(&mut unused, |spec| &mut spec.field_output, "output"),
             },
             "cauldron" | "finevision" => Format::Cauldron(pictures),
             "vqa" => Format::Vqa {
-                question: take(|spec| &mut spec.field_prompt, "question"),
-                answer: take(|spec| &mut spec.field_completion, "answer"),
+                question: take(&mut unused, |spec| &mut spec.field_prompt, "question"),
+                answer: take(&mut unused, |spec| &mut spec.field_completion, "answer"),
                 pictures,
             },
-            "sharegpt" | "llava" => Format::ShareGpt(Columns {
-                messages: take(|spec| &mut spec.field_messages, "conversations"),
-                role: take(|spec| &mut spec.message_field_role, "from"),
-                content: take(|spec| &mut spec.message_field_content, "value"),
-                pictures,
-            }),
-            "messages" | "chat_template" => Format::Messages(Columns {
-                messages: take(|spec| &mut spec.field_messages, "messages"),
-                role: take(|spec| &mut spec.message_field_role, "role"),
-                content: take(|spec| &mut spec.message_field_content, "content"),
-                pictures,
-            }),
+            "sharegpt" | "llava" => Format::ShareGpt(unused.columns(["conversations", "from", "value"], pictures)?),
+            "messages" | "chat_template" => {
+                Format::Messages(unused.columns(["messages", "role", "content"], pictures)?)
+            }
             "preference" => Format::Preference(PreferenceColumns {
-                prompt: take(|spec| &mut spec.field_prompt, "prompt"),
+                prompt: take(&mut unused, |spec| &mut spec.field_prompt, "prompt"),
                 answers: Answers::Pair([
-                    take(|spec| &mut spec.field_chosen, "chosen"),
-                    take(|spec| &mut spec.field_rejected, "rejected"),
+                    take(&mut unused, |spec| &mut spec.field_chosen, "chosen"),
+                    take(&mut unused, |spec| &mut spec.field_rejected, "rejected"),
                 ]),
             }),
             "unpaired_preference" => Format::Preference(PreferenceColumns {
-                prompt: take(|spec| &mut spec.field_prompt, "prompt"),
+                prompt: take(&mut unused, |spec| &mut spec.field_prompt, "prompt"),
                 answers: Answers::Judged([
-                    take(|spec| &mut spec.field_completion, "completion"),
-                    take(|spec| &mut spec.field_label, "label"),
+                    take(&mut unused, |spec| &mut spec.field_completion, "completion"),
+                    take(&mut unused, |spec| &mut spec.field_label, "label"),
                 ]),
             }),
-            "text" => Format::Text { field: take(|spec| &mut spec.field, "text") },
+            "text" => Format::Text { field: take(&mut unused, |spec| &mut spec.field, "text") },
             name => match Task::named(name) {
                 Some(task) => Format::Task(task),
                 None => {
@@ -147,11 +158,46 @@ impl DatasetSpec {
         }
     }
 
+    /// The columns of conversations, taken out of the entry, with the names that the list of messages, roles and contents have
+    /// where it names none.
+    fn columns(&mut self, [messages, role, content]: [&str; 3], pictures: PictureColumns) -> Result<Columns, String> {
+        let set = self.path.clone();
+        let mut properties = std::mem::take(&mut self.message_property_mappings);
+        let mut named = |key: &str, field: Option<String>, default: &str| match (properties.remove(key), field) {
+            (Some(_), Some(_)) => Err(format!(
+                "message_field_{key} and message_property_mappings of data set {set} both name `{key}`; remove one of them"
+            )),
+            (Some(name), None) | (None, Some(name)) => Ok(name),
+            (None, None) => Ok(default.to_owned()),
+        };
+        let role = named("role", self.message_field_role.take(), role)?;
+        let content = named("content", self.message_field_content.take(), content)?;
+        Ok(Columns {
+            messages: self.field_messages.take().unwrap_or_else(|| messages.to_owned()),
+            role,
+            content,
+            pictures,
+            system: self.field_system.take().unwrap_or_else(|| "system".to_owned()),
+            tools: self.field_tools.take().unwrap_or_else(|| "tools".to_owned()),
+            learnt_roles: self.roles_to_train.take().unwrap_or_else(|| vec![ASSISTANT.to_owned()]),
+            training: self.message_field_training.take(),
+            properties,
+            speakers: std::mem::take(&mut self.roles),
+            train_on_eos: self.train_on_eos.take().unwrap_or_default(),
+        })
+    }
+
+    /// Whether its rows are conversations in messages.
+    pub(crate) fn has_messages(&self) -> bool {
+        ["sharegpt", "llava", "messages", "chat_template"].contains(&self.kind.as_str())
+    }
+
     /// The first key for a column that is set.
     fn column_key(&self) -> Option<String> {
         let Ok(Value::Object(keys)) = serde_json::to_value(self) else { return None };
-        let of_column = |key: &str| key.contains("field") || key == "image_folder";
-        keys.into_iter().find(|(key, value)| of_column(key) && !value.is_null()).map(|(key, _)| key)
+        let of_messages = ["roles", "message_property_mappings", "roles_to_train", "train_on_eos"];
+        let of_column = |key: &str| key.contains("field") || key == "image_folder" || of_messages.contains(&key);
+        keys.into_iter().find(|(key, value)| of_column(key) && !is_empty(value)).map(|(key, _)| key)
     }
 }
 

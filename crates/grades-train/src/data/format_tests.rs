@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::*;
 use crate::data::encode::{Around, Encode, EncodeError, Encoded};
-use crate::data::{ExcessLength, Samples, TokenOptions, load, source};
+use crate::data::{ExcessLength, OnBadRow, Samples, TokenOptions, load, source};
 
 /// One token a character, 1 at the beginning of a text, 2 at its end; conversations in the manner of ChatML.
 pub(in crate::data) struct Characters;
@@ -43,7 +43,7 @@ impl Encode for Characters {
             return Err("banned is not allowed".into());
         }
         let source = "{% for m in messages %}{% set said = m.content or '' %}\
-                      <{{ m.role }}>{{ '…' if messages[-1].content == 'forget' else said }}\
+                      <{{ m.role }}>{{ said }}\
                       {% for call in m.tool_calls or [] %}[{{ call }}]{% endfor %}<end>\n{% endfor %}\
                       {% if add_generation_prompt %}<assistant>{% endif %}";
         Ok(ChatTemplate::new(source, &SpecialTokens::default())?.render(messages, given, prompt)?)
@@ -63,8 +63,14 @@ fn fixture(kind: &str, rows: &str) -> Fixture {
     Fixture { _folder: folder, spec }
 }
 
-const OPTIONS: TokenOptions =
-    TokenOptions { sequence_len: 1000, train_on_inputs: false, excess_length: ExcessLength::Raise, max_samples: None };
+const OPTIONS: TokenOptions = TokenOptions {
+    sequence_len: 1000,
+    train_on_inputs: false,
+    excess_length: ExcessLength::Raise,
+    train_on_last_turn_only: false,
+    on_bad_row: OnBadRow::Stop,
+    max_samples: None,
+};
 
 impl Fixture {
     fn load(&self, options: TokenOptions) -> Result<Samples, DataError> {
@@ -193,11 +199,6 @@ fn unusable_rows_are_named() {
             r#"{"messages": [{"role": "banned", "content": "a"}, {"role": "assistant", "content": "b"}]}"#,
             vec![":1", "banned is not allowed"],
         ),
-        (
-            "messages",
-            r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "forget"}]}"#,
-            vec![":1", "message 4", "train_on_inputs"],
-        ),
         ("sharegpt", r#"{"conversations": [{"from": "robot", "value": "a"}]}"#, vec!["message 1", "`robot`", "human"]),
         ("piqa", r#"{"goal": "a", "sol1": "b", "sol2": "c", "label": 2}"#, vec![":1", "2 choices"]),
         ("verse", "{}", vec!["`verse`", "alpaca", "arc_easy"]),
@@ -274,9 +275,6 @@ fn what_changes_a_conversation_is_honoured_or_refused() {
     let row =
         r#"{"messages": [{"role": "system", "content": "A"}, {"role": "assistant", "content": "b"}], "system": "B"}"#;
     assert!(fixture("messages", row).error().contains("`system` says something else"));
-    let row =
-        r#"{"messages": [{"role": "user", "content": "a", "train": true}, {"role": "assistant", "content": "b"}]}"#;
-    assert!(fixture("messages", row).error().contains("message 1 in `messages` is marked by `train`"));
     for speaker in ["function_call", "observation"] {
         let row = json!({ "conversations": [{ "from": speaker, "value": "x" }] });
         assert!(fixture("sharegpt", &row.to_string()).error().contains("`tool_calls`"));
@@ -362,4 +360,18 @@ fn several_sets_follow_each_other() {
     let samples = load(&[b.spec.clone(), a.spec.clone()], &Characters, None, OPTIONS).unwrap().samples;
     assert_eq!(samples.iter().map(|sample| sample.ids[1]).collect::<Vec<_>>(), ['b', 'a'].map(u32::from));
     assert_eq!(source::read(PathBuf::from(&a.spec.path).as_path(), None).unwrap().len(), 1);
+}
+
+#[test]
+fn bad_rows_stop_the_run_or_are_left_out_and_counted() {
+    let rows = "{\"prompt\": \"a\", \"completion\": \"b\"}\n{no json\n{\"prompt\": \"c\"}\n{\"prompt\": \"d\", \"completion\": \" \"}\n\
+                {\"prompt\": \"e\", \"completion\": \"f\"}";
+    let fixture = fixture("completion", rows);
+    assert!(fixture.error().contains("rows.jsonl:2") && fixture.error().contains("not one JSON object"));
+    let skip = TokenOptions { on_bad_row: OnBadRow::Skip, ..OPTIONS };
+    assert_eq!(fixture.marked(skip), ["^a⟦ b$⟧", "^e⟦ f$⟧"]);
+    assert_eq!(fixture.load(skip).unwrap().skipped, 3);
+    // Too long is not bad: `excess_length_strategy` decides.
+    let short = TokenOptions { sequence_len: 2, ..skip };
+    assert!(matches!(fixture.load(short), Err(DataError::TooLong { .. })));
 }

@@ -17,7 +17,7 @@ use super::error::DataError;
 use super::samples::Samples;
 
 const NAME: &str = "samples.bin";
-const MAGIC: &[u8] = b"grades samples 1\n";
+const MAGIC: &[u8] = b"grades samples 2\n";
 
 /// What encoding came to beside the samples.
 #[derive(Serialize, Deserialize)]
@@ -25,6 +25,7 @@ struct Head {
     samples: usize,
     dropped: usize,
     truncated: usize,
+    skipped: usize,
     told: Vec<String>,
 }
 
@@ -70,14 +71,15 @@ fn keep(folder: &Path, samples: &Samples) -> Result<(), grades_fs::Error> {
 }
 
 fn write(file: &mut impl Write, all: &Samples) -> io::Result<()> {
-    let Samples { samples, sets, dropped, truncated, told } = all;
-    let head = Head { samples: samples.len(), dropped: *dropped, truncated: *truncated, told: told.clone() };
+    let Samples { samples, sets, rows, dropped, truncated, skipped, told } = all;
+    let (dropped, truncated, skipped) = (*dropped, *truncated, *skipped);
+    let head = Head { samples: samples.len(), dropped, truncated, skipped, told: told.clone() };
     file.write_all(MAGIC)?;
     serde_json::to_writer(&mut *file, &head)?;
     file.write_all(b"\n")?;
     let number = |number: usize| u32::try_from(number).map_err(io::Error::other);
-    for (sample, &set) in samples.iter().zip(sets) {
-        let header = [number(set)?, number(sample.ids.len())?];
+    for ((sample, &set), &row) in samples.iter().zip(sets).zip(rows) {
+        let header = [number(set)?, number(row)?, number(sample.ids.len())?];
         let numbers = header.iter().chain(&sample.ids);
         file.write_all(&numbers.flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>())?;
         let byte = |labels: &[i64]| {
@@ -92,11 +94,11 @@ fn write(file: &mut impl Write, all: &Samples) -> io::Result<()> {
 fn read(bytes: &[u8]) -> Option<Samples> {
     let rest = bytes.strip_prefix(MAGIC)?;
     let end = rest.iter().position(|byte| *byte == b'\n')?;
-    let Head { samples, dropped, truncated, told } = serde_json::from_slice(&rest[..end]).ok()?;
+    let Head { samples, dropped, truncated, skipped, told } = serde_json::from_slice(&rest[..end]).ok()?;
     let mut rest = &rest[end + 1..];
-    let mut all = Samples { dropped, truncated, told, ..Samples::default() };
+    let mut all = Samples { dropped, truncated, skipped, told, ..Samples::default() };
     for _ in 0..samples {
-        let (set, len) = (take(&mut rest)?, take(&mut rest)? as usize);
+        let (set, row, len) = (take(&mut rest)?, take(&mut rest)?, take(&mut rest)? as usize);
         let (ids, others) = rest.split_at_checked(len.checked_mul(4)?)?;
         let (learnt, others) = others.split_at_checked(len.div_ceil(8))?;
         rest = others;
@@ -108,6 +110,7 @@ fn read(bytes: &[u8]) -> Option<Samples> {
         let labels = ids.iter().enumerate().map(label).collect();
         all.samples.push(Tokenized { ids, labels, pictures: Vec::new() });
         all.sets.push(set as usize);
+        all.rows.push(row as usize);
     }
     rest.is_empty().then_some(all)
 }
@@ -134,6 +137,8 @@ mod tests {
         Samples {
             samples: (0..40).map(sample).collect(),
             sets: (0..40).map(|at| at / 30).collect(),
+            rows: (0..40).map(|at| at / 3).collect(),
+            skipped: 1,
             dropped: 3,
             truncated: 2,
             told,

@@ -1,9 +1,11 @@
 //! From data sets to batches of tokens: source (files, or the Hub) → format → tokens → packing → batches.
 
+pub mod bad_rows;
 pub mod batch;
 mod compressed;
 pub mod conversation;
 pub mod encode;
+pub mod eos;
 pub mod error;
 pub mod feed;
 pub(crate) mod files;
@@ -26,11 +28,15 @@ pub mod split;
 pub mod stream;
 pub mod template;
 pub mod tokens;
+mod tool_calls;
+mod turns;
 pub mod vision;
 mod webdataset;
 
+pub use bad_rows::OnBadRow;
 pub use batch::{Batch, Loader, LoaderOptions};
 pub use encode::{Around, Encode, Encoded, Tokenized};
+pub use eos::TrainOnEos;
 pub use error::DataError;
 pub use feed::Feed;
 pub use format::{DatasetSpec, Format};

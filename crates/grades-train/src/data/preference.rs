@@ -1,12 +1,15 @@
 //! Rows of preferences, in TRL's columns: pairs of a chosen and a rejected answer to a prompt, or answers that are good or bad.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use grades_models::fields::warn_once;
 use grades_tensor::IGNORE_INDEX;
 use serde_json::{Map, Value};
 
-use super::conversation::Columns;
+use super::bad_rows::BadRows;
+use super::conversation::{ASSISTANT, Columns};
 use super::encode::{Encode, Tokenized};
+use super::eos::TrainOnEos;
 use super::error::DataError;
 use super::format::{DatasetSpec, Format};
 use super::picture::PictureColumns;
@@ -52,6 +55,8 @@ pub struct Preferences {
     pub dropped: usize,
     /// How many have an answer that was cut.
     pub truncated: usize,
+    /// How many were left out because they cannot be used.
+    pub skipped: usize,
 }
 
 /// Reads data sets of preferences; with `unpaired` each pair becomes two answers, the chosen one desirable.
@@ -72,13 +77,16 @@ pub fn load(
             let kind = format.name();
             return Err(DataError::Format(format!("type `{kind}` of data set {} holds no preferences", spec.path)));
         };
-        let mut unread: BTreeSet<String> = BTreeSet::new();
+        let (mut unread, mut bad) = (BTreeSet::<String>::new(), BadRows::new(options.on_bad_row));
+        let mut read = |record: &Record, all: &mut Preferences| {
+            let (samples, desirable) = columns.samples(record)?;
+            unread.extend(format.unread(record)?.into_iter().map(str::to_owned));
+            Ok(encode(&samples, record, encoder, options, all)?.map(|answers| (answers, desirable)))
+        };
         let mut records = spec.source().read(spec.split.as_deref(), &hub)?;
         records.truncate(options.max_samples.unwrap_or(usize::MAX));
         for record in records {
-            let (samples, desirable) = columns.samples(&record)?;
-            unread.extend(format.unread(&record)?.into_iter().map(str::to_owned));
-            let Some(mut answers) = encode(&samples, &record, encoder, options, &mut all)? else { continue };
+            let Some((mut answers, desirable)) = bad.pass(read(&record, &mut all))?.flatten() else { continue };
             match (desirable, answers.len()) {
                 (Some(desirable), _) => {
                     all.rows.extend(answers.pop().map(|answer| Preference::Judged(answer, desirable)));
@@ -93,6 +101,8 @@ pub fn load(
                 }
             }
         }
+        all.skipped += bad.count;
+        bad.sentences(&spec.path).into_iter().for_each(warn_once);
         tell_unread(&spec.path, format.name(), unread);
     }
     if all.rows.is_empty() {
@@ -111,8 +121,14 @@ fn encode(
 ) -> Result<Option<Vec<Tokenized>>, DataError> {
     let (mut answers, mut cut) = (Vec::with_capacity(samples.len()), false);
     for sample in samples {
-        let mut tokens =
+        let texts =
             tokens::tokenize(sample, encoder, None, false, &record.place).map_err(|message| record.error(message))?;
+        let Ok([mut tokens]) = <[Tokenized; 1]>::try_from(texts) else {
+            return Err(record.error(
+                "an answer has several turns, and the chat template writes the earlier ones otherwise once another follows, so they are \
+                 not one text; give answers of one turn",
+            ));
+        };
         if tokens.label_count() == 0 {
             return Err(record.error("an answer has no token to learn; remove the row or fill it in"));
         }
@@ -242,6 +258,13 @@ impl PreferenceColumns {
             role: "role".to_owned(),
             content: "content".to_owned(),
             pictures: PictureColumns { column: None, folder: None },
+            system: "system".to_owned(),
+            tools: "tools".to_owned(),
+            learnt_roles: vec![ASSISTANT.to_owned()],
+            training: None,
+            properties: BTreeMap::new(),
+            speakers: BTreeMap::new(),
+            train_on_eos: TrainOnEos::default(),
         };
         let whole = record.with_column(&messages, Value::Array([prompt, answer].concat()));
         let mut conversation = columns.conversation(&whole, |role| Some(role))?;

@@ -2,11 +2,18 @@ use std::fs;
 
 use serde_json::json;
 
+use super::super::bad_rows::OnBadRow;
 use super::super::format::tests::Characters;
 use super::*;
 
-const OPTIONS: TokenOptions =
-    TokenOptions { sequence_len: 1000, train_on_inputs: false, excess_length: ExcessLength::Raise, max_samples: None };
+const OPTIONS: TokenOptions = TokenOptions {
+    sequence_len: 1000,
+    train_on_inputs: false,
+    excess_length: ExcessLength::Raise,
+    max_samples: None,
+    on_bad_row: OnBadRow::Stop,
+    train_on_last_turn_only: false,
+};
 
 fn read(kind: &str, rows: &[Value], options: TokenOptions, unpaired: bool) -> Result<Preferences, DataError> {
     let folder = tempfile::tempdir().unwrap();

@@ -51,6 +51,8 @@ pub struct Record {
     /// Bytes of pictures, which JSON has no form for: where they stand in a column, it has their number here.
     blobs: Vec<Arc<[u8]>>,
     taken: Taken,
+    /// What is wrong with the row as a whole: no column of it can be read.
+    broken: Option<String>,
 }
 
 /// The columns of a row by name. One whose value cannot be read has the reason in its place, which matters only to those who
@@ -59,7 +61,16 @@ pub(super) type Columns = Vec<(String, Result<Value, String>)>;
 
 impl Record {
     pub(super) fn new(place: Place, columns: Columns) -> Self {
-        Self { place, columns, blobs: Vec::new(), taken: Taken::default() }
+        Self { place, columns, blobs: Vec::new(), taken: Taken::default(), broken: None }
+    }
+
+    /// A row that cannot be read, and why; who asks for a column of it is told.
+    pub(super) fn broken(place: Place, problem: String) -> Self {
+        Self { broken: Some(problem), ..Self::new(place, Columns::new()) }
+    }
+
+    fn check(&self) -> Result<(), DataError> {
+        self.broken.as_ref().map_or(Ok(()), |problem| Err(self.error(problem)))
     }
 
     /// With the bytes that its columns number.
@@ -77,7 +88,13 @@ impl Record {
         let mut columns = self.columns.clone();
         columns.retain(|(other, _)| other != name);
         columns.push((name.to_owned(), Ok(value)));
-        Self { place: self.place.clone(), columns, blobs: self.blobs.clone(), taken: Taken::default() }
+        Self {
+            place: self.place.clone(),
+            columns,
+            blobs: self.blobs.clone(),
+            taken: Taken::default(),
+            broken: self.broken.clone(),
+        }
     }
 
     /// Notes that what was asked for in another, of the same columns, was asked for.
@@ -121,6 +138,7 @@ impl Record {
     /// # Errors
     /// The value cannot be read.
     pub(crate) fn optional(&self, column: &str) -> Result<Option<&Value>, DataError> {
+        self.check()?;
         self.taken.note(column);
         let value = self.find(column).map(|value| self.readable(column, value)).transpose()?;
         Ok(value.filter(|value| !value.is_null()))
@@ -189,6 +207,7 @@ impl Record {
     }
 
     fn value(&self, column: &str) -> Result<&Value, DataError> {
+        self.check()?;
         let (first, rest) = column.split_once('.').unwrap_or((column, ""));
         let (name, found) = match self.find(column) {
             Some(value) => (column, Some(value)),

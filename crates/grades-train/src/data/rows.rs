@@ -86,8 +86,8 @@ impl JsonLines {
         Some(match json::object(text.trim_end_matches(['\r', '\n'])) {
             Ok(columns) => Ok(Record::new(place, columns)),
             Err(error) => {
-                let message = format!("the line is not one JSON object ({})", without_position(&error));
-                Err(DataError::Row { place: place.to_string(), message })
+                let problem = format!("the line is not one JSON object ({})", without_position(&error));
+                Ok(Record::broken(place, problem))
             }
         })
     }

@@ -22,19 +22,21 @@ pub struct Written {
     pub text: String,
     /// What of it counts in the loss, in order.
     pub learnt: Vec<Range<usize>>,
+    /// Ends of turns whose last token counts otherwise, if it is one that ends a turn: where they are, and whether it is learnt.
+    pub ends: Vec<(usize, bool)>,
 }
 
 impl Written {
     /// A text that is learnt as a whole.
     pub fn whole(text: String) -> Self {
         let all = 0..text.len();
-        Self { text, learnt: vec![all] }
+        Self { text, learnt: vec![all], ends: Vec::new() }
     }
 
     /// A prompt and the answer to it, which is learnt.
     pub fn answered(prompt: &str, answer: &str) -> Self {
         let text = format!("{prompt}{answer}");
         let answer = prompt.len()..text.len();
-        Self { text, learnt: vec![answer] }
+        Self { text, learnt: vec![answer], ends: Vec::new() }
     }
 }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bad_rows::{BadRows, OnBadRow};
 use super::encode::{Encode, Tokenized};
 use super::error::DataError;
 use super::format::{DatasetSpec, Format};
@@ -42,6 +43,10 @@ pub struct TokenOptions {
     pub excess_length: ExcessLength,
     /// Of each set only so many first rows.
     pub max_samples: Option<usize>,
+    /// Whether of a conversation only the last learnt turn is learnt.
+    pub train_on_last_turn_only: bool,
+    /// What happens at a row that cannot be used.
+    pub on_bad_row: OnBadRow,
 }
 
 /// The samples of all data sets as tokens, in the order of the configuration and of the files.
@@ -51,10 +56,14 @@ pub struct Samples {
     pub samples: Vec<Tokenized>,
     /// Of which set each sample is.
     pub sets: Vec<usize>,
+    /// And of which row: a conversation may be several samples, which belong together when some are kept back.
+    pub rows: Vec<usize>,
     /// How many rows were left out because of their length.
     pub dropped: usize,
     /// How many samples were cut to `sequence_len`.
     pub truncated: usize,
+    /// How many rows were left out because they cannot be used.
+    pub skipped: usize,
     /// What was warned of while they were encoded.
     pub told: Vec<String>,
 }
@@ -71,13 +80,31 @@ impl Samples {
         let is_new = self.is_new();
         let mut kept = is_new.iter();
         self.samples.retain(|_| kept.next().is_none_or(|new| *new));
-        let mut kept = is_new.iter();
-        self.sets.retain(|_| kept.next().is_none_or(|new| *new));
+        for of in [&mut self.sets, &mut self.rows] {
+            let mut kept = is_new.iter();
+            of.retain(|_| kept.next().is_none_or(|new| *new));
+        }
     }
 
-    fn push(&mut self, set: usize, sample: Tokenized) {
+    /// The samples by row, each with its set.
+    #[must_use]
+    pub fn by_row(self) -> Vec<Vec<(usize, Tokenized)>> {
+        let mut rows: Vec<Vec<(usize, Tokenized)>> = Vec::new();
+        let mut last = None;
+        for (row, sample) in self.rows.into_iter().zip(self.sets.into_iter().zip(self.samples)) {
+            match rows.last_mut().filter(|_| last == Some(row)) {
+                Some(of_row) => of_row.push(sample),
+                None => rows.push(vec![sample]),
+            }
+            last = Some(row);
+        }
+        rows
+    }
+
+    fn push(&mut self, (set, row): (usize, usize), sample: Tokenized) {
         self.samples.push(sample);
         self.sets.push(set);
+        self.rows.push(row);
     }
 
     fn is_new(&self) -> Vec<bool> {
@@ -105,9 +132,10 @@ pub fn load(
 ) -> Result<Samples, DataError> {
     let mut all = Samples::default();
     let hub = Hub::from_env();
+    let mut row_number = 0;
     for (set, spec) in specs.iter().enumerate() {
         let format = spec.format().map_err(DataError::Format)?;
-        let mut told = Told::default();
+        let (mut told, mut bad) = (Told::default(), BadRows::new(options.on_bad_row));
         let mut records = spec.source().read(spec.split.as_deref(), &hub)?;
         records.truncate(options.max_samples.unwrap_or(usize::MAX));
         let encode = |record: &Record| Row::of(record, &format, (encoder, vision), options);
@@ -115,26 +143,37 @@ pub fn load(
             // In their order, so that the first row that is wrong is the one that is named, whoever has encoded it.
             let rows: Vec<Result<Row, DataError>> = records.par_iter().map(encode).collect();
             for row in rows {
-                let Row { outcome, unread } = row?;
+                let Some(Row { outcomes, unread }) = bad.pass(row)? else { continue };
                 told.unread.extend(unread);
-                match outcome {
-                    Outcome::Whole(sample) => all.push(set, sample),
-                    Outcome::Cut(sample) => {
-                        all.truncated += 1;
-                        all.push(set, sample);
+                told.note_parts(outcomes.len());
+                row_number += 1;
+                for outcome in outcomes {
+                    match outcome {
+                        Outcome::Whole(sample) => all.push((set, row_number), sample),
+                        Outcome::Cut(sample) => {
+                            all.truncated += 1;
+                            all.push((set, row_number), sample);
+                        }
+                        Outcome::TooLong => all.dropped += 1,
+                        Outcome::Torn => {
+                            all.dropped += 1;
+                            told.torn += 1;
+                        }
+                        Outcome::RatedOut => told.rated_out += 1,
                     }
-                    Outcome::TooLong => all.dropped += 1,
-                    Outcome::Torn => {
-                        all.dropped += 1;
-                        told.torn += 1;
-                    }
-                    Outcome::RatedOut => told.rated_out += 1,
                 }
             }
         }
+        all.skipped += bad.count;
+        all.told.extend(bad.sentences(&spec.path));
         all.told.extend(told.sentences(&spec.path, format.name()));
     }
     all.told.iter().for_each(|sentence| warn_once(sentence.clone()));
+    if all.samples.is_empty() && all.skipped > 0 && all.dropped == 0 {
+        let problem =
+            "all rows are bad ones, which `on_bad_row: skip` leaves out; the warnings say what is wrong with them";
+        return Err(DataError::Format(problem.to_owned()));
+    }
     if all.samples.is_empty() {
         return Err(DataError::NothingLeft { dropped: all.dropped, sequence_len: options.sequence_len });
     }
@@ -147,21 +186,38 @@ struct Told {
     unread: BTreeSet<String>,
     rated_out: usize,
     torn: usize,
+    /// Conversations that are several samples, and how many these are.
+    parted: (usize, usize),
 }
 
 impl Told {
+    fn note_parts(&mut self, samples: usize) {
+        if samples > 1 {
+            self.parted.0 += 1;
+            self.parted.1 += samples;
+        }
+    }
+
     fn sentences(self, set: &str, kind: &str) -> Vec<String> {
         let torn = format!("{set}: {} rows are left out, as cutting them would cut a picture", self.torn);
         let rated_out =
             format!("{set}: {} rows are left out, as each of their turns has a rating below 1", self.rated_out);
-        let counted = [(self.torn, torn), (self.rated_out, rated_out)].into_iter().filter(|(count, _)| *count > 0);
+        let (conversations, samples) = self.parted;
+        let parted = format!(
+            "{set}: {conversations} conversations become {samples} samples, as the chat template writes earlier turns otherwise than the \
+             last one, and each learnt turn is shown as it was the last; `train_on_last_turn_only: true` makes it one each"
+        );
+        let counted = [(self.torn, torn), (conversations, parted), (self.rated_out, rated_out)]
+            .into_iter()
+            .filter(|(count, _)| *count > 0);
         unread(set, kind, self.unread).into_iter().chain(counted.map(|(_, sentence)| sentence)).collect()
     }
 }
 
 /// What becomes of a row.
 pub(super) struct Row {
-    pub(super) outcome: Outcome,
+    /// What becomes of its samples: one, or of a conversation several.
+    pub(super) outcomes: Vec<Outcome>,
     /// Its columns that its type has not read.
     unread: Vec<String>,
 }
@@ -189,14 +245,27 @@ impl Row {
         (encoder, vision): (&dyn Encode, Option<&Vision>),
         options: TokenOptions,
     ) -> Result<Self, DataError> {
-        let sample = format.sample(record)?;
+        let sample = match format.sample(record)? {
+            Sample::Conversation(conversation) if options.train_on_last_turn_only => {
+                Sample::Conversation(conversation.only_last())
+            }
+            sample => sample,
+        };
         let unread = format.unread(record)?.into_iter().map(str::to_owned).collect();
-        let row = |outcome| Ok(Self { outcome, unread });
         if sample == Sample::LeftOut {
-            return row(Outcome::RatedOut);
+            return Ok(Self { outcomes: vec![Outcome::RatedOut], unread });
         }
-        let mut tokens = tokens::tokenize(&sample, encoder, vision, options.train_on_inputs, &record.place)
+        let samples = tokens::tokenize(&sample, encoder, vision, options.train_on_inputs, &record.place)
             .map_err(|message| record.error(message))?;
+        let outcomes =
+            samples.into_iter().map(|sample| Outcome::of(sample, record, options)).collect::<Result<_, _>>()?;
+        Ok(Self { outcomes, unread })
+    }
+}
+
+impl Outcome {
+    /// What becomes of a sample of a row.
+    fn of(mut tokens: Tokenized, record: &Record, options: TokenOptions) -> Result<Self, DataError> {
         let most = options.sequence_len;
         let is_long = tokens.ids.len() > most;
         if is_long {
@@ -205,18 +274,18 @@ impl Row {
                     let (place, tokens) = (record.place.to_string(), tokens.ids.len());
                     return Err(DataError::TooLong { place, tokens, sequence_len: most });
                 }
-                ExcessLength::Drop => return row(Outcome::TooLong),
+                ExcessLength::Drop => return Ok(Self::TooLong),
                 ExcessLength::Truncate if !tokens.pictures.iter().all(|one| one.is_within(most)) => {
-                    return row(Outcome::Torn);
+                    return Ok(Self::Torn);
                 }
                 ExcessLength::Truncate => tokens.truncate(most),
             }
         }
         match (tokens.label_count(), is_long) {
-            (0, true) => row(Outcome::TooLong),
+            (0, true) => Ok(Self::TooLong),
             (0, false) => Err(record.error("the sample has no token to learn; remove the row or fill in its answer")),
-            (_, true) => row(Outcome::Cut(tokens)),
-            (_, false) => row(Outcome::Whole(tokens)),
+            (_, true) => Ok(Self::Cut(tokens)),
+            (_, false) => Ok(Self::Whole(tokens)),
         }
     }
 }
@@ -244,10 +313,14 @@ mod tests {
     #[test]
     fn duplicates_are_what_trains_the_same() {
         let samples = vec![sample(&[1, 2, 3], 1), sample(&[1, 2], 1), sample(&[1, 2, 3], 1), sample(&[1, 2, 3], 2)];
-        let mut all = Samples { samples: samples.clone(), sets: vec![0, 0, 1, 1], ..Samples::default() };
+        let (sets, rows) = (vec![0, 0, 1, 1], vec![1, 1, 2, 3]);
+        let mut all = Samples { samples: samples.clone(), sets, rows, ..Samples::default() };
         assert_eq!(all.duplicates(), 1);
         all.deduplicate();
         assert_eq!(all.samples, [&samples[0], &samples[1], &samples[3]].map(Clone::clone));
-        assert_eq!((all.duplicates(), all.sets), (0, vec![0, 0, 1]));
+        assert_eq!((all.duplicates(), &all.sets), (0, &vec![0, 0, 1]));
+        let by_row = all.by_row();
+        assert_eq!(by_row.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(by_row[1], [(1, samples[3].clone())]);
     }
 }

@@ -9,6 +9,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::bad_rows::BadRows;
 use super::batch::{self, Batch, LoaderOptions};
 use super::encode::{Encode, Tokenized};
 use super::error::DataError;
@@ -41,16 +42,23 @@ struct SetStream<'a> {
     format: Format,
     rows: Option<Rows>,
     taken: usize,
+    /// What is left of the last row, which may be several samples.
+    ready: VecDeque<Tokenized>,
+    bad: BadRows,
 }
 
 impl<'a> SetStream<'a> {
-    fn new(spec: &'a DatasetSpec) -> Result<Self, DataError> {
-        Ok(Self { spec, format: spec.format().map_err(DataError::Format)?, rows: None, taken: 0 })
+    fn new(spec: &'a DatasetSpec, options: TokenOptions) -> Result<Self, DataError> {
+        let format = spec.format().map_err(DataError::Format)?;
+        Ok(Self { spec, format, rows: None, taken: 0, ready: VecDeque::new(), bad: BadRows::new(options.on_bad_row) })
     }
 
     /// The next sample; `None` behind the last, once.
     fn next(&mut self, encoder: &dyn Encode, options: TokenOptions) -> Result<Option<Tokenized>, DataError> {
         loop {
+            if let Some(sample) = self.ready.pop_front() {
+                return Ok(Some(sample));
+            }
             let rows = match &mut self.rows {
                 Some(rows) => rows,
                 none => {
@@ -64,9 +72,14 @@ impl<'a> SetStream<'a> {
                 return Ok(None);
             };
             self.taken += 1;
-            match Row::of(&record?, &self.format, (encoder, None), options)?.outcome {
-                Outcome::Whole(sample) | Outcome::Cut(sample) => return Ok(Some(sample)),
-                Outcome::TooLong | Outcome::Torn | Outcome::RatedOut => {}
+            let row = record.and_then(|record| Row::of(&record, &self.format, (encoder, None), options));
+            let row = self.bad.pass(row)?;
+            self.bad.tell();
+            for outcome in row.into_iter().flat_map(|row| row.outcomes) {
+                match outcome {
+                    Outcome::Whole(sample) | Outcome::Cut(sample) => self.ready.push_back(sample),
+                    Outcome::TooLong | Outcome::Torn | Outcome::RatedOut => {}
+                }
             }
         }
     }
@@ -159,7 +172,8 @@ impl<'a> Steps<'a> {
         encoder: &'a dyn Encode,
         options: &'a StreamOptions,
     ) -> Result<Self, DataError> {
-        let sets: Vec<SetStream<'a>> = specs.iter().map(SetStream::new).collect::<Result<_, _>>()?;
+        let sets: Vec<SetStream<'a>> =
+            specs.iter().map(|spec| SetStream::new(spec, options.tokens)).collect::<Result<_, _>>()?;
         let turns = options.shares.as_ref().map(|shares| Turns::new(shares, options.loader.seed));
         let mixed = Mixed { gone: vec![false; sets.len()], sets, encoder, options, at: 0, turns };
         Ok(Self {

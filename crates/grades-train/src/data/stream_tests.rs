@@ -3,6 +3,7 @@ use std::path::Path;
 
 use grades_models::template::{Given, Message, Rendered};
 
+use super::super::bad_rows::OnBadRow;
 use super::super::encode::{Around, EncodeError, Encoded};
 use super::super::packing::Packing;
 use super::super::samples::ExcessLength;
@@ -45,6 +46,8 @@ fn options() -> StreamOptions {
             train_on_inputs: false,
             excess_length: ExcessLength::Raise,
             max_samples: None,
+            train_on_last_turn_only: false,
+            on_bad_row: OnBadRow::Stop,
         },
         loader: LoaderOptions {
             micro_batch_size: 2,

@@ -1,13 +1,16 @@
-//! Conversations as text: which stretches of a rendered chat template are the assistant's own words.
+//! Conversations as text: which stretches of a rendered chat template are learnt, in one sample or several.
 
 use std::ops::Range;
 
 use grades_models::fields::{named, warn_once};
-use grades_models::template::{Message, Unread};
+use grades_models::template::{Rendered, Unread};
 
 use super::conversation::{ASSISTANT, Conversation, is_empty};
-use super::encode::{Encode, EncodeError};
+use super::encode::Encode;
+use super::eos::TrainOnEos;
 use super::sample::Written;
+use super::tool_calls;
+use super::turns::{self, Ends, Turn};
 
 /// What a template may read past without a word of the conversation missing: what links messages to one another.
 const LINKS: [&str; 3] = ["id", "tool_call_id", "index"];
@@ -36,143 +39,215 @@ pub(super) enum Aim {
     BeAnswered,
 }
 
-/// How far a turn goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ends {
-    /// To its end mark.
-    Trimmed,
-    /// To the end of the white space behind it, which nanoVLM learns too.
-    Whole,
-}
-
-/// A conversation by the chat template, for some aim.
+/// A conversation by the chat template, for some aim: as one sample, or as several where the template writes earlier turns
+/// differently once others follow, as those that leave out earlier thoughts do. Then every learnt turn is written as it was while it
+/// was the last, and a sample has as many of them as agree.
 ///
 /// # Errors
-/// A sentence: the template refuses the conversation or leaves out what it says, or turns cannot be told apart.
+/// A sentence: the template refuses the conversation or leaves out what it says.
 pub(super) fn write(
     conversation: &Conversation,
     encoder: &dyn Encode,
     aim: Aim,
     ends: Ends,
-) -> Result<Written, String> {
-    check_read(conversation, encoder)?;
+) -> Result<Vec<Written>, String> {
+    let conversation = &*tool_calls::as_read(conversation, encoder);
+    let rendered = check_read(conversation, encoder)?;
     match aim {
-        Aim::LearnAnswers => turns(conversation, encoder, ends),
-        Aim::LearnAll => whole(conversation, encoder),
+        Aim::LearnAnswers => {
+            let parts = parts(conversation, &rendered, encoder, ends)?;
+            parts.into_iter().map(|part| part.written(conversation, encoder)).collect()
+        }
+        Aim::LearnAll => Ok(vec![whole(conversation, rendered.text, encoder)?]),
         Aim::BeAnswered => {
-            let text = render(encoder, conversation, &conversation.messages, true)?;
-            Ok(Written { text, learnt: Vec::new() })
+            let text = turns::render(encoder, conversation, &conversation.messages, true)?;
+            Ok(vec![Written { text, ..Written::default() }])
         }
     }
 }
 
-/// Renders a conversation up to the end of its last answer, with the assistant's turns as what is learnt, apart from those
-/// that are marked otherwise.
-///
-/// A turn is what the template adds between the prompt for it (the messages before, with the generation prompt) and the
-/// conversation up to its end; [`Ends::Trimmed`], without the white space that follows the turn's end mark, it is exactly what
-/// the model has to write when it is used.
+/// A conversation that is one sample, by the chat template.
 ///
 /// # Errors
-/// A sentence: the template refuses the conversation or leaves out what it says, or writes the earlier messages differently
-/// once more follow (as templates that strip earlier reasoning do), so that turns cannot be told apart.
-fn turns(conversation: &Conversation, encoder: &dyn Encode, ends: Ends) -> Result<Written, String> {
-    let (text, turns) = find_turns(conversation, encoder, ends)?;
-    let learnt = turns.into_iter().filter(|(index, _)| conversation.learnt[*index]).map(|(_, turn)| turn).collect();
-    Ok(Written { text, learnt })
+/// As of [`write`].
+pub(super) fn one(conversation: &Conversation, encoder: &dyn Encode, aim: Aim, ends: Ends) -> Result<Written, String> {
+    let mut written = write(conversation, encoder, aim, ends)?;
+    Ok(written.pop().unwrap_or_default())
+}
+
+/// The samples that a conversation is, each as which of its first messages it learns; see [`write`].
+///
+/// # Errors
+/// As there.
+pub(super) fn samples(conversation: &Conversation, encoder: &dyn Encode, ends: Ends) -> Result<Vec<Vec<bool>>, String> {
+    let rendered = encoder.render(&conversation.messages, &conversation.given, false).map_err(turns::refused)?;
+    let parts = parts(conversation, &rendered, encoder, ends)?;
+    let learns = |part: Part| (0..=part.last).map(|at| part.turns.iter().any(|(turn, _)| *turn == at)).collect();
+    Ok(parts.into_iter().map(learns).collect())
+}
+
+/// What one sample has of a conversation.
+struct Part {
+    text: String,
+    /// The last message in it.
+    last: usize,
+    /// The learnt turns: index of the message, and bytes of the text. In order.
+    turns: Vec<(usize, Range<usize>)>,
+}
+
+impl Part {
+    fn written(self, conversation: &Conversation, encoder: &dyn Encode) -> Result<Written, String> {
+        let Self { text, last, turns } = self;
+        let mut ends: Vec<(usize, bool)> = Vec::new();
+        let end_of = |turn: &Range<usize>| turn.start + text[turn.clone()].trim_end().len();
+        let without = match conversation.train_on_eos {
+            TrainOnEos::Turn | TrainOnEos::All => 0,
+            TrainOnEos::Last => turns.len().saturating_sub(1),
+            TrainOnEos::None => turns.len(),
+        };
+        ends.extend(turns.iter().take(without).map(|(_, turn)| (end_of(turn), false)));
+        if conversation.train_on_eos == TrainOnEos::All {
+            for index in (0..=last).filter(|index| turns.iter().all(|(turn, _)| turn != index)) {
+                let so_far = turns::render(encoder, conversation, &conversation.messages[..=index], false)?;
+                let so_far = so_far.trim_end();
+                if text.starts_with(so_far) {
+                    ends.push((so_far.len(), true));
+                }
+            }
+        }
+        let learnt = turns.into_iter().map(|(_, turn)| turn).collect();
+        Ok(Written { text, learnt, ends })
+    }
+}
+
+/// The samples of a conversation; `rendered` is the whole of it.
+fn parts(
+    conversation: &Conversation,
+    rendered: &Rendered,
+    encoder: &dyn Encode,
+    ends: Ends,
+) -> Result<Vec<Part>, String> {
+    let Conversation { messages, learnt, .. } = conversation;
+    let answers = || messages.iter().enumerate().filter(|(_, message)| message.role() == ASSISTANT).map(|(at, _)| at);
+    let wanted: Vec<usize> = (0..messages.len()).filter(|index| learnt[*index]).collect();
+    let Some(last) = wanted.last().copied().max(answers().last()) else {
+        return Ok(vec![Part { text: rendered.text.clone(), last: messages.len() - 1, turns: Vec::new() }]);
+    };
+    if let Some(part) = tagged(conversation, rendered, (last, &wanted), encoder)? {
+        return Ok(vec![part]);
+    }
+    let mut parts: Vec<Part> = Vec::new();
+    // The last answer is in the text, learnt or not.
+    let found = (0..=last).rev().filter(|index| *index == last || learnt[*index]);
+    for index in found {
+        let Turn { index, text, said } = turns::turn(conversation, index, encoder, ends)?;
+        let end = match parts.last() {
+            Some(later) if later.text.starts_with(&text) => Some(said.end),
+            Some(later) => turns::shared_end(conversation, index, (&text, &later.text), encoder)?,
+            None => None,
+        };
+        let turn = |said| Some((index, said)).filter(|_| learnt[index]);
+        match (parts.last_mut(), end) {
+            (Some(part), Some(end)) => part.turns.extend(turn(said.start..end)),
+            _ => parts.push(Part { text, last: index, turns: turn(said).into_iter().collect() }),
+        }
+    }
+    parts.iter_mut().for_each(|part| part.turns.reverse());
+    if parts.len() > 1 {
+        parts.retain(|part| !part.turns.is_empty());
+    }
+    parts.reverse();
+    Ok(parts)
+}
+
+/// The one sample of a template that tags what the assistant writes, up to the message `last`; `None` if it has no tags, or they do
+/// not say which turn is which and not all of them are `wanted`.
+fn tagged(
+    conversation: &Conversation,
+    rendered: &Rendered,
+    (last, wanted): (usize, &[usize]),
+    encoder: &dyn Encode,
+) -> Result<Option<Part>, String> {
+    if rendered.generated.is_none() {
+        return Ok(None);
+    }
+    let messages = &conversation.messages[..=last];
+    let again;
+    let rendered = match messages.len() == conversation.messages.len() {
+        true => rendered,
+        false => {
+            again = encoder.render(messages, &conversation.given, false).map_err(turns::refused)?;
+            &again
+        }
+    };
+    let spans = rendered.generated.as_deref().unwrap_or_default();
+    let answers: Vec<usize> = (0..=last).filter(|index| messages[*index].role() == ASSISTANT).collect();
+    let turns = if spans.len() == answers.len() && wanted.iter().all(|index| answers.contains(index)) {
+        answers.into_iter().zip(spans.iter().cloned()).filter(|(index, _)| wanted.contains(index)).collect()
+    } else if !spans.is_empty() && answers == wanted {
+        spans.iter().map(|span| (last, span.clone())).collect()
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(Part { text: rendered.text.clone(), last, turns }))
 }
 
 /// The whole conversation as one text, all of it learnt apart from turns that are marked otherwise.
 ///
 /// # Errors
-/// As of [`turns`].
-fn whole(conversation: &Conversation, encoder: &dyn Encode) -> Result<Written, String> {
-    let written = Written::whole(render(encoder, conversation, &conversation.messages, false)?);
-    let marked = |(message, learnt): (&Message, &bool)| message.role() == ASSISTANT && !learnt;
-    if !conversation.messages.iter().zip(&conversation.learnt).any(marked) {
-        return Ok(written);
-    }
-    let (beginning, turns) = find_turns(conversation, encoder, Ends::Trimmed)?;
-    if !written.text.starts_with(&beginning) {
-        return Err(
-            "the chat template writes the whole conversation differently than its beginnings, so the message that is \
-                    not to be learnt cannot be told apart; remove the row"
-                .to_owned(),
-        );
-    }
+/// A sentence: the template refuses the conversation, or a turn that is not to be learnt cannot be told apart.
+fn whole(conversation: &Conversation, text: String, encoder: &dyn Encode) -> Result<Written, String> {
     let mut learnt = Vec::new();
     let mut begin = 0;
-    for (_, turn) in turns.into_iter().filter(|(index, _)| !conversation.learnt[*index]) {
-        learnt.push(begin..turn.start);
-        begin = turn.end;
-    }
-    learnt.push(begin..written.text.len());
-    Ok(Written { learnt, ..written })
-}
-
-/// The index of an answer's message, and its bytes in the rendered text.
-type Turn = (usize, Range<usize>);
-
-/// The text up to the end of the last answer, and the answers in it.
-fn find_turns(conversation: &Conversation, encoder: &dyn Encode, ends: Ends) -> Result<(String, Vec<Turn>), String> {
-    let messages = &conversation.messages;
-    let mut turns = Vec::new();
-    let mut done = String::new();
-    for (index, message) in messages.iter().enumerate().filter(|(_, message)| message.role() == ASSISTANT) {
-        let so_far = render(encoder, conversation, &messages[..=index], false)?;
-        let prompt = prompt(conversation, index, &so_far, encoder)?;
-        let turn = so_far.strip_prefix(&prompt).filter(|_| prompt.starts_with(&done)).ok_or_else(|| {
-            format!(
-                "the chat template does not write message {} ({}) as a continuation of the messages before it, so the \
-                 assistant's words cannot be told apart; split the conversation so that it ends with its first answer, \
-                 or set train_on_inputs: true",
-                index + 1,
-                message.role()
-            )
-        })?;
-        let turn = if ends == Ends::Trimmed { turn.trim_end() } else { turn };
-        let end = prompt.len() + turn.len();
-        turns.push((index, prompt.len()..end));
-        done = so_far[..end].to_owned();
-    }
-    Ok((done, turns))
-}
-
-/// What stands before the answer `index`, with which `so_far` ends.
-fn prompt(conversation: &Conversation, index: usize, so_far: &str, encoder: &dyn Encode) -> Result<String, String> {
-    let before = render(encoder, conversation, &conversation.messages[..index], true);
-    match before {
-        Ok(prompt) if index > 0 || so_far.starts_with(&prompt) => Ok(prompt),
-        // Many templates refuse an empty conversation, or write something else for it, and some one without a question. The
-        // turn is then what is written for the same answer behind a question.
-        before => {
-            let question = [Message::new("user", "Hello"), conversation.messages[index].clone()];
-            let prompt = render(encoder, conversation, &question[..1], true)?;
-            let answered = render(encoder, conversation, &question, false)?;
-            match answered.strip_prefix(&prompt).and_then(|turn| so_far.strip_suffix(turn)) {
-                Some(prompt) => Ok(prompt.to_owned()),
-                None => before,
-            }
+    for (index, message) in conversation.messages.iter().enumerate() {
+        if message.role() != ASSISTANT || conversation.learnt[index] {
+            continue;
         }
+        let Turn { text: so_far, said, .. } = turns::turn(conversation, index, encoder, Ends::Trimmed)?;
+        let said = match text.starts_with(&so_far) {
+            true => said,
+            // Written otherwise by now: its content is all that can be told apart.
+            false => turns::content(conversation, &conversation.messages, index, &text, encoder)?.ok_or_else(|| {
+                format!(
+                    "the chat template does not write message {} (assistant) as it is, so it cannot be kept from being learnt; \
+                     set train_on_inputs: false, or remove the row",
+                    index + 1
+                )
+            })?,
+        };
+        learnt.push(begin..said.start.max(begin));
+        begin = said.end.max(begin);
     }
+    learnt.push(begin..text.len());
+    Ok(Written { text, learnt, ends: Vec::new() })
+}
+
+/// Whether the template reads `key` of a message when nothing follows it yet.
+fn is_read_at_first(conversation: &Conversation, index: usize, key: &str, encoder: &dyn Encode) -> bool {
+    let rendered = encoder.render(&conversation.messages[..=index], &conversation.given, false);
+    rendered
+        .is_ok_and(|rendered| rendered.unread.iter().all(|unread| unread.message != Some(index) || unread.key != key))
 }
 
 /// Refuses a conversation of which the template leaves something out that is said, and names what else it does not read.
-fn check_read(conversation: &Conversation, encoder: &dyn Encode) -> Result<(), String> {
-    let rendered = encoder.render(&conversation.messages, &conversation.given, false).map_err(refused)?;
+fn check_read(conversation: &Conversation, encoder: &dyn Encode) -> Result<Rendered, String> {
+    let rendered = encoder.render(&conversation.messages, &conversation.given, false).map_err(turns::refused)?;
     let mut others = Vec::new();
-    for Unread { message, key } in rendered.unread {
+    for Unread { message, key } in &rendered.unread {
         let of = match message {
-            Some(index) => format!("message {} ({})", index + 1, conversation.messages[index].role()),
+            Some(index) => format!("message {} ({})", index + 1, conversation.messages[*index].role()),
             None => "the row".to_owned(),
         };
         let value = match message {
-            Some(index) => conversation.messages[index].fields().get(&key),
+            Some(index) => conversation.messages[*index].fields().get(key),
             None => conversation.given.tools.as_ref().filter(|_| key == "tools"),
         };
         let says_nothing = value.is_some_and(is_empty);
         match key.as_str() {
             _ if says_nothing => {}
+            // Read while it was the last message, as thoughts may be.
+            said if SAID.contains(&said)
+                && message.is_some_and(|at| is_read_at_first(conversation, at, said, encoder)) => {}
             said if SAID.contains(&said) => {
                 return Err(format!(
                     "the chat template does not read `{said}` of {of}, so it would be left out; give the model folder a \
@@ -180,7 +255,7 @@ fn check_read(conversation: &Conversation, encoder: &dyn Encode) -> Result<(), S
                 ));
             }
             link if message.is_some() && LINKS.contains(&link) => {}
-            _ if !others.contains(&key) => others.push(key),
+            _ if !others.contains(key) => others.push(key.clone()),
             _ => {}
         }
     }
@@ -188,19 +263,9 @@ fn check_read(conversation: &Conversation, encoder: &dyn Encode) -> Result<(), S
         others.sort_unstable();
         warn_once(format!("of the conversations {} not read by the chat template", named(&others)));
     }
-    Ok(())
+    Ok(rendered)
 }
 
-fn render(
-    encoder: &dyn Encode,
-    conversation: &Conversation,
-    messages: &[Message],
-    generation_prompt: bool,
-) -> Result<String, String> {
-    let rendered = encoder.render(messages, &conversation.given, generation_prompt).map_err(refused)?;
-    Ok(rendered.text)
-}
-
-fn refused(error: EncodeError) -> String {
-    format!("the chat template does not accept the conversation ({error})")
-}
+#[cfg(test)]
+#[path = "template_tests.rs"]
+mod tests;

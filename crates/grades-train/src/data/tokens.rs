@@ -8,13 +8,15 @@ use super::conversation::Conversation;
 use super::encode::{Around, Encode, Encoded, Tokenized};
 use super::record::Place;
 use super::sample::{Sample, Written};
-use super::template::{self, Aim, Ends};
+use super::template::{self, Aim};
+use super::turns::Ends;
 use super::vision::Vision;
 
-/// Encodes a sample as one text, and labels by their bytes the tokens that are to be learnt: those that begin and end within
+/// Encodes what a row holds, each sample as one text, and labels by their bytes the tokens that are to be learnt: those that begin and end within
 /// them. So the tokens of a sample are those of its whole text, and a token that lies across the end of the prompt is the
 /// prompt's. What belongs around a text is there once, whether the tokenizer puts it there or the row has it written out; the
-/// end-of-text token is learnt. Of pictures, which stand for `place`'s row, tokens are never learnt. A rendered conversation carries its special tokens in the text, and gets none.
+/// end-of-text token is learnt. Of pictures, which stand for `place`'s row, tokens are never learnt. A rendered conversation carries its special tokens
+/// in the text, and gets none; it may be several samples.
 ///
 /// # Errors
 /// A sentence: the tokenizer or the chat template failed.
@@ -24,17 +26,20 @@ pub(super) fn tokenize(
     vision: Option<&Vision>,
     train_on_inputs: bool,
     place: &Place,
-) -> Result<Tokenized, String> {
+) -> Result<Vec<Tokenized>, String> {
     let aim = if train_on_inputs { Aim::LearnAll } else { Aim::LearnAnswers };
     let (written, around) = match (sample, vision) {
-        (Sample::LeftOut, _) => return Ok(Tokenized::default()),
-        (Sample::Text(written), _) if train_on_inputs => (Written::whole(written.text.clone()), Around::Sample),
-        (Sample::Text(written), _) => (written.clone(), Around::Sample),
+        (Sample::LeftOut, _) => return Ok(Vec::new()),
+        (Sample::Text(written), _) if train_on_inputs => (vec![Written::whole(written.text.clone())], Around::Sample),
+        (Sample::Text(written), _) => (vec![written.clone()], Around::Sample),
         (Sample::Conversation(conversation), Some(vision)) => {
-            let shown = vision.show(conversation, encoder, aim)?;
-            let (written, around) = shown.text();
-            let tokens = labelled(written, around, encoder)?;
-            return shown.place(tokens, encoder, place);
+            let shown = |conversation: &Conversation| {
+                let shown = vision.show(conversation, encoder, aim)?;
+                let (written, around) = shown.text();
+                let tokens = labelled(written, around, encoder)?;
+                shown.place(tokens, encoder, place)
+            };
+            return vision.samples(conversation, encoder, aim)?.iter().map(shown).collect();
         }
         (Sample::Conversation(conversation), None) if !conversation.pictures.is_empty() => {
             return Err(format!(
@@ -45,7 +50,7 @@ pub(super) fn tokenize(
             (template::write(conversation, encoder, aim, Ends::Trimmed)?, Around::Template)
         }
     };
-    labelled(&written, around, encoder)
+    written.iter().map(|written| labelled(written, around, encoder)).collect()
 }
 
 const READS_NONE: &str = "but the model reads none";
@@ -71,11 +76,9 @@ pub fn prompt(
         None if !conversation.pictures.is_empty() => {
             Err(format!("there are pictures, {READS_NONE}; use a vision-language model, or leave the pictures out"))
         }
-        None => labelled(
-            &template::write(conversation, encoder, Aim::BeAnswered, Ends::Trimmed)?,
-            Around::Template,
-            encoder,
-        ),
+        None => {
+            labelled(&template::one(conversation, encoder, Aim::BeAnswered, Ends::Trimmed)?, Around::Template, encoder)
+        }
     }
 }
 
@@ -86,7 +89,23 @@ fn labelled(written: &Written, around: Around, encoder: &dyn Encode) -> Result<T
     let learnt =
         |range: &Range<usize>| written.learnt.iter().any(|all| all.start <= range.start && range.end <= all.end);
     let label = |(id, range): (&u32, &Range<usize>)| if learnt(range) { i64::from(*id) } else { IGNORE_INDEX };
-    let labels = ids.iter().zip(&ranges).map(label).collect();
+    let mut labels: Vec<i64> = ids.iter().zip(&ranges).map(label).collect();
+    // The special token with which a text ends at a byte, as turns do.
+    let ending = |end: usize| {
+        let at = ranges.iter().rposition(|range| range.end == end && range.start < end)?;
+        encoder.is_special(ids[at]).then_some(at)
+    };
+    let ends_turns = |id: u32| {
+        let learnt = written.learnt.iter().map(|range| range.start + written.text[range.clone()].trim_end().len());
+        encoder.eos_id() == Some(id) || learnt.filter_map(ending).any(|at| ids[at] == id)
+    };
+    for &(end, learnt) in &written.ends {
+        match ending(end) {
+            Some(at) if learnt && ends_turns(ids[at]) => labels[at] = ids[at].into(),
+            Some(at) if !learnt => labels[at] = IGNORE_INDEX,
+            _ => {}
+        }
+    }
     Ok(Tokenized { ids, labels, pictures: Vec::new() })
 }
 

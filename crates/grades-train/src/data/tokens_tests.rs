@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::super::{DatasetSpec, ExcessLength, TokenOptions, load};
+use super::super::{DatasetSpec, ExcessLength, OnBadRow, TokenOptions, load};
 use super::*;
 use crate::encoder::Encoder;
 
@@ -60,6 +60,8 @@ fn samples_are_those_of_transformers() {
             train_on_inputs: false,
             excess_length: ExcessLength::Raise,
             max_samples: None,
+            train_on_last_turn_only: false,
+            on_bad_row: OnBadRow::Stop,
         };
         let encoder = Encoder::new(&tokenizer, tokenizer.vocab_size());
         let found =
@@ -197,7 +199,7 @@ proptest! {
         let prompt = if begun { format!("{BEGIN}{prompt}") } else { prompt };
         let answer = if ended { format!("{answer}{END}") } else { answer };
         let sample = Sample::Text(Written::answered(&prompt, &answer));
-        let Tokenized { ids, labels, .. } = tokenize(&sample, &encoder, None, false, &place()).unwrap();
+        let Tokenized { ids, labels, .. } = tokenize(&sample, &encoder, None, false, &place()).unwrap().remove(0);
         let body = tokenizer.encode(&format!("{prompt}{answer}"), false).unwrap();
         let begin: &[u32] = if made.begins && !begun { &[1] } else { &[] };
         let end: &[u32] = if ended { &[] } else { &[2] };

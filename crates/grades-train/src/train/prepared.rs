@@ -47,6 +47,8 @@ pub(super) struct Prepared {
     pub(super) duplicates: usize,
     /// Questions of benchmarks among them, where they were looked for.
     pub(super) contamination: Option<Contamination>,
+    /// Training rows that cannot be used and are left out.
+    pub(super) bad_rows: usize,
     pub(super) planned_steps: usize,
 }
 
@@ -63,7 +65,8 @@ impl Prepared {
     }
 
     fn with(config: &Config, model: &Model, source: ModelSource) -> Result<Self, TrainError> {
-        let tokenizer = Arc::new(model_vision::tokenizer(source.config(), model.tokenizer())?);
+        let tokenizer = model_vision::tokenizer(source.config(), model.tokenizer())?;
+        let tokenizer = Arc::new(config.with_chat_template(tokenizer).map_err(TrainError::Other)?);
         let sizes = source.sizes()?;
         tokenizer.check_fits(sizes.vocab_size)?;
         // A model's context bounds its samples, whatever the (default) limit says.
@@ -72,7 +75,7 @@ impl Prepared {
         let folder = Some(model.tokenizer().to_owned()).filter(|folder| folder.is_dir());
         let vision = model_vision::of_model(source.config(), model.tokenizer(), &tokenizer, source.processor())?;
         let vision = vision.map(|vision| Arc::new(config.image_backend.of(vision)));
-        let encoder = Encoder::new(&tokenizer, sizes.vocab_size);
+        let encoder = Encoder::new(&tokenizer, sizes.vocab_size).with_variables(config.chat_template_kwargs.clone());
         let data = match config.preference_loss() {
             Some(loss) => Data::of_preferences(loss, &encoder, &config)?,
             None => {
@@ -115,13 +118,15 @@ impl Prepared {
             contamination,
             training_samples,
             objective,
+            bad_rows: loaded.bad_rows,
             planned_steps,
         })
     }
 
     /// The first training samples of a stream, at most so many.
     pub(super) fn first(&self, count: usize) -> Result<Vec<Tokenized>, DataError> {
-        let encoder = Encoder::new(&self.tokenizer, self.vocab_size);
+        let variables = self.config.chat_template_kwargs.clone();
+        let encoder = Encoder::new(&self.tokenizer, self.vocab_size).with_variables(variables);
         data::stream::first(&self.config.datasets, &encoder, &self.config.stream_options(), count)
     }
 
@@ -147,6 +152,7 @@ struct Loaded {
     dropped: usize,
     truncated: usize,
     duplicates: usize,
+    bad_rows: usize,
 }
 
 /// All training data in memory.
@@ -156,21 +162,21 @@ fn whole(config: &Config, encoding: Encoding<'_>, vision: Option<&Vision>) -> Re
     if config.dataset_exact_deduplication {
         samples.deduplicate();
     }
-    let (dropped, truncated) = (samples.dropped, samples.truncated);
+    let (dropped, truncated, bad_rows) = (samples.dropped, samples.truncated, samples.skipped);
     // Before sets are mixed, which may take a sample several times: what is kept back must not train.
-    let all = samples.sets.into_iter().zip(samples.samples).collect();
-    let (train, kept_back) = split::split(all, config.val_set_size, config.seed)?;
-    let kept_back = kept_back.into_iter().map(|(_, sample)| sample).collect();
+    let (train, kept_back) = split::split(samples.by_row(), config.val_set_size, config.seed)?;
+    let train = train.into_iter().flatten().collect();
+    let kept_back = kept_back.into_iter().flatten().map(|(_, sample)| sample).collect();
     let loader = Loader::new(mix(train, config)?, config.loader_options());
-    Ok((Loaded { kept_back, dropped, truncated, duplicates }, loader.into()))
+    Ok((Loaded { kept_back, dropped, truncated, duplicates, bad_rows }, loader.into()))
 }
 
 /// Training data that are read as training goes on.
 fn stream(config: &Config, tokenizer: Arc<Tokenizer>, vocab_size: usize) -> Stream {
     let (options, specs) = (config.stream_options(), config.datasets.clone());
-    let loader = options.loader;
+    let (loader, variables) = (options.loader, config.chat_template_kwargs.clone());
     let produce = move |steps: &SyncSender<Result<Fresh, DataError>>| {
-        let encoder = Encoder::new(&tokenizer, vocab_size);
+        let encoder = Encoder::new(&tokenizer, vocab_size).with_variables(variables.clone());
         let mut made = match Steps::new(&specs, &encoder, &options) {
             Ok(made) => made,
             Err(error) => return drop(steps.send(Err(error))),
@@ -222,7 +228,8 @@ impl Data {
     fn of_preferences(loss: PreferenceLoss, encoder: &Encoder<'_>, config: &Config) -> Result<Self, DataError> {
         let unpaired = matches!(loss, PreferenceLoss::Kto { .. });
         let data = preference::load(&config.datasets, encoder, config.token_options(), unpaired)?;
-        let loaded = Loaded { dropped: data.dropped, truncated: data.truncated, ..Loaded::default() };
+        let (dropped, truncated, bad_rows) = (data.dropped, data.truncated, data.skipped);
+        let loaded = Loaded { dropped, truncated, bad_rows, ..Loaded::default() };
         let (train, validation) = split::split(data.rows, config.val_set_size, config.seed)?;
         let samples = [train.len(), validation.len()];
         let (train, validation) = (Rows::of(train, config, Some(config.seed)), Rows::of(validation, config, None));

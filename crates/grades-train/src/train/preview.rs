@@ -49,6 +49,8 @@ pub struct Preview {
     pub deduplicated: bool,
     /// What `contamination` has found.
     pub contamination: Option<Contamination>,
+    /// How many rows were left out because they cannot be used (`on_bad_row: skip`).
+    pub bad_rows: usize,
     /// The most tokens of a sample.
     pub sequence_len: usize,
     /// The tokens of each training sample.
@@ -99,6 +101,7 @@ impl Preview {
             duplicates: prepared.duplicates,
             deduplicated: prepared.config.dataset_exact_deduplication,
             contamination: prepared.contamination.clone(),
+            bad_rows: prepared.bad_rows,
             sequence_len,
             lengths,
             packing,
@@ -189,6 +192,7 @@ mod tests {
                 duplicates: 0,
                 deduplicated: false,
                 contamination: None,
+                bad_rows: 0,
                 sequence_len: 0,
                 lengths: lengths.to_vec(),
                 packing: None,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use grades::{EarlyStopping, Flops, Policy, UnitId};
 use grades_models::parameters::Parameter;
 use grades_models::source::LoadOptions;
+use grades_models::tokenizer::TEMPLATE_FILE;
 use grades_models::weights::{SaveDtype, SaveOptions};
 use grades_models::{Decoder, LoraConfig, peft, saving};
 use grades_report::record::{self, Environment, Event, Summary, UnitThreshold, Units};
@@ -296,7 +297,12 @@ fn trained_folder(dir: &RunDir, model: &Decoder) -> PathBuf {
 fn save(model: &Decoder, prepared: &Prepared, folder: &Path) -> Result<(), TrainError> {
     let Prepared { config, source, tokenizer, .. } = prepared;
     if model.adapter().is_some() {
-        return Ok(peft::save(folder, model, config.model.checkpoint())?);
+        peft::save(folder, model, config.model.checkpoint())?;
+        // The base has another one.
+        return match tokenizer.chat_template().filter(|_| config.chooses_template()) {
+            Some(template) => Ok(grades_fs::create(&folder.join(TEMPLATE_FILE), template)?),
+            None => Ok(()),
+        };
     }
     let options =
         SaveOptions { dtype: SaveDtype::F32, generation_config: source.generation_config(), ..SaveOptions::default() };

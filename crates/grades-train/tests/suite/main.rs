@@ -14,6 +14,8 @@ mod checkpointing;
 #[cfg(test)]
 mod checks;
 #[cfg(test)]
+mod conversations;
+#[cfg(test)]
 mod devices;
 #[cfg(test)]
 mod dropout;

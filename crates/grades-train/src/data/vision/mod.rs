@@ -23,7 +23,8 @@ use super::picture::Picture;
 use super::placed::Placed;
 use super::record::Place;
 use super::sample::Written;
-use super::template::Aim;
+use super::template::{self, Aim};
+use super::turns::Ends;
 
 pub(crate) use content::text as text_of;
 pub use models::VisionError;
@@ -158,6 +159,36 @@ impl Vision {
         }
     }
 
+    /// The conversations of which each is one sample: several only where a chat template writes earlier turns otherwise.
+    ///
+    /// # Errors
+    /// A sentence: the chat template refuses the conversation.
+    pub(super) fn samples(
+        &self,
+        conversation: &Conversation,
+        encoder: &dyn Encode,
+        aim: Aim,
+    ) -> Result<Vec<Conversation>, String> {
+        if aim != Aim::LearnAnswers {
+            return Ok(vec![conversation.clone()]);
+        }
+        let samples = match &self.text {
+            // Its template reads texts.
+            PictureText::Tiles(_) => template::samples(&content::in_texts(conversation), encoder, Ends::Whole)?,
+            PictureText::Pad { .. } => template::samples(conversation, encoder, Ends::Trimmed)?,
+            PictureText::Run { .. } | PictureText::Before { .. } => return Ok(vec![conversation.clone()]),
+        };
+        if samples.len() < 2 {
+            return Ok(vec![conversation.clone()]);
+        }
+        let sample = |learnt: Vec<bool>| {
+            let mut sample = conversation.clone();
+            sample.messages.truncate(learnt.len());
+            Conversation { learnt, ..sample }
+        };
+        Ok(samples.into_iter().map(sample).collect())
+    }
+
     /// A conversation as the model reads it, with the pictures that it shows.
     ///
     /// # Errors
@@ -200,7 +231,8 @@ impl Vision {
     ) -> Result<(Conversation, Vec<(Picture, Layout)>), String> {
         let mut kept = conversation.clone();
         if aim == Aim::LearnAnswers
-            && let Some(last) = kept.messages.iter().rposition(|message| message.role() == ASSISTANT)
+            && let Some(last) =
+                (0..kept.messages.len()).rfind(|at| kept.messages[*at].role() == ASSISTANT || kept.learnt[*at])
         {
             kept.messages.truncate(last + 1);
             kept.learnt.truncate(last + 1);

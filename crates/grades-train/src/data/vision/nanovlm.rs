@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use grades_images::Layout;
 use grades_models::fields::warn_once;
-use grades_models::template::Message;
 
 use super::super::conversation::{ASSISTANT, Conversation};
 use super::super::encode::Encode;
 use super::super::sample::Written;
-use super::super::template::{self, Aim, Ends};
+use super::super::template::{self, Aim};
+use super::super::turns::Ends;
 use super::content;
 
 const USER: &str = "user";
@@ -43,16 +43,12 @@ impl TileTokens {
         for message in &mut said.messages {
             let text = content::text(message);
             let text = if message.role() == USER { std::mem::take(&mut shown) + &text } else { text };
-            let fields = message.fields().iter().map(|(key, value)| match key.as_str() {
-                "content" => (key.clone(), text.as_str().into()),
-                _ => (key.clone(), value.clone()),
-            });
-            *message = Message::from_fields(fields.collect::<Vec<_>>());
+            *message = content::with_text(message, &text);
         }
         if !shown.is_empty() {
             return Err("the conversation has pictures but no question; remove the row".to_owned());
         }
-        template::write(&said, encoder, aim, Ends::Whole)
+        template::one(&said, encoder, aim, Ends::Whole)
     }
 
     /// What stands for the pictures.
@@ -121,7 +117,7 @@ pub(super) fn question(conversation: &Conversation, before: &str) -> Result<Writ
         }
         [user] if user.role() == USER => {
             let prompt = format!("{before}Question: {} Answer:", content::text(user));
-            Ok(Written { text: prompt, learnt: Vec::new() })
+            Ok(Written { text: prompt, ..Written::default() })
         }
         _ => Err(ONE_TURN.to_owned()),
     }

@@ -3,7 +3,8 @@
 use super::super::conversation::Conversation;
 use super::super::encode::Encode;
 use super::super::sample::Written;
-use super::super::template::{self, Aim, Ends};
+use super::super::template::{self, Aim};
+use super::super::turns::Ends;
 
 /// The conversation by the chat template, in which each picture's token stands `counts` times.
 pub(super) fn write(
@@ -13,7 +14,7 @@ pub(super) fn write(
     encoder: &dyn Encode,
     aim: Aim,
 ) -> Result<Written, String> {
-    let written = template::write(conversation, encoder, aim, Ends::Trimmed)?;
+    let written = template::one(conversation, encoder, aim, Ends::Trimmed)?;
     let places = written.text.matches(token).count();
     if places != counts.len() {
         return Err(format!(
@@ -43,5 +44,6 @@ fn repeated(written: Written, token: &str, counts: &[usize]) -> Written {
         after + at - before
     };
     let learnt = written.learnt.into_iter().map(|range| moved(range.start)..moved(range.end)).collect();
-    Written { text, learnt }
+    let ends = written.ends.into_iter().map(|(end, learnt)| (moved(end), learnt)).collect();
+    Written { text, learnt, ends }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::batch::Batch;
 use super::super::encode::Tokenized;
-use super::super::{DataError, DatasetSpec, ExcessLength, Samples, TokenOptions, load};
+use super::super::{DataError, DatasetSpec, ExcessLength, OnBadRow, Samples, TokenOptions, load};
 use super::*;
 use crate::encoder::Encoder;
 
@@ -36,8 +36,14 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-const OPTIONS: TokenOptions =
-    TokenOptions { sequence_len: 4000, train_on_inputs: false, excess_length: ExcessLength::Raise, max_samples: None };
+const OPTIONS: TokenOptions = TokenOptions {
+    sequence_len: 4000,
+    train_on_inputs: false,
+    excess_length: ExcessLength::Raise,
+    train_on_last_turn_only: false,
+    on_bad_row: OnBadRow::Stop,
+    max_samples: None,
+};
 
 /// The runs of tokens that the first picture of a sample takes.
 fn runs(sample: &Tokenized) -> Vec<(usize, usize)> {
