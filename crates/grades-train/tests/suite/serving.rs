@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread::JoinHandle;
 use std::{fs, thread};
@@ -18,6 +19,7 @@ use grades_train::serve::{Options, Server};
 use grades_train::train::Interrupt;
 use serde_json::{Value, json};
 
+use crate::runs::exclusive;
 use crate::tiny_checkpoint;
 
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
@@ -39,10 +41,12 @@ struct Running {
     interrupt: Interrupt,
     thread: Option<JoinHandle<()>>,
     folder: tempfile::TempDir,
+    _counters: MutexGuard<'static, ()>,
 }
 
 impl Running {
     fn start(options: Options) -> Self {
+        let counters = exclusive();
         let folder = tempfile::tempdir().unwrap();
         tiny_checkpoint::write(folder.path(), "llama");
         fs::write(folder.path().join("chat_template.jinja"), TEMPLATE).unwrap();
@@ -50,7 +54,7 @@ impl Running {
         let (address, interrupt, path) = (server.address(), Interrupt::default(), folder.path().to_owned());
         let asked = interrupt.clone();
         let thread = thread::spawn(move || server.run(&open(&path), &asked).unwrap());
-        Self { address, interrupt, thread: Some(thread), folder }
+        Self { address, interrupt, thread: Some(thread), folder, _counters: counters }
     }
 
     fn ordinary() -> Self {
