@@ -21,7 +21,12 @@ fn begin(workspace: &Workspace, arguments: &[&str]) -> Child {
 
 #[track_caller]
 fn assert_same(run: &Path, whole: &Path) {
-    let [model, expected] = [run, whole].map(|run| fs::read(run.join("model/model.safetensors")).unwrap());
+    let trained = |run: &Path| {
+        let [model, adapter] =
+            ["model/model.safetensors", "adapter/adapter_model.safetensors"].map(|file| run.join(file));
+        fs::read(if model.is_file() { model } else { adapter }).unwrap()
+    };
+    let [model, expected] = [run, whole].map(trained);
     assert!(model == expected, "another model");
     assert_eq!(logs(run), logs(whole));
 }
@@ -99,7 +104,7 @@ fn whatever_a_run_remembers_is_there_after_a_kill() {
                 &output,
                 "--threads",
                 threads,
-                "max_steps=400",
+                "max_steps=150",
                 "save_steps=2",
                 "save_total_limit=2",
             ]
@@ -113,13 +118,13 @@ fn whatever_a_run_remembers_is_there_after_a_kill() {
         assert!(begin(train("whole", "1")).wait().unwrap().success(), "{options:?}");
         let mut random = ChaCha8Rng::seed_from_u64(index as u64);
         let resumed = |threads| begin([train("run", threads), vec!["resume_from_checkpoint=auto".to_owned()]].concat());
-        for threads in ["2", "1", "3"] {
+        for threads in ["2", "3"] {
             let mut child = resumed(threads);
             thread::sleep((2 * begun).mul_f64(random.random()));
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        assert!(resumed("2").wait().unwrap().success(), "{options:?}");
+        assert!(resumed("1").wait().unwrap().success(), "{options:?}");
         let [run, whole] = ["run", "whole"].map(|name| workspace.path(&format!("{name}-{index}")));
         assert_same(&run, &whole);
     }
