@@ -137,7 +137,7 @@ impl ChatTemplate {
         let text = jinja::render(&template, Value::from_dyn_object(variables.clone())).map_err(error)?;
 
         let of_message = |(index, (noted, message)): (usize, (&Arc<Noted>, &Message))| -> Vec<Unread> {
-            let thought = THOUGHTS.iter().any(|name| noted.taken.left([*name].into_iter()).is_empty());
+            let thought = THOUGHTS.iter().any(|name| noted.taken.left([*name]).is_empty());
             let set = message.fields().iter().filter(|(_, value)| !value.is_null());
             let left = unread(&noted.taken, set.map(|(key, _)| key.as_str()));
             let left = left.filter(|key| !(thought && THOUGHTS.contains(&key.as_str())));

@@ -130,7 +130,7 @@ fn parts(
     let Conversation { messages, learnt, .. } = conversation;
     let answers = || messages.iter().enumerate().filter(|(_, message)| message.role() == ASSISTANT).map(|(at, _)| at);
     let wanted: Vec<usize> = (0..messages.len()).filter(|index| learnt[*index]).collect();
-    let Some(last) = wanted.last().copied().max(answers().last()) else {
+    let Some(last) = wanted.last().copied().max(answers().next_back()) else {
         return Ok(vec![Part { text: rendered.text.clone(), last: messages.len() - 1, turns: Vec::new() }]);
     };
     if let Some(part) = tagged(conversation, rendered, (last, &wanted), encoder)? {
