@@ -128,8 +128,26 @@ pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value
             })
         }
         (Some(text), "rsplit") => rsplit(text, args),
+        (Some(text), "title") => {
+            let () = from_args(args)?;
+            Ok(title(text).into())
+        }
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
     }
+}
+
+/// A text with the first of each run of letters in capitals and the others small.
+fn title(text: &str) -> String {
+    let mut within = false;
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if within {
+            out.extend(c.to_lowercase())
+        } else {
+            out.extend(c.to_uppercase())
+        }
+        within = c.is_lowercase() || c.is_uppercase();
+        out
+    })
 }
 
 /// The parts of a text, split at most so many times, from its end.
