@@ -154,6 +154,18 @@ pub(super) fn adopt(checkpoint: &Path, run: &Path) -> Result<(), TrainError> {
     Ok(staging.replace()?)
 }
 
+/// Removes the checkpoints after `step`.
+///
+/// # Errors
+/// If one cannot be removed.
+pub(super) fn remove_after(run: &Path, step: usize) -> Result<(), TrainError> {
+    for later in steps(run).into_iter().filter(|later| *later > step) {
+        let folder = folder(run, later);
+        fs::remove_dir_all(&folder).map_err(|source| TrainError::io(&folder, source))?;
+    }
+    Ok(())
+}
+
 /// Removes the oldest checkpoints up to the one after `newest`, so that `limit` remain; but that one and the `best` stay always, as
 /// in transformers.
 fn prune(run: &Path, limit: usize, newest: usize, best: Option<usize>) -> Result<(), TrainError> {

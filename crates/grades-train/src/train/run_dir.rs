@@ -10,9 +10,9 @@ use grades::TraceStep;
 use grades_fs::Lock;
 use grades_report::record::{self, Event, Signals, Step};
 
-use super::TrainError;
 use super::log_file::LogFile;
 use super::trackers::Trackers;
+use super::{TrainError, checkpoints};
 use crate::config::Config;
 
 /// The directory of one run: `config.yaml`, `environment.json`, `units.json`, `metrics.jsonl`, `signals.jsonl`,
@@ -73,8 +73,8 @@ impl RunDir {
         begun && !path.join(record::SUMMARY).exists()
     }
 
-    /// Goes on in the directory of an interrupted run, whose logs are cut back to `step`; to nothing where it begins anew. What
-    /// it had saved at its end is removed, as it comes again.
+    /// Goes on in the directory of an interrupted run, whose logs are cut back to `step`; to nothing where it begins anew. Later
+    /// checkpoints, and what it had saved at its end, are removed, as they come again.
     ///
     /// # Errors
     /// If the run has ended, another process is at it, or the directory cannot be changed.
@@ -85,6 +85,10 @@ impl RunDir {
         }
         grades_fs::remove_leftovers_in(path)?;
         grades_fs::remove_leftovers_in(&path.join("checkpoints"))?;
+        // Before the logs are cut: one that stayed behind them would lack their lines when a run goes on from it.
+        if let Some(step) = step {
+            checkpoints::remove_after(path, step)?;
+        }
         for kind in ["model", "adapter"] {
             for name in [kind.to_owned(), format!("{kind}-weights"), format!("{kind}-average")] {
                 let folder = path.join(name);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use grades_report::record::Summary;
-use grades_train::train::common_steps;
+use grades_train::train::{RunDir, common_steps};
 use serde_json::Value;
 
 use crate::records::without_clocks;
@@ -79,6 +79,20 @@ fn an_interrupted_run_goes_on_in_its_own_directory() {
     let resumed = workspace.train("whole", &[&options[..], &[&resume]].concat());
     assert_eq!(after(resumed.metrics(), 0), after(metrics, 0));
     assert_eq!(model(&resumed), bytes);
+}
+
+/// A run that is killed once more before its first step goes on from the last checkpoint by itself: that must not be one of before,
+/// whose lines are cut off.
+#[test]
+fn no_checkpoint_stays_behind_the_logs() {
+    let workspace = Workspace::new();
+    let run = workspace.train("run", &["save_steps=1"]);
+    fs::remove_file(run.path.join("summary.json")).unwrap();
+    let checkpoint = |step: usize| run.path.join(format!("checkpoints/step-{step:06}")).exists();
+    assert!(checkpoint(3) && checkpoint(4) && checkpoint(7));
+    drop(RunDir::resume(&run.path, Some(3)).unwrap());
+    assert_eq!([3, 4, 7].map(checkpoint), [true, false, false]);
+    assert_eq!(run.metrics().last().unwrap()["step"], 3);
 }
 
 /// A method that has asked for nothing until then goes on from a run without any as from a run of its own.
