@@ -69,16 +69,14 @@ fn a_run_that_is_killed_twenty_times_ends_as_one_that_was_left_alone() {
     assert_same(&workspace.path("run"), &workspace.path("whole"));
 }
 
-/// What else a run remembers: states of other optimizers, adapters beside packed weights, averages, the best weights, outputs of frozen
-/// layers; with another number of threads after each kill.
+/// What else a run remembers: states of other optimizers, adapters beside packed weights, averages, the best weights;
+/// with another number of threads after each kill.
 #[test]
 fn whatever_a_run_remembers_is_there_after_a_kill() {
     let workspace = Workspace::new();
     let started = Instant::now();
     assert!(workspace.call(&["train", "config.yaml", "output_dir=short", "max_steps=1"]).succeeded());
     let begun = started.elapsed();
-    let follow =
-        "early_stopping={method: grades, companions: follow, alpha: 0.01, tau: {language.0.*: 1.0e9, default: 1.0e-9}}";
     for (index, options) in [
         &["optimizer=adamw_8bit", "early_stopping=none"][..],
         &["optimizer=muon", "early_stopping=none"],
@@ -90,8 +88,6 @@ fn whatever_a_run_remembers_is_there_after_a_kill() {
             "gradient_accumulation_steps=2",
             "early_stopping={method: validation_loss, patience: 1000}",
         ],
-        &["prefix_cache=memory", follow],
-        &["prefix_cache=disk", follow],
     ]
     .into_iter()
     .enumerate()
