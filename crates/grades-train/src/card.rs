@@ -10,7 +10,7 @@ use grades_report::record::{self, Environment, Summary};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::config::Config;
+use crate::config::{Config, Rl};
 use crate::hub::{self, Hub};
 use crate::train::TrainError;
 
@@ -18,10 +18,14 @@ use crate::train::TrainError;
 pub const FILE: &str = "README.md";
 
 /// Options that name something on this machine, or say nothing of the result.
-const NOT_SHOWN: [&str; 21] = [
+const NOT_SHOWN: [&str; 25] = [
     "model",
     "output_dir",
     "datasets",
+    "test_datasets",
+    "contamination",
+    "dataset_prepared_path",
+    "chat_template_jinja",
     "vision_cache_dir",
     "resume_from_checkpoint",
     "threads",
@@ -149,7 +153,7 @@ fn head(config: &Config, summary: &Summary, kind: Kind, name: &str) -> Map<Strin
         put("datasets", json!(datasets));
     }
     license(config).into_iter().for_each(|(key, value)| put(&key, value));
-    let mut tags = vec!["grades", "sft"];
+    let mut tags = vec!["grades", config.rl.map_or("sft", Rl::name)];
     tags.extend((kind == Kind::Adapter).then_some("lora"));
     put("tags", json!(tags));
     if let Some(loss) = summary.val_loss.filter(|loss| loss.is_finite()) {
@@ -358,6 +362,26 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains("somebody"), "{text}");
+    }
+
+    /// Whatever option it is written in.
+    #[test]
+    fn a_card_names_no_path_of_this_machine() {
+        let config = "model: owner/base\noutput_dir: /home/somebody/runs/first\ndatasets: [{path: own.jsonl, type: chat_template}]\n\
+                      test_datasets: [{path: /home/somebody/test.jsonl, type: chat_template}]\n\
+                      contamination: [/home/somebody/questions.jsonl]\ndataset_prepared_path: /home/somebody/prepared\n\
+                      chat_template: jinja\nchat_template_jinja: /home/somebody/chat.jinja\nsequence_len: 512\n";
+        let (text, _) = card(&run(config, false));
+        assert!(!text.contains("somebody") && text.contains("\nsequence_len: 512\n"), "{text}");
+    }
+
+    #[test]
+    fn a_card_has_the_tag_of_what_was_learnt_from() {
+        for rl in ["dpo", "ipo", "orpo", "simpo", "kto"] {
+            let kind = if rl == "kto" { "unpaired_preference" } else { "preference" };
+            let config = format!("model: owner/base\nrl: {rl}\ndatasets: [{{path: owner/set, type: {kind}}}]\n");
+            assert_eq!(card(&run(&config, false)).1["tags"], json!(["grades", rl]));
+        }
     }
 
     #[test]

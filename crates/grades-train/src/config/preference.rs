@@ -24,7 +24,9 @@ pub enum Rl {
 }
 
 impl Rl {
-    fn name(self) -> &'static str {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Dpo => "dpo",
             Self::Ipo => "ipo",
