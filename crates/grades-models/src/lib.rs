@@ -3,6 +3,7 @@
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests make the files that they need"))]
 
 pub mod adapter;
+pub mod calendar;
 pub mod config;
 mod error;
 pub mod export;

@@ -10,7 +10,7 @@ use grades_report::record::{self, Environment, Summary};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Config, Rl};
+use crate::config::{Config, Rl, without_nulls};
 use crate::hub::{self, Hub};
 use crate::train::TrainError;
 
@@ -277,17 +277,6 @@ fn settings(config: &Config) -> Map<String, Value> {
         .filter(|(key, value)| shown(key, value))
         .map(|(key, value)| (key, without_nulls(value)))
         .collect()
-}
-
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Object(map) => map
-            .into_iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| (key, without_nulls(value)))
-            .collect(),
-        value => value,
-    }
 }
 
 /// To four places, as a card shows it.

@@ -2,12 +2,13 @@
 
 use std::error::Error as _;
 use std::io::{self, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Template, Value, escape_formatter};
 
 use super::{generation, json, python};
+use crate::calendar;
 
 /// Instructions of a template for one conversation, about a second's worth; depth is bounded by minijinja itself. Long
 /// conversations need some thousands.
@@ -86,8 +87,7 @@ pub(super) fn describe(error: &Error) -> String {
 
 /// The present date and time in a `strftime` format, in UTC (transformers: the local time zone).
 fn strftime_now(format: &str) -> Result<String, Error> {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    strftime(format, seconds)
+    strftime(format, calendar::now().as_secs())
 }
 
 /// `seconds` since 1970 in a `strftime` format of the codes that templates use.
@@ -110,8 +110,7 @@ pub(super) fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
     const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
     let days = seconds / 86_400;
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let (year, month, day) = civil(days);
+    let [year, month, day, hour, minute, second] = calendar::utc(Duration::from_secs(seconds));
     let month_name = MONTHS[month as usize - 1];
     let weekday = DAYS[(days % 7) as usize];
 
@@ -147,21 +146,4 @@ pub(super) fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
         };
     }
     Ok(out)
-}
-
-/// Year, month and day of a number of days since 1970, Gregorian.
-///
-/// Counts in years that begin on the first of March, so that the leap day comes last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    const DAYS_PER_400_YEARS: u64 = 146_097;
-    // From the first of March of the year 0 to 1970.
-    let days = days + 719_468;
-    let era = days / DAYS_PER_400_YEARS;
-    let day_of_era = days % DAYS_PER_400_YEARS;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (400 * era + year_of_era + u64::from(month <= 2), month, day)
 }

@@ -42,6 +42,7 @@ pub use model::{Init, Model};
 pub use optimizer::{OptimArgs, Optimizer};
 pub use pictures::ImageBackend;
 pub use preference::{DpoLossType, Rl};
+pub(crate) use raw::without_nulls;
 pub(crate) use report_to::tracking_uri_problem;
 pub use report_to::{ReportTo, Tracker};
 pub use resolved::Config;
@@ -85,7 +86,7 @@ impl Config {
     /// The text cannot be formed.
     pub fn to_yaml(&self) -> Result<String, ConfigError> {
         let tree = serde_json::to_value(self).map_err(|error| ConfigError::Yaml(error.to_string()))?;
-        serde_saphyr::to_string(&raw::without_nulls(tree)).map_err(|error| ConfigError::Yaml(error.to_string()))
+        serde_saphyr::to_string(&without_nulls(tree)).map_err(|error| ConfigError::Yaml(error.to_string()))
     }
 }
 

@@ -154,7 +154,7 @@ pub(super) fn resolve(mut tree: Value) -> Result<Config, ConfigError> {
 }
 
 /// The tree without options that are null: those are as if left out.
-pub(super) fn without_nulls(tree: Value) -> Value {
+pub(crate) fn without_nulls(tree: Value) -> Value {
     match tree {
         Value::Object(map) => {
             Value::Object(map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect())

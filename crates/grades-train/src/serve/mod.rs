@@ -131,7 +131,7 @@ impl Server {
             queue: Queue::new(options.max_queue),
             loaded: Served::of(loaded)?,
             end: OnceLock::new(),
-            created: api::now(),
+            created: grades_models::calendar::now().as_secs(),
             options,
         };
         let mut scheduler = Scheduler::new(&loaded.model, &loaded.tokenizer, shared.options.parallel);

@@ -1,8 +1,8 @@
 //! Samples in tokens, kept where `dataset_prepared_path` says by the name of all that they follow from.
 
 use std::fs;
-use std::time::SystemTime;
 
+use grades_models::calendar;
 use grades_models::tokenizer::Tokenizer;
 use serde_json::Value;
 use twox_hash::XxHash3_128;
@@ -160,8 +160,7 @@ fn key(config: &Config, specs: &[DatasetSpec], tokenizer: &Tokenizer, vocab_size
     for template in [tokenizer.chat_template(), tokenizer.tool_template()].into_iter().flatten() {
         part("template", template.as_bytes());
         if template.contains("strftime_now") {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            part("day", &(now.as_secs() / 86_400).to_le_bytes());
+            part("day", &(calendar::now().as_secs() / 86_400).to_le_bytes());
         }
     }
     let hub = Hub::from_env();

@@ -10,7 +10,7 @@ mod reply;
 use std::sync::Arc;
 
 pub(super) use options::Options;
-pub(super) use reply::{Reply, now};
+pub(super) use reply::Reply;
 
 use super::error::ApiError;
 use crate::data::conversation::Conversation;

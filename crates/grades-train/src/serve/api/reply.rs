@@ -1,7 +1,6 @@
 //! What is told of texts, whole or piece by piece.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use grades_models::calendar;
 use grades_models::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 
@@ -48,11 +47,6 @@ struct Piece {
     finish: Option<Finish>,
 }
 
-/// Seconds since 1970.
-pub(in crate::serve) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 impl<'a> Reply<'a> {
     /// To a request with such prompts.
     pub(in crate::serve) fn new(asked: &Asked, prompts: Vec<Tokens>, model: &'a str, tokenizer: &'a Tokenizer) -> Self {
@@ -61,7 +55,7 @@ impl<'a> Reply<'a> {
             tokenizer,
             kind: asked.kind,
             id: format!("{prefix}-{:016x}", random()),
-            created: now(),
+            created: calendar::now().as_secs(),
             model,
             include_usage: asked.options.include_usage,
             told: asked.logprobs.is_some(),

@@ -1,6 +1,5 @@
 //! What other tools show of a run, beside the run's own files: `report_to`. A tracker is a file here.
 
-mod clock;
 mod mlflow;
 mod protobuf;
 mod tensorboard;
@@ -15,11 +14,12 @@ use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::time::Duration;
 
+use grades_models::calendar;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::TrainError;
-use crate::config::{Config, Tracker};
+use crate::config::{Config, Tracker, without_nulls};
 
 /// The file of a run's directory that holds what the run is called in other tools, so that one that goes on does so there, too.
 const IDS: &str = "trackers.json";
@@ -80,9 +80,13 @@ impl<'a> Opened<'a> {
 
     /// The project of a run in a tool: as the config or a variable of the environment says.
     fn project(&self, given: Option<&str>, variable: &str) -> String {
-        let set = || env::var(variable).ok().filter(|value| !value.is_empty());
-        given.map(str::to_owned).or_else(set).unwrap_or_else(|| "grades".to_owned())
+        given.map(str::to_owned).or_else(|| set(variable)).unwrap_or_else(|| "grades".to_owned())
     }
+}
+
+/// A variable of the environment; an empty one is as none.
+fn set(variable: &str) -> Option<String> {
+    env::var(variable).ok().filter(|value| !value.is_empty())
 }
 
 /// The id that a run's directory holds, or a new one that it holds from now on.
@@ -96,23 +100,11 @@ fn id_of(run: &Path) -> Result<String, TrainError> {
     // Hashers begin with what the system draws for each process, and each with another state.
     let id = format!("{:016x}{:016x}", RandomState::new().build_hasher().finish(), {
         let mut hasher = RandomState::new().build_hasher();
-        hasher.write_u128(clock::now().as_nanos());
+        hasher.write_u128(calendar::now().as_nanos());
         hasher.finish()
     });
     grades_fs::write(&path, format!("{}\n", serde_json::json!({ "run_id": id })))?;
     Ok(id)
-}
-
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Object(map) => map
-            .into_iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| (key, without_nulls(value)))
-            .collect(),
-        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
-        value => value,
-    }
 }
 
 /// The trackers of a run.
@@ -180,7 +172,7 @@ impl Trackers {
     }
 
     fn tell(&mut self, step: u64, seconds: f64, values: Vec<(String, f64)>) -> Result<(), TrainError> {
-        let values = Values { step, seconds, time: clock::now(), values };
+        let values = Values { step, seconds, time: calendar::now(), values };
         self.open.iter_mut().try_for_each(|tracker| tracker.step(&values))
     }
 }

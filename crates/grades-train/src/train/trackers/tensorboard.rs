@@ -3,8 +3,10 @@
 
 use std::fs;
 
+use grades_models::calendar;
+
 use super::protobuf::{bytes, number};
-use super::{Opened, Tracks, Values, clock};
+use super::{Opened, Tracks, Values};
 use crate::train::TrainError;
 use crate::train::log_file::LogFile;
 
@@ -17,7 +19,7 @@ impl EventFile {
     pub(super) fn create(opened: &Opened<'_>) -> Result<Self, TrainError> {
         let folder = opened.run.join("tensorboard");
         fs::create_dir_all(&folder).map_err(|source| TrainError::io(&folder, source))?;
-        let time = clock::now();
+        let time = calendar::now();
         // TensorBoard reads the files of a folder in the order of their names, and knows them by `tfevents`.
         let name = format!("events.out.tfevents.{}.{:09}.grades", time.as_secs(), time.subsec_nanos());
         let path = folder.join(name);

@@ -6,9 +6,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use grades_models::calendar;
 use serde_json::{Map, Value, json};
 
-use super::{Opened, Tracks, Values, clock};
+use super::{Opened, Tracks, Values, set};
 use crate::train::TrainError;
 
 /// How long lines wait at most for a file.
@@ -32,9 +33,10 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn open(opened: &Opened<'_>) -> Self {
-        let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty()).map(PathBuf::from);
-        let folder = set("TRACKIO_DIR").unwrap_or_else(|| {
-            let home = set("HF_HOME").unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache/huggingface"));
+        let folder = |variable: &str| set(variable).map(PathBuf::from);
+        let folder = folder("TRACKIO_DIR").unwrap_or_else(|| {
+            let home =
+                folder("HF_HOME").unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache/huggingface"));
             home.join("trackio")
         });
         Self::within(folder, opened)
@@ -75,7 +77,7 @@ impl Inbox {
     fn write(&self) -> Result<(), TrainError> {
         // Whoever takes the last file takes the folder as well.
         fs::create_dir_all(&self.folder).map_err(|source| TrainError::io(&self.folder, source))?;
-        let names = (clock::now().as_millis()..).map(|time| self.folder.join(format!("{time}.jsonl")));
+        let names = (calendar::now().as_millis()..).map(|time| self.folder.join(format!("{time}.jsonl")));
         let free = names.into_iter().find(|path| !path.exists()).unwrap_or_default();
         Ok(grades_fs::create(&free, &self.waiting)?)
     }
@@ -84,7 +86,7 @@ impl Inbox {
 impl Tracks for Inbox {
     fn step(&mut self, values: &Values) -> Result<(), TrainError> {
         self.last = (values.step, if self.last.0 == values.step { self.last.1 + 1 } else { 0 });
-        let [year, month, day, hour, minute, second] = clock::utc(values.time);
+        let [year, month, day, hour, minute, second] = calendar::utc(values.time);
         let micros = values.time.subsec_micros();
         let metrics: Map<String, Value> =
             values.values.iter().map(|(name, value)| (name.clone(), json!(value))).collect();

@@ -3,11 +3,9 @@
 mod server;
 mod store;
 
-use std::env;
-
 use serde_json::Value;
 
-use super::{Opened, Tracks};
+use super::{Opened, Tracks, set};
 use crate::train::TrainError;
 use server::Server;
 use store::FileStore;
@@ -20,7 +18,6 @@ const LONGEST: usize = 6000;
 
 /// Opens what the config, or else `MLFLOW_TRACKING_URI`, names; `mlruns` here where nothing is named.
 pub(super) fn open(opened: &Opened<'_>) -> Result<Box<dyn Tracks>, TrainError> {
-    let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let uri = opened.config.mlflow_tracking_uri.clone().or_else(|| set("MLFLOW_TRACKING_URI"));
     let uri = uri.unwrap_or_else(|| "mlruns".to_owned());
     // Checked of the config already, but not of the environment.

@@ -2,17 +2,17 @@
 //! what still waits a while after the end is given up.
 
 use std::collections::{HashMap, VecDeque};
-use std::env;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use grades_models::calendar;
 use serde_json::{Value, json};
 use ureq::Agent;
 
-use super::super::{Opened, Tracks, Values, clock};
+use super::super::{Opened, Tracks, Values, set};
 use super::{TAG, named, parameters};
 use crate::train::TrainError;
 
@@ -88,7 +88,7 @@ impl Server {
                 .user_agent(concat!("grades/", env!("CARGO_PKG_VERSION")))
                 .build()
                 .new_agent(),
-            authorization: authorization(|name| env::var(name).ok().filter(|value| !value.is_empty())),
+            authorization: authorization(set),
             experiment: experiment.to_owned(),
             name: opened.name.clone(),
             id: opened.id.clone(),
@@ -247,7 +247,7 @@ impl Client {
                 _ if state.closed => return Ok(()),
                 Some(status) if state.waiting.is_empty() => {
                     drop(state);
-                    let end = clock::now().as_millis() as u64;
+                    let end = calendar::now().as_millis() as u64;
                     let ended = json!({ "run_id": run, "status": status, "end_time": end });
                     return self.patiently(|| self.post("runs/update", &ended)).map(drop);
                 }
@@ -287,7 +287,7 @@ impl Client {
                         { "key": TAG, "value": self.id }, { "key": "mlflow.runName", "value": self.name },
                         { "key": "mlflow.source.type", "value": "LOCAL" },
                     ]);
-                    let start = clock::now().as_millis() as u64;
+                    let start = calendar::now().as_millis() as u64;
                     let new = json!({
                         "experiment_id": experiment, "start_time": start, "run_name": self.name, "tags": tags,
                     });

@@ -6,9 +6,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use grades_models::calendar;
 use serde_json::{Map, Value, json};
 
-use super::super::{Opened, Tracks, Values, clock};
+use super::super::{Opened, Tracks, Values};
 use super::{TAG, named, parameters};
 use crate::train::TrainError;
 
@@ -107,7 +108,7 @@ impl Tracks for FileStore {
     fn end(&mut self) -> Result<(), TrainError> {
         self.flush();
         self.meta.insert("status".to_owned(), FINISHED.into());
-        self.meta.insert("end_time".to_owned(), json!(clock::now().as_millis() as u64));
+        self.meta.insert("end_time".to_owned(), json!(calendar::now().as_millis() as u64));
         write_meta(&self.run, &self.meta)
     }
 }
@@ -128,13 +129,13 @@ fn begin(opened: &Opened<'_>, experiment: &Path, run: &Path) -> Result<Map<Strin
         "artifact_uri": format!("file://{}", run.join("artifacts").display()),
         "end_time": null, "entry_point_name": "", "experiment_id": experiment, "lifecycle_stage": "active",
         "run_id": opened.id, "run_name": opened.name, "source_name": "", "source_type": 4, "source_version": "",
-        "start_time": clock::now().as_millis() as u64, "status": RUNNING, "tags": [], "user_id": "",
+        "start_time": calendar::now().as_millis() as u64, "status": RUNNING, "tags": [], "user_id": "",
     });
     Ok(meta.as_object().cloned().unwrap_or_default())
 }
 
 fn experiment_meta(folder: &Path, id: &str, name: &str) -> Map<String, Value> {
-    let time = clock::now().as_millis() as u64;
+    let time = calendar::now().as_millis() as u64;
     let meta = json!({
         "artifact_location": format!("file://{}", folder.display()), "creation_time": time, "experiment_id": id,
         "last_update_time": time, "lifecycle_stage": "active", "name": name,

@@ -7,10 +7,11 @@ mod log;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use grades_models::calendar;
 use serde_json::{Map, Value, json};
 
 use super::protobuf::{bytes, field, number, wrapped};
-use super::{Opened, Tracks, Values, clock};
+use super::{Opened, Tracks, Values};
 use crate::train::TrainError;
 use crate::train::log_file::LogFile;
 
@@ -40,7 +41,7 @@ impl OfflineRun {
         let path = match before(&folder, id).filter(|_| opened.resumed.is_some()) {
             Some(path) => path,
             None => {
-                let [year, month, day, hour, minute, second] = clock::utc(clock::now());
+                let [year, month, day, hour, minute, second] = calendar::utc(calendar::now());
                 let time = format!("{year:04}{month:02}{day:02}_{hour:02}{minute:02}{second:02}");
                 let folder = folder.join(format!("offline-run-{time}-{id}"));
                 fs::create_dir_all(folder.join("files")).map_err(|source| TrainError::io(&folder, source))?;
@@ -76,7 +77,7 @@ impl OfflineRun {
         for (key, value) in opened.options.as_object().into_iter().flatten() {
             bytes(&mut config, 1, &item(1, key, value));
         }
-        let time = clock::now();
+        let time = calendar::now();
         let mut start = Vec::new();
         number(&mut start, 1, time.as_secs());
         number(&mut start, 2, time.subsec_nanos().into());

@@ -1,14 +1,16 @@
-//! The time as trackers write it.
+//! The time, and its date in UTC.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Since 1970 began.
-pub(super) fn now() -> Duration {
+#[must_use]
+pub fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Year, month, day, hour, minute and second in UTC.
-pub(super) fn utc(since_1970: Duration) -> [u64; 6] {
+#[must_use]
+pub fn utc(since_1970: Duration) -> [u64; 6] {
     let seconds = since_1970.as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Years begin in March here, so that a leap day is the last of its year; 719,468 days from March of year 0 to 1970.
