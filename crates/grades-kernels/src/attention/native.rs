@@ -2,7 +2,8 @@
 //! instruction by the tiles of [`crate::gemm::bf16`].
 //!
 //! Scores, their softmax and all sums are f32. Probabilities and the gradients of scores are rounded to bf16 before they
-//! are multiplied again, as everywhere between two products. Keys and values are packed once for all heads of a group.
+//! are multiplied again, as everywhere between two products; where a query sees no more than one block of keys, over which
+//! errors of rounding hardly average out, what rounding has left of its probabilities is multiplied, too. Keys and values are packed once for all heads of a group.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -67,6 +68,7 @@ fn attend(
         let mut running = [Running::NONE; BLOCK_QUERIES];
         let sums = &mut scratch.sums[..rows * head_dim];
         sums.fill(0.0);
+        let few_keys = segment.visible_blocks(attention, &block.queries).count() == 1;
         for keys in segment.visible_blocks(attention, &block.queries) {
             let spans = Spans::new(attention, segment, &block.queries, &keys);
             let (k, v) = (packed_k.block(index, kv_head, &keys), packed_v.block(index, kv_head, &keys));
@@ -75,6 +77,12 @@ fn attend(
             online_softmax(scores, scale, spans.of_rows(), &mut running[..rows], sums);
             convert(scores, &mut scratch.probabilities[..rows * BLOCK_KEYS]);
             over_keys(&scratch.probabilities, v, &spans, rows, head_dim, sums);
+            if few_keys {
+                for (rounded, score) in scratch.probabilities.iter_mut().zip(&*scores) {
+                    *rounded = bf16::from_f32(score - rounded.to_f32());
+                }
+                over_keys(&scratch.probabilities, v, &spans, rows, head_dim, sums);
+            }
         }
         for (row, running) in running[..rows].iter().enumerate() {
             block.log_sum_exp[row * heads + head] = running.max + running.sum.ln();
