@@ -89,7 +89,7 @@ fn each_head<E: Element>(
     }
     #[cfg(target_arch = "x86_64")]
     let jobs = match (saved.as_bf16(), E::as_bf16(dout)) {
-        (Some(saved), Some(dout)) if native::takes(attention) => {
+        (Some(saved), Some(dout)) if native::takes(attention, segments) => {
             native::backward(attention, segments, saved, dout, jobs);
             Vec::new()
         }

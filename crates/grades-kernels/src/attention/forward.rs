@@ -52,7 +52,7 @@ fn attend_all<E: Element>(
 ) {
     #[cfg(target_arch = "x86_64")]
     if let (Some(q), Some(k), Some(v)) = (E::as_bf16(q), E::as_bf16(k), E::as_bf16(v))
-        && native::takes(attention)
+        && native::takes(attention, segments)
         && let Some(out) = E::as_bf16_mut(out)
     {
         return native::attention(attention, segments, (q, k, v), out, log_sum_exp);

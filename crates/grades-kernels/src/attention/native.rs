@@ -2,8 +2,7 @@
 //! instruction by the tiles of [`crate::gemm::bf16`].
 //!
 //! Scores, their softmax and all sums are f32. Probabilities and the gradients of scores are rounded to bf16 before they
-//! are multiplied again, as everywhere between two products; where a query sees no more than one block of keys, over which
-//! errors of rounding hardly average out, what rounding has left of its probabilities is multiplied, too. Keys and values are packed once for all heads of a group.
+//! are multiplied again, as everywhere between two products. Keys and values are packed once for all heads of a group.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -28,8 +27,12 @@ const _: () =
     assert!(BLOCK_KEYS.is_multiple_of(COLUMNS) && BLOCK_QUERIES.is_multiple_of(16) && BLOCK_KEYS.is_multiple_of(16));
 
 /// Whether this processor and this form can do it: pairs are read from the rows of heads themselves.
-pub(super) fn takes(attention: &Attention) -> bool {
-    is_native() && attention.head_dim.is_multiple_of(2)
+///
+/// Where a query sees few keys, errors of rounding probabilities hardly average out: f32 products of a single block cost little, and keep
+/// gradients within what is asked of bf16.
+pub(super) fn takes(attention: &Attention, segments: &[Segment]) -> bool {
+    let long = segments.iter().any(|segment| segment.keys.len() > BLOCK_KEYS);
+    is_native() && attention.head_dim.is_multiple_of(2) && long
 }
 
 /// [`super::attention_new`], whose checks have been made; writes all of `out`.
@@ -68,7 +71,6 @@ fn attend(
         let mut running = [Running::NONE; BLOCK_QUERIES];
         let sums = &mut scratch.sums[..rows * head_dim];
         sums.fill(0.0);
-        let few_keys = segment.visible_blocks(attention, &block.queries).count() == 1;
         for keys in segment.visible_blocks(attention, &block.queries) {
             let spans = Spans::new(attention, segment, &block.queries, &keys);
             let (k, v) = (packed_k.block(index, kv_head, &keys), packed_v.block(index, kv_head, &keys));
@@ -77,12 +79,6 @@ fn attend(
             online_softmax(scores, scale, spans.of_rows(), &mut running[..rows], sums);
             convert(scores, &mut scratch.probabilities[..rows * BLOCK_KEYS]);
             over_keys(&scratch.probabilities, v, &spans, rows, head_dim, sums);
-            if few_keys {
-                for (rounded, score) in scratch.probabilities.iter_mut().zip(&*scores) {
-                    *rounded = bf16::from_f32(score - rounded.to_f32());
-                }
-                over_keys(&scratch.probabilities, v, &spans, rows, head_dim, sums);
-            }
         }
         for (row, running) in running[..rows].iter().enumerate() {
             block.log_sum_exp[row * heads + head] = running.max + running.sum.ln();
