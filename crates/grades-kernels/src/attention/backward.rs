@@ -89,17 +89,20 @@ fn each_head<E: Element>(
     }
     #[cfg(target_arch = "x86_64")]
     let jobs = match (saved.as_bf16(), E::as_bf16(dout)) {
-        (Some(saved), Some(dout)) if native::takes(attention, segments) => {
-            native::backward(attention, segments, saved, dout, jobs);
-            Vec::new()
+        (Some(saved), Some(dout)) if native::takes(attention) => {
+            let (taken, others) = jobs.into_iter().partition(|job| native::takes_segment(&segments[job.0]));
+            native::backward(attention, segments, saved, dout, taken);
+            others
         }
         _ => jobs,
     };
     if !jobs.is_empty() {
+        // The jobs are in the order of their segments.
+        let wanted = |index: usize| jobs.binary_search_by_key(&index, |job| job.0).is_ok();
         let packed = KeysAndValues {
-            k_columns: Packed::new(attention, segments, 1, saved.k, Layout::Columns),
-            k_rows: Packed::new(attention, segments, 1, saved.k, Layout::Rows),
-            v_columns: Packed::new(attention, segments, 1, saved.v, Layout::Columns),
+            k_columns: Packed::new(attention, segments, wanted, saved.k, Layout::Columns),
+            k_rows: Packed::new(attention, segments, wanted, saved.k, Layout::Rows),
+            v_columns: Packed::new(attention, segments, wanted, saved.v, Layout::Columns),
         };
         each_with(
             jobs,

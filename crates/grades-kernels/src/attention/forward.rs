@@ -52,25 +52,24 @@ fn attend_all<E: Element>(
 ) {
     #[cfg(target_arch = "x86_64")]
     if let (Some(q), Some(k), Some(v)) = (E::as_bf16(q), E::as_bf16(k), E::as_bf16(v))
-        && native::takes(attention, segments)
+        && native::takes(attention)
         && let Some(out) = E::as_bf16_mut(out)
     {
-        return native::attention(attention, segments, (q, k, v), out, log_sum_exp);
+        let wanted = |index: usize| segments[index].queries.len() > 1 && !native::takes_segment(&segments[index]);
+        let packed = KeysAndValues::new(attention, segments, (k, v), wanted);
+        let init = || Scratch::new(attention);
+        return native::attention(attention, segments, (q, k, v), out, log_sum_exp, init, |scratch, segment, block| {
+            attend(attention, segment, block, q, &packed, scratch);
+        });
     }
-    let packed = KeysAndValues {
-        k: Packed::new(attention, segments, 2, k, Layout::Columns),
-        v: Packed::new(attention, segments, 2, v, Layout::Rows),
-    };
+    let packed = KeysAndValues::new(attention, segments, (k, v), |index| segments[index].queries.len() > 1);
     each_block(
         attention,
         segments,
         (q, k, v),
         (out, log_sum_exp),
         || Scratch::new(attention),
-        |scratch, segment, block| {
-            let q = &q[block.queries.start * attention.query_width()..block.queries.end * attention.query_width()];
-            attend(attention, segment, block, q, &packed, scratch);
-        },
+        |scratch, segment, block| attend(attention, segment, block, q, &packed, scratch),
     );
 }
 
@@ -78,6 +77,20 @@ fn attend_all<E: Element>(
 struct KeysAndValues {
     k: Packed,
     v: Packed,
+}
+
+impl KeysAndValues {
+    fn new<E: Element>(
+        attention: &Attention,
+        segments: &[Segment],
+        (k, v): (&[E], &[E]),
+        wanted: impl Fn(usize) -> bool,
+    ) -> Self {
+        Self {
+            k: Packed::new(attention, segments, &wanted, k, Layout::Columns),
+            v: Packed::new(attention, segments, &wanted, v, Layout::Rows),
+        }
+    }
 }
 
 struct Scratch {
@@ -99,7 +112,7 @@ impl Scratch {
     }
 }
 
-/// One block of queries `q [queries, heads, head_dim]`, head by head; writes all of its output.
+/// One block of the queries `q [tokens, heads, head_dim]`, head by head; writes all of its output.
 fn attend<E: Element>(
     attention: &Attention,
     (index, segment): (usize, &Segment),
@@ -108,6 +121,7 @@ fn attend<E: Element>(
     packed: &KeysAndValues,
     scratch: &mut Scratch,
 ) {
+    let q = &q[block.queries.start * attention.query_width()..block.queries.end * attention.query_width()];
     let Attention { heads, kv_heads, head_dim, scale, .. } = *attention;
     let rows = block.queries.len();
     let (q_head, sums) = (&mut scratch.q[..rows * head_dim], &mut scratch.sums[..rows * head_dim]);

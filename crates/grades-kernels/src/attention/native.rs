@@ -27,30 +27,44 @@ const _: () =
     assert!(BLOCK_KEYS.is_multiple_of(COLUMNS) && BLOCK_QUERIES.is_multiple_of(16) && BLOCK_KEYS.is_multiple_of(16));
 
 /// Whether this processor and this form can do it: pairs are read from the rows of heads themselves.
-///
-/// Where a query sees few keys, errors of rounding probabilities hardly average out: f32 products of a single block cost little, and keep
-/// gradients within what is asked of bf16.
-pub(super) fn takes(attention: &Attention, segments: &[Segment]) -> bool {
-    let long = segments.iter().any(|segment| segment.keys.len() > BLOCK_KEYS);
-    is_native() && attention.head_dim.is_multiple_of(2) && long
+pub(super) fn takes(attention: &Attention) -> bool {
+    is_native() && attention.head_dim.is_multiple_of(2)
 }
 
-/// [`super::attention_new`], whose checks have been made; writes all of `out`.
-pub(super) fn attention(
+/// Whether a segment is multiplied in bf16 here. One whose keys are a single block is not: with rounded probabilities, gradients of
+/// such short rows lay further from the reference than a tenth beyond PyTorch's autocast (the fixtures). It is asked of each segment by
+/// itself, so that what a row gives does not depend on those beside it.
+pub(super) fn takes_segment(segment: &Segment) -> bool {
+    segment.keys.len() > BLOCK_KEYS
+}
+
+/// [`super::attention_new`], whose checks have been made; writes all of `out`. Blocks of the segments that are not taken here go to
+/// `attend_other`, with what `init` made for the thread.
+pub(super) fn attention<S>(
     attention: &Attention,
     segments: &[Segment],
     (q, k, v): (&[bf16], &[bf16], &[bf16]),
     out: &mut [MaybeUninit<bf16>],
     log_sum_exp: &mut [f32],
+    init: impl Fn() -> S + Sync,
+    attend_other: impl Fn(&mut S, (usize, &Segment), Block<bf16>) + Sync,
 ) {
-    let packed = [(k, Form::Columns), (v, Form::Rows)].map(|(x, form)| Packed::new(attention, segments, 2, x, form));
+    let wanted = |index: usize| segments[index].queries.len() > 1 && takes_segment(&segments[index]);
+    let packed =
+        [(k, Form::Columns), (v, Form::Rows)].map(|(x, form)| Packed::new(attention, segments, wanted, x, form));
     each_block(
         attention,
         segments,
         (q, k, v),
         (out, log_sum_exp),
-        || Scratch::new(attention),
-        |scratch, segment, block| attend(attention, segment, block, q, &packed, scratch),
+        || (Scratch::new(attention), init()),
+        |(scratch, of_other), segment, block| {
+            if takes_segment(segment.1) {
+                attend(attention, segment, block, q, &packed, scratch);
+            } else {
+                attend_other(of_other, segment, block);
+            }
+        },
     );
 }
 
@@ -103,7 +117,8 @@ pub(super) fn backward(
     jobs: Vec<Job<'_>>,
 ) {
     let forms = [(saved.k, Form::Columns), (saved.k, Form::Rows), (saved.v, Form::Columns)];
-    let packed = forms.map(|(x, form)| Packed::new(attention, segments, 1, x, form));
+    let wanted = |index: usize| takes_segment(&segments[index]);
+    let packed = forms.map(|(x, form)| Packed::new(attention, segments, wanted, x, form));
     each_with(
         jobs,
         || Scratch::new(attention),
@@ -346,8 +361,14 @@ impl Packing<'_> {
 }
 
 impl Packed {
-    /// Packs `source [key tokens, kv_heads, head_dim]` of the segments with at least `min_queries` queries.
-    fn new(attention: &Attention, segments: &[Segment], min_queries: usize, source: &[bf16], form: Form) -> Self {
+    /// Packs `source [key tokens, kv_heads, head_dim]` of the segments whose numbers `wanted` names.
+    fn new(
+        attention: &Attention,
+        segments: &[Segment],
+        wanted: impl Fn(usize) -> bool,
+        source: &[bf16],
+        form: Form,
+    ) -> Self {
         let (head_dim, width) = (attention.head_dim, attention.key_width());
         let (panels, panel) = match form {
             Form::Columns => (BLOCK_KEYS / COLUMNS, head_dim / 2 * COLUMNS),
@@ -355,8 +376,8 @@ impl Packed {
         };
         let mut places = Vec::with_capacity(segments.len());
         let mut jobs = Vec::new();
-        for segment in segments {
-            let blocks = if segment.queries.len() < min_queries { 0 } else { segment.keys.len().div_ceil(BLOCK_KEYS) };
+        for (index, segment) in segments.iter().enumerate() {
+            let blocks = if wanted(index) { segment.keys.len().div_ceil(BLOCK_KEYS) } else { 0 };
             places.push((jobs.len(), blocks));
             for head in 0..attention.kv_heads {
                 let starts = segment.keys.clone().step_by(BLOCK_KEYS).take(blocks);

@@ -38,27 +38,27 @@ fn head_len(segment: &Segment, head_dim: usize) -> usize {
 }
 
 impl Packed {
-    /// Packs `source [key tokens, kv_heads, head_dim]` of the segments with at least `min_queries` queries.
+    /// Packs `source [key tokens, kv_heads, head_dim]` of the segments whose numbers `wanted` names.
     pub(super) fn new(
         attention: &Attention,
         segments: &[Segment],
-        min_queries: usize,
+        wanted: impl Fn(usize) -> bool,
         source: &[impl Element],
         layout: Layout,
     ) -> Self {
         let (head_dim, width) = (attention.head_dim, attention.key_width());
         let mut starts = Vec::with_capacity(segments.len());
         let mut len = 0;
-        for segment in segments {
+        for (index, segment) in segments.iter().enumerate() {
             starts.push(len);
-            if segment.queries.len() >= min_queries {
+            if wanted(index) {
                 len += head_len(segment, head_dim) * attention.kv_heads;
             }
         }
         let mut data = vec![0.0; len];
         let mut rest = &mut data[..];
         let mut jobs = Vec::new();
-        for segment in segments.iter().filter(|segment| segment.queries.len() >= min_queries) {
+        for (_, segment) in segments.iter().enumerate().filter(|(index, _)| wanted(*index)) {
             for head in 0..attention.kv_heads {
                 let keys = segment.keys.clone();
                 for block in keys.clone().step_by(BLOCK_KEYS) {

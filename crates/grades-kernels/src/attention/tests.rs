@@ -173,7 +173,7 @@ fn overlapping_segments_are_refused() {
 fn bf16_equals_f32_within_rounding() {
     let mut cases = vec![Case::new(2, 1, 8, &[300, 64, 128, 129]), Case::new(9, 3, 64, &[97, 1, 2, 48])];
     for head_dim in [8, 16, 24, 64, 80, 96, 128, 256, 10, 7] {
-        cases.push(Case::new(2, 1, head_dim, &[5, 1, 33]));
+        cases.push(Case::new(2, 1, head_dim, &[5, 1, 33, 130]));
     }
     for (causal, window) in [(true, Some(8)), (true, Some(150)), (true, Some(1)), (false, None), (false, Some(70))] {
         let mut case = Case::new(2, 2, 16, &[200, 50]);
@@ -199,5 +199,29 @@ fn bf16_equals_f32_within_rounding() {
             let what = format!("{name} {:?} {:?}", case.form, case.segments);
             assert_close(&found[i], &in_f64(&expected[i]), tolerance, &what);
         }
+    }
+}
+
+/// Long segments and short ones are multiplied in different ways: a short one is what it is alone.
+#[test]
+fn a_segment_in_bf16_does_not_depend_on_its_neighbours() {
+    let both = Case::new(2, 1, 16, &[40, 130]);
+    let mut alone = Case::new(2, 1, 16, &[40, 130]);
+    alone.segments.truncate(1);
+    let [q, k, v, dout] = both.inputs().map(|x| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>());
+    let run = |case: &Case| {
+        let (out, log_sum_exp) = attention_new(&case.form, &case.segments, &q, &k, &v);
+        let saved = Saved { q: &q, k: &k, v: &v, out: &out, log_sum_exp: &log_sum_exp };
+        let [dq, dk, dv] = attention_backward_new(&case.form, &case.segments, saved, &dout);
+        [
+            (out, case.form.query_width()),
+            (dq, case.form.query_width()),
+            (dk, case.form.key_width()),
+            (dv, case.form.key_width()),
+        ]
+    };
+    for ((found, width), (expected, _)) in run(&both).into_iter().zip(run(&alone)) {
+        assert!(found[width..41 * width].iter().any(|x| x.to_f32() != 0.0));
+        assert_eq!(found[width..41 * width], expected[width..41 * width]);
     }
 }
