@@ -17,8 +17,19 @@ fn fixtures() -> PathBuf {
 
 /// The small files of `fixtures/` with these names or endings.
 pub(crate) fn named(endings: &[&str]) -> Vec<Vec<u8>> {
+    within(fixtures(), endings)
+}
+
+/// Files with which a reader once panicked, hung, or allocated what it should not have.
+#[must_use]
+pub fn crashes(reader: &str) -> Vec<Vec<u8>> {
+    within(Path::new(env!("CARGO_MANIFEST_DIR")).join("crashes").join(reader), &[""])
+}
+
+/// The small files below a folder with these names or endings.
+fn within(folder: PathBuf, endings: &[&str]) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
-    let mut folders = vec![fixtures()];
+    let mut folders = vec![folder];
     while let Some(folder) = folders.pop() {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();

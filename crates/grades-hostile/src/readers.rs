@@ -77,8 +77,14 @@ fn tables() -> Vec<Vec<u8>> {
 }
 
 /// Puts bytes into a file; a full disk is not the reader's fault.
+#[expect(clippy::disallowed_methods, reason = "syncing to the disk takes longer than the reader")]
 fn put(folder: &Path, name: &str, bytes: &[u8]) -> bool {
-    grades_fs::write(&folder.join(name), bytes).is_ok()
+    fs::write(folder.join(name), bytes).is_ok()
+}
+
+/// Puts the file beside which the reader finds its own, unless it is there already.
+fn beside(folder: &Path, name: &str) -> bool {
+    folder.join(name).exists() || put(folder, name, &corpus::safetensors())
 }
 
 fn weights(path: &Path) {
@@ -96,7 +102,7 @@ fn safetensors(bytes: &[u8], folder: &Path) {
 }
 
 fn index(bytes: &[u8], folder: &Path) {
-    if put(folder, "model.safetensors.index.json", bytes) && put(folder, "shard.safetensors", &corpus::safetensors()) {
+    if put(folder, "model.safetensors.index.json", bytes) && beside(folder, "shard.safetensors") {
         weights(folder);
     }
 }
@@ -168,7 +174,7 @@ fn preprocessor(bytes: &[u8], _: &Path) {
 }
 
 fn adapter(bytes: &[u8], folder: &Path) {
-    if put(folder, "adapter_config.json", bytes) && put(folder, "adapter_model.safetensors", &corpus::safetensors()) {
+    if put(folder, "adapter_config.json", bytes) && beside(folder, "adapter_model.safetensors") {
         let _ = peft::open(folder);
     }
 }

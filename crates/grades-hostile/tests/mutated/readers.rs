@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use cap::Cap;
-use grades_hostile::{Mutator, READERS, Reader};
+use grades_hostile::{Mutator, READERS, Reader, crashes};
 
 /// Most that the process may hold: a file of some kilobytes must not make a reader ask for more.
 #[global_allocator]
@@ -25,8 +25,9 @@ fn number(name: &str, otherwise: u64) -> u64 {
 }
 
 fn hold(Reader { name, read, corpus }: &Reader, runs: u64, seed: u64) {
-    let whole = corpus();
-    assert!(!whole.is_empty(), "{name} has no file that is right");
+    let right = corpus();
+    assert!(!right.is_empty(), "{name} has no file that is right");
+    let whole = [right, crashes(name)].concat();
     let mut mutator = Mutator::new(seed);
     let started = Instant::now();
     // Where a file is that ends the process.
