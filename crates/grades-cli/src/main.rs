@@ -42,7 +42,7 @@ struct Cli {
     /// Print one JSON object on standard output instead of text.
     #[arg(long, global = true)]
     json: bool,
-    /// Threads to compute with; one per core where left out.
+    /// Threads to compute with; where left out one per physical core, within the control group's quota.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<std::num::NonZeroUsize>,
     /// End as at SIGTERM when standard input ends: for a program that began this one.

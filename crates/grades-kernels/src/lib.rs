@@ -32,6 +32,7 @@ mod math;
 mod memory;
 mod out_of_range;
 mod prefetch;
+mod processors;
 mod threads;
 mod unwritten;
 

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
+use crate::processors;
+
 /// Sets the number of threads for the whole process; only before the first kernel runs.
 ///
 /// # Errors
@@ -121,10 +123,7 @@ fn current<R>(body: impl FnOnce(&Pool) -> R) -> R {
     if let Some(own) = OWN.with_borrow(Clone::clone) {
         return body(&own);
     }
-    body(GLOBAL.get_or_init(|| {
-        let available = || thread::available_parallelism().map_or(1, usize::from);
-        Pool::new(*COUNT.get_or_init(available))
-    }))
+    body(GLOBAL.get_or_init(|| Pool::new(*COUNT.get_or_init(processors::fitting))))
 }
 
 /// What one participant runs: the items that `claims` gives it.

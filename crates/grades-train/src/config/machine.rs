@@ -49,7 +49,7 @@ impl std::str::FromStr for Precision {
 pub struct Threads(Option<NonZeroUsize>);
 
 impl Threads {
-    /// The number, or `None` for one per core.
+    /// The number, or `None` for as many as fit the machine.
     pub fn count(self) -> Option<NonZeroUsize> {
         self.0
     }

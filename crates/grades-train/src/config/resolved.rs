@@ -266,7 +266,8 @@ pub struct Config {
     /// With `vision_cache: disk` the folder of their file, which stays there for other runs of the same tower. Left out: the run's
     /// directory, which the file leaves when the run ends.
     pub vision_cache_dir: Option<PathBuf>,
-    /// Threads: a number, or `auto` (default) for one per core.
+    /// Threads: a number, or `auto` (default) for one per physical core that the process may run on, within its control
+    /// group's quota.
     pub threads: Threads,
 
     /// Steps between lines in the log; metrics are recorded at every step all the same. Default: 10.
