@@ -107,13 +107,20 @@ impl HfConfig {
     }
 }
 
+/// Most rows or columns, far above any model's: what a config declares is counted with, and allocated, before a tensor is read.
+const LARGEST: usize = 1 << 24;
+/// Most layers, and elements of a head, likewise.
+const MOST_LAYERS: usize = 1 << 13;
+const LARGEST_HEAD: usize = 1 << 16;
+
 /// The sizes of a decoder.
 pub(crate) fn sizes(config: &Fields<'_>) -> Result<Sizes, Error> {
     // A size is a whole number above 0.
-    let size = |key: &str| match config.required(key)? {
-        0 => Err(Error::config(format!("has `{key}: 0`; it must be at least 1"))),
-        size => Ok(size),
+    let size_to = |key: &str, most: usize| match config.required(key)? {
+        size if (1..=most).contains(&size) => Ok(size),
+        size => Err(Error::config(format!("has `{key}: {size}`; it must be at least 1 and at most {most}"))),
     };
+    let size = |key: &str| size_to(key, LARGEST);
     let (hidden_size, num_attention_heads) = (size("hidden_size")?, size("num_attention_heads")?);
     let num_key_value_heads = config.optional("num_key_value_heads")?.unwrap_or(num_attention_heads);
     if num_key_value_heads == 0 || num_attention_heads % num_key_value_heads != 0 {
@@ -123,14 +130,16 @@ pub(crate) fn sizes(config: &Fields<'_>) -> Result<Sizes, Error> {
         )));
     }
     let head_dim = config.optional("head_dim")?.unwrap_or(hidden_size / num_attention_heads);
-    if head_dim == 0 || head_dim % 2 != 0 {
-        return Err(Error::config(format!("has a head size of {head_dim}; it must be even and at least 2")));
+    if !(2..=LARGEST_HEAD).contains(&head_dim) || head_dim % 2 != 0 {
+        return Err(Error::config(format!(
+            "has a head size of {head_dim}; it must be even, at least 2 and at most {LARGEST_HEAD}"
+        )));
     }
     Ok(Sizes {
         vocab_size: size("vocab_size")?,
         hidden_size,
         intermediate_size: size("intermediate_size")?,
-        num_hidden_layers: size("num_hidden_layers")?,
+        num_hidden_layers: size_to("num_hidden_layers", MOST_LAYERS)?,
         num_attention_heads,
         num_key_value_heads,
         head_dim,
