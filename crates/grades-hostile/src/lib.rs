@@ -14,7 +14,7 @@ mod readers;
 
 pub use corpus::crashes;
 pub use mutation::Mutator;
-pub use readers::{READERS, Reader};
+pub use readers::{READERS, Reader, outline};
 
 /// Gives bytes to the reader of that name: what a target of `fuzz/` does. The folder is one for all that this process reads, as
 /// making one takes longer than most files do; it stays behind.

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use grades_images::{Alpha, Limits, Processor, decode};
 use grades_models::config::HfConfig;
+use grades_models::source::{LoadOptions, Source, Storage};
 use grades_models::template::{ChatTemplate, Given, Message};
 use grades_models::tokenizer::{SpecialTokens, Tokenizer};
 use grades_models::weights::Checkpoint;
-use grades_models::{peft, registry};
+use grades_models::{Error, peft, registry};
 use grades_train::config::Config;
 use grades_train::data::source;
 
@@ -139,8 +140,33 @@ fn tokenizer_model(bytes: &[u8], folder: &Path) {
 fn config_json(bytes: &[u8], _: &Path) {
     let Ok(value) = serde_json::from_slice(bytes) else { return };
     if let Ok(config) = HfConfig::new(value) {
-        let _ = registry::sizes(&config);
-        let _ = registry::outline(&config, true);
+        let _ = outline(&config);
+    }
+}
+
+/// What the model of a config, or a tower alone, is made of.
+///
+/// # Errors
+/// The config is not sound, or of no family that there is.
+pub fn outline(config: &HfConfig) -> Result<(), Error> {
+    if !registry::towers().any(|tower| config.model_type().is_ok_and(|name| name == tower)) {
+        return registry::outline(config, true).map(drop);
+    }
+    let device = grades_tensor::device("cpu").map_err(|error| Error::Input(error.to_string()))?;
+    registry::load_tower(config, &Nothing, LoadOptions { storage: Storage::Outline, ..LoadOptions::new(device) })
+        .map(drop)
+}
+
+/// Holds no tensor.
+struct Nothing;
+
+impl Source for Nothing {
+    fn shape(&self, _: &str) -> Option<Vec<usize>> {
+        None
+    }
+
+    fn load(&self, _: &str, _: &[usize]) -> Result<Vec<f32>, Error> {
+        Ok(Vec::new())
     }
 }
 

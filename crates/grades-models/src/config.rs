@@ -107,21 +107,34 @@ impl HfConfig {
     }
 }
 
-/// Most rows or columns, far above any model's: what a config declares is counted with, and allocated, before a tensor is read.
-const LARGEST: usize = 1 << 24;
-/// Most layers, and elements of a head, likewise.
-const MOST_LAYERS: usize = 1 << 13;
-const LARGEST_HEAD: usize = 1 << 16;
+// What a config declares is counted with, and allocated, before a tensor is read. These bounds lie far above any model's, and no
+// matrix within them has more elements than 64 bits count.
+/// The largest width.
+pub(crate) const WIDEST: usize = 1 << 18;
+/// The largest vocabulary.
+pub(crate) const LARGEST_VOCABULARY: usize = 1 << 24;
+/// Most layers, heads of a tower, elements of a head, and pixels along a side of a picture.
+pub(crate) const MOST: usize = 1 << 12;
+/// Most channels and frames of a patch, and most patches along a side that leave a tower as one.
+pub(crate) const FEW: usize = 1 << 4;
+
+/// A size that is at least 1 and at most `most`.
+pub(crate) fn within(key: &str, size: usize, most: usize) -> Result<usize, Error> {
+    match size {
+        size if (1..=most).contains(&size) => Ok(size),
+        size => Err(Error::config(format!("has `{key}: {size}`; it must be at least 1 and at most {most}"))),
+    }
+}
+
+/// The size under `key`, or `plain` where there is none.
+pub(crate) fn size(config: &Fields<'_>, key: &str, plain: usize, most: usize) -> Result<usize, Error> {
+    within(key, config.optional(key)?.unwrap_or(plain), most)
+}
 
 /// The sizes of a decoder.
 pub(crate) fn sizes(config: &Fields<'_>) -> Result<Sizes, Error> {
-    // A size is a whole number above 0.
-    let size_to = |key: &str, most: usize| match config.required(key)? {
-        size if (1..=most).contains(&size) => Ok(size),
-        size => Err(Error::config(format!("has `{key}: {size}`; it must be at least 1 and at most {most}"))),
-    };
-    let size = |key: &str| size_to(key, LARGEST);
-    let (hidden_size, num_attention_heads) = (size("hidden_size")?, size("num_attention_heads")?);
+    let size = |key: &str, most: usize| within(key, config.required(key)?, most);
+    let (hidden_size, num_attention_heads) = (size("hidden_size", WIDEST)?, size("num_attention_heads", WIDEST)?);
     let num_key_value_heads = config.optional("num_key_value_heads")?.unwrap_or(num_attention_heads);
     if num_key_value_heads == 0 || num_attention_heads % num_key_value_heads != 0 {
         return Err(Error::config(format!(
@@ -130,16 +143,16 @@ pub(crate) fn sizes(config: &Fields<'_>) -> Result<Sizes, Error> {
         )));
     }
     let head_dim = config.optional("head_dim")?.unwrap_or(hidden_size / num_attention_heads);
-    if !(2..=LARGEST_HEAD).contains(&head_dim) || head_dim % 2 != 0 {
+    if !(2..=MOST).contains(&head_dim) || head_dim % 2 != 0 {
         return Err(Error::config(format!(
-            "has a head size of {head_dim}; it must be even, at least 2 and at most {LARGEST_HEAD}"
+            "has a head size (`head_dim`) of {head_dim}; it must be even, at least 2 and at most {MOST}"
         )));
     }
     Ok(Sizes {
-        vocab_size: size("vocab_size")?,
+        vocab_size: size("vocab_size", LARGEST_VOCABULARY)?,
         hidden_size,
-        intermediate_size: size("intermediate_size")?,
-        num_hidden_layers: size_to("num_hidden_layers", MOST_LAYERS)?,
+        intermediate_size: size("intermediate_size", WIDEST)?,
+        num_hidden_layers: size("num_hidden_layers", MOST)?,
         num_attention_heads,
         num_key_value_heads,
         head_dim,

@@ -247,8 +247,17 @@ impl<'a> Builder<'a> {
             }
         };
         let scale = self.parameters.push(Parameter::new(name, &[width], value, &[(width, place)]));
-        let offset = (offset != 0.0).then(|| device.from_host(vec![offset; width], [1, width]));
+        let offset = (offset != 0.0).then(|| self.constant(offset, width));
         Ok(Norm { scale, offset, bias: None, eps })
+    }
+
+    /// A row of one number, which is no parameter.
+    pub(crate) fn constant(&self, number: f32, width: usize) -> Tensor {
+        let device = self.options.device;
+        match self.options.storage {
+            Storage::Outline => Tensor::new(device, [1, width], Dtype::F32, ()),
+            Storage::Dense | Storage::Packed => device.from_host(vec![number; width], [1, width]),
+        }
     }
 
     /// A layer norm over `width` elements: `name` without `.weight` and `.bias`.

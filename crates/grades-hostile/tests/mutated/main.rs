@@ -3,4 +3,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests make the files that they need")]
 
 #[cfg(test)]
+mod limit;
+#[cfg(test)]
 mod readers;
+#[cfg(test)]
+mod sizes;

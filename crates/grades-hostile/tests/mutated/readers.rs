@@ -2,20 +2,16 @@
 //!
 //! `GRADES_FUZZ_RUNS` says how many files each reader gets, `GRADES_FUZZ_SEED` which, `GRADES_FUZZ_READER` gives them to one alone.
 
-use std::alloc::System;
 use std::panic;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use cap::Cap;
 use grades_hostile::{Mutator, READERS, Reader, crashes};
 
-/// Most that the process may hold: a file of some kilobytes must not make a reader ask for more.
-#[global_allocator]
-static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+use crate::limit;
 
-/// Most bytes of one reader beside what the process holds already.
+/// Most bytes of one reader beside what the process holds already: a file of some kilobytes must not make it ask for more.
 const MOST: usize = 512 << 20;
 /// Longest that one file may take, in which much else may run on the machine.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -36,10 +32,8 @@ fn hold(Reader { name, read, corpus }: &Reader, runs: u64, seed: u64) {
         let file = if (run as usize) < whole.len() { whole[run as usize].clone() } else { mutator.damaged(&whole) };
         let folder = tempfile::tempdir().unwrap();
         fs::write(&last, &file).unwrap();
-        let (clock, held) = (Instant::now(), ALLOCATOR.allocated());
-        ALLOCATOR.set_limit(held + MOST).unwrap();
-        let outcome = panic::catch_unwind(|| read(&file, folder.path()));
-        ALLOCATOR.set_limit(usize::MAX).unwrap();
+        let clock = Instant::now();
+        let outcome = panic::catch_unwind(|| limit::within(MOST, || read(&file, folder.path())));
         if outcome.is_err() || clock.elapsed() > LONGEST {
             let kept = last.with_extension(format!("{seed}-{run}"));
             fs::copy(&last, &kept).unwrap();

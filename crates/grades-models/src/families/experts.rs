@@ -59,6 +59,9 @@ impl Mixture {
     }
 }
 
+/// Most experts in all layers, far above any model's: each is listed before a tensor is read.
+const MOST_EXPERTS: usize = 1 << 17;
+
 /// How many experts there are and how many a token has, where the config does not say so `plain`; transformers calls the first
 /// by two names. Takes the loss that balances them, too, which it adds where `output_router_logits` is on.
 pub(super) fn counts(config: &Fields<'_>, sizes: &mut Sizes, plain: [usize; 2]) -> Result<[usize; 2], Error> {
@@ -72,6 +75,12 @@ pub(super) fn counts(config: &Fields<'_>, sizes: &mut Sizes, plain: [usize; 2]) 
     }
     let experts = found[0].or(found[1]).unwrap_or(plain[0]);
     let top_k = config.optional("num_experts_per_tok")?.unwrap_or(plain[1]);
+    let layers = sizes.num_hidden_layers;
+    if experts > MOST_EXPERTS / layers {
+        return Err(Error::config(format!(
+            "describes {experts} experts (`num_experts` or `num_local_experts`) in each of {layers} layers; there may be {MOST_EXPERTS} in all"
+        )));
+    }
     if experts > 0 && !(1..=experts).contains(&top_k) {
         return Err(Error::config(format!(
             "has `num_experts_per_tok: {top_k}` for {experts} experts; it must lie between 1 and {experts}"

@@ -11,7 +11,7 @@ use super::vit::{EMBEDDING, LayerNames, QkvNames, Vit};
 use super::wiring::Description;
 use super::{llama, towers};
 use crate::Error;
-use crate::config::{self, HfConfig, Rotated, Sizes};
+use crate::config::{self, FEW, HfConfig, LARGEST_VOCABULARY, MOST, Rotated, Sizes, WIDEST};
 use crate::fields::Fields;
 use crate::model::{Arrangement, Vision};
 use crate::names::Names;
@@ -100,14 +100,11 @@ pub(crate) fn describe(config: &HfConfig) -> Result<Description, Error> {
         config.only("lm_use_tokens", &[false.into()])?;
         config.only("lm_attn_scaling", &[1.into()])?;
         let language = language(config)?;
-        let merge = config.optional::<usize>("mp_pixel_shuffle_factor")?.unwrap_or(4);
+        let merge = config::size(config, "mp_pixel_shuffle_factor", 4, FEW)?;
         let tower = match config.get(towers::PART) {
             None => Tower::Own(tower(config)?),
             Some(other) => Tower::Other(HfConfig::new(other.clone())?),
         };
-        if merge == 0 {
-            return Err(Error::config("has `mp_pixel_shuffle_factor: 0`; it must be at least 1"));
-        }
         if let Tower::Own(Siglip { side, .. }) = tower
             && side % merge != 0
         {
@@ -150,35 +147,35 @@ const HARMLESS: &[&str] = &[
 
 /// The config of the language model, as a llama's.
 fn language(config: &Fields<'_>) -> Result<HfConfig, Error> {
-    let number = |key: &str, plain: usize| Ok::<_, Error>(config.optional(key)?.unwrap_or(plain));
+    let size = |key: &str, plain: usize, most: usize| config::size(config, key, plain, most);
     let language = json!({
         "model_type": "llama",
-        "hidden_size": number("lm_hidden_dim", 960)?,
-        "intermediate_size": number("lm_inter_dim", 2560)?,
+        "hidden_size": size("lm_hidden_dim", 960, WIDEST)?,
+        "intermediate_size": size("lm_inter_dim", 2560, WIDEST)?,
         "rms_norm_eps": config.optional::<f64>("lm_rms_eps")?.unwrap_or(1e-5),
         "rope_theta": config.optional::<f64>("lm_re_base")?.unwrap_or(100_000.0),
-        "max_position_embeddings": number("lm_max_position_embeddings", 8192)?,
-        "vocab_size": number("lm_vocab_size", 49_218)?,
-        "num_attention_heads": number("lm_n_heads", 15)?,
-        "num_key_value_heads": number("lm_n_kv_heads", 5)?,
-        "num_hidden_layers": number("lm_n_blocks", 32)?,
+        "max_position_embeddings": config.optional::<usize>("lm_max_position_embeddings")?.unwrap_or(8192),
+        "vocab_size": size("lm_vocab_size", 49_218, LARGEST_VOCABULARY)?,
+        "num_attention_heads": size("lm_n_heads", 15, WIDEST)?,
+        "num_key_value_heads": size("lm_n_kv_heads", 5, WIDEST)?,
+        "num_hidden_layers": size("lm_n_blocks", 32, MOST)?,
         "tie_word_embeddings": config.optional::<bool>("lm_tie_weights")?.unwrap_or(true),
     });
     HfConfig::new(language)
 }
 
 fn tower(config: &Fields<'_>) -> Result<Siglip, Error> {
-    let number = |key: &str, plain: usize| Ok::<_, Error>(config.optional(key)?.unwrap_or(plain));
+    let size = |key: &str, plain: usize, most: usize| config::size(config, key, plain, most);
     let vit = Vit {
-        hidden: number("vit_hidden_dim", 768)?,
-        inner: number("vit_inter_dim", 3072)?,
-        layers: number("vit_n_blocks", 12)?,
-        heads: number("vit_n_heads", 12)?,
+        hidden: size("vit_hidden_dim", 768, WIDEST)?,
+        inner: size("vit_inter_dim", 3072, WIDEST)?,
+        layers: size("vit_n_blocks", 12, MOST)?,
+        heads: size("vit_n_heads", 12, MOST)?,
         eps: config.optional("vit_ln_eps")?.unwrap_or(1e-6),
         activation: Activation::GeluTanh,
         qkv_bias: true,
     };
-    let (image, patch) = (number("vit_img_size", 512)?, number("vit_patch_size", 16)?);
+    let (image, patch) = (size("vit_img_size", 512, MOST)?, size("vit_patch_size", 16, MOST)?);
     Ok(Siglip { vit: vit.checked()?, channels: 3, patch, side: side(image, patch)? })
 }
 
@@ -190,7 +187,12 @@ fn token(config: &Fields<'_>) -> Result<Option<u32>, Error> {
     let added = config.optional::<Map<String, Value>>(KEY)?;
     let Some(added) = added.filter(|added| !added.is_empty()) else { return Ok(None) };
     match added.keys().position(|name| name == "image_token") {
-        Some(place) => Ok(Some(base + place as u32)),
+        Some(place) => match base.checked_add(place as u32) {
+            Some(token) => Ok(Some(token)),
+            None => Err(Error::config(format!(
+                "has `lm_base_vocab_size: {base}`, which no vocabulary has; check config.json"
+            ))),
+        },
         None => Err(Error::config(format!("has no `image_token` in `{KEY}`; check config.json"))),
     }
 }

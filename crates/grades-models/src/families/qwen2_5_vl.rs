@@ -12,7 +12,7 @@ use super::qwen2;
 use super::vit::{EMBEDDING, norms};
 use super::wiring::{Description, heads_of};
 use crate::Error;
-use crate::config::{self, HfConfig, Rotated};
+use crate::config::{self, FEW, HfConfig, MOST, Rotated, WIDEST};
 use crate::fields::Fields;
 use crate::model::{Arrangement, Stack, Vision};
 use crate::names::Names;
@@ -114,11 +114,11 @@ pub(crate) fn language(config: &Value, tied: Option<bool>) -> Result<(HfConfig, 
         }
     }
     let found = sections.as_ref().map_or_else(|| Ok([16, 24, 24]), |value| serde_json::from_value(value.clone()));
-    let sections = found.map_err(|_| {
+    let sections: [u16; 3] = found.map_err(|_| {
         let value = sections.unwrap_or_default();
         Error::config(format!("has `{SECTIONS}: {value}`; it must be three counts of pairs"))
     })?;
-    Ok((HfConfig::from(language), sections))
+    Ok((HfConfig::from(language), sections.map(usize::from)))
 }
 
 /// Sizes of the tower.
@@ -143,32 +143,28 @@ struct Sizes {
 impl Sizes {
     /// Of a `vision_config`; most of those on the Hub leave nearly everything out.
     fn read(config: &Fields<'_>, language: usize) -> Result<Self, Error> {
-        let size = |keys: &[&str], plain: usize| {
-            let mut found = keys.iter().map(|key| config.optional::<usize>(key));
-            match found.try_fold(None, |found, next| Ok::<_, Error>(next?.or(found)))?.unwrap_or(plain) {
-                0 => Err(Error::config(format!("has `{}: 0` in `vision_config`; it must be at least 1", keys[0]))),
-                size => Ok(size),
-            }
+        let size = |key: &str, plain: usize, most: usize| {
+            config::within(&format!("vision_config.{key}"), config.optional(key)?.unwrap_or(plain), most)
         };
         config.harmless(&["tokens_per_second"]);
         let theta = config.section("rope_parameters", |rope| {
             rope.only("rope_type", &["axial".into()])?;
             Ok::<_, Error>(rope.optional("rope_theta")?.unwrap_or(THETA))
         })?;
-        let patch = size(&["spatial_patch_size", "patch_size"], 14)?;
-        let (merge, window) = (size(&["spatial_merge_size"], 2)?, size(&["window_size"], 112)?);
+        let patch = size("patch_size", size("spatial_patch_size", 14, MOST)?, MOST)?;
+        let (merge, window) = (size("spatial_merge_size", 2, FEW)?, size("window_size", 112, MOST)?);
         let sizes = Self {
-            hidden: size(&["hidden_size"], 3584)?,
-            inner: size(&["intermediate_size"], 3420)?,
-            layers: size(&["depth"], 32)?,
-            heads: size(&["num_heads"], 16)?,
-            channels: size(&["in_chans", "in_channels"], 3)?,
+            hidden: size("hidden_size", 3584, WIDEST)?,
+            inner: size("intermediate_size", 3420, WIDEST)?,
+            layers: size("depth", 32, MOST)?,
+            heads: size("num_heads", 16, MOST)?,
+            channels: size("in_channels", size("in_chans", 3, FEW)?, FEW)?,
             patch,
-            frames: size(&["temporal_patch_size"], 2)?,
+            frames: size("temporal_patch_size", 2, FEW)?,
             merge,
             window: window / merge / patch,
             whole: config.optional("fullatt_block_indexes")?.unwrap_or_else(|| vec![7, 15, 23, 31]),
-            out: size(&["out_hidden_size"], language)?,
+            out: size("out_hidden_size", language, WIDEST)?,
             theta,
             activation: config::activation(config)?,
         };
@@ -313,7 +309,8 @@ mod tests {
             ("hidden_size", json!(1282), "`hidden_size: 1282`"),
             ("out_hidden_size", json!(2048), "`out_hidden_size: 2048`"),
             ("window_size", json!(14), "`window_size: 14`"),
-            ("depth", json!(0), "`depth: 0`"),
+            ("depth", json!(0), "`vision_config.depth: 0`"),
+            ("depth", json!(1_000_000), "`vision_config.depth: 1000000`"),
             ("hidden_act", json!("relu"), "`hidden_act: relu`"),
             ("rope_parameters", json!({ "rope_type": "yarn" }), "rope_type"),
         ] {
@@ -325,6 +322,7 @@ mod tests {
         for (key, value, part) in [
             ("rope_scaling", json!({ "type": "mrope", "mrope_section": [16, 24, 23] }), "63 pairs"),
             ("rope_scaling", json!({ "type": "mrope", "mrope_section": 3 }), "three counts of pairs"),
+            ("rope_scaling", json!({ "type": "mrope", "mrope_section": [u64::MAX, 1, 64] }), "three counts of pairs"),
             ("use_sliding_window", json!(true), "use_sliding_window"),
         ] {
             let mut config = hub();

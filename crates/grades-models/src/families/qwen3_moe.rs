@@ -20,10 +20,7 @@ pub(crate) fn read(config: &Fields<'_>, sizes: &mut Sizes) -> Result<Box<LoadLay
     let (heads, activation, bias) =
         (heads(config, sizes, Rotated::Whole)?, config::activation(config)?, config.flag("attention_bias")?);
     let [experts, top_k] = counts(config, sizes, EXPERTS)?;
-    let inner = config.optional("moe_intermediate_size")?.unwrap_or(INNER);
-    if inner == 0 {
-        return Err(Error::config("has `moe_intermediate_size: 0`; it must be at least 1"));
-    }
+    let inner = config::size(config, "moe_intermediate_size", INNER, config::WIDEST)?;
     let names = ("mlp", ["gate_proj", "up_proj", "down_proj"]);
     let normalise = config.flag("norm_topk_prob")?;
     let mixture = Mixture { names, experts, top_k, normalise, inner, activation };

@@ -5,7 +5,7 @@ use grades_tensor::Activation;
 
 use super::vit::{EMBEDDING, LayerNames, QkvNames, Vit};
 use crate::Error;
-use crate::config;
+use crate::config::{self, FEW, MOST, WIDEST};
 use crate::fields::Fields;
 use crate::model::Vision;
 use crate::nn::{PatchEmbedding, Positions, Projection};
@@ -33,19 +33,19 @@ pub(super) struct Siglip {
 impl Siglip {
     /// Of the config of a tower; what the class in transformers takes where a key is left out is taken here, too.
     pub(super) fn read(config: &Fields<'_>) -> Result<Self, Error> {
-        let size = |key: &str, plain: usize| Ok::<_, Error>(config.optional(key)?.unwrap_or(plain));
+        let size = |key: &str, plain: usize, most: usize| config::size(config, key, plain, most);
         config.harmless(&["vision_use_head", "projection_size"]);
         let vit = Vit {
-            hidden: size("hidden_size", 768)?,
-            inner: size("intermediate_size", 3072)?,
-            layers: size("num_hidden_layers", 12)?,
-            heads: size("num_attention_heads", 12)?,
+            hidden: size("hidden_size", 768, WIDEST)?,
+            inner: size("intermediate_size", 3072, WIDEST)?,
+            layers: size("num_hidden_layers", 12, MOST)?,
+            heads: size("num_attention_heads", 12, MOST)?,
             eps: config.optional("layer_norm_eps")?.unwrap_or(1e-6),
             activation: config::activation_of(config, "hidden_act", Activation::GeluTanh)?,
             qkv_bias: true,
         };
-        let (image, patch) = (size("image_size", 224)?, size("patch_size", 16)?);
-        Ok(Self { vit: vit.checked()?, channels: size("num_channels", 3)?, patch, side: side(image, patch)? })
+        let (image, patch) = (size("image_size", 224, MOST)?, size("patch_size", 16, MOST)?);
+        Ok(Self { vit: vit.checked()?, channels: size("num_channels", 3, FEW)?, patch, side: side(image, patch)? })
     }
 
     /// The numbers of a patch.

@@ -52,10 +52,10 @@ pub(super) fn norms(layer: usize) -> Place {
 impl Vit {
     /// Sizes that fit one another.
     pub(super) fn checked(self) -> Result<Self, Error> {
-        let Self { hidden, inner, layers, heads, .. } = self;
-        if [hidden, inner, layers, heads].contains(&0) || hidden % heads != 0 {
+        let Self { hidden, heads, .. } = self;
+        if !hidden.is_multiple_of(heads) {
             return Err(Error::config(format!(
-                "describes a vision tower of {layers} layers with {heads} heads, width {hidden} and {inner} inside the MLP; none may be 0, and the heads must divide the width"
+                "describes a vision tower of width {hidden} with {heads} heads; their number must divide the width"
             )));
         }
         Ok(self)
@@ -108,8 +108,7 @@ impl Vit {
         });
         let scale = |builder: &mut Builder<'_>, name: &str| {
             let factors = builder.add(&format!("{prefix}{name}"), &[hidden], norms(index))?;
-            let ones = builder.options.device.from_host(vec![1.0; hidden], [1, hidden]);
-            Ok::<_, Error>(Out::Scale { factors, ones })
+            Ok::<_, Error>(Out::Scale { factors, ones: builder.constant(1.0, hidden) })
         };
         let out = match names.scales {
             None => None,
