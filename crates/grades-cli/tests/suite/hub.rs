@@ -49,6 +49,49 @@ fn a_benchmark_is_fetched_once_and_scored_as_from_a_folder() {
 }
 
 #[test]
+fn benchmarks_about_pictures_are_fetched_with_their_pictures() {
+    let workspace = Workspace::new();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").canonicalize().unwrap();
+    let model = fixtures.join("vision/qwen2_5_vl_rows").to_str().unwrap().to_owned();
+    let bytes = |name: &str| std::fs::read(fixtures.join("parquet").join(name)).unwrap();
+    let [questions, pictures, stars] = ["gqa_questions.parquet", "gqa_pictures.parquet", "mmstar.parquet"].map(bytes);
+    // GQA's questions name pictures of another configuration; MMStar holds its own.
+    let gqa: &[(&str, &[u8])] = &[
+        ("testdev_balanced_images/testdev/0000.parquet", &pictures),
+        ("testdev_balanced_instructions/testdev/0000.parquet", &questions),
+        ("val_balanced_images/val/0000.parquet", b"nothing that may be asked for"),
+    ];
+    let sets = [
+        ("gqa", "lmms-lab/GQA", gqa),
+        ("mmstar", "Lin-Chen/MMStar", &[("val/val/0000.parquet", stars.as_slice())]),
+    ];
+    for (task, id, files) in sets {
+        let hub = FakeHub::new(id, "refs%2Fconvert%2Fparquet", files);
+        let answers = |variables: &[(&str, &str)], more: &[&str]| {
+            let eval = ["eval", "--model", &model, "--tasks", task, "--samples", "answers.jsonl"];
+            let called = workspace.call_with(variables, &[&eval[..], more].concat());
+            assert!(called.succeeded(), "{}", called.stderr());
+            let answers = std::fs::read_to_string(workspace.path("answers.jsonl")).unwrap();
+            std::fs::remove_file(workspace.path("answers.jsonl")).unwrap();
+            answers
+        };
+        let fetched = answers(&[("HF_ENDPOINT", &hub.endpoint)], &[]);
+        assert_eq!(fetched.lines().count(), 3);
+        let asked = hub.requests();
+        assert!(asked.iter().all(|request| !request.contains("val_balanced_images")), "{asked:?}");
+        let offline = [("HF_HUB_OFFLINE", "1")];
+        assert_eq!(fetched, answers(&offline, &[]), "from the cache");
+        for (name, bytes) in files {
+            let path = workspace.path("data").join(task).join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+        std::fs::remove_dir_all(workspace.path("hub")).unwrap();
+        assert_eq!(fetched, answers(&offline, &["--data-dir", "data"]), "from a folder");
+    }
+}
+
+#[test]
 fn training_and_comparing_read_the_hub_as_well() {
     let (workspace, hub) = (Workspace::new(), hub());
     let online = [("HF_ENDPOINT", hub.endpoint.as_str())];
