@@ -61,10 +61,8 @@ fn benchmarks_about_pictures_are_fetched_with_their_pictures() {
         ("testdev_balanced_instructions/testdev/0000.parquet", &questions),
         ("val_balanced_images/val/0000.parquet", b"nothing that may be asked for"),
     ];
-    let sets = [
-        ("gqa", "lmms-lab/GQA", gqa),
-        ("mmstar", "Lin-Chen/MMStar", &[("val/val/0000.parquet", stars.as_slice())]),
-    ];
+    let sets =
+        [("gqa", "lmms-lab/GQA", gqa), ("mmstar", "Lin-Chen/MMStar", &[("val/val/0000.parquet", stars.as_slice())])];
     for (task, id, files) in sets {
         let hub = FakeHub::new(id, "refs%2Fconvert%2Fparquet", files);
         let answers = |variables: &[(&str, &str)], more: &[&str]| {
