@@ -18,6 +18,8 @@ use crate::output;
 
 /// The token that a picture leaves in a text, as nanoVLM calls and writes it.
 const IMAGE: (&str, &str) = ("image_token", "<|image|>");
+/// The one before a whole picture, likewise.
+const GLOBAL: (&str, &str) = ("global_image_token", "<|global_image|>");
 /// The most tiles along a side.
 const MOST_TILES: usize = 8;
 /// How nanoVLM writes turns: none that nobody has given.
@@ -75,7 +77,9 @@ impl Args {
         let config = |checkpoint: &Checkpoint| Ok::<_, anyhow::Error>(HfConfig::new(checkpoint.config()?.clone())?);
         let (tower_config, language_config) = (config(&of_tower)?, config(&of_language)?);
         let tiles = self.tiles(&tower_config)?;
+        let is_siglip = tower_config.model_type()?.starts_with("siglip");
         let tokens: Vec<(&str, &str)> = std::iter::once(IMAGE)
+            .chain((!is_siglip).then_some(GLOBAL))
             .chain(tiles.iter().flat_map(|tiles| &tiles.tokens).map(|(name, token)| (name.as_str(), token.as_str())))
             .collect();
         let parts = Parts::new(
@@ -95,7 +99,7 @@ impl Args {
         saving::save(&self.output_dir, &model, &config, &options)?;
         let texts: Vec<String> = tokens.iter().map(|(_, token)| (*token).to_owned()).collect();
         let mut tokenizer = Tokenizer::from_checkpoint(&language)?.with_special_tokens(&texts)?;
-        if tiles.is_some() {
+        if tiles.is_some() || (!is_siglip && tokenizer.chat_template().is_none()) {
             tokenizer = tokenizer.with_chat_template(TEMPLATE.to_owned());
         }
         tokenizer.save(&self.output_dir)?;
@@ -161,7 +165,7 @@ impl Args {
         }
         let patch = of_tower["patch_size"].as_u64().unwrap_or(14) as usize;
         let of_row = patch * self.pixel_shuffle_factor;
-        Vision::squares(&processor, IMAGE.1, of_row).with_context(|| {
+        Vision::squares(&processor, IMAGE.1, Some(GLOBAL.1), of_row).with_context(|| {
             format!(
                 "pictures must be squares of whole rows of the language model, each {of_row}·{of_row} pixels ({} patches of {patch} \
                  along a side); give --image-size a multiple of {of_row}",

@@ -84,8 +84,10 @@ pub(crate) fn of_model(
             let number = |value: &Value| value.as_u64().map(|number| number as usize);
             let patch = number(&config["vision_config"]["patch_size"]).unwrap_or(14);
             let merge = number(&config["mp_pixel_shuffle_factor"]).unwrap_or(4);
-            let token = config["vlm_extra_tokens"]["image_token"].as_str().unwrap_or("<|image|>");
-            Vision::squares(&processor, token, patch * merge).map_err(|error| named(&file, error.to_string()))?
+            let token = |name: &str| config["vlm_extra_tokens"][name].as_str();
+            let image = token("image_token").unwrap_or("<|image|>");
+            Vision::squares(&processor, image, token("global_image_token"), patch * merge)
+                .map_err(|error| named(&file, error.to_string()))?
         }
         _ => return Ok(None),
     };

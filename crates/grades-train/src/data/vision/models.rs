@@ -1,5 +1,7 @@
 //! How a model sees pictures, from the files that describe it.
 
+use std::collections::BTreeMap;
+
 use grades_images::{Backend, ConfigError, Layout, Limits, Processor, TilesOptions};
 use serde_json::{Map, Value};
 
@@ -86,12 +88,12 @@ impl Vision {
         Ok(Self { processor, text: PictureText::Pad { token: token.to_owned() }, limits: Limits::default() })
     }
 
-    /// How a model sees pictures that a processor makes squares of, each `pixels · pixels` of which become a row for `token`: as
-    /// nanoVLM of May 2025 does, with another tower.
+    /// How a model sees pictures that a processor makes squares of, each `pixels · pixels` of which become a row for the token `image`: as
+    /// nanoVLM does, with another tower. With a token for whole pictures they stand in a chat, as since August 2025, and else as in May 2025.
     ///
     /// # Errors
     /// As of [`qwen`](Self::qwen), and if pictures do not become whole rows.
-    pub fn squares(processor: &Value, token: &str, pixels: usize) -> Result<Self, VisionError> {
+    pub fn squares(processor: &Value, image: &str, global: Option<&str>, pixels: usize) -> Result<Self, VisionError> {
         let processor = Processor::from_config(processor, None)?;
         let side = match processor.layout(1 << 10, 1 << 10) {
             Ok(Layout::Whole { height, width }) if height == width => height,
@@ -101,7 +103,11 @@ impl Vision {
             let (key, wanted) = ("crop_size".to_owned(), "a square of whole rows of patches");
             return Err(VisionError::Key { key, value: side.to_string(), wanted });
         }
-        let text = PictureText::Run { token: token.to_owned(), tokens: (side / pixels).pow(2) };
+        let (image, tokens) = (image.to_owned(), (side / pixels).pow(2));
+        let text = match global.map(str::to_owned) {
+            None => PictureText::Run { token: image, tokens },
+            global => PictureText::Tiles(TileTokens { image, global, places: BTreeMap::new(), tokens }),
+        };
         Ok(Self { processor, text, limits: Limits::default() })
     }
 }

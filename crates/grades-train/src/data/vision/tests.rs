@@ -180,6 +180,34 @@ fn the_first_generations_read_a_question_and_an_answer() {
     assert_eq!((tiles.count, tiles.height, tiles.width), (1, side, side));
 }
 
+/// With a tower of another kind a picture is one square; a token for whole pictures says that all turns are read, as since August 2025.
+#[test]
+fn another_tower_reads_all_turns_where_whole_pictures_have_a_token() {
+    let tokens = json!({"image_token": "<|image|>", "global_image_token": "<|global_image|>"});
+    let mut model = Model::nanovlm(|config| config["vlm_extra_tokens"] = tokens.clone());
+    let processor = json!({
+        "image_processor_type": "BitImageProcessor",
+        "do_resize": true, "do_center_crop": true, "do_rescale": true, "do_normalize": true, "do_convert_rgb": true,
+        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 3, "rescale_factor": 1.0 / 255.0,
+        "size": { "shortest_edge": 16 }, "crop_size": { "height": 16, "width": 16 },
+    });
+    let turns = json!([{"user": "what is in the picture?", "assistant": "yes"}, {"user": "and?", "assistant": "no"}]);
+    let rows = [json!({"images": ["wide.png"], "texts": turns})];
+    model.vision = Vision::squares(&processor, "<|image|>", Some("<|global_image|>"), 8).unwrap();
+    let found = model.rows("cauldron", &rows, OPTIONS).unwrap().samples;
+    let shown = "user\n<|global_image|><|image|><|image|><|image|><|image|>what is in the picture?";
+    assert!(model.text(&found[0]).contains(shown), "{}", model.text(&found[0]));
+    let learnt = model.learnt(&found[0]);
+    assert!(learnt.starts_with("yes") && learnt.contains("no"), "{learnt}");
+    assert_eq!((found[0].pictures.len(), runs(&found[0]).len()), (1, 1));
+    let Pixels::Tiles(pixels) = model.vision.pixels(&found[0].pictures[0].picture).unwrap() else { panic!("patches") };
+    assert_eq!((pixels.height, pixels.width), (16, 16));
+    // Without that token it is May's layout.
+    model.vision = Vision::squares(&processor, "<|image|>", None, 8).unwrap();
+    let found = model.rows("cauldron", &rows, OPTIONS).unwrap().samples;
+    assert_eq!(model.learnt(&found[0]), "yes<|im_end|>");
+}
+
 /// Texts, tokens, labels, pixels and grids are those of transformers' processor.
 #[test]
 fn qwens_samples_are_those_of_transformers() {
