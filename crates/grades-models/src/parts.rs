@@ -78,6 +78,25 @@ impl<'a> Parts<'a> {
     }
 }
 
+impl Parts<'_> {
+    /// The standard deviation of a projector over so many inputs that makes the rows of pictures as large as those of words; larger ones hide
+    /// what the layers of the language model add to them. nanoVLM begins with 0.02, but the last norm of a DINOv2 has scales around 3.
+    fn projector_std(&self, width: usize, inputs: usize) -> Result<f32, Error> {
+        let mean_square = |source: &dyn Source, name: &str, shape: &[usize]| {
+            let values = source.load(name, shape)?;
+            let sum: f64 = values.iter().map(|value| f64::from(*value).powi(2)).sum();
+            Ok::<_, Error>(sum / values.len().max(1) as f64)
+        };
+        let of_words = mean_square(self.language, EMBEDDING, &[self.vocabulary, width])?;
+        // What the norm scales has a mean square of 1.
+        let mut of_tower = 0.0;
+        for name in nanovlm::LAST_NORM {
+            of_tower += mean_square(self.tower_values, name, &self.tower_values.shape(name).unwrap_or_default())?;
+        }
+        Ok((of_words / (of_tower * inputs as f64)).sqrt() as f32)
+    }
+}
+
 impl Source for Parts<'_> {
     /// Nothing is known of the whole before it is put together.
     fn shape(&self, _: &str) -> Option<Vec<usize>> {
@@ -95,6 +114,9 @@ impl Source for Parts<'_> {
             return Ok(values);
         }
         match (nanovlm::in_language(name), shape) {
+            (None, &[width, inputs]) if self.tower != nanovlm::SIGLIP_KIND => {
+                Random { std: self.projector_std(width, inputs)?, ..self.random }.load(name, shape)
+            }
             (None, _) => self.random.load(name, shape),
             (Some(theirs), &[rows, width]) if [EMBEDDING, HEAD].contains(&theirs.as_str()) => {
                 let mut values = self.language.load(&theirs, &[self.vocabulary, width])?;

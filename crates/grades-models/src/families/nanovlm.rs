@@ -77,7 +77,9 @@ pub(crate) fn in_tower(name: &str, kind: &str, prefix: &str) -> Option<Vec<Strin
     Some(matrices.into_iter().map(|matrix| format!("{prefix}{}", own.replacen("qkv_proj", matrix, 1))).collect())
 }
 
-const SIGLIP_KIND: &str = "siglip_vision_model";
+pub(crate) const SIGLIP_KIND: &str = "siglip_vision_model";
+/// Scale and bias of the last norm of another tower, by the names of its own.
+pub(crate) const LAST_NORM: [&str; 2] = ["layernorm.weight", "layernorm.bias"];
 const TOWER: &str = "vision_encoder.";
 const EMBEDDING_NAME: &str = "decoder.token_embedding.weight";
 const HEAD_NAME: &str = "decoder.head.weight";

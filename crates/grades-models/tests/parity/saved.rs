@@ -122,6 +122,14 @@ fn a_model_begins_with_a_tower_and_a_language_model() {
         let rows = grid.patches() + usize::from(name == "dinov2");
         let width = hidden.len() / (count * rows);
         let projector = model.parameters().iter().find(|parameter| parameter.name == "MP.proj.weight").unwrap();
+        let mean_square = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64;
+        if name == "dinov2" {
+            // The rows of pictures begin about as large as those of words.
+            let words = language_values.get("model.embed_tokens.weight");
+            let [scale, bias] = ["layernorm.weight", "layernorm.bias"].map(|name| mean_square(values.get(name)));
+            let ratio = mean_square(&in_f64(&projector.to_host())) * width as f64 * (scale + bias) / mean_square(words);
+            assert!((ratio - 1.0).abs() < 0.1, "{ratio}");
+        }
         let mut by_hand = Vec::new();
         for picture in hidden.chunks(rows * width) {
             let patches = &picture[(rows - grid.patches()) * width..];
