@@ -69,8 +69,8 @@ fn a_run_that_is_killed_twenty_times_ends_as_one_that_was_left_alone() {
     assert_same(&workspace.path("run"), &workspace.path("whole"));
 }
 
-/// What else a run remembers: states of other optimizers, adapters beside packed weights, averages, the best weights;
-/// with another number of threads after each kill.
+/// What else a run remembers: states of other optimizers, adapters beside packed weights, averages, the best weights, how far a stream
+/// was read; with another number of threads after each kill.
 #[test]
 fn whatever_a_run_remembers_is_there_after_a_kill() {
     let workspace = Workspace::new();
@@ -78,8 +78,15 @@ fn whatever_a_run_remembers_is_there_after_a_kill() {
     assert!(workspace.call(&["train", "config.yaml", "output_dir=short", "max_steps=1"]).succeeded());
     let begun = started.elapsed();
     for (index, options) in [
-        &["optimizer=adamw_8bit", "early_stopping=none"][..],
-        &["optimizer=muon", "early_stopping=none"],
+        &["optimizer=adamw_8bit", "early_stopping={method: grades, alpha: 0.1, tau: {q: 1.0e9, default: 1.0e-9}}"][..],
+        &["optimizer=muon", "early_stopping={method: grades, alpha: 0.1, tau: {q: 1.0e9, default: 1.0e-9}}"],
+        &[
+            "streaming=true",
+            "val_set_size=0",
+            "shuffle_buffer_size=7",
+            "sample_packing=true",
+            "early_stopping={method: grades, tau: 1.0e-9}",
+        ],
         &["optimizer=sgd", "learning_rate=0.1", "early_stopping={method: grades, tau: 1.0e-9}"],
         &["optimizer=lion", "early_stopping=none", "weight_average={kind: polynomial}"],
         &["adapter=lora", "lora_r=4", "load_in_4bit=true", "early_stopping={method: grades, tau: auto}"],

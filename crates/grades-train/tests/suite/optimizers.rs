@@ -9,6 +9,7 @@ use grades_train::train::optimizer::Optimizer;
 use grades_train::train::optimizer_state::Rates;
 use grades_train::train::rule::{Adam, AdjustLrFn, MIN_8BIT, Rule};
 
+use crate::resuming::after;
 use crate::runs::{Run, Workspace, relative_error};
 use crate::tiny_checkpoint::fixture;
 
@@ -172,8 +173,11 @@ fn each_optimizer_learns_and_resumes_to_the_bit() {
     for (optimizer, rate) in [("adamw_8bit", "0.01"), ("lion", "0.001"), ("muon", "0.01"), ("sgd", "0.1")] {
         let workspace = Workspace::new();
         let (optimizer, rate) = (format!("optimizer={optimizer}"), format!("learning_rate={rate}"));
-        let freezes = "early_stopping={method: lisa, active_layers: 1, interval_steps: 3}";
-        for method in ["early_stopping=none", freezes] {
+        let freezes = [
+            "early_stopping={method: lisa, active_layers: 1, interval_steps: 3}",
+            "early_stopping={method: grades, alpha: 0.25, tau: {q: 1.0e9, default: 1.0e-9}, patience: 2}",
+        ];
+        for method in ["early_stopping=none", freezes[0], freezes[1]] {
             let options = [&optimizer, &rate, "weight_decay=0.01", method, "save_steps=5", "max_steps=12"];
             let whole = workspace.train(&format!("whole-{}", method.len()), &options);
             let losses = whole.metric("/loss");
@@ -184,6 +188,17 @@ fn each_optimizer_learns_and_resumes_to_the_bit() {
                 let name = format!("resumed-{}-{step}", method.len());
                 let resumed = workspace.train(&name, &[&options[..], &[&resume]].concat());
                 assert_eq!(model(&resumed), model(&whole), "{optimizer}, {method}, {step}");
+                assert_eq!(
+                    after(resumed.metrics(), step),
+                    after(whole.metrics(), step),
+                    "{optimizer}, {method}, {step}"
+                );
+                assert_eq!(
+                    after(resumed.signals(), step),
+                    after(whole.signals(), step),
+                    "{optimizer}, {method}, {step}"
+                );
+                assert_eq!(after(resumed.events(), step), after(whole.events(), step), "{optimizer}, {method}, {step}");
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Runs that start above their frozen prefix.
 
 use crate::arithmetic::{ONE_LAYER, workspace_untied};
+use crate::resuming::after;
 use crate::runs::{Run, Workspace, relative_error, weights};
 
 /// Layer 0 freezes at step 6 of 20, the first of the second of four epochs.
@@ -130,5 +131,9 @@ fn a_run_is_resumed_before_and_after_the_embedding_has_parted() {
         let resumed = train(&workspace, &format!("from-{from}"), &[&options[..], &[resume.as_str()][..]].concat());
         assert!(resumed.weights() == whole.weights(), "from step {from}");
         assert_eq!(resumed.metric("/loss"), whole.metric("/loss")[from..], "from step {from}");
+        // What is kept is computed anew, so the counts of operations are others.
+        let step = from as u64;
+        assert_eq!(after(resumed.signals(), step), after(whole.signals(), step), "from step {from}");
+        assert_eq!(after(resumed.events(), step), after(whole.events(), step), "from step {from}");
     }
 }

@@ -26,7 +26,7 @@ const METHODS: [&str; 11] = [
 ];
 
 /// The lines of steps after `step`, without what a clock or the system says and without the checkpoints themselves.
-fn after(lines: Vec<Value>, step: u64) -> Vec<Value> {
+pub(crate) fn after(lines: Vec<Value>, step: u64) -> Vec<Value> {
     let mut lines: Vec<Value> = lines
         .into_iter()
         .filter(|line| line["step"].as_u64().unwrap() > step && line["event"] != "checkpoint")
