@@ -12,19 +12,13 @@ use grades_train::eval::open::{
     AskOptions, OpenQuestion, OpenScore, OpenTask, Where, ask, prompts, score as score_open,
 };
 use grades_train::eval::score::{ScoreOptions, TaskScore, score};
-use grades_train::eval::{Asked, Question, Task};
+use grades_train::eval::{Asked, BATCH_PROMPTS, BATCH_TOKENS, Question, Task};
 use grades_train::loaded::{Loaded, Loading};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::output;
-
-/// Tokens of an evaluation batch: enough for the matrix products to run at full speed.
-const BATCH_TOKENS: usize = 2048;
-
-/// Answers that are written at once: enough for the matrix products, few enough that most end together.
-const BATCH_PROMPTS: usize = 32;
 
 /// Score a model on benchmarks, or on questions of your own.
 ///

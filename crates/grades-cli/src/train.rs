@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use grades_report::record::Summary;
+use grades_report::record::{Summary, main_score};
 use grades_train::config::Config;
 use grades_train::hub::Hub;
 use grades_train::train::plan::MemoryPlan;
@@ -175,12 +175,20 @@ fn print(summary: &Summary) {
         let sets = summary.val_losses.iter().flatten().map(|(set, loss)| format!(", {set} {loss:.4}"));
         output::print(&format!("validation    {loss:.4}{}", sets.collect::<String>()));
     }
+    for (name, scores) in summary.eval_tasks.iter().flatten() {
+        if let Some((of, value)) = main_score(scores) {
+            output::print(&format!("{name:<13} {of} {:.2}", 100.0 * value));
+        }
+    }
     let rate = summary.tokens as f64 / seconds.max(1e-9);
     output::print(&format!(
         "time          {seconds:.1} s ({rate:.0} tokens/s), of it validation {:.1} s and monitoring {:.1} s",
         summary.validation_seconds.unwrap_or(0.0),
         summary.monitor_seconds
     ));
+    if let Some(seconds) = summary.evaluation_seconds {
+        output::print(&format!("evaluation    {seconds:.1} s beside it, of answers and benchmarks"));
+    }
     let flops = summary.flops;
     output::print(&format!(
         "arithmetic    {}FLOP: forward {}, input gradient {}, weight gradient {}",

@@ -74,6 +74,15 @@ pub(super) fn losses_apart(cast: &Cast<'_>) -> Vec<Figure> {
     figures
 }
 
+/// What benchmarks are judged by, of runs that were scored while they trained.
+pub(super) fn benchmarks(cast: &Cast<'_>) -> Option<Figure> {
+    let names = distinct(cast.runs.iter().flat_map(Run::benchmarks));
+    let of_task: Vec<_> = names.iter().map(|name| (*name, move |run: &Run| run.scores_of(name))).collect();
+    let lines: Vec<(&str, Line<'_>)> = of_task.iter().map(|(name, line)| (*name, line as Line<'_>)).collect();
+    let scores = chart("Benchmarks", "score", cast.lines(&lines), false, Unit::Number);
+    (!names.is_empty()).then(|| over_steps("benchmarks", "", scores))
+}
+
 pub(super) fn learning_rate(cast: &Cast<'_>) -> Figure {
     let rate = of_steps(|step| Some(step.learning_rate));
     let rate = chart("Learning rate", "learning rate", cast.lines(&[("", &rate)]), true, Unit::Number);

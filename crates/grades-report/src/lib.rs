@@ -4,6 +4,7 @@
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests make the files that they need"))]
 
+pub mod answers;
 mod axis;
 mod chart;
 pub mod csv;

@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::answers;
 use crate::error::ReportError;
 use crate::figure::Figure;
-use crate::figures::{cost, events, freezing, frozen_share, learning_rate, losses, losses_apart};
+use crate::figures::{benchmarks, cost, events, freezing, frozen_share, learning_rate, losses, losses_apart};
 use crate::groups::{Cast, Group, by_seed};
 use crate::live;
 use crate::page::{self, escape};
@@ -26,6 +27,7 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
         figures
     };
     let mut figures = vec![losses(&cast), learning_rate(&cast), frozen_share(&cast)];
+    figures.extend(benchmarks(&cast));
     figures.extend(freezing(&cast));
     figures.extend(cost(&cast));
     figures.extend(runs.iter().enumerate().flat_map(of_run));
@@ -42,6 +44,7 @@ fn prefix(runs: &[Run], index: usize) -> String {
 pub fn overlay(runs: &[Run], groups: &[Group], first: usize) -> Vec<Figure> {
     let cast = Cast { runs, groups, first };
     let mut figures = losses_apart(&cast);
+    figures.extend(benchmarks(&cast));
     figures.extend([frozen_share(&cast), learning_rate(&cast)]);
     figures.extend(freezing(&cast));
     figures.retain(|figure| worth(runs, figure));
@@ -90,6 +93,7 @@ pub fn html(runs: &[Run], refresh: Option<u64>) -> String {
         }
     };
     let mut first = if runs.len() == 1 { vec![losses(&cast)] } else { losses_apart(&cast) };
+    first.extend(benchmarks(&cast));
     first.push(frozen_share(&cast));
     group(&mut body, "Training", "", first);
     for (index, run) in runs.iter().enumerate() {
@@ -114,6 +118,7 @@ pub fn html(runs: &[Run], refresh: Option<u64>) -> String {
     group(&mut body, "Time, memory, arithmetic and learning rate", note, costs.collect());
     for run in runs {
         let of = if runs.len() > 1 { format!(" of {}", run.name) } else { String::new() };
+        body.push_str(&answers::html(&format!("Answers{of}"), &run.generated));
         body.push_str(&samples::html(&format!("Samples{of}"), &run.samples));
     }
     body.push_str("<h2>Events and configuration</h2>\n");

@@ -9,7 +9,10 @@ use grades::{Flops, Kind, Tower, UnitId};
 use serde::de::DeserializeOwned;
 
 use crate::error::ReportError;
-use crate::record::{self, Environment, Event, ShownSample, Signals, Step, Summary, UnitThreshold, Units};
+use crate::record::{
+    self, Environment, Event, Generated, ShownSample, Signals, Step, Summary, TaskScores, UnitThreshold, Units,
+    main_score,
+};
 
 /// A run, finished or not.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,6 +35,8 @@ pub struct Run {
     pub environment: Environment,
     /// Some of what it trains on, where that has pictures.
     pub samples: Vec<ShownSample>,
+    /// Its answers to prompts while it trained.
+    pub generated: Vec<Generated>,
     /// What the run came to; `None` while it goes on.
     pub summary: Option<Summary>,
 }
@@ -70,6 +75,7 @@ impl Run {
             config: text(&file(record::CONFIG))?.unwrap_or_default(),
             environment: object(&file(record::ENVIRONMENT))?.unwrap_or_default(),
             samples: lines(&file(record::SAMPLES))?,
+            generated: lines(&file(record::GENERATED))?,
             summary: object(&file(record::SUMMARY))?,
         })
     }
@@ -170,6 +176,28 @@ impl Run {
             losses.push((last.step as f64, Some(loss)));
         }
         losses
+    }
+
+    /// Scores of benchmarks by step, those at the end of the run with them.
+    fn scores(&self) -> impl Iterator<Item = (usize, &TaskScores)> {
+        let during = self.steps.iter().filter_map(|step| Some((step.step, step.eval_tasks.as_ref()?)));
+        let end = self.summary.as_ref().and_then(|summary| summary.eval_tasks.as_ref());
+        during.chain(self.steps.last().map(|step| step.step).zip(end))
+    }
+
+    /// The benchmarks that it was scored on.
+    #[must_use]
+    pub fn benchmarks(&self) -> BTreeSet<&str> {
+        self.scores().flat_map(|(_, scores)| scores.keys()).map(String::as_str).collect()
+    }
+
+    /// What a benchmark is judged by, step by step.
+    #[must_use]
+    pub fn scores_of(&self, benchmark: &str) -> Vec<(f64, Option<f64>)> {
+        let of = |(step, scores): (usize, &TaskScores)| {
+            scores.get(benchmark).map(|numbers| (step as f64, main_score(numbers).map(|(_, value)| value)))
+        };
+        self.scores().filter_map(of).collect()
     }
 
     /// The share that was frozen while a step ran, with the step's seconds: a unit that freezes at a step makes the next
@@ -358,6 +386,21 @@ mod tests {
         assert_eq!(run.validation_losses(), [(2.0, Some(3.0)), (4.0, Some(2.5))]);
         run.steps[3].val_loss = Some(2.5);
         assert_eq!(run.validation_losses(), [(2.0, Some(3.0)), (4.0, Some(2.5))]);
+    }
+
+    #[test]
+    fn scores_of_benchmarks_follow_one_another_up_to_the_end() {
+        let scores = |acc: f64| -> TaskScores {
+            let numbers = [("acc".to_owned(), acc), ("acc_norm".to_owned(), 0.9)];
+            [("piqa".to_owned(), numbers.into())].into()
+        };
+        let mut run = run();
+        assert!(run.benchmarks().is_empty());
+        run.steps[1].eval_tasks = Some(scores(0.5));
+        run.summary = Some(Summary { eval_tasks: Some(scores(0.75)), ..Summary::default() });
+        assert_eq!(run.benchmarks().into_iter().collect::<Vec<_>>(), ["piqa"]);
+        assert_eq!(run.scores_of("piqa"), [(2.0, Some(0.5)), (4.0, Some(0.75))]);
+        assert_eq!(run.scores_of("boolq"), []);
     }
 
     #[test]

@@ -132,7 +132,10 @@ fn time(run: &Run) -> Option<Fact> {
         .into_iter()
         .filter_map(|(seconds, what)| Some(format!("{} {what}", number::seconds(seconds?))))
         .collect();
-    Some(("Time", number::seconds(seconds), format!("of it {}", parts.join(", "))))
+    let beside = run.summary.as_ref().and_then(|summary| summary.evaluation_seconds);
+    let beside = beside
+        .map_or(String::new(), |seconds| format!("; beside it {} of answers and benchmarks", number::seconds(seconds)));
+    Some(("Time", number::seconds(seconds), format!("of it {}{beside}", parts.join(", "))))
 }
 
 fn memory(run: &Run) -> Option<Fact> {

@@ -18,7 +18,7 @@ use crate::train::TrainError;
 pub const FILE: &str = "README.md";
 
 /// Options that name something on this machine, or say nothing of the result.
-const NOT_SHOWN: [&str; 25] = [
+const NOT_SHOWN: [&str; 29] = [
     "model",
     "output_dir",
     "datasets",
@@ -30,6 +30,10 @@ const NOT_SHOWN: [&str; 25] = [
     "resume_from_checkpoint",
     "threads",
     "logging_steps",
+    "generate_samples",
+    "generation_max_new_tokens",
+    "eval_tasks",
+    "eval_tasks_limit",
     "save_steps",
     "save_total_limit",
     "report_to",

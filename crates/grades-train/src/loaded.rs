@@ -106,11 +106,8 @@ impl Loaded {
     /// # Errors
     /// If the tokenizer fails.
     pub fn ends(&self, of_turn: bool) -> Result<Vec<u32>, TrainError> {
-        let mut ends = self.end_of_text.clone();
-        if let (true, Some(Ok(template))) = (of_turn, ChatTemplate::of(&self.tokenizer)) {
-            ends.extend(end_of_turn(&template, &self.tokenizer)?);
-        }
-        Ok(ends)
+        let ends = self.end_of_text.clone();
+        if of_turn { with_end_of_turn(ends, &self.tokenizer) } else { Ok(ends) }
     }
 
     /// The most tokens of a text that turn alike however far it grows: of the model's context, as much as needs not be read again.
@@ -129,9 +126,7 @@ impl Loaded {
     /// # Errors
     /// A picture cannot be decoded, or the model does not read one of such a size.
     pub fn inputs(&mut self, prompts: &[Tokenized]) -> Result<Inputs, TrainError> {
-        let mut batch = Batch::default();
-        prompts.iter().enumerate().for_each(|(index, prompt)| batch.push_prompt(index, prompt));
-        self.reader.read(&self.model, &batch)
+        read(&self.model, &mut self.reader, prompts)
     }
 
     /// What it answers to each of some prompts, all at once, with its likeliest tokens, each to the end of its turn.
@@ -140,11 +135,37 @@ impl Loaded {
     /// As of [`inputs`](Self::inputs); a prompt is longer than the model's context.
     pub fn answers(&mut self, prompts: &[Tokenized], max_new_tokens: usize) -> Result<Vec<Generated>, TrainError> {
         let limits = Limits { max_new_tokens, stop: self.ends(true)? };
-        let inputs = self.inputs(prompts)?;
-        let greedy = Sampler::new(SamplingOptions::default()).map_err(grades_models::Error::from)?;
-        let mut samplers = vec![greedy; prompts.len()];
-        Ok(generate_each(&self.model, &self.tokenizer, &inputs, &limits, &mut samplers)?)
+        written(&self.model, &self.tokenizer, &mut self.reader, prompts, &limits)
     }
+}
+
+/// The tokens that end an answer, where `ends` end a text: those and the one that ends a turn of a chat.
+pub(crate) fn with_end_of_turn(mut ends: Vec<u32>, tokenizer: &Tokenizer) -> Result<Vec<u32>, TrainError> {
+    if let Some(Ok(template)) = ChatTemplate::of(tokenizer) {
+        ends.extend(end_of_turn(&template, tokenizer)?);
+    }
+    Ok(ends)
+}
+
+fn read(model: &Decoder, reader: &mut Reader, prompts: &[Tokenized]) -> Result<Inputs, TrainError> {
+    let mut batch = Batch::default();
+    prompts.iter().enumerate().for_each(|(index, prompt)| batch.push_prompt(index, prompt));
+    reader.read(model, &batch)
+}
+
+/// What a model answers to each of some prompts, all at once, with its likeliest tokens. It need not be loaded for that: one that trains
+/// answers, too.
+pub(crate) fn written(
+    model: &Decoder,
+    tokenizer: &Tokenizer,
+    reader: &mut Reader,
+    prompts: &[Tokenized],
+    limits: &Limits,
+) -> Result<Vec<Generated>, TrainError> {
+    let inputs = read(model, reader, prompts)?;
+    let greedy = Sampler::new(SamplingOptions::default()).map_err(grades_models::Error::from)?;
+    let mut samplers = vec![greedy; prompts.len()];
+    Ok(generate_each(model, tokenizer, &inputs, limits, &mut samplers)?)
 }
 
 #[cfg(test)]

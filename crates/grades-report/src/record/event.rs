@@ -63,6 +63,22 @@ pub enum RunEvent {
         /// Why.
         reason: String,
     },
+    /// The model answered prompts of the validation data.
+    Generated {
+        /// The step after which it did.
+        step: usize,
+        /// How many answers.
+        samples: usize,
+        /// The file of the run's directory that holds them.
+        path: PathBuf,
+    },
+    /// Prompts could not be answered, or benchmarks not be scored; training goes on.
+    EvaluationFailed {
+        /// The step.
+        step: usize,
+        /// Why.
+        reason: String,
+    },
     /// Embedding and head, which were one matrix, are two.
     EmbeddingUntied {
         /// The step.
@@ -109,6 +125,10 @@ impl fmt::Display for RunEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Checkpoint { step, path } => write!(f, "step {step} · checkpoint: {}", path.display()),
+            Self::Generated { step, samples, path } => {
+                write!(f, "step {step} · generated: {samples} answers in {}", path.display())
+            }
+            Self::EvaluationFailed { step, reason } => write!(f, "step {step} · evaluation_failed: {reason}"),
             Self::CheckpointFailed { step, reason } => write!(f, "step {step} · checkpoint_failed: {reason}"),
             Self::StepSkipped { step, reason } => write!(f, "step {step} · step_skipped: {reason}"),
             Self::LossSpike { step, reason } => write!(f, "step {step} · loss_spike: {reason}"),

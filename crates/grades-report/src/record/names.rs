@@ -16,5 +16,7 @@ pub const TRACE: &str = "trace.jsonl";
 pub const EVENTS: &str = "events.jsonl";
 /// The first samples, a [`ShownSample`](super::ShownSample) a line; there where they have pictures.
 pub const SAMPLES: &str = "samples.jsonl";
+/// A [`Generated`](super::Generated) a line, with `generate_samples`.
+pub const GENERATED: &str = "generated.jsonl";
 /// [`Summary`](super::Summary); there when the run has ended.
 pub const SUMMARY: &str = "summary.json";

@@ -4,6 +4,7 @@ use grades::Flops;
 use serde::{Deserialize, Serialize};
 
 use super::rewards::{AnswerLogps, Rewards};
+use super::task_scores::TaskScores;
 
 /// One step of the optimizer: a line of `metrics.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -73,6 +74,12 @@ pub struct Step {
     /// The same of the average of the weights, where one is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub average_val_loss: Option<f64>,
+    /// The scores of `eval_tasks`, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_tasks: Option<TaskScores>,
+    /// Seconds of answering prompts and of benchmarks after it, which no other number has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation_seconds: Option<f64>,
 }
 
 /// The operations of a step: those executed by kind, and those that frozen matrices and kept outputs saved.

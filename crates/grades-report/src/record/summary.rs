@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use grades::{Cost, Flops};
 use serde::{Deserialize, Serialize};
 
+use super::task_scores::TaskScores;
+
 /// `summary.json`, and what `grades train --json` prints: what a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -44,6 +46,15 @@ pub struct Summary {
     /// The same by set, where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_losses: Option<BTreeMap<String, f64>>,
+    /// The scores of `eval_tasks` at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_tasks: Option<TaskScores>,
+    /// Seconds of answering prompts and of benchmarks while it trained, which `seconds` has not; left out where there were none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation_seconds: Option<f64>,
+    /// Operations of these, which no other number has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation_flops: Option<u64>,
     /// Executed operations of training by kind.
     pub flops: Flops,
     /// Operations of validation before the end.

@@ -49,12 +49,15 @@ fn a_step_reads_back_equal() {
         peak_bytes: Some(8192),
         val_loss: Some(3.125),
         val_losses: Some([("a".to_owned(), 3.0), ("b".to_owned(), 3.5)].into()),
+        eval_tasks: Some([("piqa".to_owned(), [("acc".to_owned(), 0.5)].into())].into()),
+        evaluation_seconds: Some(0.25),
         ..step
     };
     let end = concat!(
         r#","skipped":9},"optimizer_bytes":64,"kept_bytes":32,"prefix_cache_bytes":16,"vision_cache_bytes":24,"#,
         r#""pictures":3,"computed_pictures":1,"resident_bytes":4096,"#,
-        r#""peak_bytes":8192,"val_loss":3.125,"val_losses":{"a":3.0,"b":3.5}}"#,
+        r#""peak_bytes":8192,"val_loss":3.125,"val_losses":{"a":3.0,"b":3.5},"#,
+        r#""eval_tasks":{"piqa":{"acc":0.5}},"evaluation_seconds":0.25}"#,
     );
     same(&format!("{start}{end}"), &full);
     // What was not finite is null, as what is not known.
@@ -129,6 +132,10 @@ fn every_event_reads_back_equal() {
         (
             r#"{"event":"step_skipped","step":6,"reason":"the disk is full"}"#,
             Event::Run(RunEvent::StepSkipped { step: 6, reason: reason() }),
+        ),
+        (
+            r#"{"event":"generated","step":6,"samples":3,"path":"generated.jsonl"}"#,
+            Event::Run(RunEvent::Generated { step: 6, samples: 3, path: "generated.jsonl".into() }),
         ),
         (
             r#"{"event":"embedding_untied","step":6,"reason":"the disk is full"}"#,

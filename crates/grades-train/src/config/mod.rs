@@ -6,6 +6,7 @@
 
 mod averaging;
 mod chat;
+mod evaluation;
 mod forms;
 mod hub;
 mod interruptions;

@@ -275,6 +275,18 @@ pub struct Config {
     /// Steps between validations: a count, or a share of all steps; 0 for none before the end. Left out: at the end of
     /// every epoch.
     pub eval_steps: Option<CountOrShare>,
+    /// So many prompts of the validation data, spread over all of it, are answered by the model with its likeliest tokens after the steps that
+    /// `eval_steps` says, and at the end: `generated.jsonl`, and the report. A prompt is what comes before the first token that is learnt; of a
+    /// sample that is learnt from its beginning on the first half. It costs no time or arithmetic of the training (`evaluation_seconds`,
+    /// `evaluation_flops`), and changes nothing in it. Default: 0, none.
+    pub generate_samples: usize,
+    /// `generate_samples`: most tokens of an answer. Left out: 64.
+    pub generation_max_new_tokens: Option<usize>,
+    /// Benchmarks, or files of questions (as of `grades eval --tasks`), that the model is scored on after the steps that `eval_steps` says, and
+    /// at the end; counted as `generate_samples`. Left out: none.
+    pub eval_tasks: Vec<String>,
+    /// `eval_tasks`: only the first so many questions of each. Left out: all.
+    pub eval_tasks_limit: Option<usize>,
     /// When checkpoints are written: `steps` (as `save_steps` says; where that is given the default), `epoch`, `best` (after each
     /// validation that is better than all before), or `no` (else the default): none but the final model.
     pub save_strategy: Option<SaveStrategy>,
@@ -427,6 +439,10 @@ impl Default for Config {
             threads: Threads::default(),
             logging_steps: 10,
             eval_steps: None,
+            generate_samples: 0,
+            generation_max_new_tokens: None,
+            eval_tasks: Vec::new(),
+            eval_tasks_limit: None,
             save_strategy: None,
             save_steps: None,
             report_to: ReportTo::default(),

@@ -8,7 +8,7 @@ use super::raw::{AUTO_RESUME, COMPARE, NOT_YET, TARGET_LINEAR};
 use super::{Config, raw};
 
 /// What numbers may be, beside what their types say; `validation` refuses the same.
-pub(super) const RANGES: [(&str, &str, f64); 36] = [
+pub(super) const RANGES: [(&str, &str, f64); 38] = [
     ("sequence_len", "minimum", 1.0),
     ("micro_batch_size", "minimum", 1.0),
     ("gradient_accumulation_steps", "minimum", 1.0),
@@ -16,6 +16,8 @@ pub(super) const RANGES: [(&str, &str, f64); 36] = [
     ("lora_r", "minimum", 1.0),
     ("max_steps", "minimum", 1.0),
     ("max_images_per_row", "minimum", 1.0),
+    ("generation_max_new_tokens", "minimum", 1.0),
+    ("eval_tasks_limit", "minimum", 1.0),
     ("save_total_limit", "minimum", 1.0),
     ("embedding_lr", "minimum", 0.0),
     ("embedding_lr_scale", "minimum", 0.0),

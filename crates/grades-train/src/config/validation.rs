@@ -54,6 +54,7 @@ impl Config {
         self.validate_preferences()?;
         self.validate_trackers()?;
         self.validate_hub()?;
+        self.validate_evaluation()?;
         self.validate_chat()?;
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
             return Err(ConfigError::Inconsistent(
@@ -79,6 +80,8 @@ impl Config {
             ("lora_r", Some(self.lora_r)),
             ("max_steps", self.max_steps),
             ("max_images_per_row", self.max_images_per_row),
+            ("generation_max_new_tokens", self.generation_max_new_tokens),
+            ("eval_tasks_limit", self.eval_tasks_limit),
         ] {
             number(value.is_none_or(|value| value >= 1), key, value.unwrap_or(1) as f64, FROM_ONE)?;
         }

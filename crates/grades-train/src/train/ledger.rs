@@ -34,6 +34,12 @@ pub struct Ledger {
     pub monitor_flops: u64,
     /// Most bytes that were kept from step to step for the policy.
     pub monitor_bytes: u64,
+    /// Seconds of answering prompts and of scoring benchmarks between steps, which are none of `seconds`.
+    #[serde(default)]
+    pub evaluation_seconds: f64,
+    /// Operations of these, of which no policy is told.
+    #[serde(default)]
+    pub evaluation_flops: u64,
     /// The best checkpoint so far, where one is looked for.
     #[serde(default)]
     pub best: Option<Best>,

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use grades_models::config::{HfConfig, Sizes};
+use grades_models::generation_config::end_tokens;
 use grades_models::model::Outline;
 use grades_models::random::Random;
 use grades_models::source::LoadOptions;
+use grades_models::tokenizer::Tokenizer;
 use grades_models::weights::{Checkpoint, WeightsError};
 use grades_models::{Decoder, registry};
 use serde_json::Value;
@@ -112,6 +114,14 @@ impl ModelSource {
     /// Its `generation_config.json`, if it has one.
     pub(super) fn generation_config(&self) -> Option<&Value> {
         self.generation_config.as_ref()
+    }
+
+    /// The tokens that end a text.
+    pub(super) fn end_tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>, TrainError> {
+        match &self.values {
+            Values::Pretrained(checkpoint) => Ok(end_tokens(checkpoint, tokenizer)?),
+            Values::Random(_) | Values::Absent(_) => Ok(tokenizer.eos_id().into_iter().collect()),
+        }
     }
 
     /// What a file beside the model says of its processor.

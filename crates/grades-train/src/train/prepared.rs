@@ -30,7 +30,7 @@ pub(super) struct Prepared {
     pub(super) source: ModelSource,
     pub(super) tokenizer: Arc<Tokenizer>,
     /// Rows of the embedding.
-    vocab_size: usize,
+    pub(super) vocab_size: usize,
     /// How the model sees pictures, if it does.
     pub(super) vision: Option<Arc<Vision>>,
     /// Where the model's other files are, where that is a folder.

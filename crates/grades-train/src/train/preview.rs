@@ -148,7 +148,8 @@ enum Of {
     Picture(usize),
 }
 
-fn pieces(sample: &Tokenized, tokenizer: &Tokenizer) -> Vec<Piece> {
+/// A sample's text in order, with what is learnt and where pictures stand apart.
+pub(super) fn pieces(sample: &Tokenized, tokenizer: &Tokenizer) -> Vec<Piece> {
     // The first token is never learnt: nothing comes before it.
     let learnt = |at: usize| at > 0 && sample.labels[at] != IGNORE_INDEX;
     let mut of: Vec<Of> = (0..sample.ids.len()).map(|at| if learnt(at) { Of::Learnt } else { Of::Read }).collect();

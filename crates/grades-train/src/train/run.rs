@@ -18,6 +18,7 @@ use twox_hash::XxHash3_64;
 use super::checkpoints;
 use super::dry_run::DryRun;
 use super::error::TrainError;
+use super::evaluation::Evaluation;
 use super::freeze::units;
 use super::interrupt::Interrupt;
 use super::memory;
@@ -61,6 +62,7 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     let plan = DryRun::of(&prepared)?;
     plan.check_memory(config)?;
     plan.disk.check(&config.output_dir)?;
+    let evaluation = Evaluation::of(&prepared)?;
     let early_stopping = prepared.early_stopping();
     let base = load(&prepared, &early_stopping)?;
     let (objective, asked) = objective(&prepared, &base);
@@ -141,7 +143,7 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     }
     let trainer = Trainer::new(state, (feed, reader), &prepared.validation, options, &mut dir);
     let save_model = |model: &Decoder, folder: &Path| save(model, &prepared, folder);
-    let trainer = trainer.learning(objective).until(interrupt.clone()).saving_by(&save_model);
+    let trainer = trainer.learning(objective).until(interrupt.clone()).saving_by(&save_model).asking(evaluation);
     let trainer = if progress { trainer.with_progress() } else { trainer };
     let Trained { mut model, outcome, left, averaged } = trainer.train()?;
     save(&model, &prepared, &trained_folder(&dir, &model))?;
@@ -340,6 +342,9 @@ fn summary(dir: &RunDir, model: &Decoder, units: &[UnitId], outcome: &Outcome, p
         train_loss: ledger.mean_loss(),
         val_loss: outcome.val_loss,
         val_losses: outcome.val_losses.clone(),
+        eval_tasks: outcome.eval_tasks.clone(),
+        evaluation_seconds: Some(ledger.evaluation_seconds).filter(|seconds| *seconds > 0.0),
+        evaluation_flops: Some(ledger.evaluation_flops).filter(|flops| *flops > 0),
         flops: ledger.flops,
         validation_flops: ledger.validation_flops,
         monitor_flops: ledger.monitor_flops,

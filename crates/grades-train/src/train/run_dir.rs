@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use grades::TraceStep;
 use grades_fs::Lock;
-use grades_report::record::{self, Event, Signals, Step};
+use grades_report::record::{self, Event, Generated, Signals, Step, TaskScores};
 
 use super::log_file::LogFile;
 use super::trackers::Trackers;
@@ -16,7 +16,7 @@ use super::{TrainError, checkpoints};
 use crate::config::Config;
 
 /// The directory of one run: `config.yaml`, `environment.json`, `units.json`, `metrics.jsonl`, `signals.jsonl`,
-/// `events.jsonl`, with `early_stopping.trace` also `trace.jsonl`, `checkpoints/`, `model/` and, at the end, `summary.json` and `report.html`.
+/// `events.jsonl`, with `early_stopping.trace` also `trace.jsonl`, with `generate_samples` `generated.jsonl`, `checkpoints/`, `model/` and, at the end, `summary.json` and `report.html`.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -25,6 +25,8 @@ pub struct RunDir {
     events: LogFile,
     /// From the first line on.
     trace: Option<LogFile>,
+    /// From the first line on.
+    generated: Option<LogFile>,
     trackers: Trackers,
     /// Keeps other processes out.
     _lock: Lock,
@@ -97,9 +99,9 @@ impl RunDir {
                 }
             }
         }
-        for log in [record::METRICS, record::SIGNALS, record::EVENTS, record::TRACE] {
+        for log in [record::METRICS, record::SIGNALS, record::EVENTS, record::TRACE, record::GENERATED] {
             let path = path.join(log);
-            if log == record::TRACE && !path.exists() {
+            if [record::TRACE, record::GENERATED].contains(&log) && !path.exists() {
                 continue;
             }
             let text = match fs::read(&path) {
@@ -131,6 +133,7 @@ impl RunDir {
             signals,
             events,
             trace: None,
+            generated: None,
             trackers: Trackers::default(),
             _lock: lock,
         })
@@ -177,7 +180,8 @@ impl RunDir {
     /// # Errors
     /// If something still waits for room on a full disk.
     pub(super) fn logs(&mut self) -> Result<Vec<File>, TrainError> {
-        let logs = [&mut self.metrics, &mut self.signals, &mut self.events].into_iter().chain(&mut self.trace);
+        let logs = [&mut self.metrics, &mut self.signals, &mut self.events];
+        let logs = logs.into_iter().chain(&mut self.trace).chain(&mut self.generated);
         let mut files = Vec::new();
         for log in logs {
             log.settle()?;
@@ -202,6 +206,26 @@ impl RunDir {
     /// If it cannot be written.
     pub fn final_validation(&mut self, step: usize, seconds: f64, loss: f64) -> Result<(), TrainError> {
         self.trackers.validation(step, seconds, loss)
+    }
+
+    /// Tells the trackers the scores of benchmarks at the end, which `summary.json` holds.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn final_scores(&mut self, step: usize, seconds: f64, scores: &TaskScores) -> Result<(), TrainError> {
+        self.trackers.scores(step, seconds, scores)
+    }
+
+    /// Appends a line to `generated.jsonl`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn generated(&mut self, line: &Generated) -> Result<(), TrainError> {
+        let generated = match &mut self.generated {
+            Some(generated) => generated,
+            place => place.insert(LogFile::open(&self.path.join(record::GENERATED))?),
+        };
+        generated.line(line)
     }
 
     /// Appends a line to `signals.jsonl`.

@@ -2,23 +2,25 @@
 
 mod best;
 mod ending;
+mod evaluating;
 mod setbacks;
+mod telling;
 mod validating;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
 use grades::{Cost, Decision, Flops, StepGains, StopReason, TraceStep, Wants};
 use grades_models::{Decoder, Inputs};
-use grades_report::record::{Event, Rewards, RunEvent, Signals, Step, StepFlops};
+use grades_report::record::{Event, RunEvent, Signals, Step, StepFlops, TaskScores};
 use grades_tensor::Gradients;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::average::Average;
 use super::checkpoints::Checkpoints;
 use super::error::{Nonfinite, TrainError};
+use super::evaluation::Evaluation;
 use super::freeze::Measured;
 use super::interrupt::Interrupt;
 use super::ledger::Ledger;
@@ -47,6 +49,8 @@ pub struct Outcome {
     pub val_loss: Option<f64>,
     /// The same by set, where there are several.
     pub val_losses: Option<BTreeMap<String, f64>>,
+    /// The scores of benchmarks at the end, where they were asked for.
+    pub eval_tasks: Option<TaskScores>,
     /// What the policy says that its checks cost.
     pub checks: Cost,
     /// The step of the checkpoint that the run ends with, in place of its last weights.
@@ -89,6 +93,8 @@ pub struct Trainer<'a> {
     validated_at: usize,
     /// Writes a model into a folder, as runs leave it.
     save_model: Option<&'a SaveModel<'a>>,
+    /// What the model is asked between steps.
+    evaluation: Option<Evaluation>,
     /// What the last validation said of the answers of preferences.
     val_rewards: Option<RewardSums>,
 }
@@ -124,6 +130,7 @@ impl<'a> Trainer<'a> {
             log_lines: false,
             validated_at: 0,
             save_model: None,
+            evaluation: None,
             val_rewards: None,
         }
     }
@@ -132,6 +139,13 @@ impl<'a> Trainer<'a> {
     #[must_use]
     pub fn saving_by(mut self, save: &'a SaveModel<'a>) -> Self {
         self.save_model = Some(save);
+        self
+    }
+
+    /// Asks the model between steps.
+    #[must_use]
+    pub fn asking(mut self, evaluation: Option<Evaluation>) -> Self {
+        self.evaluation = evaluation;
         self
     }
 
@@ -288,6 +302,11 @@ impl<'a> Trainer<'a> {
         let ledger = &mut self.state.ledger;
         ledger.monitor_bytes = ledger.monitor_bytes.max(monitor_bytes);
         let ledger = ledger.clone();
+        let peak_bytes = memory::peak_since_reset().filter(|_| own_peak);
+        // What the run ends with is asked at its end.
+        let is_last = step == self.options.schedule.total_steps || decision.stop.is_some();
+        let asked = if self.validates(step) && !is_last { self.evaluate(step)? } else { None };
+        let (eval_tasks, evaluation_seconds) = asked.unzip();
         let rewards = rewards.as_ref().map(RewardSums::means);
         let vision_cache_bytes = sees.then(|| self.reader.cache().bytes());
         self.log(&Step {
@@ -313,10 +332,12 @@ impl<'a> Trainer<'a> {
             pictures: sees.then_some(waited.pictures),
             computed_pictures: sees.then_some(waited.computed),
             resident_bytes: memory::resident(),
-            peak_bytes: memory::peak_since_reset().filter(|_| own_peak),
+            peak_bytes,
             val_loss,
             val_losses,
             average_val_loss,
+            eval_tasks: eval_tasks.flatten(),
+            evaluation_seconds,
         })?;
         Ok(decision.stop)
     }
@@ -454,51 +475,5 @@ impl<'a> Trainer<'a> {
         let whole = |(inputs, labels): &(Inputs, usize)| self.state.model.whole_pass(inputs, *labels, checkpointing);
         let whole: Option<Vec<Flops>> = seen.iter().map(whole).collect();
         Some(whole?.iter().map(Flops::total).sum::<u64>().saturating_sub(executed.total()))
-    }
-
-    /// Records something about the run itself, and tells whoever watches it.
-    fn note(&mut self, event: RunEvent) -> Result<(), TrainError> {
-        self.say(&event.to_string());
-        self.dir.event(&Event::Run(event))
-    }
-
-    fn say(&self, line: &str) {
-        if self.log_lines {
-            let _ = writeln!(std::io::stderr(), "{line}");
-        } else {
-            self.progress.println(line);
-        }
-    }
-
-    fn log(&mut self, metrics: &Step) -> Result<(), TrainError> {
-        self.dir.metric(metrics)?;
-        if metrics.val_loss.is_some() {
-            self.validated_at = metrics.step;
-        }
-        let rate = metrics.tokens as f64 / metrics.seconds.max(1e-9);
-        self.progress.set_position(metrics.step as u64);
-        let sets = metrics.val_losses.iter().flatten().map(|(set, loss)| format!(" · {set} {loss:.4}"));
-        let sets: String = sets.collect();
-        let worth = |rewards: &Rewards| {
-            let accuracy = rewards.accuracies.map_or(String::new(), |share| format!(", {share:.2} right"));
-            rewards.margins.map_or(String::new(), |margin| format!(" (margin {margin:.3}{accuracy})"))
-        };
-        let [rewards, of_validation] =
-            [&metrics.rewards, &metrics.val_rewards].map(|rewards| rewards.as_ref().map_or(String::new(), worth));
-        let validation =
-            metrics.val_loss.map_or(String::new(), |loss| format!(" · validation {loss:.4}{sets}{of_validation}"));
-        let line = format!(
-            "loss {:.4}{rewards}{validation} · {rate:.0} tokens/s · {}/{} frozen",
-            metrics.loss.unwrap_or(f64::NAN),
-            metrics.frozen_units,
-            self.state.units.len()
-        );
-        let due = metrics.step.is_multiple_of(self.options.logging_steps.max(1)) || metrics.val_loss.is_some();
-        if due && self.log_lines {
-            let total = self.options.schedule.total_steps;
-            let _ = writeln!(std::io::stderr(), "step {}/{total} · {line}", metrics.step);
-        }
-        self.progress.set_message(line);
-        Ok(())
     }
 }

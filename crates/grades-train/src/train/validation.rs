@@ -14,6 +14,8 @@ pub struct Validation {
     pub batches: Vec<Batch>,
     /// The names of the sets that they are of, with how many each has, where there are several.
     pub sets: Vec<(String, usize)>,
+    /// Samples whose prompts the model is asked.
+    pub(super) asked: Vec<Tokenized>,
     pub(super) samples: usize,
     pub(super) dropped: usize,
     pub(super) truncated: usize,
@@ -36,7 +38,8 @@ impl From<Vec<Batch>> for Validation {
 impl Validation {
     /// Of samples that were kept back.
     pub(super) fn of_samples(samples: &[Tokenized], config: &Config) -> Self {
-        batch::in_order(samples, 0..samples.len(), config.micro_batch_size, config.packing()).into()
+        let batches = batch::in_order(samples, 0..samples.len(), config.micro_batch_size, config.packing());
+        Self { asked: spread(samples, config.generate_samples), ..batches.into() }
     }
 
     /// Of `test_datasets`.
@@ -48,6 +51,7 @@ impl Validation {
         let specs = config.test_datasets();
         let loaded = tokenised::load(config, &specs, encoding, vision)?;
         let mut all = Self {
+            asked: spread(&loaded.samples, config.generate_samples),
             samples: loaded.samples.len(),
             dropped: loaded.dropped,
             truncated: loaded.truncated,
@@ -90,6 +94,12 @@ impl Validation {
         }
         Ok(Losses { all: mean(&sums), by_set: Some(by_set).filter(|by_set| !by_set.is_empty()) })
     }
+}
+
+/// So many samples, in equal distances from the first on, so that they are of every set.
+fn spread(samples: &[Tokenized], count: usize) -> Vec<Tokenized> {
+    let count = count.min(samples.len());
+    (0..count).map(|at| samples[at * samples.len() / count].clone()).collect()
 }
 
 /// What sets are called in logs: the last part of their path without its ending, with configuration and split where these tell
@@ -143,6 +153,15 @@ mod tests {
         assert_eq!(of(&[arc("E", "test"), arc("E", "validation")]), "ai2_arc:E:test ai2_arc:E:validation");
         let same = spec("a.jsonl", None, "test");
         assert_eq!(of(&[same.clone(), same]), "a:test:1 a:test:2");
+    }
+
+    #[test]
+    fn what_is_asked_is_spread_over_all_samples() {
+        let samples: Vec<Tokenized> = (0..7).map(|id| Tokenized { ids: vec![id], ..Tokenized::default() }).collect();
+        let of = |count| spread(&samples, count).iter().map(|sample| sample.ids[0]).collect::<Vec<_>>();
+        assert_eq!((of(0), of(1), of(3)), (vec![], vec![0], vec![0, 2, 4]));
+        assert_eq!(of(9), [0, 1, 2, 3, 4, 5, 6]);
+        assert!(spread(&[], 3).is_empty());
     }
 
     /// The loss on all is over all tokens, not over sets.

@@ -20,6 +20,8 @@ mod devices;
 #[cfg(test)]
 mod dropout;
 #[cfg(test)]
+mod evaluating;
+#[cfg(test)]
 mod evaluation;
 #[cfg(test)]
 mod experts;

@@ -94,6 +94,32 @@ fn a_run_on_pictures_has_the_losses_of_the_reference() {
     }
 }
 
+/// Answers about pictures, asked between steps, change nothing either; benchmarks of one's own with pictures are scored as `eval` does.
+#[test]
+fn a_model_answers_about_pictures_while_it_trains() {
+    let _guard = exclusive();
+    let workspace = Workspace::new();
+    copy(&fixture("vision/images"), &workspace.path(""), &["small.png"]);
+    let question = serde_json::json!({ "image": "small.png", "question": "what is it?", "answer": "a picture" });
+    fs::write(workspace.path("own.jsonl"), format!("{question}\n")).unwrap();
+    let tasks = format!("eval_tasks=[{}]", workspace.path("own.jsonl").display());
+    let shared = ["num_epochs=2", "val_set_size=2", "micro_batch_size=1", "eval_steps=1", "early_stopping=none"];
+    workspace.train("without", &shared);
+    workspace.train("with", &[&shared[..], &["generate_samples=2", "generation_max_new_tokens=4", &tasks]].concat());
+    let model = |name: &str| fs::read(workspace.path(name).join("model/model.safetensors")).unwrap();
+    assert!(model("with") == model("without"));
+    for pointer in ["/loss", "/val_loss", FRESH, "/pictures"] {
+        assert_eq!(workspace.metric("with", pointer), workspace.metric("without", pointer), "{pointer}");
+    }
+    assert_eq!(workspace.metric("with", "/eval_tasks/own/exact_match").len(), 3);
+    let lines = fs::read_to_string(workspace.path("with/generated.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 8);
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert!(line["prompt"].as_str().unwrap().contains("⟨picture 1⟩"), "{line}");
+    }
+}
+
 fn assert_same(found: &[f64], expected: &[f64]) {
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(expected) {

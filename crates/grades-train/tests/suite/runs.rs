@@ -130,6 +130,13 @@ impl Run {
         weights(&self.path.join(name))
     }
 
+    /// The bytes of what it has saved: the model, or its adapter.
+    pub(crate) fn weights_of_end(&self) -> Vec<u8> {
+        let names = ["model.safetensors", "adapter_model.safetensors"];
+        let found = names.iter().find_map(|name| fs::read(self.summary.model_dir.join(name)).ok());
+        found.unwrap()
+    }
+
     /// The saved model's tensors.
     pub(crate) fn weights(&self) -> BTreeMap<String, Vec<f32>> {
         weights(&self.summary.model_dir)

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use grades_models::calendar;
+use grades_report::record::TaskScores;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -161,6 +162,13 @@ impl Trackers {
         self.tell(step as u64, seconds, values)
     }
 
+    /// Writes scores of benchmarks that have no line in `metrics.jsonl`.
+    pub(super) fn scores(&mut self, step: usize, seconds: f64, scores: &TaskScores) -> Result<(), TrainError> {
+        let mut values = Vec::new();
+        scalars("eval", &serde_json::to_value(scores).unwrap_or_default(), &mut values);
+        self.tell(step as u64, seconds, values)
+    }
+
     /// Fails unless all that they were told is in their files.
     pub(super) fn settle(&mut self) -> Result<(), TrainError> {
         self.open.iter_mut().try_for_each(|tracker| tracker.settle())
@@ -184,6 +192,7 @@ fn named(line: &Value) -> Vec<(String, f64)> {
         match key.as_str() {
             "step" => {}
             "val_loss" | "val_losses" => scalars("eval/loss", value, &mut values),
+            "eval_tasks" => scalars("eval", value, &mut values),
             "gradient_norm" => scalars("train/grad_norm", value, &mut values),
             key => scalars(&format!("train/{key}"), value, &mut values),
         }
@@ -210,9 +219,15 @@ mod tests {
     fn metrics_have_the_names_of_transformers() {
         let line = serde_json::json!({
             "step": 3, "loss": 2.5, "gradient_norm": null, "flops": { "forward": 7 }, "val_loss": 3.0,
-            "val_losses": { "piqa": 3.5 },
+            "val_losses": { "piqa": 3.5 }, "eval_tasks": { "boolq": { "acc": 0.5 } },
         });
-        let expected = [("train/loss", 2.5), ("train/flops/forward", 7.0), ("eval/loss", 3.0), ("eval/loss/piqa", 3.5)];
+        let expected = [
+            ("train/loss", 2.5),
+            ("train/flops/forward", 7.0),
+            ("eval/loss", 3.0),
+            ("eval/loss/piqa", 3.5),
+            ("eval/boolq/acc", 0.5),
+        ];
         assert_eq!(named(&line), expected.map(|(name, value)| (name.to_owned(), value)));
     }
 

@@ -10,6 +10,7 @@ use super::validating::{loss_of, mean_of_rows};
 use super::{Outcome, Trained, Trainer};
 use crate::train::average::Average;
 use crate::train::error::TrainError;
+use crate::train::ledger::Ledger;
 use crate::train::preference::Objective;
 use crate::train::prefix_cache::Set;
 use crate::train::state::TrainState;
@@ -91,14 +92,20 @@ impl Trainer<'_> {
         let charged = self.state.ledger.clone();
         let at_end = self.validate()?;
         let (best_step, val_loss) = self.end_with_best(at_end)?;
+        let eval_tasks = self.evaluate(self.state.ledger.steps)?.and_then(|(scores, _)| scores);
         let checks = self.state.policy.cost();
+        let Ledger { evaluation_seconds, evaluation_flops, .. } = self.state.ledger;
         let mut ledger = charged;
+        (ledger.evaluation_seconds, ledger.evaluation_flops) = (evaluation_seconds, evaluation_flops);
         ledger.monitor_flops += checks.operations;
         if let Some(loss) = at_end.filter(|_| self.validated_at != ledger.steps) {
             self.dir.final_validation(ledger.steps, ledger.seconds, loss)?;
         }
+        if let Some(scores) = &eval_tasks {
+            self.dir.final_scores(ledger.steps, ledger.seconds, scores)?;
+        }
         let left = self.state.average.filter(Average::is_of_something);
-        let outcome = Outcome { ledger, stopped, val_loss, val_losses: self.val_losses, checks, best_step };
+        let outcome = Outcome { ledger, stopped, val_loss, val_losses: self.val_losses, eval_tasks, checks, best_step };
         Ok(Trained { model: self.state.model, outcome, left, averaged })
     }
 }
