@@ -1,6 +1,7 @@
 //! `grades chat`.
 
 use std::io::{self, BufRead, IsTerminal};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -9,11 +10,13 @@ use grades_train::chat::Chat;
 use grades_train::config::{ImageBackend, Precision};
 use grades_train::data::Picture;
 use grades_train::loaded::{Loaded, Loading};
+use grades_train::train::Interrupt;
 use serde_json::{Value, json};
 
 use crate::draws::Draws;
 use crate::output;
 use crate::parts::Parts;
+use crate::signals;
 
 /// Talk with a model.
 ///
@@ -25,6 +28,8 @@ use crate::parts::Parts;
 ///   /reset         forget what was said
 ///   /save FILE     write the conversation as a row that `type: messages` trains on
 ///   /quit          end
+///
+/// Ctrl-C ends an answer that is being written, of which the conversation keeps what is there; at the prompt it ends the program.
 ///
 /// Example: grades chat runs/first
 #[derive(Debug, clap::Args)]
@@ -88,7 +93,7 @@ impl<'a> Line<'a> {
 }
 
 impl Args {
-    pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
+    pub(crate) fn run(self, json: bool, interrupt: &Interrupt) -> anyhow::Result<()> {
         let mut sampler = self.draws.sampler()?;
         let parts = Parts::of(&self.source, self.base.as_deref())?;
         let options = Loading {
@@ -116,8 +121,19 @@ impl Args {
                 if !json {
                     output::print_piece(piece);
                 }
+                if interrupt.heard().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            match self.obey(&Line::of(&line), &mut chat, &mut pictures, &mut sampler, show) {
+            // Who does not type the lines has nobody who would go on after an answer.
+            if input.is_terminal() {
+                interrupt.begin();
+            }
+            let obeyed = self.obey(&Line::of(&line), &mut chat, &mut pictures, &mut sampler, show);
+            interrupt.end();
+            match interrupt.take() {
+                Some(signal) if !signals::is_ctrl_c(signal) => std::process::exit(signals::status(signal)),
+                _ => {}
+            }
+            match obeyed {
                 Ok(()) => {}
                 // A mistake in one line ends a conversation only where nobody can correct it.
                 Err(error) if input.is_terminal() => output::log(&format!("error: {error:#}")),
@@ -133,13 +149,13 @@ impl Args {
         chat: &mut Chat,
         pictures: &mut Vec<Picture>,
         sampler: &mut Sampler,
-        mut show: impl FnMut(&str),
+        mut show: impl FnMut(&str) -> ControlFlow<()>,
     ) -> anyhow::Result<()> {
         match *line {
             Line::Nothing | Line::Quit => {}
             Line::Message(text) => {
                 chat.say(text, std::mem::take(pictures), self.max_new_tokens, sampler, &mut show)?;
-                show("\n");
+                let _ = show("\n");
             }
             Line::Image(file) => {
                 if !chat.reads_pictures() {

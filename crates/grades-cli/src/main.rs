@@ -99,7 +99,7 @@ fn main() -> ExitCode {
     output::show_warnings();
     grades_kernels::reuse_freed_memory();
     let interrupt = match &cli.command {
-        Command::Train(_) | Command::Serve(_) => signals::interrupt(),
+        Command::Train(_) | Command::Serve(_) | Command::Chat(_) => signals::interrupt(),
         _ => Ok(Interrupt::default()),
     };
     let result = interrupt.and_then(|interrupt| {
@@ -134,7 +134,7 @@ fn run(cli: Cli, interrupt: &Interrupt) -> anyhow::Result<()> {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
         }
         Command::Chat(args) => {
-            output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json)))
+            output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json, interrupt)))
         }
         Command::Serve(args) => {
             output::set_threads(cli.threads).and_then(|()| grades_kernels::on_worker(|| args.run(cli.json, interrupt)))

@@ -18,6 +18,11 @@ pub(crate) fn status(signal: i32) -> i32 {
     SIGNALLED + signal
 }
 
+/// Whether a signal is that of Ctrl-C.
+pub(crate) fn is_ctrl_c(signal: i32) -> bool {
+    signal == SIGINT
+}
+
 /// Lets the first Ctrl-C or SIGTERM ask whoever looks at the interrupt, and the second one end the program at once; as the first
 /// does, too, while [`Interrupt::at_once`] is set. A closed terminal does not end the program.
 pub(crate) fn interrupt() -> anyhow::Result<Interrupt> {

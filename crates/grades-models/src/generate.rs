@@ -1,5 +1,7 @@
 //! Text generation, token by token, with a KV cache: of one text, or of several at once.
 
+use std::ops::ControlFlow;
+
 use crate::Error;
 use crate::model::{Decoder, Inputs, KvCache, KvCaches};
 use crate::sampling::Sampler;
@@ -35,13 +37,17 @@ pub fn generate(
     prompt: &Inputs,
     limits: &Limits,
     sampler: &mut Sampler,
-    show: impl FnMut(&str),
+    mut show: impl FnMut(&str),
 ) -> Result<Generated, Error> {
+    let show = |piece: &str| {
+        show(piece);
+        ControlFlow::Continue(())
+    };
     generate_after(model, tokenizer, (prompt, &mut KvCache::default()), limits, sampler, show)
 }
 
-/// The same behind what a cache holds, which the prompt and what is written join. A model whose texts are turned anew when they
-/// grow ([`Decoder::turns_anew`]) needs an empty one.
+/// The same behind what a cache holds, which the prompt and what is written join, until `show`, which is called after each token, breaks it
+/// off. A model whose texts are turned anew when they grow ([`Decoder::turns_anew`]) needs an empty one.
 ///
 /// # Errors
 /// As [`generate`].
@@ -51,23 +57,26 @@ pub fn generate_after(
     (prompt, cache): (&Inputs, &mut KvCache),
     limits: &Limits,
     sampler: &mut Sampler,
-    mut show: impl FnMut(&str),
+    mut show: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generated, Error> {
     let before = cache.tokens();
     let room = room(model, &prompt.ids, before)?;
     let mut writing = Writing::new(tokenizer);
     let mut unread = prompt.clone();
-    while !writing.ended && writing.tokens.len() < limits.max_new_tokens.min(room) {
+    let mut flow = ControlFlow::Continue(());
+    while flow.is_continue() && !writing.ended && writing.tokens.len() < limits.max_new_tokens.min(room) {
         if before == 0 && model.outgrows(cache, unread.ids.len()) {
             *cache = KvCache::default();
             unread = prompt.followed_by(&writing.tokens);
         }
         let logits = model.logits_after(&unread, cache);
-        if let Some(next) = writing.choose(&logits.to_host(), sampler, limits, &mut show)? {
+        if let Some(next) = writing.choose(&logits.to_host(), sampler, limits, &mut |piece| flow = show(piece))? {
             unread = Inputs::sample(vec![next]);
         }
     }
-    Ok(writing.finish(&mut show))
+    Ok(writing.finish(&mut |piece| {
+        let _ = show(piece);
+    }))
 }
 
 /// Continues several prompts at once, the segments of `prompts`, each with a sampler of its own, to its own end: the texts that

@@ -1,5 +1,7 @@
 //! A conversation with a loaded model: what was said is kept with its keys and values, so that each turn costs what is new in it.
 
+use std::ops::ControlFlow;
+
 use grades_models::generate::{Generated, Limits, generate_after};
 use grades_models::sampling::Sampler;
 use grades_models::{Inputs, KvCache};
@@ -82,8 +84,8 @@ impl Chat {
         system.chain(self.turns.iter().map(|Turn { role, text, pictures }| Said { role, text, pictures }))
     }
 
-    /// Says something with pictures, and hands each piece of the answer to `show` as soon as it is whole. After an error it is
-    /// as if nothing had been said.
+    /// Says something with pictures, and hands each piece of the answer to `show` as soon as it is whole. Where that breaks off, the answer
+    /// is what was written until then. After an error it is as if nothing had been said.
     ///
     /// # Errors
     /// The chat template refuses the conversation, a picture cannot be read, or the model's context is full.
@@ -93,7 +95,7 @@ impl Chat {
         pictures: Vec<Picture>,
         max_new_tokens: usize,
         sampler: &mut Sampler,
-        show: impl FnMut(&str),
+        show: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generated, TrainError> {
         self.turns.push(Turn { role: "user", text: text.to_owned(), pictures });
         let answer = self.answer(max_new_tokens, sampler, show);
@@ -112,7 +114,7 @@ impl Chat {
         &mut self,
         max_new_tokens: usize,
         sampler: &mut Sampler,
-        show: impl FnMut(&str),
+        show: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generated, TrainError> {
         let (whole, inputs) = self.read()?;
         let limits = Limits { max_new_tokens, stop: self.loaded.ends(true)? };
@@ -129,6 +131,13 @@ impl Chat {
     /// not is forgotten.
     fn read(&mut self) -> Result<(Tokenized, Inputs), TrainError> {
         let whole = self.prompt()?;
+        let (tokens, context) = (whole.ids.len(), self.loaded.model.sizes().max_position_embeddings);
+        if tokens >= context {
+            return Err(TrainError::Other(format!(
+                "the conversation has {tokens} tokens, and the model's context is {context}: there is no room for an answer; begin anew with \
+                 /reset, or say it shorter"
+            )));
+        }
         let held = self.held(&whole);
         self.cache.cut(held);
         let held = self.cache.tokens();
@@ -210,7 +219,7 @@ mod tests {
 
     fn say(chat: &mut Chat, text: &str, pictures: Vec<Picture>) -> Result<Generated, TrainError> {
         let mut sampler = Sampler::new(SamplingOptions::default()).unwrap();
-        chat.say(text, pictures, 6, &mut sampler, |_| {})
+        chat.say(text, pictures, 6, &mut sampler, |_| ControlFlow::Continue(()))
     }
 
     /// Logits behind the cache, and those of a pass over the whole conversation.
@@ -262,5 +271,44 @@ mod tests {
         assert!(say(&mut chat, "what?", vec![Picture::Bytes([1].as_slice().into())]).is_err());
         assert_eq!(chat.said().count(), count);
         say(&mut chat, "and now?", Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn an_answer_that_is_broken_off_is_the_beginning_of_the_whole_one() {
+        let mut chat = open("qwen2_5_vl_rows");
+        let whole = say(&mut chat, "which letter comes after b?", Vec::new()).unwrap();
+        assert!(whole.tokens.len() > 3);
+        chat.reset();
+        let mut left = 3;
+        let show = |_: &str| {
+            left -= 1;
+            if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let mut sampler = Sampler::new(SamplingOptions::default()).unwrap();
+        let broken = chat.say("which letter comes after b?", Vec::new(), 6, &mut sampler, show).unwrap();
+        assert_eq!((&broken.tokens[..], broken.finished), (&whole.tokens[..3], false));
+        assert_eq!(chat.said().last().unwrap().text, broken.text.trim());
+        // The next turn is that of a conversation in which no more was said.
+        let (_, found, expected) = logits_of(&mut chat, "and why?", Vec::new());
+        let largest = expected.iter().fold(0.0_f32, |largest, one| largest.max(one.abs()));
+        let apart = found.iter().zip(&expected).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max);
+        assert!(apart < 1e-5 * largest, "{apart} of {largest}");
+    }
+
+    #[test]
+    fn a_conversation_longer_than_the_context_is_refused_until_it_is_reset() {
+        let mut chat = open("qwen2_5_vl_rows");
+        let context = chat.loaded.model.sizes().max_position_embeddings;
+        let error = say(&mut chat, &"why? ".repeat(context), Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("/reset") && error.contains(&context.to_string()), "{error}");
+        assert_eq!(chat.said().count(), 0);
+        // Turn by turn it fills.
+        let words = "why? ".repeat(context / 40);
+        let full = (0..context).find_map(|_| say(&mut chat, &words, Vec::new()).err()).unwrap();
+        assert!(full.to_string().contains("/reset"), "{full}");
+        let said = chat.said().count();
+        assert!(said > 2 && said % 2 == 0, "{said}");
+        chat.reset();
+        say(&mut chat, &words, Vec::new()).unwrap();
     }
 }

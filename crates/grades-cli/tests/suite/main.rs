@@ -30,6 +30,8 @@ mod records;
 mod results;
 #[cfg(test)]
 mod sweep;
+#[cfg(all(test, unix))]
+mod talking;
 #[cfg(test)]
 #[path = "../../../grades-train/tests/suite/tiny_checkpoint.rs"]
 mod tiny_checkpoint;

@@ -39,6 +39,12 @@ impl Interrupt {
         self.at_once.store(true, SeqCst);
     }
 
+    /// The signal that was heard, which is forgotten.
+    #[must_use]
+    pub fn take(&self) -> Option<i32> {
+        i32::try_from(self.signal.swap(0, SeqCst)).ok().filter(|signal| *signal != 0)
+    }
+
     /// The signal that was heard.
     #[must_use]
     pub fn heard(&self) -> Option<i32> {
