@@ -7,6 +7,7 @@ use anyhow::Context;
 use grades_report::record::{Summary, main_score};
 use grades_train::config::Config;
 use grades_train::hub::Hub;
+use grades_train::hub::upload::Upload;
 use grades_train::train::plan::MemoryPlan;
 use grades_train::train::{DryRun, Interrupt, TimeEstimate, dry_run, run_until, timed_dry_run};
 
@@ -56,7 +57,7 @@ impl Args {
             return Ok(());
         }
         // What is wrong with name or token shows before the training.
-        let (hub, upload) = (Hub::from_env(), upload::of_config(&config));
+        let (hub, upload) = (Hub::from_env(), Upload::of_config(&config));
         upload.iter().try_for_each(|upload| hub.prepare_upload(upload))?;
         let summary = grades_kernels::on_worker(|| run_until(&config, true, interrupt))?;
         let uploaded = upload.as_ref().map(|upload| {

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use grades_train::card;
-use grades_train::config::Config;
 use grades_train::hub::Hub;
 use grades_train::hub::upload::{Upload, Uploaded};
 use serde_json::json;
@@ -48,6 +47,7 @@ impl Args {
             id: self.id,
             private: self.private,
             revision: self.revision,
+            path_in_repo: None,
             message: self.message,
             pull_request: self.create_pr,
         };
@@ -76,17 +76,6 @@ fn folder(source: &Path) -> anyhow::Result<PathBuf> {
         ),
         _ => Ok(std::path::absolute(source)?),
     }
-}
-
-/// The upload that a config asks for.
-pub(crate) fn of_config(config: &Config) -> Option<Upload> {
-    Some(Upload {
-        id: config.hub_model_id.clone()?,
-        private: config.hub_private_repo,
-        revision: config.hub_revision.clone(),
-        message: "Upload with grades".to_owned(),
-        pull_request: false,
-    })
 }
 
 fn tell(json: bool, uploaded: &Uploaded) -> anyhow::Result<()> {

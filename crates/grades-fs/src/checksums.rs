@@ -61,6 +61,14 @@ pub fn verify(folder: &Path) -> Result<(), Damage> {
     if text.is_empty() { Err(Damage(format!("its {LIST} is empty"))) } else { Ok(()) }
 }
 
+/// Whether the list that [`seal`] wrote has a file of the folder; where there is no list, every file counts.
+#[must_use]
+pub fn lists(folder: &Path, file: &Path) -> bool {
+    let Ok(text) = fs::read_to_string(folder.join(LIST)) else { return true };
+    let name = file.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    text.lines().any(|line| line.splitn(3, ' ').nth(2) == Some(name.as_ref()))
+}
+
 /// CRC-32 and length of a file.
 fn sum(path: &Path) -> io::Result<(u32, u64)> {
     let (mut file, mut hasher) = (File::open(path)?, crc32fast::Hasher::new());
@@ -79,6 +87,18 @@ fn sum(path: &Path) -> io::Result<(u32, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_came_later_is_not_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        create(&path("a.bin"), "a").unwrap();
+        assert!(lists(folder.path(), &path("b.bin")));
+        seal(folder.path()).unwrap();
+        create(&path("b.bin"), "b").unwrap();
+        assert!(lists(folder.path(), &path("a.bin")) && !lists(folder.path(), &path("b.bin")));
+        assert!(verify(folder.path()).is_ok());
+    }
 
     #[test]
     fn a_changed_cut_or_missing_file_is_named() {

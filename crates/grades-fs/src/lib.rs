@@ -16,7 +16,7 @@ mod lock;
 mod space;
 mod staging;
 
-pub use checksums::{Damage, seal, verify};
+pub use checksums::{Damage, lists, seal, verify};
 pub use error::Error;
 pub use file::{create, write, write_from};
 pub use lock::{Lock, lock};

@@ -100,3 +100,81 @@ fn a_run_uploads_its_model_at_its_end() {
         &["`hub_model_id`", "grades upload"],
     );
 }
+
+/// What the commits say, in order.
+fn said(hub: &WritableHub) -> Vec<String> {
+    hub.state().commits.iter().map(|commit| commit["summary"].as_str().unwrap().to_owned()).collect()
+}
+
+const AT_EACH_STEP: [&str; 6] =
+    ["train", "config.yaml", "hub_model_id=owner/tiny", "max_steps=4", "save_steps=1", "early_stopping=none"];
+
+#[test]
+fn a_model_is_uploaded_with_each_save_while_training_goes_on() {
+    let (workspace, hub) = (Workspace::new(), hub());
+    let train = [&AT_EACH_STEP[..], &["hub_strategy=every_save"]].concat();
+    let trained = call(&workspace, &hub, TOKEN, &train);
+    assert!(trained.succeeded(), "{}", trained.stderr());
+    // One that waited may have given way, but not to nothing.
+    let said = said(&hub);
+    assert!((2..=4).contains(&said.len()), "{said:?}");
+    assert_eq!(said[said.len() - 2..], ["Training in progress, step 3", "Upload with grades"]);
+    let there = hub.files("main");
+    assert_eq!(there.keys().cloned().collect::<BTreeSet<_>>(), names(&workspace, "run/model"));
+    for (name, contents) in &there {
+        assert_eq!(*contents, fs::read(workspace.path("run/model").join(name)).unwrap(), "{name}");
+    }
+    assert!(!workspace.path("run/hub").exists());
+
+    // What the Hub does not take is told, and stops nothing.
+    hub.state().faults.push(("POST /api/models/owner/tiny/commit", Fault::Answer("400 Bad Request", "", "")));
+    let trained = call(&workspace, &hub, TOKEN, &[&train[..], &["output_dir=second", "seed=7"]].concat());
+    assert!(trained.succeeded(), "{}", trained.stderr());
+    let events = fs::read_to_string(workspace.path("second/events.jsonl")).unwrap();
+    let failed: Vec<&str> = events.lines().filter(|line| line.contains("upload_failed")).collect();
+    assert!(failed.len() == 1 && failed[0].contains("owner/tiny") && !failed[0].contains(TOKEN), "{failed:?}");
+    let model = fs::read(workspace.path("second/model/model.safetensors")).unwrap();
+    assert_eq!(hub.files("main")["model.safetensors"], model);
+    refused(
+        &workspace.call(&["train", "config.yaml", "hub_model_id=owner/tiny", "hub_strategy=every_save"]),
+        &["`hub_strategy`", "save_steps"],
+    );
+}
+
+#[test]
+fn a_run_goes_on_from_the_last_checkpoint_on_the_hub() {
+    let (workspace, hub) = (Workspace::new(), hub());
+    let train = [&AT_EACH_STEP[..], &["adapter=lora", "hub_strategy=checkpoint"]].concat();
+    let trained = call(&workspace, &hub, TOKEN, &train);
+    assert!(trained.succeeded(), "{}", trained.stderr());
+    let there = hub.files("main");
+    let last: Vec<(&str, &Vec<u8>)> =
+        there.iter().filter_map(|(path, contents)| Some((path.strip_prefix("last-checkpoint/")?, contents))).collect();
+    let own = names(&workspace, "run/checkpoints/step-000003");
+    assert_eq!(last.iter().map(|(name, _)| (*name).to_owned()).collect::<BTreeSet<_>>(), own);
+    assert_eq!(there.len(), own.len() + names(&workspace, "run/adapter").len());
+    fs::create_dir(workspace.path("last")).unwrap();
+    last.iter().for_each(|(name, contents)| fs::write(workspace.path("last").join(name), contents).unwrap());
+    let options = ["adapter=lora", "output_dir=next", "resume_from_checkpoint=last"];
+    let next = workspace.call(&[&AT_EACH_STEP[..2], &AT_EACH_STEP[3..], &options].concat());
+    assert!(next.succeeded(), "{}", next.stderr());
+    let adapter = |run: &str| fs::read(workspace.path(run).join("adapter/adapter_model.safetensors")).unwrap();
+    assert!(adapter("next") == adapter("run"));
+}
+
+#[test]
+fn all_checkpoints_are_on_the_hub_also_those_that_are_gone_here() {
+    let (workspace, hub) = (Workspace::new(), hub());
+    let train = [&AT_EACH_STEP[..], &["hub_strategy=all_checkpoints", "save_total_limit=1"]].concat();
+    let trained = call(&workspace, &hub, TOKEN, &train);
+    assert!(trained.succeeded(), "{}", trained.stderr());
+    assert_eq!(names(&workspace, "run/checkpoints"), BTreeSet::from(["step-000003".to_owned()]));
+    let there = hub.files("main");
+    for step in 1..=3 {
+        let state = &there[&format!("checkpoints/step-{step:06}/state.json")];
+        let state: serde_json::Value = serde_json::from_slice(state).unwrap();
+        assert_eq!(state["ledger"]["steps"], step);
+        assert!(there.contains_key(&format!("checkpoints/step-{step:06}/weights.safetensors")));
+    }
+    assert!(there.contains_key("model.safetensors") && there.contains_key("README.md"));
+}

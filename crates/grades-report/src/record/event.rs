@@ -35,6 +35,13 @@ pub enum RunEvent {
         /// Why.
         reason: String,
     },
+    /// The Hub did not get what was saved; training goes on.
+    UploadFailed {
+        /// The step at which that was known.
+        step: usize,
+        /// Why.
+        reason: String,
+    },
     /// A step changed nothing, as its loss or gradients were not finite.
     StepSkipped {
         /// The step.
@@ -130,6 +137,7 @@ impl fmt::Display for RunEvent {
             }
             Self::EvaluationFailed { step, reason } => write!(f, "step {step} · evaluation_failed: {reason}"),
             Self::CheckpointFailed { step, reason } => write!(f, "step {step} · checkpoint_failed: {reason}"),
+            Self::UploadFailed { step, reason } => write!(f, "step {step} · upload_failed: {reason}"),
             Self::StepSkipped { step, reason } => write!(f, "step {step} · step_skipped: {reason}"),
             Self::LossSpike { step, reason } => write!(f, "step {step} · loss_spike: {reason}"),
             Self::PrefixCacheOff { step, reason } => write!(f, "step {step} · prefix_cache_off: {reason}"),

@@ -85,7 +85,7 @@ by_hand! {
         ],
     });
     Threads = |_generator| json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "const": "auto" }] });
-    HubStrategy = |_generator| json_schema!({ "enum": ["end"] });
+    HubStrategy = |_generator| json_schema!({ "enum": ["end", "every_save", "checkpoint", "all_checkpoints"] });
     ReportTo = |generator| {
         let tracker = generator.subschema_for::<Tracker>();
         json_schema!({ "anyOf": [{ "enum": ["none", false] }, tracker, { "type": "array", "items": tracker }] })

@@ -314,7 +314,9 @@ pub struct Config {
     /// The model's name on the Hugging Face Hub (`owner/name`), where it is uploaded when the run has ended. The token is in `HF_TOKEN`, or where
     /// `hf auth login` has left it.
     pub hub_model_id: Option<String>,
-    /// When it is uploaded: `end` (default).
+    /// When it is uploaded, as in transformers: `end` (default), `every_save` (the model also with each checkpoint, while training goes on;
+    /// one that waits gives way to the next), `checkpoint` (the same, and the last checkpoint, as `last-checkpoint/`), or `all_checkpoints` (the
+    /// same, and all of them, as `checkpoints/step-…/`). What cannot be sent meanwhile is told, and stops nothing.
     pub hub_strategy: Option<HubStrategy>,
     /// Whether the repository, if it is made for it, is private. Default: false.
     pub hub_private_repo: bool,

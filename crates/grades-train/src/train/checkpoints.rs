@@ -85,6 +85,11 @@ impl Checkpoints {
         if self.writing.as_ref().is_some_and(JoinHandle::is_finished) { self.wait() } else { Ok(()) }
     }
 
+    /// Whether one is being written.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
     /// Waits for what is being written.
     ///
     /// # Errors

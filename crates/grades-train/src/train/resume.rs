@@ -18,7 +18,9 @@ use super::state::{TrainState, idle_until};
 /// One of a checkpoint's files, or `None` where it had nothing to hold.
 fn open(folder: &Path, name: &str) -> Result<Option<Checkpoint>, TrainError> {
     let path = folder.join(format!("{name}.safetensors"));
-    Ok(if path.exists() { Some(Checkpoint::open(&path)?) } else { None })
+    // What else lies there, as one of before in a repository of the Hub, is not the checkpoint's.
+    let is_its_own = path.exists() && grades_fs::lists(folder, &path);
+    Ok(if is_its_own { Some(Checkpoint::open(&path)?) } else { None })
 }
 
 fn damaged(folder: &Path, what: &str) -> TrainError {

@@ -27,6 +27,7 @@ use super::options::TrainOptions;
 use super::preference::Objective;
 use super::prepared::Prepared;
 use super::preview::{SHOWN, show};
+use super::pushing::Pusher;
 use super::rate_search;
 use super::reading::Reader;
 use super::resume::resume;
@@ -141,9 +142,11 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
             }
         };
     }
+    let pusher = Pusher::of(config, dir.path());
     let trainer = Trainer::new(state, (feed, reader), &prepared.validation, options, &mut dir);
     let save_model = |model: &Decoder, folder: &Path| save(model, &prepared, folder);
-    let trainer = trainer.learning(objective).until(interrupt.clone()).saving_by(&save_model).asking(evaluation);
+    let trainer =
+        trainer.learning(objective).until(interrupt.clone()).saving_by(&save_model).asking(evaluation).pushing(pusher);
     let trainer = if progress { trainer.with_progress() } else { trainer };
     let Trained { mut model, outcome, left, averaged } = trainer.train()?;
     save(&model, &prepared, &trained_folder(&dir, &model))?;

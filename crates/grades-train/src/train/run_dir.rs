@@ -12,7 +12,7 @@ use grades_report::record::{self, Event, Generated, Signals, Step, TaskScores};
 
 use super::log_file::LogFile;
 use super::trackers::Trackers;
-use super::{TrainError, checkpoints};
+use super::{TrainError, checkpoints, pushing};
 use crate::config::Config;
 
 /// The directory of one run: `config.yaml`, `environment.json`, `units.json`, `metrics.jsonl`, `signals.jsonl`,
@@ -90,6 +90,10 @@ impl RunDir {
         // Before the logs are cut: one that stayed behind them would lack their lines when a run goes on from it.
         if let Some(step) = step {
             checkpoints::remove_after(path, step)?;
+        }
+        let unsent = path.join(pushing::FOLDER);
+        if unsent.exists() {
+            fs::remove_dir_all(&unsent).map_err(|source| TrainError::io(&unsent, source))?;
         }
         for kind in ["model", "adapter"] {
             for name in [kind.to_owned(), format!("{kind}-weights"), format!("{kind}-average")] {

@@ -29,6 +29,7 @@ use super::optimizer_state::Rates;
 use super::options::TrainOptions;
 use super::preference::{Objective, RewardSums};
 use super::prefix_cache::{PrefixCache, Set};
+use super::pushing::Pusher;
 use super::reading::Reader;
 use super::run_dir::RunDir;
 use super::state::TrainState;
@@ -93,6 +94,8 @@ pub struct Trainer<'a> {
     validated_at: usize,
     /// Writes a model into a folder, as runs leave it.
     save_model: Option<&'a SaveModel<'a>>,
+    /// Sends what is saved to the Hub.
+    pusher: Option<Pusher>,
     /// What the model is asked between steps.
     evaluation: Option<Evaluation>,
     /// What the last validation said of the answers of preferences.
@@ -130,6 +133,7 @@ impl<'a> Trainer<'a> {
             log_lines: false,
             validated_at: 0,
             save_model: None,
+            pusher: None,
             evaluation: None,
             val_rewards: None,
         }
@@ -139,6 +143,13 @@ impl<'a> Trainer<'a> {
     #[must_use]
     pub fn saving_by(mut self, save: &'a SaveModel<'a>) -> Self {
         self.save_model = Some(save);
+        self
+    }
+
+    /// Sends what is saved to the Hub.
+    #[must_use]
+    pub fn pushing(mut self, pusher: Option<Pusher>) -> Self {
+        self.pusher = pusher;
         self
     }
 
@@ -198,16 +209,22 @@ impl<'a> Trainer<'a> {
             }
             let interrupted = self.interrupt.heard().filter(|_| step < planned);
             if self.saves(step) || interrupted.is_some() {
+                self.push_written()?;
                 self.save_checkpoint(interrupted.is_some())?;
             }
             if let Some(signal) = interrupted {
                 return Err(self.interrupted(signal));
             }
+            if self.saves(step) {
+                self.push_saved(step)?;
+            }
             let written = self.checkpoints.poll();
             self.without_checkpoint(written)?;
+            self.push()?;
         }
         let written = self.checkpoints.wait();
         self.without_checkpoint(written)?;
+        self.push_rest()?;
         self.interrupt.end();
         self.progress.finish_and_clear();
         self.finish(stopped)

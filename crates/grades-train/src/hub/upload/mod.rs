@@ -40,6 +40,8 @@ pub struct Upload {
     pub private: bool,
     /// The branch; `main` where left out. One that is not there is made.
     pub revision: Option<String>,
+    /// The folder of the repository that it goes to; the repository itself where left out.
+    pub path_in_repo: Option<String>,
     /// What the commit says.
     pub message: String,
     /// Whether the commit is proposed as a pull request.
@@ -75,7 +77,10 @@ impl Hub {
     /// # Errors
     /// As of [`prepare_upload`](Self::prepare_upload); or a file cannot be read or is refused.
     pub fn upload(&self, folder: &Path, upload: &Upload) -> Result<Uploaded, UploadError> {
-        let files = files::of(folder)?;
+        let mut files = files::of(folder)?;
+        if let Some(place) = &upload.path_in_repo {
+            files.iter_mut().for_each(|file| file.name = format!("{place}/{}", file.name));
+        }
         let session = Session::of(self, upload)?;
         session.make()?;
         let mut sent = 0;

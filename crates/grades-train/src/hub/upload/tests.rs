@@ -12,6 +12,7 @@ fn upload() -> Upload {
         id: "owner/tiny".to_owned(),
         private: false,
         revision: None,
+        path_in_repo: None,
         message: "Upload".to_owned(),
         pull_request: false,
     }

@@ -11,6 +11,7 @@ use crate::data::Batch;
 use crate::train::checkpoint::{self, Snapshot};
 use crate::train::checkpoints;
 use crate::train::error::{Nonfinite, TrainError};
+use crate::train::pushing::{Failed, Pusher};
 
 impl Trainer<'_> {
     /// Begins to write a checkpoint; one that must be `whole` also where others hold the model alone.
@@ -35,6 +36,48 @@ impl Trainer<'_> {
         let Err(error) = written else { return Ok(()) };
         let reason = format!("{error}; training goes on, and earlier checkpoints are as they were");
         self.note(RunEvent::CheckpointFailed { step: self.state.ledger.steps, reason })
+    }
+
+    /// Has the model as it is after `step`, and its checkpoint, sent to the Hub, where that is asked for.
+    pub(super) fn push_saved(&mut self, step: usize) -> Result<(), TrainError> {
+        let (Some(pusher), Some(save)) = (&mut self.pusher, self.save_model) else { return Ok(()) };
+        let taken = pusher.take(step, |folder| save(&self.state.model, folder));
+        self.not_sent(taken.err().map(|error| (step, error.to_string())))
+    }
+
+    /// Lets the pusher have the last checkpoint before another is written.
+    pub(super) fn push_written(&mut self) -> Result<(), TrainError> {
+        if self.pusher.is_none() {
+            return Ok(());
+        }
+        let written = self.checkpoints.wait();
+        self.without_checkpoint(written)?;
+        self.push()
+    }
+
+    /// Lets the pusher go on.
+    pub(super) fn push(&mut self) -> Result<(), TrainError> {
+        let Some(pusher) = &mut self.pusher else { return Ok(()) };
+        let step = self.state.ledger.steps;
+        let taken = if self.checkpoints.is_writing() { Ok(()) } else { pusher.written() };
+        let failed = pusher.go_on();
+        self.not_sent(taken.err().map(|error| (step, error.to_string())))?;
+        self.not_sent(failed)
+    }
+
+    /// Has all that waits sent, unless a signal ends that.
+    pub(super) fn push_rest(&mut self) -> Result<(), TrainError> {
+        self.push()?;
+        let interrupt = &self.interrupt;
+        let finish = |pusher: &mut Pusher| pusher.finish(|| interrupt.heard().is_some());
+        let failed = self.pusher.as_mut().map_or_else(Vec::new, finish);
+        failed.into_iter().try_for_each(|failed| self.not_sent(Some(failed)))
+    }
+
+    fn not_sent(&mut self, failed: Option<Failed>) -> Result<(), TrainError> {
+        let Some((of, reason)) = failed else { return Ok(()) };
+        let reason = format!("what was saved after step {of} did not get to the Hub: {reason}");
+        self.note(RunEvent::UploadFailed { step: self.state.ledger.steps, reason })
     }
 
     /// The end that a signal asked for, once the checkpoint is there.
