@@ -126,7 +126,7 @@ impl Loaded {
     /// # Errors
     /// A picture cannot be decoded, or the model does not read one of such a size.
     pub fn inputs(&mut self, prompts: &[Tokenized]) -> Result<Inputs, TrainError> {
-        read(&self.model, &mut self.reader, prompts)
+        inputs(&self.model, &mut self.reader, prompts)
     }
 
     /// What it answers to each of some prompts, all at once, with its likeliest tokens, each to the end of its turn.
@@ -147,7 +147,8 @@ pub(crate) fn with_end_of_turn(mut ends: Vec<u32>, tokenizer: &Tokenizer) -> Res
     Ok(ends)
 }
 
-fn read(model: &Decoder, reader: &mut Reader, prompts: &[Tokenized]) -> Result<Inputs, TrainError> {
+/// Prompts, side by side, as a model reads them with this reader.
+pub(crate) fn inputs(model: &Decoder, reader: &mut Reader, prompts: &[Tokenized]) -> Result<Inputs, TrainError> {
     let mut batch = Batch::default();
     prompts.iter().enumerate().for_each(|(index, prompt)| batch.push_prompt(index, prompt));
     reader.read(model, &batch)
@@ -162,7 +163,7 @@ pub(crate) fn written(
     prompts: &[Tokenized],
     limits: &Limits,
 ) -> Result<Vec<Generated>, TrainError> {
-    let inputs = read(model, reader, prompts)?;
+    let inputs = inputs(model, reader, prompts)?;
     let greedy = Sampler::new(SamplingOptions::default()).map_err(grades_models::Error::from)?;
     let mut samplers = vec![greedy; prompts.len()];
     Ok(generate_each(model, tokenizer, &inputs, limits, &mut samplers)?)

@@ -219,6 +219,15 @@ impl Decoder {
         (wanted > 0).then(|| self.logits_of_rows(&hidden, &rows))
     }
 
+    /// The same of a whole sample, which may have pictures, and the logits that follow its last token, `[1, vocabulary]`.
+    ///
+    /// # Panics
+    /// If the sample has no room for it.
+    #[must_use]
+    pub fn read_whole(&self, inputs: &Inputs, sample: usize, caches: &mut KvCaches) -> Tensor {
+        self.logits_of_each(inputs, &[sample], caches)
+    }
+
     fn logits_of_each(&self, inputs: &Inputs, samples: &[usize], caches: &mut KvCaches) -> Tensor {
         let (hidden, last) = self.hidden_of_each(inputs, samples, caches);
         self.logits_of_rows(&hidden, &last)

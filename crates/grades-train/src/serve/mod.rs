@@ -134,7 +134,7 @@ impl Server {
             created: grades_models::calendar::now().as_secs(),
             options,
         };
-        let mut scheduler = Scheduler::new(&loaded.model, &loaded.tokenizer, shared.options.parallel);
+        let mut scheduler = Scheduler::new(loaded, shared.options.parallel);
         interrupt.begin();
         thread::scope(|scope| {
             let shared = &shared;

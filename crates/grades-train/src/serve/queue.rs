@@ -9,12 +9,15 @@ use grades_models::sampling::{Penalties, Sampler};
 
 use super::error::ApiError;
 use super::logprobs::Told;
+use crate::data::Placed;
 
 /// A text that is to be written.
 #[derive(Debug)]
 pub(super) struct Job {
     /// What it follows.
     pub(super) prompt: Arc<Vec<u32>>,
+    /// The pictures in it.
+    pub(super) pictures: Arc<Vec<Placed>>,
     /// Tokens that end it, and are no part of it.
     pub(super) ends: Arc<Vec<u32>>,
     /// How its tokens are drawn.

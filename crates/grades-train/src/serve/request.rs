@@ -81,17 +81,15 @@ impl Shared<'_> {
     fn tokens(&self, asked: &Asked, asked_prompt: &Prompt) -> Result<Tokens, ApiError> {
         let Served { tokenizer, encoder, vision, vocabulary, .. } = &self.loaded;
         let name = if asked.kind == Kind::Chat { "messages" } else { "prompt" };
+        let mut pictures = Vec::new();
         let ids = match asked_prompt {
-            Prompt::Conversation(conversation) if !conversation.pictures.is_empty() => {
-                return Err(ApiError::field(
-                    name,
-                    "has pictures, which are not served; `grades chat` shows them to a model",
-                ));
-            }
             Prompt::Conversation(conversation) => {
                 let place = Place::named("the conversation");
                 let tokens = prompt(conversation, encoder, *vision, &place);
-                tokens.map_err(|problem| ApiError::field(name, format_args!("cannot be used: {problem}")))?.ids
+                let tokens =
+                    tokens.map_err(|problem| ApiError::field(name, format_args!("cannot be used: {problem}")))?;
+                pictures = tokens.pictures;
+                tokens.ids
             }
             Prompt::Text(text) => {
                 let encoded = encoder.encode(text, Around::Beginning);
@@ -115,7 +113,7 @@ impl Shared<'_> {
             _ if asked.echo => tokenizer.decode(&ids, false),
             _ => String::new(),
         };
-        Ok(Tokens { ids: Arc::new(ids), text })
+        Ok(Tokens { ids: Arc::new(ids), pictures: Arc::new(pictures), text })
     }
 
     fn job(
@@ -136,6 +134,7 @@ impl Shared<'_> {
         let ends = if asked.kind == Kind::Chat { &self.loaded.ends_of_turn } else { &self.loaded.ends_of_text };
         Ok(Job {
             prompt: prompt.ids.clone(),
+            pictures: prompt.pictures.clone(),
             ends: ends.clone(),
             sampler: asked.options.sampler(index)?,
             penalties: asked.options.penalties.clone(),

@@ -1,7 +1,7 @@
 //! Who is written next: the texts of all requests, a token each a round, in one pass.
 //!
 //! A text does not depend on what is written beside it. Its prompt is read by itself, in parts that are always the same, one part a
-//! round, so that nobody waits for a long one; the tokens behind it are rows of products that sum each row alike, however many there
+//! round, so that nobody waits for a long one (but for one with pictures, which is read at once); the tokens behind it are rows of products that sum each row alike, however many there
 //! are up to [`TOGETHER`].
 
 use grades_models::tokenizer::Tokenizer;
@@ -9,6 +9,9 @@ use grades_models::{Decoder, KvCaches};
 
 use super::queue::Queue;
 use super::sequence::Sequence;
+use crate::loaded::Loaded;
+use crate::train::Reader;
+use crate::train::vision_cache::VisionCache;
 
 /// Most texts of a pass: products of more rows add in another order.
 const TOGETHER: usize = 8;
@@ -17,6 +20,7 @@ const TOGETHER: usize = 8;
 pub(super) struct Scheduler<'a> {
     model: &'a Decoder,
     tokenizer: &'a Tokenizer,
+    reader: Reader,
     caches: KvCaches,
     going: Vec<Sequence<'a>>,
     most: usize,
@@ -24,8 +28,11 @@ pub(super) struct Scheduler<'a> {
 
 impl<'a> Scheduler<'a> {
     /// For `most` texts at a time.
-    pub(super) fn new(model: &'a Decoder, tokenizer: &'a Tokenizer, most: usize) -> Self {
-        Self { model, tokenizer, caches: KvCaches::default(), going: Vec::new(), most }
+    pub(super) fn new(loaded: &'a Loaded, most: usize) -> Self {
+        let Loaded { model, tokenizer, vision, .. } = loaded;
+        // What clients show is theirs, and need not be kept.
+        let reader = Reader::new(vision.clone(), VisionCache::off());
+        Self { model, tokenizer, reader, caches: KvCaches::default(), going: Vec::new(), most }
     }
 
     /// Writes what the queue has until it is closed.
@@ -42,7 +49,7 @@ impl<'a> Scheduler<'a> {
     fn round(&mut self) {
         self.clear();
         if let Some(sequence) = self.going.iter_mut().find(|sequence| sequence.reads()) {
-            sequence.read(self.model, &mut self.caches);
+            sequence.read(self.model, &mut self.reader, &mut self.caches);
         }
         let vocabulary = self.model.sizes().vocab_size;
         let mut writing: Vec<&mut Sequence<'_>> =
@@ -81,7 +88,7 @@ mod tests {
 
     use super::*;
     use crate::config::{ImageBackend, Precision};
-    use crate::loaded::{Loaded, Loading};
+    use crate::loaded::Loading;
     use crate::serve::queue::{Event, Job};
 
     fn open() -> Loaded {
@@ -100,6 +107,7 @@ mod tests {
         let ((events, received), gone) = (channel(), Arc::new(AtomicBool::new(false)));
         let job = Job {
             prompt: Arc::new(prompt),
+            pictures: Arc::default(),
             ends: Arc::default(),
             sampler: Sampler::new(SamplingOptions::default()).unwrap(),
             penalties: Arc::default(),
@@ -123,7 +131,7 @@ mod tests {
     fn who_leaves_makes_room_at_once() {
         let loaded = open();
         let queue = Queue::new(3);
-        let mut scheduler = Scheduler::new(&loaded.model, &loaded.tokenizer, 1);
+        let mut scheduler = Scheduler::new(&loaded, 1);
         let ((first, of_first, first_gone), (second, of_second, second_gone)) = (job(vec![5; 9]), job(vec![6; 9]));
         let (third, of_third, _) = job(vec![7; 9]);
         queue.push(vec![first, second, third]).unwrap();

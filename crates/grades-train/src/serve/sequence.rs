@@ -6,11 +6,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use grades_models::sampling::SamplingError;
 use grades_models::tokenizer::{StreamDecoder, Tokenizer};
 use grades_models::{Decoder, KvCaches};
+use grades_tensor::IGNORE_INDEX;
 
 use super::error::ApiError;
 use super::logprobs::Told;
 use super::queue::{Event, Finish, Job};
 use super::stop_strings::StopStrings;
+use crate::data::Tokenized;
+use crate::loaded::inputs;
+use crate::train::Reader;
 
 /// Tokens of a prompt that are read at once, so that others need not wait long.
 const CHUNK: usize = 256;
@@ -64,8 +68,11 @@ impl<'a> Sequence<'a> {
         self.read < self.job.prompt.len()
     }
 
-    /// Reads the next part of the prompt, and behind the last one writes the first token.
-    pub(super) fn read(&mut self, model: &Decoder, caches: &mut KvCaches) {
+    /// Reads the next part of the prompt, and behind the last one writes the first token. One with pictures is read as a whole.
+    pub(super) fn read(&mut self, model: &Decoder, reader: &mut Reader, caches: &mut KvCaches) {
+        if !self.job.pictures.is_empty() {
+            return self.read_with_pictures(model, reader, caches);
+        }
         let prompt = self.job.prompt.clone();
         let (start, end) = (self.read, prompt.len().min(self.read + CHUNK));
         let last = end == prompt.len();
@@ -91,6 +98,23 @@ impl<'a> Sequence<'a> {
                 self.tell(Event::Prompt(told));
             }
             self.write(&logits[logits.len() - vocabulary..]);
+        }
+    }
+
+    fn read_with_pictures(&mut self, model: &Decoder, reader: &mut Reader, caches: &mut KvCaches) {
+        let ids = self.job.prompt.to_vec();
+        let pictures = self.job.pictures.to_vec();
+        self.read = ids.len();
+        match inputs(model, reader, &[Tokenized { labels: vec![IGNORE_INDEX; ids.len()], ids, pictures }]) {
+            Ok(inputs) => {
+                let logits = model.read_whole(&inputs, self.sample, caches);
+                self.write(&logits.to_host());
+            }
+            // What stands in a file's head was looked at before.
+            Err(error) => {
+                self.ended = true;
+                self.tell(Event::Failed(ApiError::field("messages", format_args!("cannot be used: {error}"))));
+            }
         }
     }
 

@@ -2,18 +2,21 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread::JoinHandle;
 use std::{fs, thread};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use grades_models::Inputs;
 use grades_models::generate::{Limits, generate};
 use grades_models::sampling::{Sampler, SamplingOptions};
 use grades_models::tokenizer::Around;
+use grades_train::chat::Chat;
 use grades_train::config::{ImageBackend, Precision};
-use grades_train::data::Encode;
+use grades_train::data::{Encode, Picture};
 use grades_train::loaded::{Loaded, Loading};
 use grades_train::serve::{Options, Server};
 use grades_train::train::Interrupt;
@@ -50,8 +53,14 @@ impl Running {
         let folder = tempfile::tempdir().unwrap();
         tiny_checkpoint::write(folder.path(), "llama");
         fs::write(folder.path().join("chat_template.jinja"), TEMPLATE).unwrap();
+        let path = folder.path().to_owned();
+        Self::of((path, folder), options, counters)
+    }
+
+    /// With the model in that folder.
+    fn of((path, folder): (PathBuf, tempfile::TempDir), options: Options, counters: MutexGuard<'static, ()>) -> Self {
         let server = Server::bind(Options { port: 0, name: "tiny".to_owned(), ..options }).unwrap();
-        let (address, interrupt, path) = (server.address(), Interrupt::default(), folder.path().to_owned());
+        let (address, interrupt) = (server.address(), Interrupt::default());
         let asked = interrupt.clone();
         let thread = thread::spawn(move || server.run(&open(&path), &asked).unwrap());
         Self { address, interrupt, thread: Some(thread), folder, _counters: counters }
@@ -439,4 +448,84 @@ fn a_server_ends_when_it_is_asked_to() {
     server.end();
     drop(idle);
     assert!(TcpStream::connect(server.address).is_err());
+}
+
+/// A message of a text and the picture of that name.
+fn showing(name: &str, text: &str) -> Value {
+    let bytes = fs::read(tiny_checkpoint::fixture("vision/images").join(name)).unwrap();
+    let url = format!("data:image/png;base64,{}", STANDARD.encode(bytes));
+    json!([{ "role": "user", "content": [
+        { "type": "image_url", "image_url": { "url": url } },
+        { "type": "text", "text": text },
+    ] }])
+}
+
+/// What a chat on the same picture says, also among other requests, of which some have pictures.
+#[test]
+fn pictures_are_shown_to_a_model_that_reads_them() {
+    for name in ["qwen2_5_vl_rows", "nanovlm_split"] {
+        let counters = exclusive();
+        let path = tiny_checkpoint::fixture("vision").join(name);
+        let mut chat = Chat::new(open(&path));
+        let mut expected = |picture: &str, text: &str| {
+            let file = tiny_checkpoint::fixture("vision/images").join(picture);
+            let mut greedy = Sampler::new(SamplingOptions::default()).unwrap();
+            chat.reset();
+            let show = |_: &str| std::ops::ControlFlow::Continue(());
+            chat.say(text, vec![Picture::File(file.into())], 8, &mut greedy, show).unwrap()
+        };
+        let questions = [
+            ("wide.png", "what is in the picture?"),
+            ("small.png", "what is in the picture?"),
+            ("small.png", "and why?"),
+        ];
+        let answers = questions.map(|(picture, text)| expected(picture, text));
+        assert!(answers.iter().any(|answer| answer.text != answers[0].text), "{name}: {answers:?}");
+        let server = Running::of((path, tempfile::tempdir().unwrap()), Options::default(), counters);
+        let body = |messages: Value| json!({ "messages": messages, "max_tokens": 8, "temperature": 0 });
+        let told = |(picture, text): (&str, &str), n: usize| {
+            let mut body = body(showing(picture, text));
+            body["n"] = n.into();
+            let answer = server.ask(CHAT, &body);
+            let texts = answer["choices"].as_array().unwrap().iter().map(|one| one["message"]["content"].clone());
+            (texts.collect::<Vec<_>>(), answer["usage"].clone())
+        };
+        for (question, answer) in questions.into_iter().zip(&answers) {
+            let (texts, usage) = told(question, 2);
+            assert_eq!(texts, [answer.text.as_str(); 2], "{name}, {question:?}");
+            assert_eq!(usage["completion_tokens"], 2 * answer.tokens.len(), "{usage}");
+        }
+        let alone = server.ask(CHAT, &body(user("what is in a picture?")))["choices"][0]["message"]["content"].clone();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                for (question, answer) in questions.into_iter().zip(&answers) {
+                    let told = &told;
+                    scope.spawn(move || assert_eq!(told(question, 1).0, [answer.text.as_str()], "{question:?}"));
+                }
+                scope.spawn(|| {
+                    let beside = server.ask(CHAT, &body(user("what is in a picture?")));
+                    assert_eq!(beside["choices"][0]["message"]["content"], alone);
+                });
+            }
+        });
+        // What cannot be shown is refused, and the server goes on.
+        let with = |url: &str| {
+            let mut messages = showing("small.png", "what?");
+            messages[0]["content"][0]["image_url"]["url"] = url.into();
+            server.post(CHAT, &body(messages))
+        };
+        for (url, wanted) in [
+            ("https://example.org/a.png", "data:image/png;base64"),
+            ("data:image/png;base64,AAAA", "picture"),
+            ("data:image/png;base64,?", "base64"),
+        ] {
+            let (status, text) = with(url);
+            assert!(status == 400 && text.contains(wanted), "{name}, {url}: {status} {text}");
+        }
+        assert_eq!(told(questions[0], 1).0, [answers[0].text.as_str()]);
+    }
+    let server = Running::ordinary();
+    let body = json!({ "messages": showing("small.png", "what?"), "max_tokens": 3 });
+    let (status, text) = server.post(CHAT, &body);
+    assert!(status == 400 && text.contains("reads none"), "{status} {text}");
 }

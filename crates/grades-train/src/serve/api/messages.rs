@@ -99,7 +99,10 @@ fn said(parts: &[Value]) -> Result<(String, Vec<Picture>), String> {
 fn picture(url: &str) -> Result<Picture, String> {
     let encoded = url.strip_prefix("data:image/").and_then(|rest| rest.split_once(";base64,"));
     let Some((_, encoded)) = encoded else {
-        return Err("has a picture that is elsewhere; send it along, as `data:image/png;base64,…`".to_owned());
+        return Err(
+            "has a picture that is elsewhere, and none are fetched; send it along, as `data:image/png;base64,…`"
+                .to_owned(),
+        );
     };
     let bytes = STANDARD.decode(encoded).map_err(|error| format!("has a picture whose base64 is broken ({error})"))?;
     Ok(Picture::Bytes(bytes.into()))

@@ -13,6 +13,7 @@ pub(super) use options::Options;
 pub(super) use reply::Reply;
 
 use super::error::ApiError;
+use crate::data::Placed;
 use crate::data::conversation::Conversation;
 
 /// Which of the two ways of asking, and of telling.
@@ -70,6 +71,8 @@ impl Asked {
 pub(super) struct Tokens {
     /// The tokens.
     pub(super) ids: Arc<Vec<u32>>,
+    /// The pictures among them.
+    pub(super) pictures: Arc<Vec<Placed>>,
     /// The text, where it is told again.
     pub(super) text: String,
 }
