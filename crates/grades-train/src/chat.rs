@@ -307,7 +307,7 @@ mod tests {
         let full = (0..context).find_map(|_| say(&mut chat, &words, Vec::new()).err()).unwrap();
         assert!(full.to_string().contains("/reset"), "{full}");
         let said = chat.said().count();
-        assert!(said > 2 && said % 2 == 0, "{said}");
+        assert!(said > 2 && said.is_multiple_of(2), "{said}");
         chat.reset();
         say(&mut chat, &words, Vec::new()).unwrap();
     }

@@ -30,7 +30,8 @@ mod records;
 mod results;
 #[cfg(test)]
 mod sweep;
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod talking;
 #[cfg(test)]
 #[path = "../../../grades-train/tests/suite/tiny_checkpoint.rs"]
