@@ -52,7 +52,7 @@ pub(super) fn write(
     ends: Ends,
 ) -> Result<Vec<Written>, String> {
     let conversation = &*tool_calls::as_read(conversation, encoder);
-    let rendered = check_read(conversation, encoder)?;
+    let rendered = check_read(conversation, encoder, aim)?;
     match aim {
         Aim::LearnAnswers => {
             let parts = parts(conversation, &rendered, encoder, ends)?;
@@ -230,12 +230,13 @@ fn is_read_at_first(conversation: &Conversation, index: usize, key: &str, encode
 }
 
 /// Refuses a conversation of which the template leaves something out that is said, and names what else it does not read.
-fn check_read(conversation: &Conversation, encoder: &dyn Encode) -> Result<Rendered, String> {
+fn check_read(conversation: &Conversation, encoder: &dyn Encode, aim: Aim) -> Result<Rendered, String> {
     let rendered = encoder.render(&conversation.messages, &conversation.given, false).map_err(turns::refused)?;
     let mut others = Vec::new();
     for Unread { message, key } in &rendered.unread {
         let of = match message {
             Some(index) => format!("message {} ({})", index + 1, conversation.messages[*index].role()),
+            None if aim == Aim::BeAnswered => "the conversation".to_owned(),
             None => "the row".to_owned(),
         };
         let value = match message {
@@ -249,10 +250,13 @@ fn check_read(conversation: &Conversation, encoder: &dyn Encode) -> Result<Rende
             said if SAID.contains(&said)
                 && message.is_some_and(|at| is_read_at_first(conversation, at, said, encoder)) => {}
             said if SAID.contains(&said) => {
-                return Err(format!(
-                    "the chat template does not read `{said}` of {of}, so it would be left out; give the model folder a \
-                     template that does, or remove it from the data"
-                ));
+                let way_out = match aim {
+                    Aim::BeAnswered => "take a model whose template does, or leave it out",
+                    Aim::LearnAnswers | Aim::LearnAll => {
+                        "give the model folder a template that does, or remove it from the data"
+                    }
+                };
+                return Err(format!("the chat template does not read `{said}` of {of}, so it would be left out; {way_out}"));
             }
             link if message.is_some() && LINKS.contains(&link) => {}
             _ if !others.contains(key) => others.push(key.clone()),

@@ -182,6 +182,8 @@ struct Pending<'a> {
     stream: &'a TcpStream,
     shared: &'a Shared<'a>,
     until: Instant,
+    /// When it was last looked whether the client is still there.
+    looked: Cell<Instant>,
 }
 
 impl Drop for Pending<'_> {
@@ -193,24 +195,34 @@ impl Drop for Pending<'_> {
 impl Pending<'_> {
     fn next(&self) -> Result<(usize, Event), Unanswered> {
         loop {
+            // Also while tokens come one upon another: a text that is written fast has its limits, too.
+            self.check()?;
             match self.events.recv_timeout(GLANCE) {
                 Ok(event) => return Ok(event),
                 Err(RecvTimeoutError::Disconnected) => return Err(ending().into()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
+        }
+    }
+
+    /// Whether there is still a reason to wait.
+    fn check(&self) -> Result<(), Unanswered> {
+        let now = Instant::now();
+        if now.duration_since(self.looked.get()) >= GLANCE {
+            self.looked.set(now);
             if has_left(self.stream) {
                 return Err(Unanswered::Gone);
             }
-            if self.shared.must_end() {
-                return Err(ending().into());
-            }
-            if Instant::now() > self.until {
-                let seconds = self.shared.options.timeout.as_secs();
-                let message =
-                    format!("the answer took more than {seconds} s; ask for fewer tokens, or try again later");
-                return Err(ApiError::new(504, "timeout", message).into());
-            }
         }
+        if self.shared.must_end() {
+            return Err(ending().into());
+        }
+        if now > self.until {
+            let seconds = self.shared.options.timeout.as_secs();
+            let message = format!("the answer took more than {seconds} s; ask for fewer tokens, or try again later");
+            return Err(ApiError::new(504, "timeout", message).into());
+        }
+        Ok(())
     }
 }
 
@@ -238,8 +250,9 @@ fn write(
     let (gone, (events, received)) = (Arc::new(AtomicBool::new(false)), channel());
     let (prompts, jobs) = shared.jobs(&asked, &events, &gone)?;
     drop(events);
-    let until = Instant::now() + shared.options.timeout;
-    let pending = Pending { events: received, gone, stream, shared, until };
+    let now = Instant::now();
+    let until = now + shared.options.timeout;
+    let pending = Pending { events: received, gone, stream, shared, until, looked: Cell::new(now) };
     shared.queue.push(jobs)?;
     let mut reply = Reply::new(&asked, prompts, &shared.options.name, shared.loaded.tokenizer);
     if asked.options.stream {

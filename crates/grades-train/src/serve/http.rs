@@ -16,7 +16,7 @@ const HEADERS: usize = 64;
 pub struct Head {
     /// `GET`, `POST`, ….
     pub method: String,
-    /// What is asked for, without what follows a question mark.
+    /// What is asked for, decoded, without what follows a question mark.
     pub path: String,
     /// Bytes of the body.
     pub length: u64,
@@ -89,7 +89,7 @@ fn parse(bytes: &[u8]) -> Result<Head, HttpError> {
     let path = request.path.unwrap_or_default();
     let mut head = Head {
         method: request.method.unwrap_or_default().to_owned(),
-        path: path.split('?').next().unwrap_or_default().to_owned(),
+        path: decoded(path.split('?').next().unwrap_or_default()),
         stays: modern,
         chunks: modern,
         ..Head::default()
@@ -127,6 +127,20 @@ fn parse(bytes: &[u8]) -> Result<Head, HttpError> {
     }
     head.length = length.unwrap_or_default();
     Ok(head)
+}
+
+/// A path without the percent signs that clients write for letters with a meaning in URLs, as for the slash in a model's name; what is
+/// no text then stays as it is.
+fn decoded(path: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::with_capacity(path.len()), path.as_bytes());
+    while let Some((&byte, after)) = rest.split_first() {
+        let digit = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+        (rest, _) = match (byte, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => (&after[2..], bytes.push((high * 16 + low) as u8)),
+            _ => (after, bytes.push(byte)),
+        };
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The body that belongs to a head.
@@ -252,6 +266,21 @@ mod tests {
         assert_eq!(head, expected);
         assert_eq!(read_body(&mut input, &head, 3).unwrap(), b"abc");
         assert_eq!(input, b"GET");
+    }
+
+    #[test]
+    fn paths_are_decoded_once() {
+        for (path, is) in [
+            ("/v1/models/a%2Fb%20c?d=%2F", "/v1/models/a/b c"),
+            ("/%e2%82%AC", "/€"),
+            ("/%252F", "/%2F"),
+            ("/%", "/%"),
+            ("/%2", "/%2"),
+            ("/%zz%+1", "/%zz%+1"),
+            ("/%ff", "/%ff"),
+        ] {
+            assert_eq!(head(&format!("GET {path} HTTP/1.1\r\n\r\n")).unwrap().unwrap().path, is);
+        }
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl Shared<'_> {
         if let Some(name) = asked.model.as_deref().filter(|name| *name != self.options.name) {
             return Err(self.unknown_model(name));
         }
+        self.check_bias(asked)?;
         let (texts, most) = (asked.prompts.len() * asked.options.n, self.options.max_queue);
         if texts > most {
             let name = if asked.kind == Kind::Chat { "n" } else { "prompt" };
@@ -76,6 +77,18 @@ impl Shared<'_> {
     pub(super) fn unknown_model(&self, name: &str) -> ApiError {
         let message = format!("there is no model {name:?} here; the one that is served is {:?}", self.options.name);
         ApiError { param: Some("model".to_owned()), ..ApiError::new(404, "model_not_found", message) }
+    }
+
+    /// Refuses biases of tokens that the model does not have, as those of another model's tokenizer are.
+    fn check_bias(&self, asked: &Asked) -> Result<(), ApiError> {
+        let vocabulary = self.loaded.vocabulary;
+        match asked.options.penalties.bias.iter().find(|(id, _)| *id as usize >= vocabulary) {
+            Some((id, _)) => {
+                let problem = format!("has token {id}, but the model has {vocabulary}; give ids of its own tokenizer");
+                Err(ApiError::field("logit_bias", problem))
+            }
+            None => Ok(()),
+        }
     }
 
     fn tokens(&self, asked: &Asked, asked_prompt: &Prompt) -> Result<Tokens, ApiError> {

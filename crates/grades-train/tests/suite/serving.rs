@@ -38,6 +38,10 @@ fn open(folder: &Path) -> Loaded {
     Loaded::open(folder, options).unwrap()
 }
 
+fn ordinary() -> Options {
+    Options { name: "tiny".to_owned(), ..Options::default() }
+}
+
 /// A server until it is dropped.
 struct Running {
     address: SocketAddr,
@@ -59,7 +63,7 @@ impl Running {
 
     /// With the model in that folder.
     fn of((path, folder): (PathBuf, tempfile::TempDir), options: Options, counters: MutexGuard<'static, ()>) -> Self {
-        let server = Server::bind(Options { port: 0, name: "tiny".to_owned(), ..options }).unwrap();
+        let server = Server::bind(Options { port: 0, ..options }).unwrap();
         let (address, interrupt) = (server.address(), Interrupt::default());
         let asked = interrupt.clone();
         let thread = thread::spawn(move || server.run(&open(&path), &asked).unwrap());
@@ -67,7 +71,7 @@ impl Running {
     }
 
     fn ordinary() -> Self {
-        Self::start(Options::default())
+        Self::start(ordinary())
     }
 
     fn end(&mut self) {
@@ -216,7 +220,7 @@ fn a_text_ends_before_a_stop_that_lies_over_several_tokens() {
 
 #[test]
 fn what_is_drawn_does_not_depend_on_what_is_written_beside_it() {
-    let server = Running::start(Options { parallel: 5, ..Options::default() });
+    let server = Running::start(Options { parallel: 5, ..ordinary() });
     let alone = server.complete(drawn(7, json!({})));
     assert_eq!(alone["text"].as_str().unwrap().chars().count(), 30);
     assert_ne!(server.complete(drawn(8, json!({})))["text"], alone["text"]);
@@ -324,7 +328,7 @@ fn logits_are_changed_as_asked() {
 
 #[test]
 fn a_refusal_names_what_is_wrong() {
-    let server = Running::start(Options { max_body: 3_000, max_new_tokens: 50, max_queue: 4, ..Options::default() });
+    let server = Running::start(Options { max_body: 3_000, max_new_tokens: 50, max_queue: 4, ..ordinary() });
     let of_chat = |more: Value| {
         let mut body = json!({ "model": "tiny", "messages": user("hi"), "max_tokens": 2 });
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -342,9 +346,11 @@ fn a_refusal_names_what_is_wrong() {
         (json!({ "max_completion_tokens": 9 }), 400, "max_tokens"),
         (json!({ "temperature": "hot" }), 400, "temperature"),
         (json!({ "top_p": 0 }), 400, "top_p"),
+        (json!({ "top_p": 1.5 }), 400, "top_p"),
         (json!({ "n": 5 }), 400, "n"),
         (json!({ "top_logprobs": 2 }), 400, "top_logprobs"),
         (json!({ "logit_bias": { "a": 1 } }), 400, "logit_bias"),
+        (json!({ "logit_bias": { "5": 1, "96": 1 } }), 400, "logit_bias"),
         (json!({ "stop": "" }), 400, "stop"),
         (json!({ "stream_options": {} }), 400, "stream_options"),
         (json!({ "response_format": { "type": "json_object" } }), 400, "response_format"),
@@ -377,7 +383,7 @@ fn a_refusal_names_what_is_wrong() {
 
 #[test]
 fn who_has_no_key_is_turned_away() {
-    let server = Running::start(Options { api_key: Some("secret".to_owned()), ..Options::default() });
+    let server = Running::start(Options { api_key: Some("secret".to_owned()), ..ordinary() });
     let body = json!({ "prompt": "a", "max_tokens": 1 }).to_string();
     let with = |key: &str| {
         server.post_with(
@@ -398,7 +404,7 @@ fn who_has_no_key_is_turned_away() {
 
 #[test]
 fn clients_that_misbehave_harm_nobody_else() {
-    let server = Running::start(Options { parallel: 1, max_queue: 2, ..Options::default() });
+    let server = Running::start(Options { parallel: 1, max_queue: 2, ..ordinary() });
     let long = drawn(1, json!({ "max_tokens": 100, "stream": true })).to_string();
     let head = |length: usize| {
         format!("POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
@@ -437,6 +443,26 @@ fn clients_that_misbehave_harm_nobody_else() {
         status
     });
     assert!(attempts.any(|status| status == 200));
+}
+
+/// The package of OpenAI asks for a model by its name in the path, where a slash is written otherwise.
+#[test]
+fn a_model_may_have_an_owner_in_its_name() {
+    let server = Running::start(Options { name: "ann/a model".to_owned(), ..Options::default() });
+    let (status, model) = server.get("/v1/models/ann%2Fa%20model");
+    assert_eq!((status, &model["id"]), (200, &json!("ann/a model")));
+    let (status, error) = server.get("/v1/models/ann%2Fa%20mode");
+    assert!(status == 404 && error["error"]["message"].as_str().unwrap().contains("\"ann/a mode\""), "{error}");
+}
+
+/// Tokens that come one upon another leave no moment of waiting in which the time would be looked at.
+#[test]
+fn a_text_that_is_written_fast_has_its_time_as_well() {
+    let server = Running::start(Options { timeout: std::time::Duration::ZERO, ..ordinary() });
+    for more in [json!({}), json!({ "stream": true })] {
+        let (status, text) = server.post("/v1/completions", &drawn(1, more));
+        assert!(status == 504 && text.contains("\"timeout\""), "{status} {text}");
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl Options {
     pub(super) fn take(fields: &mut Fields) -> Result<Self, ApiError> {
         let sampling = SamplingOptions {
             temperature: fields.number("temperature", 0.0..=100.0)?.unwrap_or(1.0),
-            top_p: fields.number("top_p", f32::MIN_POSITIVE..=1.0)?.unwrap_or(1.0),
+            top_p: top_p(fields)?,
             top_k: top_k(fields)?,
             min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0),
             seed: 0,
@@ -85,6 +85,13 @@ impl Options {
         let seed = self.seed.map_or_else(random, |seed| seed.wrapping_add(index as u64));
         Sampler::new(SamplingOptions { seed, ..self.sampling })
             .map_err(|error| ApiError::new(400, "invalid_value", error.to_string()))
+    }
+}
+
+fn top_p(fields: &mut Fields) -> Result<f32, ApiError> {
+    match fields.number("top_p", 0.0..=1.0)? {
+        Some(0.0) => Err(ApiError::field("top_p", "must be above 0; `temperature: 0` takes the likeliest token always")),
+        top_p => Ok(top_p.unwrap_or(1.0)),
     }
 }
 
