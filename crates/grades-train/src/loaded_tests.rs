@@ -138,6 +138,7 @@ fn a_prompt_is_the_beginning_of_what_is_learnt() {
         };
         let learnt = crate::data::load(&[spec], &loaded.encoder(), loaded.vision.as_deref(), options).unwrap();
         let sample = &learnt.samples[0];
+        let sample = sample.tokens().unwrap();
         let first = sample.labels.iter().position(|label| *label != grades_tensor::IGNORE_INDEX).unwrap();
         assert_eq!(prompt.ids, sample.ids[..first], "{name}");
         assert_eq!(prompt.pictures[0].tokens, sample.pictures[0].tokens, "{name}");

@@ -10,6 +10,8 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::encode::Tokenized;
+use super::error::DataError;
+use super::held::Held;
 use super::packing::{Packing, Size, first_fit};
 use super::placed::Placed;
 
@@ -71,7 +73,7 @@ impl Batch {
     /// Appends a sample. Its tokens from the last label on are left out: they are only ever targets, and no loss
     /// depends on what would be computed from them.
     pub fn push(&mut self, index: usize, tokens: &Tokenized) {
-        let inputs = input_len(tokens);
+        let inputs = tokens.inputs();
         self.targets.extend_from_slice(&tokens.labels[1..=inputs]);
         self.push_inputs(index, tokens, inputs);
     }
@@ -95,11 +97,6 @@ impl Batch {
     }
 }
 
-/// The tokens of a sample that the model must read: all before the last label.
-fn input_len(tokens: &Tokenized) -> usize {
-    tokens.labels.iter().rposition(|label| *label != IGNORE_INDEX).unwrap_or(0)
-}
-
 /// How samples form micro-batches, and these the steps of the optimizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoaderOptions {
@@ -121,7 +118,7 @@ pub struct LoaderOptions {
 /// micro-batch of an epoch, and the last step, may be smaller than the others; none crosses into the next epoch.
 #[derive(Clone, Debug)]
 pub struct Loader {
-    samples: Vec<Tokenized>,
+    samples: Vec<Held>,
     rows: Vec<Vec<usize>>,
     options: LoaderOptions,
     epoch: Option<(usize, Vec<usize>)>,
@@ -129,22 +126,24 @@ pub struct Loader {
 
 impl Loader {
     /// A loader over `samples`. Sizes of 0 count as 1.
-    pub fn new(samples: Vec<Tokenized>, options: LoaderOptions) -> Self {
+    pub fn new(samples: impl IntoIterator<Item = impl Into<Held>>, options: LoaderOptions) -> Self {
+        let samples: Vec<Held> = samples.into_iter().map(Into::into).collect();
         let mut order: Vec<usize> = (0..samples.len()).collect();
         if options.packing.is_some() && options.shuffle {
             order.shuffle(&mut ChaCha8Rng::seed_from_u64(options.seed));
         }
-        let rows = rows(&samples, &order, options.packing);
+        let rows = rows(&order, options.packing, |sample| size(&samples[sample]));
         Self { samples, rows, options, epoch: None }
     }
 
     /// One whose rows are given, by the numbers of their samples: those of a row are always in one micro-batch.
     pub fn grouped(samples: Vec<Tokenized>, rows: Vec<Vec<usize>>, options: LoaderOptions) -> Self {
+        let samples = samples.into_iter().map(Held::from).collect();
         Self { samples, rows, options, epoch: None }
     }
 
     /// The samples, as [`Batch::samples`] counts them.
-    pub fn samples(&self) -> &[Tokenized] {
+    pub fn samples(&self) -> &[Held] {
         &self.samples
     }
 
@@ -155,7 +154,7 @@ impl Loader {
 
     /// The tokens of all samples that the model reads.
     pub fn tokens(&self) -> usize {
-        self.samples.iter().map(input_len).sum()
+        self.samples.iter().map(Held::inputs).sum()
     }
 
     /// Steps of one epoch.
@@ -165,9 +164,12 @@ impl Loader {
 
     /// The micro-batches of the optimizer's step `step`, counted from 0 over all epochs. A run is resumed by asking for
     /// the step that comes next. Empty only if there are no samples.
-    pub fn step(&mut self, step: usize) -> Vec<Batch> {
+    ///
+    /// # Errors
+    /// Samples lie in a file that cannot be read.
+    pub fn step(&mut self, step: usize) -> Result<Vec<Batch>, DataError> {
         let (epoch, step) = match self.steps_per_epoch() {
-            0 => return Vec::new(),
+            0 => return Ok(Vec::new()),
             steps => (step / steps, step % steps),
         };
         let order = match self.epoch.take() {
@@ -195,7 +197,7 @@ impl Loader {
             for rows in self.order(epoch).chunks(rows).take(steps.saturating_mul(per_step)) {
                 let samples = rows.iter().flat_map(|row| &self.rows[*row]).map(|sample| &self.samples[*sample]);
                 let (tokens, of_pictures) = samples.fold((0, 0), |(tokens, of_pictures), sample| {
-                    (tokens + input_len(sample), of_pictures + sample.pictures.iter().map(Placed::rows).sum::<usize>())
+                    (tokens + sample.inputs(), of_pictures + sample.pictures().iter().map(Placed::rows).sum::<usize>())
                 });
                 largest = (tokens.max(largest.0), of_pictures.max(largest.1));
             }
@@ -222,39 +224,52 @@ impl Loader {
 }
 
 /// Some of the samples in their order, for validation.
+///
+/// # Errors
+/// They lie in a file that cannot be read.
 pub fn in_order(
-    samples: &[Tokenized],
+    samples: &[Held],
     of: Range<usize>,
     micro_batch_size: usize,
     packing: Option<Packing>,
-) -> Vec<Batch> {
+) -> Result<Vec<Batch>, DataError> {
     let order: Vec<usize> = of.collect();
-    rows(samples, &order, packing).chunks(micro_batch_size.max(1)).map(|rows| batch(samples, rows)).collect()
+    let rows = rows(&order, packing, |sample| size(&samples[sample]));
+    rows.chunks(micro_batch_size.max(1)).map(|rows| batch(samples, rows)).collect()
 }
 
 /// Rows in their order, given by the numbers of their samples.
 pub fn grouped(samples: &[Tokenized], rows: &[Vec<usize>], micro_batch_size: usize) -> Vec<Batch> {
-    rows.chunks(micro_batch_size.max(1)).map(|rows| batch(samples, rows)).collect()
+    let of_rows = |rows: &[Vec<usize>]| {
+        let mut batch = Batch::default();
+        rows.iter().flatten().for_each(|sample| batch.push(*sample, &samples[*sample]));
+        batch
+    };
+    rows.chunks(micro_batch_size.max(1)).map(of_rows).collect()
 }
 
-pub(super) fn rows(samples: &[Tokenized], order: &[usize], packing: Option<Packing>) -> Vec<Vec<usize>> {
+fn size(sample: &Held) -> Size {
+    (sample.inputs(), sample.pictures().iter().map(Placed::tiles).sum())
+}
+
+/// Samples, given by their numbers, as rows.
+pub(super) fn rows(order: &[usize], packing: Option<Packing>, size: impl Fn(usize) -> Size) -> Vec<Vec<usize>> {
     match packing {
         None => order.iter().map(|sample| vec![*sample]).collect(),
         Some(packing) => {
-            let size = |sample: &Tokenized| (input_len(sample), sample.pictures.iter().map(Placed::tiles).sum());
-            let sizes: Vec<Size> = order.iter().map(|sample| size(&samples[*sample])).collect();
+            let sizes: Vec<Size> = order.iter().map(|sample| size(*sample)).collect();
             let rows = first_fit(&sizes, packing);
             rows.into_iter().map(|row| row.into_iter().map(|item| order[item]).collect()).collect()
         }
     }
 }
 
-fn batch<'a>(samples: &[Tokenized], rows: impl IntoIterator<Item = &'a Vec<usize>>) -> Batch {
+fn batch<'a>(samples: &[Held], rows: impl IntoIterator<Item = &'a Vec<usize>>) -> Result<Batch, DataError> {
     let mut batch = Batch::default();
     for sample in rows.into_iter().flatten() {
-        batch.push(*sample, &samples[*sample]);
+        batch.push(*sample, &*samples[*sample].tokens()?);
     }
-    batch
+    Ok(batch)
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ fn an_epoch_holds_every_sample_once_and_is_shuffled() {
         for epoch in 0..2 {
             let mut seen = Vec::new();
             for step in 0..steps {
-                let batches = loader.step(epoch * steps + step);
+                let batches = loader.step(epoch * steps + step).unwrap();
                 assert!(batches.len() == 3 || step + 1 == steps && !batches.is_empty());
                 for batch in batches {
                     assert_eq!(
@@ -83,19 +83,19 @@ fn without_packing_a_micro_batch_holds_its_number_of_samples() {
     let mut loader = Loader::new(samples(43), options(4, 3, None));
     // 11 micro-batches, the last of 3 samples; 4 steps, the last of 2 micro-batches.
     assert_eq!(loader.steps_per_epoch(), 4);
-    assert_eq!(loader.step(0).iter().map(|batch| batch.samples.len()).collect::<Vec<_>>(), [4, 4, 4]);
-    assert_eq!(loader.step(3).iter().map(|batch| batch.samples.len()).collect::<Vec<_>>(), [4, 3]);
+    assert_eq!(loader.step(0).unwrap().iter().map(|batch| batch.samples.len()).collect::<Vec<_>>(), [4, 4, 4]);
+    assert_eq!(loader.step(3).unwrap().iter().map(|batch| batch.samples.len()).collect::<Vec<_>>(), [4, 3]);
 }
 
 #[test]
 fn packed_rows_stay_within_their_length() {
     let samples = samples(43);
-    let tokens: usize = samples.iter().map(input_len).sum();
+    let tokens: usize = samples.iter().map(Tokenized::inputs).sum();
     let mut loader = Loader::new(samples, options(1, 1, Some(20)));
     let rows = loader.steps_per_epoch();
     assert!(rows < 2 * tokens.div_ceil(20), "{rows} rows for {tokens} tokens");
     for step in 0..rows {
-        let batch = &loader.step(step)[0];
+        let batch = &loader.step(step).unwrap()[0];
         assert!(batch.ids.len() <= 20);
     }
 }
@@ -104,36 +104,34 @@ fn packed_rows_stay_within_their_length() {
 fn the_order_depends_on_seed_and_step_alone() {
     let all = |seed| {
         let mut loader = Loader::new(samples(43), LoaderOptions { seed, ..options(4, 2, Some(20)) });
-        (0..3 * loader.steps_per_epoch()).map(|step| loader.step(step)).collect::<Vec<_>>()
+        (0..3 * loader.steps_per_epoch()).map(|step| loader.step(step).unwrap()).collect::<Vec<_>>()
     };
     let steps = all(3);
     assert_eq!(steps, all(3));
     assert_ne!(steps, all(4));
     let mut resumed = Loader::new(samples(43), options(4, 2, Some(20)));
     for step in [5, 4, steps.len() - 1] {
-        assert_eq!(resumed.step(step), steps[step]);
+        assert_eq!(resumed.step(step).unwrap(), steps[step]);
     }
 }
 
 #[test]
 fn validation_keeps_the_order() {
-    let samples = samples(10);
-    let batches = in_order(&samples, 0..10, 4, None);
+    let samples: Vec<Held> = samples(10).into_iter().map(Held::from).collect();
+    let in_order = |of, size, packing| in_order(&samples, of, size, packing).unwrap();
+    let batches = in_order(0..10, 4, None);
     assert_eq!(
         batches.iter().map(|batch| batch.samples.clone()).collect::<Vec<_>>(),
         [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]
     );
-    let packed: usize = in_order(&samples, 0..10, 2, Some(Packing { tokens: 20, pictures: usize::MAX }))
+    let packed: usize = in_order(0..10, 2, Some(Packing { tokens: 20, pictures: usize::MAX }))
         .iter()
         .map(|batch| batch.label_count)
         .sum();
     // Of one set behind another, each sample keeps its number.
-    assert_eq!(
-        in_order(&samples, 7..10, 2, None).iter().flat_map(|batch| batch.samples.clone()).collect::<Vec<_>>(),
-        [7, 8, 9]
-    );
+    assert_eq!(in_order(7..10, 2, None).iter().flat_map(|batch| batch.samples.clone()).collect::<Vec<_>>(), [7, 8, 9]);
     assert_eq!(packed, batches.iter().map(|batch| batch.label_count).sum::<usize>());
-    assert!(Loader::new(vec![], options(4, 1, None)).step(0).is_empty());
+    assert!(Loader::new(Vec::<Held>::new(), options(4, 1, None)).step(0).unwrap().is_empty());
 }
 
 #[test]
@@ -142,7 +140,7 @@ fn without_shuffling_every_epoch_has_the_order_of_the_samples() {
         let mut loader = Loader::new(samples(9), LoaderOptions { shuffle: false, ..options(2, 1, packing) });
         let steps = loader.steps_per_epoch();
         let mut epoch = |from| -> Vec<usize> {
-            (from..from + steps).flat_map(|step| loader.step(step)).flat_map(|batch| batch.samples).collect()
+            (from..from + steps).flat_map(|step| loader.step(step).unwrap()).flat_map(|batch| batch.samples).collect()
         };
         let first = epoch(0);
         assert_eq!(first, epoch(steps));
@@ -159,10 +157,10 @@ fn the_largest_micro_batch_is_known_without_making_it() {
     for (rows, accumulation, packing) in [(2, 1, None), (2, 2, None), (3, 1, Some(12)), (0, 0, None)] {
         let mut loader = Loader::new(samples.clone(), options(rows, accumulation, packing));
         for steps in 0..9 {
-            let batches = (0..steps).flat_map(|step| loader.step(step));
+            let batches = (0..steps).flat_map(|step| loader.step(step).unwrap());
             let most = batches.map(|batch| batch.ids.len()).max().unwrap_or(0);
             assert_eq!(loader.largest(steps), (most, 0), "{rows} {accumulation} {packing:?} {steps}");
         }
     }
-    assert_eq!(Loader::new(Vec::new(), options(2, 1, None)).largest(5), (0, 0));
+    assert_eq!(Loader::new(Vec::<Held>::new(), options(2, 1, None)).largest(5), (0, 0));
 }

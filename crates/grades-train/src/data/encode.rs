@@ -56,6 +56,11 @@ impl Tokenized {
         self.labels.iter().skip(1).filter(|label| **label != IGNORE_INDEX).count()
     }
 
+    /// How many tokens the model must read: all before the last label.
+    pub fn inputs(&self) -> usize {
+        self.labels.iter().rposition(|label| *label != IGNORE_INDEX).unwrap_or(0)
+    }
+
     pub(super) fn truncate(&mut self, len: usize) {
         self.ids.truncate(len);
         self.labels.truncate(len);

@@ -1,4 +1,4 @@
-//! Where a run takes its steps from: samples that are in memory, or a stream that a thread of its own reads and encodes ahead of the
+//! Where a run takes its steps from: samples that are all known, or a stream that a thread of its own reads and encodes ahead of the
 //! training.
 
 use std::collections::VecDeque;
@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use super::batch::{Batch, Loader, LoaderOptions};
-use super::encode::Tokenized;
 use super::error::DataError;
+use super::held::Held;
 use super::stream::Fresh;
 
 /// Steps that wait ready.
@@ -21,7 +21,7 @@ const KEPT: usize = 16;
 /// What gives a run its steps.
 #[derive(Clone, Debug)]
 pub enum Feed {
-    /// All samples are in memory.
+    /// All samples are known: in memory, or in a file of their tokens.
     Whole(Loader),
     /// They are read while training goes on.
     Stream(Stream),
@@ -102,7 +102,7 @@ impl Feed {
     /// Of a stream: a file cannot be read, or a row does not fit.
     pub fn step(&mut self, step: usize) -> Result<Vec<Batch>, DataError> {
         match self {
-            Self::Whole(loader) => Ok(loader.step(step)),
+            Self::Whole(loader) => loader.step(step),
             Self::Stream(stream) => Ok(stream.step(step)?.0.clone()),
         }
     }
@@ -115,7 +115,7 @@ impl Feed {
         let mut batches = Vec::new();
         for step in steps {
             match self {
-                Self::Whole(loader) if step < loader.steps_per_epoch() => batches.extend(loader.step(step)),
+                Self::Whole(loader) if step < loader.steps_per_epoch() => batches.extend(loader.step(step)?),
                 Self::Whole(_) => {}
                 Self::Stream(stream) => {
                     let (of_step, is_fresh) = stream.step(step)?;
@@ -136,8 +136,8 @@ impl Feed {
         }
     }
 
-    /// The samples that are in memory.
-    pub fn samples(&self) -> &[Tokenized] {
+    /// The samples, where they are known before training.
+    pub fn samples(&self) -> &[Held] {
         match self {
             Self::Whole(loader) => loader.samples(),
             Self::Stream(_) => &[],

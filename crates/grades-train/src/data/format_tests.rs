@@ -79,7 +79,7 @@ impl Fixture {
 
     /// The samples as text, with `⟦…⟧` around what is trained, `^` for the beginning and `$` for the end token.
     fn marked(&self, options: TokenOptions) -> Vec<String> {
-        let samples = self.load(options).unwrap().samples;
+        let samples = self.load(options).unwrap().tokens();
         samples
             .iter()
             .map(|sample| {
@@ -348,7 +348,7 @@ fn long_samples_stop_the_run_unless_told_otherwise() {
     assert_eq!((dropped.samples.len(), dropped.dropped, dropped.truncated), (1, 2, 0));
     let cut = fixture.load(with(6, ExcessLength::Truncate)).unwrap();
     assert_eq!((cut.samples.len(), cut.dropped, cut.truncated), (2, 1, 1));
-    assert_eq!(cut.samples[1].ids.len(), 6);
+    assert_eq!(cut.samples[1].len(), 6);
     let error = fixture.load(with(2, ExcessLength::Drop)).unwrap_err().to_string();
     assert!(error.contains("all 3 rows"), "{error}");
     assert!(fixture.load(with(14, ExcessLength::Raise)).is_ok());
@@ -358,7 +358,10 @@ fn long_samples_stop_the_run_unless_told_otherwise() {
 fn several_sets_follow_each_other() {
     let (a, b) = (fixture("text", r#"{"text": "a"}"#), fixture("completion", r#"{"prompt": "b", "completion": "c"}"#));
     let samples = load(&[b.spec.clone(), a.spec.clone()], &Characters, None, OPTIONS).unwrap().samples;
-    assert_eq!(samples.iter().map(|sample| sample.ids[1]).collect::<Vec<_>>(), ['b', 'a'].map(u32::from));
+    assert_eq!(
+        samples.iter().map(|sample| sample.tokens().unwrap().ids[1]).collect::<Vec<_>>(),
+        ['b', 'a'].map(u32::from)
+    );
     assert_eq!(source::read(PathBuf::from(&a.spec.path).as_path(), None).unwrap().len(), 1);
 }
 

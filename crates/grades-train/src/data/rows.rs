@@ -14,7 +14,7 @@ use super::record::{At, Place, Record};
 use super::{json, parquet, webdataset};
 
 /// Rows as they come. Behind a row that cannot be used others may follow; any other error is the end.
-pub(super) type Rows = Box<dyn Iterator<Item = Result<Record, DataError>> + Send>;
+pub(crate) type Rows = Box<dyn Iterator<Item = Result<Record, DataError>> + Send>;
 
 /// The rows of a file; it may have none.
 ///

@@ -7,11 +7,13 @@ use grades_models::fields::{named, warn_once};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_128;
 
 use super::bad_rows::{BadRows, OnBadRow};
 use super::encode::{Encode, Tokenized};
 use super::error::DataError;
 use super::format::{DatasetSpec, Format};
+use super::held::{self, Held};
 use super::picture::Picture;
 use super::record::Record;
 use super::sample::Sample;
@@ -50,14 +52,16 @@ pub struct TokenOptions {
 }
 
 /// The samples of all data sets as tokens, in the order of the configuration and of the files.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Samples {
     /// The samples.
-    pub samples: Vec<Tokenized>,
+    pub samples: Vec<Held>,
     /// Of which set each sample is.
     pub sets: Vec<usize>,
     /// And of which row: a conversation may be several samples, which belong together when some are kept back.
     pub rows: Vec<usize>,
+    /// Of each a hash of its tokens and of which of them are learnt.
+    pub hashes: Vec<u128>,
     /// How many rows were left out because of their length.
     pub dropped: usize,
     /// How many samples were cut to `sequence_len`.
@@ -84,12 +88,14 @@ impl Samples {
             let mut kept = is_new.iter();
             of.retain(|_| kept.next().is_none_or(|new| *new));
         }
+        let mut kept = is_new.iter();
+        self.hashes.retain(|_| kept.next().is_none_or(|new| *new));
     }
 
     /// The samples by row, each with its set.
     #[must_use]
-    pub fn by_row(self) -> Vec<Vec<(usize, Tokenized)>> {
-        let mut rows: Vec<Vec<(usize, Tokenized)>> = Vec::new();
+    pub fn by_row(self) -> Vec<Vec<(usize, Held)>> {
+        let mut rows: Vec<Vec<(usize, Held)>> = Vec::new();
         let mut last = None;
         for (row, sample) in self.rows.into_iter().zip(self.sets.into_iter().zip(self.samples)) {
             match rows.last_mut().filter(|_| last == Some(row)) {
@@ -101,26 +107,36 @@ impl Samples {
         rows
     }
 
-    fn push(&mut self, (set, row): (usize, usize), sample: Tokenized) {
+    pub(super) fn push(&mut self, (set, row): (usize, usize), sample: Held, hash: u128) {
         self.samples.push(sample);
         self.sets.push(set);
         self.rows.push(row);
+        self.hashes.push(hash);
+    }
+
+    /// All of them, read where they are.
+    #[cfg(test)]
+    pub(super) fn tokens(&self) -> Vec<Tokenized> {
+        self.samples.iter().map(|sample| sample.tokens().unwrap().into_owned()).collect()
     }
 
     fn is_new(&self) -> Vec<bool> {
         let mut seen = HashSet::with_capacity(self.samples.len());
         // Where pictures are from does not count.
-        let pictures = |sample: &Tokenized| -> Vec<(Picture, Vec<Range<usize>>)> {
-            sample.pictures.iter().map(|placed| (placed.picture.clone(), placed.tokens.clone())).collect()
+        let pictures = |sample: &Held| -> Vec<(Picture, Vec<Range<usize>>)> {
+            sample.pictures().iter().map(|placed| (placed.picture.clone(), placed.tokens.clone())).collect()
         };
-        self.samples.iter().map(|sample| seen.insert((&sample.ids, &sample.labels, pictures(sample)))).collect()
+        self.samples.iter().zip(&self.hashes).map(|(sample, hash)| seen.insert((*hash, pictures(sample)))).collect()
     }
 }
 
-/// Rows that are encoded at a time, by all threads.
-const AT_ONCE: usize = 1 << 14;
+/// Rows that are encoded at a time, by all threads, and no more are in memory than twice these.
+const AT_ONCE: usize = 1 << 10;
 
-/// Reads the data sets and encodes their rows, for a model with `vision` those with pictures too.
+/// Takes a sample with its bytes, as a file has them, and says where it is from now on.
+pub type Keep<'a> = dyn FnMut(Tokenized, &[u8]) -> Result<Held, DataError> + 'a;
+
+/// Reads the data sets and encodes their rows, for a model with `vision` those with pictures too, into memory.
 ///
 /// # Errors
 /// A file cannot be read, a row does not fit its type, a sample is too long, or nothing is left.
@@ -130,18 +146,43 @@ pub fn load(
     vision: Option<&Vision>,
     options: TokenOptions,
 ) -> Result<Samples, DataError> {
+    load_into(specs, encoder, vision, options, &mut |sample, _| Ok(sample.into()))
+}
+
+/// The same, each sample to where `keep` puts it.
+///
+/// # Errors
+/// A file cannot be read, a row does not fit its type, a sample is too long, or nothing is left.
+pub fn load_into(
+    specs: &[DatasetSpec],
+    encoder: &dyn Encode,
+    vision: Option<&Vision>,
+    options: TokenOptions,
+    keep: &mut Keep<'_>,
+) -> Result<Samples, DataError> {
     let mut all = Samples::default();
-    let hub = Hub::from_env();
+    let mut take = |all: &mut Samples, of: (usize, usize), sample: Tokenized| {
+        let bytes = held::bytes(&sample);
+        all.push(of, keep(sample, &bytes)?, XxHash3_128::oneshot(&bytes));
+        Ok::<_, DataError>(())
+    };
     let mut row_number = 0;
     for (set, spec) in specs.iter().enumerate() {
         let format = spec.format().map_err(DataError::Format)?;
         let (mut told, mut bad) = (Told::default(), BadRows::new(options.on_bad_row));
-        let mut records = spec.source().read(spec.split.as_deref(), &hub)?;
-        records.truncate(options.max_samples.unwrap_or(usize::MAX));
-        let encode = |record: &Record| Row::of(record, &format, (encoder, vision), options);
-        for records in records.chunks(AT_ONCE) {
-            // In their order, so that the first row that is wrong is the one that is named, whoever has encoded it.
-            let rows: Vec<Result<Row, DataError>> = records.par_iter().map(encode).collect();
+        let records = spec.source().rows(spec.split.as_deref(), Hub::from_env())?;
+        let mut records = records.take(options.max_samples.unwrap_or(usize::MAX));
+        let encode = |record: Result<Record, DataError>| {
+            record.and_then(|record| Row::of(&record, &format, (encoder, vision), options))
+        };
+        let mut next = || records.by_ref().take(AT_ONCE).collect::<Vec<_>>();
+        let mut ready = next();
+        while !ready.is_empty() {
+            // The next are read while these are encoded. In their order, so that the first row that is wrong is the one that is
+            // named, whoever has encoded it.
+            let (rows, behind) =
+                rayon::join(|| ready.into_par_iter().map(encode).collect::<Vec<Result<Row, DataError>>>(), &mut next);
+            ready = behind;
             for row in rows {
                 let Some(Row { outcomes, unread }) = bad.pass(row)? else { continue };
                 told.unread.extend(unread);
@@ -149,10 +190,10 @@ pub fn load(
                 row_number += 1;
                 for outcome in outcomes {
                     match outcome {
-                        Outcome::Whole(sample) => all.push((set, row_number), sample),
+                        Outcome::Whole(sample) => take(&mut all, (set, row_number), sample)?,
                         Outcome::Cut(sample) => {
                             all.truncated += 1;
-                            all.push((set, row_number), sample);
+                            take(&mut all, (set, row_number), sample)?;
                         }
                         Outcome::TooLong => all.dropped += 1,
                         Outcome::Torn => {
@@ -265,7 +306,7 @@ impl Row {
 
 impl Outcome {
     /// What becomes of a sample of a row.
-    fn of(mut tokens: Tokenized, record: &Record, options: TokenOptions) -> Result<Self, DataError> {
+    pub(super) fn of(mut tokens: Tokenized, record: &Record, options: TokenOptions) -> Result<Self, DataError> {
         let most = options.sequence_len;
         let is_long = tokens.ids.len() > most;
         if is_long {
@@ -314,13 +355,17 @@ mod tests {
     fn duplicates_are_what_trains_the_same() {
         let samples = vec![sample(&[1, 2, 3], 1), sample(&[1, 2], 1), sample(&[1, 2, 3], 1), sample(&[1, 2, 3], 2)];
         let (sets, rows) = (vec![0, 0, 1, 1], vec![1, 1, 2, 3]);
-        let mut all = Samples { samples: samples.clone(), sets, rows, ..Samples::default() };
+        let mut all = Samples::default();
+        for ((set, row), sample) in sets.into_iter().zip(rows).zip(&samples) {
+            all.push((set, row), sample.clone().into(), XxHash3_128::oneshot(&held::bytes(sample)));
+        }
+        let tokens = |held: &Held| held.tokens().unwrap().into_owned();
         assert_eq!(all.duplicates(), 1);
         all.deduplicate();
-        assert_eq!(all.samples, [&samples[0], &samples[1], &samples[3]].map(Clone::clone));
+        assert_eq!(all.samples.iter().map(tokens).collect::<Vec<_>>(), [0, 1, 3].map(|at: usize| samples[at].clone()));
         assert_eq!((all.duplicates(), &all.sets), (0, &vec![0, 0, 1]));
         let by_row = all.by_row();
         assert_eq!(by_row.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
-        assert_eq!(by_row[1], [(1, samples[3].clone())]);
+        assert_eq!((by_row[1][0].0, tokens(&by_row[1][0].1)), (1, samples[3].clone()));
     }
 }

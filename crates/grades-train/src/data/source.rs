@@ -29,15 +29,20 @@ impl Source<'_> {
     /// # Errors
     /// As of [`read`]; the set is not on the Hub, or cannot be fetched.
     pub fn read(&self, split: Option<&str>, hub: &Hub) -> Result<Vec<Record>, DataError> {
+        select(Path::new(self.path), split, self.finder(hub)?)
+    }
+
+    /// What finds the files of a split: those of a folder, or those of the Hub's listing, which it fetches.
+    fn finder(&self, hub: &Hub) -> Result<impl Fn(&str) -> Result<Vec<PathBuf>, DataError>, DataError> {
         let Self { path, name, revision } = *self;
         let set = Path::new(path);
-        if self.is_local()? {
-            return select(set, split, |split| local(set, name, split));
-        }
-        let snapshot = hub.data_set(path, revision)?;
-        select(set, split, |split| {
-            let files = files::of_split(set, snapshot.files(), name, split)?;
-            files.into_iter().map(|file| Ok(snapshot.fetch(file)?)).collect()
+        let snapshot = if self.is_local()? { None } else { Some(hub.data_set(path, revision)?) };
+        Ok(move |split: &str| match &snapshot {
+            None => local(set, name, split),
+            Some(snapshot) => {
+                let files = files::of_split(set, snapshot.files(), name, split)?;
+                files.into_iter().map(|file| Ok(snapshot.fetch(file)?)).collect()
+            }
         })
     }
 }
@@ -76,35 +81,71 @@ impl Source<'_> {
     /// As of [`read`](Self::read), as far as that shows before any file is opened; or a slice of `split` counts from the end or in
     /// percent of what is not known yet.
     pub(super) fn stream(&self, split: Option<&str>, hub: Hub) -> Result<Rows, DataError> {
-        let Self { path, name, revision } = *self;
-        let set = Path::new(path);
-        let mut parts: Vec<Rows> = Vec::new();
+        let Self { path, .. } = *self;
+        let mut parts: Vec<Selected> = Vec::new();
         for selection in parse_split(split.unwrap_or("train"))? {
-            let Some((from, to)) = selection.counted() else {
+            let Some(range) = selection.counted() else {
                 return Err(DataError::Format(format!(
                     "split `{}` of data set {path} counts from the end or in percent, and `streaming` does not know how many rows \
                      there are; write rows from the beginning, such as train[1000:2000]",
                     split.unwrap_or("train")
                 )));
             };
-            let open: Vec<Open> = if self.is_local()? {
-                let open = |file: PathBuf| -> Open { Box::new(move || rows::rows(&file)) };
-                local(set, name, &selection.name)?.into_iter().map(open).collect()
-            } else {
-                let snapshot = hub.data_set(path, revision)?;
-                let open = |file: &str| -> Open {
-                    let (hub, set, revision) = (hub.clone(), path.to_owned(), revision.map(str::to_owned));
-                    let file = file.to_owned();
-                    Box::new(move || rows::rows(&hub.data_set(&set, revision.as_deref())?.fetch(&file)?))
-                };
-                files::of_split(set, snapshot.files(), name, &selection.name)?.into_iter().map(open).collect()
-            };
-            let rows =
-                open.into_iter().flat_map(|open| open().unwrap_or_else(|error| Box::new(iter::once(Err(error)))));
-            let selected = rows.take(to).enumerate().filter(move |(at, row)| *at >= from || row.is_err());
-            parts.push(Box::new(selected.map(|(_, row)| row)));
+            let (rows, _) = self.opened(&selection.name, &hub, rows::rows)?;
+            parts.push(Selected { rows, range, at: 0, given: false, empty: None });
         }
         Ok(Box::new(parts.into_iter().flatten()))
+    }
+
+    /// The same, of which each file and each part of the split must have some; one that counts from the end or in percent is read at
+    /// once.
+    ///
+    /// # Errors
+    /// As of [`read`](Self::read), as far as that shows before any file is opened; the rest comes in the place of a row.
+    pub(crate) fn rows(&self, split: Option<&str>, hub: Hub) -> Result<Rows, DataError> {
+        let selections = parse_split(split.unwrap_or("train"))?;
+        let mut parts: Vec<Selected> = Vec::new();
+        for selection in &selections {
+            let Some(range) = selection.counted().filter(|(from, to)| from < to) else {
+                return Ok(Box::new(self.read(split, &hub)?.into_iter().map(Ok)));
+            };
+            let (rows, path) = self.opened(&selection.name, &hub, some_rows)?;
+            let split = split.unwrap_or("train").to_owned();
+            let empty: Empty = Box::new(|rows| DataError::EmptySplit { path, split, rows });
+            parts.push(Selected { rows, range, at: 0, given: false, empty: Some(empty) });
+        }
+        Ok(Box::new(parts.into_iter().flatten()))
+    }
+
+    /// The rows of a split's files, each opened by `open`, and of the Hub fetched, when its rows are asked for; and the path of the
+    /// one file, or of the set.
+    fn opened(
+        &self,
+        split: &str,
+        hub: &Hub,
+        open: fn(&Path) -> Result<Rows, DataError>,
+    ) -> Result<(Rows, PathBuf), DataError> {
+        let Self { path, name, revision } = *self;
+        let set = Path::new(path);
+        let mut of_messages = set.to_owned();
+        let files: Vec<Open> = if self.is_local()? {
+            let files = local(set, name, split)?;
+            if let [file] = files.as_slice() {
+                of_messages.clone_from(file);
+            }
+            let open = |file: PathBuf| -> Open { Box::new(move || open(&file)) };
+            files.into_iter().map(open).collect()
+        } else {
+            let snapshot = hub.data_set(path, revision)?;
+            let open = |file: &str| -> Open {
+                let (hub, set, revision) = (hub.clone(), path.to_owned(), revision.map(str::to_owned));
+                let file = file.to_owned();
+                Box::new(move || open(&hub.data_set(&set, revision.as_deref())?.fetch(&file)?))
+            };
+            files::of_split(set, snapshot.files(), name, split)?.into_iter().map(open).collect()
+        };
+        let rows = files.into_iter().flat_map(|open| open().unwrap_or_else(|error| Box::new(iter::once(Err(error)))));
+        Ok((Box::new(rows), of_messages))
     }
 
     /// Gives the names and bytes of the files that `split` means to `sink`.
@@ -117,17 +158,9 @@ impl Source<'_> {
         hub: &Hub,
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DataError> {
-        let Self { path, name, revision } = *self;
-        let set = Path::new(path);
+        let find = self.finder(hub)?;
         for selection in parse_split(split.unwrap_or("train"))? {
-            let files = if self.is_local()? {
-                local(set, name, &selection.name)?
-            } else {
-                let snapshot = hub.data_set(path, revision)?;
-                let files = files::of_split(set, snapshot.files(), name, &selection.name)?;
-                files.into_iter().map(|file| snapshot.fetch(file)).collect::<Result<_, _>>()?
-            };
-            for path in files {
+            for path in find(&selection.name)? {
                 let failed = |source| DataError::Read { path: path.clone(), source };
                 let length = path.metadata().map_err(failed)?.len();
                 let file_name = path.file_name().unwrap_or_default().as_encoded_bytes();
@@ -162,6 +195,47 @@ impl Source<'_> {
 
 /// Opens a file.
 type Open = Box<dyn FnOnce() -> Result<Rows, DataError> + Send>;
+/// What is said where of so many rows none is selected.
+type Empty = Box<dyn FnOnce(usize) -> DataError + Send>;
+
+/// The rows of a range.
+struct Selected {
+    rows: Rows,
+    range: (usize, usize),
+    /// The row that comes next.
+    at: usize,
+    /// Whether there was one.
+    given: bool,
+    empty: Option<Empty>,
+}
+
+impl Iterator for Selected {
+    type Item = Result<Record, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.at < self.range.1 {
+            let Some(row) = self.rows.next() else {
+                self.range.1 = 0;
+                return self.empty.take().filter(|_| !self.given).map(|empty| Err(empty(self.at)));
+            };
+            self.at += 1;
+            if self.at > self.range.0 || row.is_err() {
+                self.given = true;
+                return Some(row);
+            }
+        }
+        None
+    }
+}
+
+/// The rows of a file, of which there must be one.
+fn some_rows(path: &Path) -> Result<Rows, DataError> {
+    let mut rows = rows::rows(path)?.peekable();
+    match rows.peek() {
+        Some(_) => Ok(Box::new(rows)),
+        None => Err(DataError::NoRows { path: path.to_owned() }),
+    }
+}
 
 /// Reads a file, or the files of a folder that `split` names, and returns the rows that `split` selects.
 ///
@@ -222,11 +296,7 @@ fn local(path: &Path, name: Option<&str>, split: &str) -> Result<Vec<PathBuf>, D
 
 /// All rows of a file, of which there must be one.
 fn read_file(path: &Path) -> Result<Vec<Record>, DataError> {
-    let rows: Vec<Record> = rows::rows(path)?.collect::<Result<_, _>>()?;
-    if rows.is_empty() {
-        return Err(DataError::NoRows { path: path.to_owned() });
-    }
-    Ok(rows)
+    some_rows(path)?.collect()
 }
 
 /// One part of a split: a name and a range in rows or in percent.

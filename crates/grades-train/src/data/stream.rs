@@ -224,7 +224,8 @@ impl<'a> Steps<'a> {
                 }
             }
             let order: Vec<usize> = (0..samples.len()).collect();
-            let rows = batch::rows(&samples, &order, self.options.loader.packing);
+            // A stream has no pictures.
+            let rows = batch::rows(&order, self.options.loader.packing, |sample| (samples[sample].inputs(), 0));
             let mut samples: Vec<Option<Tokenized>> = samples.into_iter().map(Some).collect();
             for row in rows {
                 let numbered = row.into_iter().filter_map(|at| Some((self.count + at, samples[at].take()?)));

@@ -256,7 +256,9 @@ fn check_read(conversation: &Conversation, encoder: &dyn Encode, aim: Aim) -> Re
                         "give the model folder a template that does, or remove it from the data"
                     }
                 };
-                return Err(format!("the chat template does not read `{said}` of {of}, so it would be left out; {way_out}"));
+                return Err(format!(
+                    "the chat template does not read `{said}` of {of}, so it would be left out; {way_out}"
+                ));
             }
             link if message.is_some() && LINKS.contains(&link) => {}
             _ if !others.contains(key) => others.push(key.clone()),

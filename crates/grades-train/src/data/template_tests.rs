@@ -72,7 +72,7 @@ fn samples(template: &str, row: &Value, spec: DatasetSpec, options: TokenOptions
 /// The samples as text, with `⟦…⟧` around what is learnt.
 fn marked(template: &str, row: &Value, spec: DatasetSpec, options: TokenOptions) -> Vec<String> {
     let mut all = Vec::new();
-    for sample in samples(template, row, spec, options).unwrap().samples {
+    for sample in samples(template, row, spec, options).unwrap().tokens() {
         let (mut text, mut inside) = (String::new(), false);
         for (id, label) in sample.ids.iter().zip(&sample.labels) {
             if inside != (*label != IGNORE_INDEX) {

@@ -65,7 +65,7 @@ fn samples_are_those_of_transformers() {
         };
         let encoder = Encoder::new(&tokenizer, tokenizer.vocab_size());
         let found =
-            load(&[spec], &encoder, None, options).unwrap_or_else(|error| panic!("{name}, {case}: {error}")).samples;
+            load(&[spec], &encoder, None, options).unwrap_or_else(|error| panic!("{name}, {case}: {error}")).tokens();
         let found = found.into_iter().map(|Tokenized { ids, labels, .. }| Labelled { ids, labels });
         for (found, wanted) in found.zip(&samples) {
             let shown = |ids: &[u32]| ids.iter().map(|id| tokenizer.token(*id).unwrap()).collect::<Vec<_>>().join("|");

@@ -24,6 +24,8 @@ use crate::hub::Hub;
 const WORDS: usize = 13;
 /// Words of the shortest question that is looked for.
 const FEWEST: usize = 8;
+/// Rows that are looked through at a time, by all threads.
+const AT_ONCE: usize = 1 << 10;
 /// Rows that are named.
 const NAMED: usize = 5;
 
@@ -117,8 +119,8 @@ pub(super) fn look(config: &Config) -> Result<Option<Contamination>, DataError> 
 /// The rows of a set that hold questions, and which.
 fn hits_of(spec: &DatasetSpec, config: &Config, questions: &Questions) -> Result<Vec<Hit>, DataError> {
     let format = spec.format().map_err(DataError::Format)?;
-    let mut rows = spec.source().read(spec.split.as_deref(), &Hub::from_env())?;
-    rows.truncate(config.max_samples.unwrap_or(usize::MAX));
+    let rows = spec.source().rows(spec.split.as_deref(), Hub::from_env())?;
+    let mut rows = rows.take(config.max_samples.unwrap_or(usize::MAX));
     let hits = |record: &Record| {
         // What is wrong with a row is told where it is encoded.
         let text = match format.sample(record).ok()? {
@@ -130,8 +132,19 @@ fn hits_of(spec: &DatasetSpec, config: &Config, questions: &Questions) -> Result
         };
         Some((record.place.to_string(), questions.within(&text))).filter(|(_, hits)| !hits.is_empty())
     };
-    let all: Vec<Option<_>> = rows.par_iter().map(hits).collect();
-    Ok(all.into_iter().flatten().collect())
+    let mut all = Vec::new();
+    loop {
+        let some: Vec<Result<Record, DataError>> = rows.by_ref().take(AT_ONCE).collect();
+        if some.is_empty() {
+            return Ok(all);
+        }
+        let found = some.into_par_iter().map(|record| match record {
+            Ok(record) => Ok(hits(&record)),
+            Err(DataError::Row { .. }) => Ok(None),
+            Err(error) => Err(error),
+        });
+        all.extend(found.collect::<Result<Vec<_>, _>>()?.into_iter().flatten());
+    }
 }
 
 impl Questions {

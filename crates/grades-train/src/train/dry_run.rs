@@ -15,7 +15,7 @@ use super::plan::{MemoryPlan, Workload};
 use super::prepared::Prepared;
 use super::start::Start;
 use crate::config::{Config, LearningRate};
-use crate::data::Placed;
+use crate::data::{Held, Placed};
 
 /// What a run would be.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -155,7 +155,7 @@ impl DryRun {
             ),
             units: units.len(),
             samples: prepared.training_samples,
-            tokens: samples.iter().map(|sample| sample.ids.len() as u64).sum(),
+            tokens: samples.iter().map(|sample| sample.len() as u64).sum(),
             validation_samples: prepared.validation.samples,
             dropped_samples: prepared.dropped_samples,
             truncated_samples: prepared.truncated_samples,
@@ -177,7 +177,7 @@ fn features(prepared: &Prepared, outline: &Outline, adapter: Option<&LoraConfig>
     if options.place != Place::Memory {
         return 0;
     }
-    let samples = prepared.feed.samples().iter().flat_map(|sample| &sample.pictures);
+    let samples = prepared.feed.samples().iter().flat_map(Held::pictures);
     let validation = prepared.validation.batches.iter().flat_map(|batch| &batch.pictures);
     let mut seen = HashSet::new();
     let different = samples.chain(validation).filter(|placed| seen.insert(placed.picture.address()));

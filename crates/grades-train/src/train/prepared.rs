@@ -19,7 +19,7 @@ use super::validation::Validation;
 use crate::config::{Config, Model};
 use crate::data::feed::Stream;
 use crate::data::stream::{Fresh, Steps};
-use crate::data::{self, DataError, Feed, Loader, MixStrategy, Tokenized, Vision, mix, preference, split};
+use crate::data::{self, DataError, Feed, Held, Loader, MixStrategy, Tokenized, Vision, mix, preference, split};
 use crate::encoder::Encoder;
 use crate::hub::Hub;
 use crate::schedule::total_steps;
@@ -88,7 +88,7 @@ impl Prepared {
                     false => whole(&config, (&encoder, &tokenizer, sizes.vocab_size), vision.as_deref())?,
                 };
                 let validation = match config.test_datasets.is_empty() {
-                    true => Validation::of_samples(&loaded.kept_back, &config),
+                    true => Validation::of_samples(&loaded.kept_back, &config)?,
                     false => Validation::of_sets(&config, (&encoder, &tokenizer, sizes.vocab_size), vision.as_deref())?,
                 };
                 Data { samples: feed.samples().len(), loaded, feed, validation, objective: Objective::Tokens }
@@ -148,14 +148,14 @@ impl Prepared {
 /// What reading all training data has come to.
 #[derive(Default)]
 struct Loaded {
-    kept_back: Vec<Tokenized>,
+    kept_back: Vec<Held>,
     dropped: usize,
     truncated: usize,
     duplicates: usize,
     bad_rows: usize,
 }
 
-/// All training data in memory.
+/// All training data, known before the first step.
 fn whole(config: &Config, encoding: Encoding<'_>, vision: Option<&Vision>) -> Result<(Loaded, Feed), TrainError> {
     let mut samples = tokenised::load(config, &config.datasets, encoding, vision)?;
     let duplicates = samples.duplicates();
@@ -193,11 +193,11 @@ fn stream(config: &Config, tokenizer: Arc<Tokenizer>, vocab_size: usize) -> Stre
 }
 
 /// The samples of several sets, each with its set, as `mix_strategy` puts them together.
-fn mix(samples: Vec<(usize, Tokenized)>, config: &Config) -> Result<Vec<Tokenized>, DataError> {
+fn mix(samples: Vec<(usize, Held)>, config: &Config) -> Result<Vec<Held>, DataError> {
     if config.mix_strategy == MixStrategy::Concat {
         return Ok(samples.into_iter().map(|(_, sample)| sample).collect());
     }
-    let mut sets: Vec<Vec<Tokenized>> = vec![Vec::new(); config.datasets.len()];
+    let mut sets: Vec<Vec<Held>> = vec![Vec::new(); config.datasets.len()];
     for (set, sample) in samples {
         sets[set].push(sample);
     }

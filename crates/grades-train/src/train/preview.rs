@@ -15,7 +15,7 @@ use super::contamination::Contamination;
 use super::error::TrainError;
 use super::prepared::Prepared;
 use crate::config::Config;
-use crate::data::{Feed, Loader, Placed, Tokenized, Vision};
+use crate::data::{DataError, Feed, Held, Loader, Placed, Tokenized, Vision};
 
 /// How many samples a run keeps for its report.
 pub(super) const SHOWN: usize = 6;
@@ -84,7 +84,7 @@ impl Preview {
             }
         };
         let samples = prepared.objective.own(loader.samples());
-        let lengths: Vec<usize> = samples.iter().map(|sample| sample.ids.len()).collect();
+        let lengths: Vec<usize> = samples.iter().map(Held::len).collect();
         let sequence_len = prepared.config.sequence_len;
         let packing = prepared.config.packing().map(|room| PackedRows {
             rows: loader.rows(),
@@ -94,7 +94,7 @@ impl Preview {
             samples: samples.len(),
             streaming: prepared.config.streaming,
             tokens: lengths.iter().sum(),
-            learnt: samples.iter().map(Tokenized::label_count).sum(),
+            learnt: samples.iter().map(Held::label_count).sum(),
             validation_samples: prepared.validation.samples,
             dropped_samples: prepared.dropped_samples,
             truncated_samples: prepared.truncated_samples,
@@ -105,7 +105,7 @@ impl Preview {
             sequence_len,
             lengths,
             packing,
-            shown: show(&samples[..count.min(samples.len())], &prepared.tokenizer, prepared.vision.as_deref()),
+            shown: show(&samples[..count.min(samples.len())], &prepared.tokenizer, prepared.vision.as_deref())?,
         })
     }
 
@@ -123,12 +123,21 @@ impl Preview {
 }
 
 /// Samples as a reader sees them.
-pub(super) fn show(samples: &[Tokenized], tokenizer: &Tokenizer, vision: Option<&Vision>) -> Vec<ShownSample> {
-    let of = |sample: &Tokenized| ShownSample {
-        tokens: sample.ids.len(),
-        learnt: sample.label_count(),
-        pieces: pieces(sample, tokenizer),
-        pictures: sample.pictures.iter().map(|placed| small(placed, vision)).collect(),
+///
+/// # Errors
+/// They lie in a file that cannot be read.
+pub(super) fn show(
+    samples: &[Held],
+    tokenizer: &Tokenizer,
+    vision: Option<&Vision>,
+) -> Result<Vec<ShownSample>, DataError> {
+    let of = |sample: &Held| {
+        Ok(ShownSample {
+            tokens: sample.len(),
+            learnt: sample.label_count(),
+            pieces: pieces(&*sample.tokens()?, tokenizer),
+            pictures: sample.pictures().iter().map(|placed| small(placed, vision)).collect(),
+        })
     };
     samples.iter().map(of).collect()
 }
@@ -219,12 +228,12 @@ mod tests {
         let (count, learnt) = (ids.len(), ids.len() / 2);
         let labels = ids.iter().enumerate().map(|(at, id)| if at < learnt { IGNORE_INDEX } else { i64::from(*id) });
         let sample = Tokenized { labels: labels.collect(), ids, pictures: Vec::new() };
-        let found = show(std::slice::from_ref(&sample), &tokenizer, None).remove(0);
+        let found = show(&[sample.clone().into()], &tokenizer, None).unwrap().remove(0);
         let [Piece::Read(read), Piece::Learnt(rest)] = found.pieces.as_slice() else { panic!("{found:?}") };
         assert_eq!(format!("{read}{rest}"), tokenizer.decode(&sample.ids, false));
         assert_eq!((found.tokens, found.learnt), (count, count - learnt));
         let all = Tokenized { labels: sample.ids.iter().map(|&id| id.into()).collect(), ..sample };
         // The first token has nothing before it.
-        assert!(matches!(&show(&[all], &tokenizer, None)[0].pieces[0], Piece::Read(_)));
+        assert!(matches!(&show(&[all.into()], &tokenizer, None).unwrap()[0].pieces[0], Piece::Read(_)));
     }
 }

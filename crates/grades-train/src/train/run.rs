@@ -38,7 +38,7 @@ use super::trainer::{COMPARED, Outcome, Trained, Trainer};
 use super::vision_cache::VisionCache;
 use crate::card;
 use crate::config::{Config, LearningRate};
-use crate::data::Feed;
+use crate::data::{DataError, Feed};
 
 /// Runs a config to the end and leaves everything in its directory.
 ///
@@ -66,7 +66,7 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     let evaluation = Evaluation::of(&prepared)?;
     let early_stopping = prepared.early_stopping();
     let base = load(&prepared, &early_stopping)?;
-    let (objective, asked) = objective(&prepared, &base);
+    let (objective, asked) = objective(&prepared, &base)?;
     if let Some((_, seconds)) = asked.filter(|_| progress) {
         let _ = writeln!(io::stderr(), "what the model makes of all answers before its first step: {seconds:.1} s");
     }
@@ -120,7 +120,7 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
         dir.write(record::UNITS, &pretty(&thresholds)?)?;
         if let Some(vision) = prepared.vision.as_deref() {
             let samples = prepared.feed.samples();
-            let shown = show(&samples[..samples.len().min(SHOWN)], &prepared.tokenizer, Some(vision));
+            let shown = show(&samples[..samples.len().min(SHOWN)], &prepared.tokenizer, Some(vision))?;
             dir.write(record::SAMPLES, &lines(&shown)?)?;
         }
     }
@@ -193,15 +193,18 @@ const FIRST_RATE_OF_ADAPTERS: f64 = 4e-4;
 
 /// What a run learns. Preferences are compared with what the model makes of their answers before it trains; with adapters that
 /// is the model without them, also of a run that goes on from a checkpoint. With what it took.
-pub(super) fn objective(prepared: &Prepared, base: &Decoder) -> (Objective, Option<(Flops, f64)>) {
+///
+/// # Errors
+/// The answers cannot be read.
+pub(super) fn objective(prepared: &Prepared, base: &Decoder) -> Result<(Objective, Option<(Flops, f64)>), DataError> {
     let mut objective = prepared.objective.clone();
     let (Objective::Preference(preferences), Feed::Whole(loader)) = (&mut objective, &prepared.feed) else {
-        return (objective, None);
+        return Ok((objective, None));
     };
     // An average is compared with the weights over some steps more.
     let steps = prepared.planned_steps + COMPARED;
-    let asked = preferences.ask(base, &mut loader.clone(), steps, &prepared.validation.batches);
-    (objective, asked)
+    let asked = preferences.ask(base, &mut loader.clone(), steps, &prepared.validation.batches)?;
+    Ok((objective, asked))
 }
 
 /// The model of a run, before it gets adapters.

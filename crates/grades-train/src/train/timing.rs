@@ -43,7 +43,7 @@ fn estimate(prepared: &Prepared) -> Result<TimeEstimate, TrainError> {
     let (planned, epoch) = (*planned_steps, prepared.epoch_steps().max(1));
     let method = prepared.early_stopping();
     let base = load(prepared, &method)?;
-    let (objective, asked) = objective(prepared, &base);
+    let (objective, asked) = objective(prepared, &base)?;
     let asked_seconds = asked.map_or(0.0, |(_, seconds)| seconds);
     let model = adapted(base, config)?;
     let policy = method.build(&units(&model), planned)?;
@@ -67,7 +67,7 @@ fn estimate(prepared: &Prepared) -> Result<TimeEstimate, TrainError> {
         }
     }
     let per_token = seconds / tokens.max(1) as f64;
-    let all: u64 = feed.samples().iter().map(|sample| sample.ids.len() as u64).sum();
+    let all: u64 = feed.samples().iter().map(|sample| sample.len() as u64).sum();
     let step_seconds = if config.streaming { seconds / TIMED as f64 } else { per_token * all as f64 / epoch as f64 };
 
     let clock = Instant::now();

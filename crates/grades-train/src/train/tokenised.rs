@@ -9,6 +9,7 @@ use twox_hash::XxHash3_128;
 
 use super::error::TrainError;
 use crate::config::Config;
+use crate::data::samples::Keep;
 use crate::data::{self, DatasetSpec, Encode, Samples, Vision, kept};
 use crate::hub::Hub;
 
@@ -124,13 +125,16 @@ pub(super) fn load(
     (encoder, tokenizer, vocab_size): Encoding<'_>,
     vision: Option<&Vision>,
 ) -> Result<Samples, TrainError> {
-    let make = || data::load(specs, encoder, vision, config.token_options());
-    let Some(folder) = &config.dataset_prepared_path else { return Ok(make()?) };
+    let options = config.token_options();
+    let Some(folder) = &config.dataset_prepared_path else {
+        return Ok(data::load(specs, encoder, vision, options)?);
+    };
     if vision.is_some() {
         let problem = "`dataset_prepared_path` keeps texts, and this model reads pictures; remove it";
         return Err(TrainError::Other(problem.to_owned()));
     }
     let key = key(config, specs, tokenizer, vocab_size)?;
+    let make = |keep: &mut Keep<'_>| data::load_into(specs, encoder, vision, options, keep);
     Ok(kept::load_or_make(&folder.join(format!("{key:032x}")), make)?)
 }
 

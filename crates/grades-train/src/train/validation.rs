@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::error::TrainError;
 use super::tokenised::{self, Encoding};
 use crate::config::Config;
-use crate::data::{Batch, DatasetSpec, Tokenized, Vision, batch};
+use crate::data::{Batch, DataError, DatasetSpec, Held, Tokenized, Vision, batch};
 
 /// Batches to validate on.
 #[derive(Clone, Debug, Default)]
@@ -37,9 +37,12 @@ impl From<Vec<Batch>> for Validation {
 
 impl Validation {
     /// Of samples that were kept back.
-    pub(super) fn of_samples(samples: &[Tokenized], config: &Config) -> Self {
-        let batches = batch::in_order(samples, 0..samples.len(), config.micro_batch_size, config.packing());
-        Self { asked: spread(samples, config.generate_samples), ..batches.into() }
+    ///
+    /// # Errors
+    /// They lie in a file that cannot be read.
+    pub(super) fn of_samples(samples: &[Held], config: &Config) -> Result<Self, DataError> {
+        let batches = batch::in_order(samples, 0..samples.len(), config.micro_batch_size, config.packing())?;
+        Ok(Self { asked: spread(samples, config.generate_samples)?, ..batches.into() })
     }
 
     /// Of `test_datasets`.
@@ -51,7 +54,7 @@ impl Validation {
         let specs = config.test_datasets();
         let loaded = tokenised::load(config, &specs, encoding, vision)?;
         let mut all = Self {
-            asked: spread(&loaded.samples, config.generate_samples),
+            asked: spread(&loaded.samples, config.generate_samples)?,
             samples: loaded.samples.len(),
             dropped: loaded.dropped,
             truncated: loaded.truncated,
@@ -60,7 +63,7 @@ impl Validation {
         let mut start = 0;
         for (set, name) in names(&specs).into_iter().enumerate() {
             let end = start + loaded.sets.iter().filter(|of| **of == set).count();
-            let batches = batch::in_order(&loaded.samples, start..end, config.micro_batch_size, config.packing());
+            let batches = batch::in_order(&loaded.samples, start..end, config.micro_batch_size, config.packing())?;
             all.sets.push((name, batches.len()));
             all.batches.extend(batches);
             start = end;
@@ -97,9 +100,9 @@ impl Validation {
 }
 
 /// So many samples, in equal distances from the first on, so that they are of every set.
-fn spread(samples: &[Tokenized], count: usize) -> Vec<Tokenized> {
+fn spread(samples: &[Held], count: usize) -> Result<Vec<Tokenized>, DataError> {
     let count = count.min(samples.len());
-    (0..count).map(|at| samples[at * samples.len() / count].clone()).collect()
+    (0..count).map(|at| Ok(samples[at * samples.len() / count].tokens()?.into_owned())).collect()
 }
 
 /// What sets are called in logs: the last part of their path without its ending, with configuration and split where these tell
@@ -157,11 +160,11 @@ mod tests {
 
     #[test]
     fn what_is_asked_is_spread_over_all_samples() {
-        let samples: Vec<Tokenized> = (0..7).map(|id| Tokenized { ids: vec![id], ..Tokenized::default() }).collect();
-        let of = |count| spread(&samples, count).iter().map(|sample| sample.ids[0]).collect::<Vec<_>>();
+        let samples: Vec<Held> = (0..7).map(|id| Tokenized { ids: vec![id], ..Tokenized::default() }.into()).collect();
+        let of = |count| spread(&samples, count).unwrap().iter().map(|sample| sample.ids[0]).collect::<Vec<_>>();
         assert_eq!((of(0), of(1), of(3)), (vec![], vec![0], vec![0, 2, 4]));
         assert_eq!(of(9), [0, 1, 2, 3, 4, 5, 6]);
-        assert!(spread(&[], 3).is_empty());
+        assert!(spread(&[], 3).unwrap().is_empty());
     }
 
     /// The loss on all is over all tokens, not over sets.

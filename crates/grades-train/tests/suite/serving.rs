@@ -507,7 +507,7 @@ fn pictures_are_shown_to_a_model_that_reads_them() {
         ];
         let answers = questions.map(|(picture, text)| expected(picture, text));
         assert!(answers.iter().any(|answer| answer.text != answers[0].text), "{name}: {answers:?}");
-        let server = Running::of((path, tempfile::tempdir().unwrap()), Options::default(), counters);
+        let server = Running::of((path, tempfile::tempdir().unwrap()), ordinary(), counters);
         let body = |messages: Value| json!({ "messages": messages, "max_tokens": 8, "temperature": 0 });
         let told = |(picture, text): (&str, &str), n: usize| {
             let mut body = body(showing(picture, text));

@@ -41,7 +41,7 @@ pub(crate) fn train(
     }
     let order =
         LoaderOptions { micro_batch_size: 2, gradient_accumulation_steps: 2, packing: None, shuffle: true, seed: 1 };
-    let loader = Loader::new((0..8).map(sample).collect(), order);
+    let loader = Loader::new((0..8).map(sample), order);
     let mut batch = Batch::default();
     (8..10).for_each(|row| batch.push(row as usize, &sample(row)));
     let validation = Validation::from(vec![batch]);

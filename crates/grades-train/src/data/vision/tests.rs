@@ -127,7 +127,7 @@ fn nanovlms_samples_are_its_own() {
     let model = Model::nanovlm(|_| {});
     let expected = folder.join("expected.safetensors");
     let texts = json_of(&folder.join("samples.json"));
-    let samples = model.load(&folder.join("rows.jsonl"), "cauldron", OPTIONS).unwrap().samples;
+    let samples = model.load(&folder.join("rows.jsonl"), "cauldron", OPTIONS).unwrap().tokens();
     let image = model.tokenizer.id("<|image|>").unwrap();
     let mut batch = Batch::default();
     for (i, sample) in samples.iter().enumerate() {
@@ -164,13 +164,13 @@ fn the_first_generations_read_a_question_and_an_answer() {
     let PictureText::Run { tokens: 4, .. } = run.vision.text else { panic!("{:?}", run.vision.text) };
     let said = "Question: what is in the picture? Answer:yes<|im_end|>";
     // the answer joins the colon without a space, and a token may lie across
-    let found = run.rows("cauldron", &rows, OPTIONS).unwrap().samples;
+    let found = run.rows("cauldron", &rows, OPTIONS).unwrap().tokens();
     assert_eq!(run.text(&found[0]), format!("<|image|><|image|><|image|><|image|>{said}"));
     assert_eq!((run.learnt(&found[0]).as_str(), runs(&found[0])), ("yes<|im_end|>", vec![(0, 4)]));
     assert_eq!((run.text(&found[1]).as_str(), found[1].pictures.len()), (said, 0));
 
     let before = Model::nanovlm(|config| config["vlm_extra_tokens"] = Value::Null);
-    let found = before.rows("cauldron", &rows, OPTIONS).unwrap().samples;
+    let found = before.rows("cauldron", &rows, OPTIONS).unwrap().tokens();
     assert_eq!(before.text(&Tokenized { ids: found[0].ids[4..].to_vec(), ..Tokenized::default() }), said);
     assert_eq!((before.learnt(&found[0]).as_str(), found[0].pictures.len()), ("yes<|im_end|>", 1));
     assert_eq!(runs(&found[0]), [(0, 4)]);
@@ -216,7 +216,7 @@ fn qwens_samples_are_those_of_transformers() {
     let texts = json_of(&folder.join("texts.json"));
     for file in ["preprocessor_config.json", "processor_config.json"] {
         let model = Model::qwen(file);
-        let samples = model.load(&folder.join("rows.jsonl"), "messages", OPTIONS).unwrap().samples;
+        let samples = model.load(&folder.join("rows.jsonl"), "messages", OPTIONS).unwrap().tokens();
         let width = tensor(&expected, "input_ids", integers).len() / samples.len();
         let of_row = |name: &str, row: usize| tensor(&expected, name, integers)[row * width..][..width].to_vec();
         let mut batch = Batch::default();
@@ -264,7 +264,7 @@ fn what_is_learnt_has_no_tokens_of_pictures() {
     let row = json!({"messages": [{"role": "user", "content": "<image>what?"}, {"role": "assistant", "content": "yes"}], "images": ["small.png"]});
     let everything = TokenOptions { train_on_inputs: true, ..OPTIONS };
     let model = Model::qwen("processor_config.json");
-    let sample = model.rows("messages", std::slice::from_ref(&row), everything).unwrap().samples.remove(0);
+    let sample = model.rows("messages", std::slice::from_ref(&row), everything).unwrap().tokens().remove(0);
     assert!(model.learnt(&sample).starts_with("<|im_start|>system\n"));
     assert!(!model.learnt(&sample).contains("<|image_pad|>") && model.text(&sample).contains("<|image_pad|>"));
     // a picture after the last answer is not read, as the answer does not depend on it
@@ -276,23 +276,23 @@ fn what_is_learnt_has_no_tokens_of_pictures() {
         model.rows("messages", std::slice::from_ref(&longer), OPTIONS).unwrap(),
     );
     assert_eq!(
-        short.samples,
-        long.samples
+        short.tokens(),
+        long.tokens()
             .into_iter()
             .map(|mut sample| {
-                sample.pictures[0].place = short.samples[0].pictures[0].place.clone();
+                sample.pictures[0].place = short.tokens()[0].pictures[0].place.clone();
                 sample
             })
             .collect::<Vec<_>>()
     );
-    assert_eq!(model.rows("messages", &[longer], everything).unwrap().samples[0].pictures.len(), 2);
+    assert_eq!(model.rows("messages", &[longer], everything).unwrap().tokens()[0].pictures.len(), 2);
 }
 
 #[test]
 fn a_sample_never_loses_a_part_of_a_picture() {
     let row = json!({"messages": [{"role": "user", "content": "<image>what?"}, {"role": "assistant", "content": "yes yes yes"}], "images": ["small.png"]});
     let model = Model::qwen("processor_config.json");
-    let whole = model.rows("messages", std::slice::from_ref(&row), OPTIONS).unwrap().samples.remove(0);
+    let whole = model.rows("messages", std::slice::from_ref(&row), OPTIONS).unwrap().tokens().remove(0);
     let end = whole.pictures[0].tokens[0].end;
     let cut = |sequence_len| {
         let options = TokenOptions { sequence_len, excess_length: ExcessLength::Truncate, ..OPTIONS };
@@ -300,7 +300,7 @@ fn a_sample_never_loses_a_part_of_a_picture() {
     };
     let kept = cut(whole.ids.len() - 1).unwrap();
     assert_eq!((kept.samples.len(), kept.dropped, kept.truncated), (2, 0, 2));
-    assert_eq!(kept.samples[0].pictures[0].tokens, whole.pictures[0].tokens);
+    assert_eq!(kept.tokens()[0].pictures[0].tokens, whole.pictures[0].tokens);
     assert!(matches!(cut(end - 1), Err(DataError::NothingLeft { dropped: 2, .. })));
     // packing counts what stands for the picture
     assert!(end > 8 && whole.ids.len() > end);
@@ -333,7 +333,7 @@ fn what_cannot_be_seen_is_told_with_the_row() {
     let spec =
         DatasetSpec { path: file.to_string_lossy().into_owned(), kind: "messages".to_owned(), ..Default::default() };
     let encoder = Encoder::new(&qwen.tokenizer, qwen.tokenizer.vocab_size());
-    let sample = load(&[spec], &encoder, Some(&qwen.vision), OPTIONS).unwrap().samples.remove(0);
+    let sample = load(&[spec], &encoder, Some(&qwen.vision), OPTIONS).unwrap().tokens().remove(0);
     let mut batch = Batch::default();
     batch.push(0, &sample);
     let error = qwen.vision.pixels_of(&batch.pictures.iter().collect::<Vec<_>>()).unwrap_err().to_string();

@@ -15,7 +15,7 @@ use grades_models::{Decoder, Inputs};
 use grades_tensor::{Gradients, IGNORE_INDEX, executed, labels_of};
 
 use super::prefix_cache::Set;
-use crate::data::{Batch, Loader, Tokenized};
+use crate::data::{Batch, DataError, Held, Loader};
 pub use loss::{Answer, Judgement, PreferenceLoss, RewardSums};
 pub use rows::Rows;
 
@@ -31,7 +31,7 @@ pub enum Objective {
 
 impl Objective {
     /// Those of the loader's samples that are of the data, and not put together of them.
-    pub(crate) fn own<'a>(&self, samples: &'a [Tokenized]) -> &'a [Tokenized] {
+    pub(crate) fn own<'a>(&self, samples: &'a [Held]) -> &'a [Held] {
         match self {
             Self::Preference(preferences) if !preferences.desirable[0].is_empty() => {
                 &samples[..preferences.desirable[0].len().min(samples.len())]
@@ -80,25 +80,28 @@ impl Preferences {
 
     /// Asks `model`, as it is before its first step and without adapters, for what it makes of all answers of the first `steps`
     /// steps and of validation, if the loss compares with that; and what it took.
+    ///
+    /// # Errors
+    /// The answers cannot be read.
     pub(crate) fn ask(
         &mut self,
         model: &Decoder,
         loader: &mut Loader,
         steps: usize,
         validation: &[Batch],
-    ) -> Option<(Flops, f64)> {
+    ) -> Result<Option<(Flops, f64)>, DataError> {
         if !self.loss.needs_reference() {
-            return None;
+            return Ok(None);
         }
         let (clock, before) = (Instant::now(), executed());
         // Every sample comes once an epoch.
         for step in 0..steps.min(loader.steps_per_epoch()) {
-            for batch in loader.step(step) {
+            for batch in loader.step(step)? {
                 self.note(model, Set::Train, &batch);
             }
         }
         validation.iter().for_each(|batch| self.note(model, Set::Validation, batch));
-        Some((executed().since(&before), clock.elapsed().as_secs_f64()))
+        Ok(Some((executed().since(&before), clock.elapsed().as_secs_f64())))
     }
 
     fn note(&mut self, model: &Decoder, set: Set, batch: &Batch) {

@@ -81,7 +81,7 @@ fn three_steps_are_those_of_trl() {
         let options =
             LoaderOptions { micro_batch_size, gradient_accumulation_steps: 4, packing: None, seed: 1, shuffle: true };
         let mut loader = rows.clone().loader(options);
-        let asked = preferences.ask(&model, &mut loader, 1, &[]);
+        let asked = preferences.ask(&model, &mut loader, 1, &[]).unwrap();
         assert_eq!(asked.is_some(), preferences.loss.needs_reference(), "{method}");
         let batches: Vec<Batch> = rows.in_order();
         let objective = Objective::Preference(preferences.clone());
