@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
@@ -68,7 +69,7 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
     if file.is_file() {
         templates.tool_use = Some(read_text(&file)?);
     }
-    let tokenizer = Tokenizer { inner, special: described.special, templates, config };
+    let tokenizer = Tokenizer { inner, special: described.special, templates, config, words: OnceLock::new() };
     tokenizer.tell_contradictions(&config_path, &described.flags)?;
     Ok(tokenizer)
 }

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde_json::{Map, Value, json};
 
@@ -75,7 +76,7 @@ pub(super) fn load(path: &Path) -> Result<Tokenizer> {
         default: template("tokenizer.chat_template"),
         tool_use: template("tokenizer.chat_template.tool_use"),
     };
-    Ok(Tokenizer { inner: build(path, &definition)?, special, templates, config })
+    Ok(Tokenizer { inner: build(path, &definition)?, special, templates, config, words: OnceLock::new() })
 }
 
 /// The token table.

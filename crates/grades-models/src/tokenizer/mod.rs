@@ -11,8 +11,10 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod text;
+mod words;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -22,6 +24,7 @@ pub use files::TEMPLATE_FILE;
 pub use special::SpecialTokens;
 pub use stream::StreamDecoder;
 pub use text::{Around, Encoded};
+use words::Words;
 
 /// Result of loading or using a tokenizer.
 pub type Result<T, E = TokenizerError> = std::result::Result<T, E>;
@@ -106,6 +109,8 @@ pub struct Tokenizer {
     templates: Templates,
     /// `tokenizer_config.json`, to be saved again.
     config: Value,
+    /// What is remembered of words, where they may be encoded by themselves.
+    words: OnceLock<Option<Arc<Words>>>,
 }
 
 impl Tokenizer {
@@ -141,6 +146,7 @@ impl Tokenizer {
         let token = |text: &String| tokenizers::AddedToken::from(text.clone(), true);
         let added = self.inner.add_special_tokens(tokens.iter().map(token));
         added.map_err(|error| encode_error(&tokens.concat(), &error))?;
+        self.words = OnceLock::new();
         Ok(self)
     }
 

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::words::Words;
 use super::{Around, Encoded, Tokenizer, TokenizerError};
 use crate::weights::WeightsError;
 use crate::weights::gguf::testing::GgufBuilder;
@@ -523,6 +524,48 @@ proptest! {
         let ids = tokenizer.encode(&text, false).unwrap();
         prop_assert_eq!(tokenizer.decode(&ids, false), text);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Word by word, whether a word is new or known, a text is encoded as the crate encodes it whole.
+    #[test]
+    fn words_are_encoded_as_they_are_within_their_text(
+        parts in prop::collection::vec(
+            prop_oneof![
+                "[a-hlor]{1,5}", " [a-hlor]{1,4}", "[ \t\n\r\u{a0}]{1,3}", "[0-9]{1,4}", "[,.!?'\"(-]{1,3}", "'(s|re|ll)", "[éü\u{301}漢😀]{1,2}",
+                Just("<|turn|>".to_owned()), Just(" hell".to_owned()), any::<char>().prop_map(String::from),
+            ],
+            0..24,
+        ),
+        pre in prop_oneof![Just("gpt-2"), Just("smollm"), Just("llama-bpe"), Just("qwen2")],
+    ) {
+        let (text, tokenizer) = (parts.concat(), byte_level(pre));
+        let words = Words::of(&tokenizer.inner).unwrap();
+        let (whole, _) = tokenizer.encode_whole(&text, false).unwrap();
+        for time in ["new", "known"] {
+            prop_assert_eq!(&words.encode(&tokenizer.inner, &text).unwrap(), &whole, "{} {}", pre, time);
+        }
+        for around in [Around::Beginning, Around::Sample] {
+            prop_assert_eq!(&words.around, &tokenizer.encode_whole(&text, true).unwrap().1, "{:?}", around);
+        }
+    }
+}
+
+/// Where a text is not certain to be parted before each word, it is encoded whole.
+#[test]
+fn words_are_encoded_by_themselves_only_where_that_is_the_same() {
+    let is_by_words = |tokenizer: &Tokenizer| Words::of(&tokenizer.inner).is_some();
+    assert!(is_by_words(&byte_level("smollm")) && !is_by_words(&byte_level("tekken")));
+    assert!(!is_by_words(&byte_level("smollm").with_special_tokens(&["<two words>".to_owned()]).unwrap()));
+    assert!(is_by_words(&byte_level("smollm").with_special_tokens(&["<one>".to_owned()]).unwrap()));
+    // Words that were encoded before a token was added are not remembered behind it.
+    let tokenizer = byte_level("smollm");
+    let before = tokenizer.encode_text("a <one>", Around::Template).unwrap().ids;
+    let tokenizer = tokenizer.with_special_tokens(&["<one>".to_owned()]).unwrap();
+    let behind = tokenizer.encode_text("a <one>", Around::Template).unwrap().ids;
+    assert!(behind.len() < before.len() && behind.last().copied() == tokenizer.id("<one>"));
 }
 
 /// Ids of transformers 5.23 for the tokenizer of SmolLM2-Instruct.

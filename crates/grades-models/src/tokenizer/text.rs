@@ -4,7 +4,9 @@
 //! every piece, would make other tokens of it than the model has seen. Which tokens stand for a part is told by their bytes.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::words::Words;
 use super::{Result, Tokenizer, encode_error};
 
 /// What a text is, and so which tokens belong around it. One that the text has written out is not added again.
@@ -41,18 +43,12 @@ impl Tokenizer {
     /// # Errors
     /// If the text cannot be encoded.
     pub fn encode_text(&self, text: &str, around: Around) -> Result<Encoded> {
-        let encoding = self.inner.encode(text, around != Around::Template).map_err(|e| encode_error(text, &e))?;
-        let (ids, mask) = (encoding.get_ids(), encoding.get_special_tokens_mask());
-        // The tokenizer marks what it has put around.
-        let before = mask.iter().take_while(|added| **added == 1).count();
-        let behind = mask[before..].iter().rev().take_while(|added| **added == 1).count();
-        let body = before..ids.len() - behind;
-        let (before, behind) = (&ids[..before], &ids[body.end..]);
-        let mut own = Encoded {
-            ids: ids[body.clone()].to_vec(),
-            ranges: ranges(&encoding.get_tokens()[body.clone()], &encoding.get_offsets()[body]),
+        let encoded = match self.words.get_or_init(|| Words::of(&self.inner).map(Arc::new)) {
+            Some(words) => words.encode(&self.inner, text).map(|own| (own, words.around.clone())),
+            None => self.encode_whole(text, around != Around::Template),
         };
-
+        let (mut own, [before, behind]) = encoded.map_err(|e| encode_error(text, &e))?;
+        let (before, behind) = (before.as_slice(), behind.as_slice());
         if around == Around::Template {
             self.drop_doubled(&mut own);
             return Ok(own);
@@ -80,6 +76,21 @@ impl Tokenizer {
         Ok(whole)
     }
 
+    /// The tokens of a text, and those that the tokenizer puts before it and behind it, if it is to.
+    pub(super) fn encode_whole(&self, text: &str, with_around: bool) -> tokenizers::Result<(Encoded, [Vec<u32>; 2])> {
+        let encoding = self.inner.encode(text, with_around)?;
+        let (ids, mask) = (encoding.get_ids(), encoding.get_special_tokens_mask());
+        // It marks what it has put around.
+        let before = mask.iter().take_while(|added| **added == 1).count();
+        let behind = mask[before..].iter().rev().take_while(|added| **added == 1).count();
+        let body = before..ids.len() - behind;
+        let own = Encoded {
+            ids: ids[body.clone()].to_vec(),
+            ranges: ranges(&encoding.get_tokens()[body.clone()], &encoding.get_offsets()[body.clone()]),
+        };
+        Ok((own, [ids[..before].to_vec(), ids[body.end..].to_vec()]))
+    }
+
     /// Begin and end tokens that a message has written out where the template writes them, too.
     fn drop_doubled(&self, tokens: &mut Encoded) {
         let (bos, eos) = (self.bos_id(), self.eos_id());
@@ -97,7 +108,7 @@ impl Tokenizer {
 
 /// The bytes of tokens. Byte-level tokenizers may leave out the spaces that a token begins with, and of one of spaces alone all:
 /// they are the last before its end, as many as its letters.
-fn ranges(tokens: &[String], offsets: &[(usize, usize)]) -> Vec<Range<usize>> {
+pub(super) fn ranges(tokens: &[String], offsets: &[(usize, usize)]) -> Vec<Range<usize>> {
     let mut end = 0;
     let range = |(token, &(begin, until)): (&String, &(usize, usize))| {
         let spaces = || until.saturating_sub(token.chars().count()).max(end).min(until);
