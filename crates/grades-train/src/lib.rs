@@ -13,6 +13,7 @@ pub mod eval;
 pub mod hub;
 pub mod loaded;
 pub mod quickstart;
+mod random;
 pub mod schedule;
 pub mod serve;
 pub mod train;

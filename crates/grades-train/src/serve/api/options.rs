@@ -1,12 +1,12 @@
 //! How texts are written: the fields that both ways of asking share.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use grades_models::sampling::{Penalties, Sampler, SamplingOptions};
 use serde_json::{Value, json};
 
 use super::fields::Fields;
+use crate::random;
 use crate::serve::error::ApiError;
 
 /// Most answers to a prompt.
@@ -31,11 +31,6 @@ pub(in crate::serve) struct Options {
     pub(in crate::serve) include_usage: bool,
     sampling: SamplingOptions,
     seed: Option<u64>,
-}
-
-/// A random number.
-pub(in crate::serve) fn random() -> u64 {
-    RandomState::new().hash_one(0_u8)
 }
 
 impl Options {
@@ -82,7 +77,7 @@ impl Options {
     /// # Errors
     /// An option is out of its range.
     pub(in crate::serve) fn sampler(&self, index: usize) -> Result<Sampler, ApiError> {
-        let seed = self.seed.map_or_else(random, |seed| seed.wrapping_add(index as u64));
+        let seed = self.seed.map_or_else(random::number, |seed| seed.wrapping_add(index as u64));
         Sampler::new(SamplingOptions { seed, ..self.sampling })
             .map_err(|error| ApiError::new(400, "invalid_value", error.to_string()))
     }
@@ -90,7 +85,9 @@ impl Options {
 
 fn top_p(fields: &mut Fields) -> Result<f32, ApiError> {
     match fields.number("top_p", 0.0..=1.0)? {
-        Some(0.0) => Err(ApiError::field("top_p", "must be above 0; `temperature: 0` takes the likeliest token always")),
+        Some(0.0) => {
+            Err(ApiError::field("top_p", "must be above 0; `temperature: 0` takes the likeliest token always"))
+        }
         top_p => Ok(top_p.unwrap_or(1.0)),
     }
 }

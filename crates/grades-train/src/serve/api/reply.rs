@@ -4,8 +4,8 @@ use grades_models::calendar;
 use grades_models::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 
-use super::options::random;
 use super::{Asked, Kind, Tokens};
+use crate::random;
 use crate::serve::error::ApiError;
 use crate::serve::logprobs::Told;
 use crate::serve::queue::{Event, Finish};
@@ -54,7 +54,7 @@ impl<'a> Reply<'a> {
         Self {
             tokenizer,
             kind: asked.kind,
-            id: format!("{prefix}-{:016x}", random()),
+            id: format!("{prefix}-{:016x}", random::number()),
             created: calendar::now().as_secs(),
             model,
             include_usage: asked.options.include_usage,

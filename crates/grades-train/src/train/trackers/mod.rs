@@ -4,13 +4,12 @@ mod mlflow;
 mod protobuf;
 mod tensorboard;
 mod trackio;
+mod waits;
 mod wandb;
 
-use std::collections::hash_map::RandomState;
 use std::env;
 use std::fmt::Debug;
 use std::fs;
-use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use serde_json::Value;
 
 use super::TrainError;
 use crate::config::{Config, Tracker, without_nulls};
+use crate::random;
 
 /// The file of a run's directory that holds what the run is called in other tools, so that one that goes on does so there, too.
 const IDS: &str = "trackers.json";
@@ -98,12 +98,7 @@ fn id_of(run: &Path) -> Result<String, TrainError> {
     if let Some(id) = known.filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())) {
         return Ok(id);
     }
-    // Hashers begin with what the system draws for each process, and each with another state.
-    let id = format!("{:016x}{:016x}", RandomState::new().build_hasher().finish(), {
-        let mut hasher = RandomState::new().build_hasher();
-        hasher.write_u128(calendar::now().as_nanos());
-        hasher.finish()
-    });
+    let id = random::id();
     grades_fs::write(&path, format!("{}\n", serde_json::json!({ "run_id": id })))?;
     Ok(id)
 }

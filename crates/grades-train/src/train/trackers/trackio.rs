@@ -4,16 +4,13 @@
 use std::env;
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use grades_models::calendar;
 use serde_json::{Map, Value, json};
 
+use super::waits::Waits;
 use super::{Opened, Tracks, Values, set};
 use crate::train::TrainError;
-
-/// How long lines wait at most for a file.
-const WAIT: Duration = Duration::from_secs(10);
 
 /// A run that is told to Trackio.
 #[derive(Debug)]
@@ -27,8 +24,7 @@ pub(super) struct Inbox {
     /// The step of the last line, and how many lines it has.
     last: (u64, usize),
     waiting: String,
-    written: Instant,
-    warned: bool,
+    waits: Waits,
 }
 
 impl Inbox {
@@ -51,27 +47,17 @@ impl Inbox {
             options: opened.options.clone(),
             last: (0, 0),
             waiting: String::new(),
-            written: Instant::now(),
-            warned: false,
+            waits: Waits::new("Trackio"),
         }
     }
 
-    /// Makes a file of what waits; where that fails it goes on waiting, with one warning.
+    /// Makes a file of what waits; where that fails it goes on waiting.
     fn flush(&mut self) {
-        self.written = Instant::now();
-        if self.waiting.is_empty() {
-            return;
+        let written = if self.waiting.is_empty() { Ok(()) } else { self.write() };
+        if written.is_ok() {
+            self.waiting.clear();
         }
-        match self.write() {
-            Ok(()) => self.waiting.clear(),
-            Err(error) if !self.warned => {
-                self.warned = true;
-                log::warn!(
-                    "{error}; training goes on, and what Trackio is told waits in memory until it can be written"
-                );
-            }
-            Err(_) => {}
-        }
+        self.waits.tried(written);
     }
 
     fn write(&self) -> Result<(), TrainError> {
@@ -97,7 +83,7 @@ impl Tracks for Inbox {
             "config": self.options.take(), "log_id": format!("{}-{}-{}", self.id, values.step, self.last.1),
         });
         self.waiting.push_str(&format!("{line}\n"));
-        if self.written.elapsed() > WAIT {
+        if self.waits.are_over() {
             self.flush();
         }
         Ok(())
@@ -111,6 +97,8 @@ impl Tracks for Inbox {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::Config;
 

@@ -4,17 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use grades_models::calendar;
 use serde_json::{Map, Value, json};
 
+use super::super::waits::Waits;
 use super::super::{Opened, Tracks, Values};
 use super::{TAG, named, parameters};
 use crate::train::TrainError;
-
-/// How long values wait at most, so that a step does not open a file for each matrix.
-const WAIT: Duration = Duration::from_secs(10);
 
 /// MLflow's numbers of a run's state.
 const RUNNING: u64 = 1;
@@ -27,8 +24,7 @@ pub(super) struct FileStore {
     meta: Map<String, Value>,
     /// Lines that are not in their files yet, by metric.
     waiting: BTreeMap<String, String>,
-    written: Instant,
-    warned: bool,
+    waits: Waits,
 }
 
 impl FileStore {
@@ -60,30 +56,23 @@ impl FileStore {
             }
             None => begin(opened, &folder, &run)?,
         };
-        let mut store = Self { run, meta, waiting: BTreeMap::new(), written: Instant::now(), warned: false };
+        let mut store = Self { run, meta, waiting: BTreeMap::new(), waits: Waits::new("MLflow") };
         store.meta.insert("status".to_owned(), RUNNING.into());
         write_meta(&store.run, &store.meta)?;
         Ok(store)
     }
 
-    /// Writes what waits; where that fails it goes on waiting, with one warning.
+    /// Writes what waits; where that fails it goes on waiting.
     fn flush(&mut self) {
-        let mut failure = None;
+        let mut written = Ok(());
         self.waiting.retain(|name, lines| match append(&self.run.join("metrics").join(name), lines) {
             Ok(()) => false,
             Err(error) => {
-                failure = Some(error);
+                written = Err(format!("{}: {error}", self.run.display()));
                 true
             }
         });
-        if let Some(error) = failure.filter(|_| !self.warned) {
-            self.warned = true;
-            log::warn!(
-                "{}: {error}; training goes on, and what MLflow is told waits in memory until it can be written",
-                self.run.display()
-            );
-        }
-        self.written = Instant::now();
+        self.waits.tried(written);
     }
 }
 
@@ -94,7 +83,7 @@ impl Tracks for FileStore {
             let lines = self.waiting.entry(named(name)).or_default();
             lines.push_str(&format!("{time} {value} {}\n", values.step));
         }
-        if self.written.elapsed() > WAIT {
+        if self.waits.are_over() {
             self.flush();
         }
         Ok(())
@@ -202,6 +191,8 @@ fn cut(folder: &Path, step: usize) -> Result<(), TrainError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::Config;
 
