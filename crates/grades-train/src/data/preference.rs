@@ -15,7 +15,7 @@ use super::format::{DatasetSpec, Format};
 use super::picture::PictureColumns;
 use super::record::Record;
 use super::sample::{Sample, Written};
-use super::samples::{ExcessLength, TokenOptions, tell_unread};
+use super::samples::{Outcome, TokenOptions, tell_unread};
 use super::tokens;
 use crate::hub::Hub;
 
@@ -123,36 +123,23 @@ fn encode(
     for sample in samples {
         let texts =
             tokens::tokenize(sample, encoder, None, false, &record.place).map_err(|message| record.error(message))?;
-        let Ok([mut tokens]) = <[Tokenized; 1]>::try_from(texts) else {
+        let Ok([tokens]) = <[Tokenized; 1]>::try_from(texts) else {
             return Err(record.error(
                 "an answer has several turns, and the chat template writes the earlier ones otherwise once another follows, so they are \
                  not one text; give answers of one turn",
             ));
         };
-        if tokens.label_count() == 0 {
-            return Err(record.error("an answer has no token to learn; remove the row or fill it in"));
-        }
-        if tokens.ids.len() > options.sequence_len {
-            match options.excess_length {
-                ExcessLength::Raise => {
-                    return Err(DataError::TooLong {
-                        place: record.place.to_string(),
-                        tokens: tokens.ids.len(),
-                        sequence_len: options.sequence_len,
-                    });
-                }
-                ExcessLength::Truncate => {
-                    tokens.truncate(options.sequence_len);
-                    cut = true;
-                }
-                ExcessLength::Drop => tokens.labels.clear(),
+        match Outcome::of(tokens, record, options)? {
+            Outcome::Whole(tokens) => answers.push(tokens),
+            Outcome::Cut(tokens) => {
+                cut = true;
+                answers.push(tokens);
             }
-            if tokens.label_count() == 0 {
+            Outcome::TooLong | Outcome::Torn | Outcome::RatedOut => {
                 all.dropped += 1;
                 return Ok(None);
             }
         }
-        answers.push(tokens);
     }
     if answers.len() == 2 && answers[0].ids == answers[1].ids {
         // They differ behind the cut.

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::super::bad_rows::OnBadRow;
 use super::super::format::tests::Characters;
+use super::super::samples::ExcessLength;
 use super::*;
 
 const OPTIONS: TokenOptions = TokenOptions {

@@ -14,6 +14,7 @@ use crate::train::ledger::Ledger;
 use crate::train::preference::Objective;
 use crate::train::prefix_cache::Set;
 use crate::train::state::TrainState;
+use crate::train::validation::Validation;
 
 /// Steps whose batches an average of the weights is compared with the weights over: two forward passes each, 1 % of a run of 250 steps.
 pub(in crate::train) const COMPARED: usize = 4;
@@ -26,26 +27,24 @@ impl Trainer<'_> {
             return Ok(());
         }
         let (clock, before) = (Instant::now(), executed());
-        let batches = self.feed.unseen(step..step + COMPARED)?;
-        if batches.is_empty() {
+        let next = Validation::from(self.feed.unseen(step..step + COMPARED)?);
+        if next.batches.is_empty() {
             return Ok(());
         }
         let loss = |trainer: &mut Self| {
             let (model, reader) = (&trainer.state.model, &mut trainer.reader);
             if let Objective::Preference(preferences) = &trainer.objective {
-                let judged = mean_of_rows(batches.iter().map(|batch| {
+                let judged = mean_of_rows(next.batches.iter().map(|batch| {
                     let inputs = reader.read(model, batch)?;
                     let rows = preferences.rows(Set::Train, batch);
                     Ok((preferences.evaluate(model, Set::Train, batch, None, &inputs), rows))
                 }));
                 return Ok(judged?.map_or(f64::NAN, |(loss, _)| loss));
             }
-            let (mut sum, mut labels) = (0.0, 0);
-            for batch in &batches {
-                sum += loss_of(&model.log_likelihoods(&reader.read(model, batch)?, &labels_of(&batch.targets)));
-                labels += batch.label_count;
-            }
-            Ok(if labels > 0 { sum / labels as f64 } else { f64::NAN })
+            let losses = next.losses(|batch| {
+                Ok(loss_of(&model.log_likelihoods(&reader.read(model, batch)?, &labels_of(&batch.targets))))
+            })?;
+            Ok(losses.all.unwrap_or(f64::NAN))
         };
         let raw = loss(self)?;
         let averaged = self.with_average(loss)?;
