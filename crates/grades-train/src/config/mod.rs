@@ -6,6 +6,7 @@
 
 mod averaging;
 mod chat;
+mod derived;
 mod evaluation;
 mod forms;
 mod hub;

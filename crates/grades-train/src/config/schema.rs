@@ -8,7 +8,7 @@ use super::raw::{AUTO_RESUME, COMPARE, NOT_YET, TARGET_LINEAR};
 use super::{Config, raw};
 
 /// What numbers may be, beside what their types say; `validation` refuses the same.
-pub(super) const RANGES: [(&str, &str, f64); 38] = [
+pub(super) const RANGES: [(&str, &str, f64); 49] = [
     ("sequence_len", "minimum", 1.0),
     ("micro_batch_size", "minimum", 1.0),
     ("gradient_accumulation_steps", "minimum", 1.0),
@@ -25,6 +25,17 @@ pub(super) const RANGES: [(&str, &str, f64); 38] = [
     ("projector_learning_rate", "minimum", 0.0),
     ("weight_decay", "minimum", 0.0),
     ("max_grad_norm", "minimum", 0.0),
+    ("learning_rate", "minimum", 0.0),
+    ("val_set_size", "minimum", 0.0),
+    ("eval_steps", "minimum", 0.0),
+    ("rl_beta", "exclusiveMinimum", 0.0),
+    ("rpo_alpha", "minimum", 0.0),
+    ("simpo_gamma", "minimum", 0.0),
+    ("cpo_alpha", "minimum", 0.0),
+    ("kto_desirable_weight", "minimum", 0.0),
+    ("kto_undesirable_weight", "minimum", 0.0),
+    ("dpo_label_smoothing", "minimum", 0.0),
+    ("dpo_label_smoothing", "exclusiveMaximum", 0.5),
     ("num_epochs", "exclusiveMinimum", 0.0),
     ("adam_epsilon", "exclusiveMinimum", 0.0),
     ("lora_alpha", "exclusiveMinimum", 0.0),
@@ -47,6 +58,14 @@ pub(super) const RANGES: [(&str, &str, f64); 38] = [
     ("lr_scheduler_kwargs.num_cycles", "exclusiveMinimum", 0.0),
     ("lr_scheduler_kwargs.power", "exclusiveMinimum", 0.0),
     ("lr_scheduler_kwargs.timescale", "minimum", 1.0),
+];
+
+/// What other tools call the options of LISA, as in `lisa.rs`.
+const OF_LISA: [(&str, &str, &str); 4] = [
+    ("lisa_n_layers", "active_layers", "Axolotl"),
+    ("lisa_activated_layers", "active_layers", "LMFlow"),
+    ("lisa_step_interval", "interval_steps", "Axolotl"),
+    ("lisa_interval_steps", "interval_steps", "LMFlow"),
 ];
 
 /// A part of the schema, and where it belongs: the method of early stopping whose option it is, if it is one.
@@ -81,7 +100,7 @@ pub fn schema() -> Value {
         let pointer = format!("/properties/{}", key.replace('.', "/properties/"));
         if let Some(Value::Object(field)) = schema.pointer_mut(&pointer) {
             let whole = value as i64;
-            field.insert(bound.to_owned(), whole.into());
+            field.insert(bound.to_owned(), if whole as f64 == value { whole.into() } else { value.into() });
         }
     }
     tidy(&mut schema);
@@ -194,6 +213,13 @@ pub(super) fn early_stopping(generator: &mut SchemaGenerator) -> Schema {
     if let Some(Value::Object(default)) = choices.iter_mut().find(is_default) {
         default.remove("required");
     }
+    let is_lisa = |schema: &&mut Value| schema.pointer("/properties/method/const").is_some_and(|name| name == "lisa");
+    if let Some(properties) = choices.iter_mut().find(is_lisa).and_then(|lisa| lisa["properties"].as_object_mut()) {
+        for (name, option, tool) in OF_LISA {
+            let description = format!("{tool}'s name for `{option}`.");
+            properties.insert(name.to_owned(), json!({ "description": description, "type": "integer", "minimum": 1 }));
+        }
+    }
     let names: Vec<&str> = grades::EarlyStopping::all().iter().map(grades::EarlyStopping::name).collect();
     choices.insert(0, json!({ "description": "A method with its default options.", "enum": names }));
     let mut schema = Schema::default();
@@ -223,16 +249,40 @@ mod tests {
                 "lr_scheduler_kwargs.min_lr_rate" => "lr_scheduler: cosine_with_min_lr",
                 "lr_scheduler_kwargs.power" => "lr_scheduler: polynomial",
                 "lr_scheduler_kwargs.timescale" => "lr_scheduler: inverse_sqrt",
+                "rl_beta" | "rpo_alpha" => "rl: dpo",
+                "dpo_label_smoothing" => "rl: dpo\ndpo_loss_type: robust",
+                "simpo_gamma" | "cpo_alpha" => "rl: simpo",
+                "kto_desirable_weight" | "kto_undesirable_weight" => "rl: kto",
                 _ => "adapter: lora",
             };
-            let yaml = format!("model: m\ndatasets: [{{path: d, type: text}}]\n{reader}\n{option}\n");
+            let kind = if reader.starts_with("rl:") { "preference" } else { "text" };
+            let yaml = format!("model: m\ndatasets: [{{path: d, type: {kind}}}]\n{reader}\n{option}\n");
             let error = Config::parse(&yaml, &[]).unwrap_err().to_string();
             assert!(error.contains(key.rsplit('.').next().unwrap()), "{option}: {error}");
-            assert!(!error.contains("is not read by"), "{option}: {error}");
+            assert!(!error.contains("is not read by") && !error.contains(" alone"), "{option}: {error}");
             let schema = schema();
             let found = fields(&schema, key);
             assert_eq!(found.len(), 1, "{key}");
             assert_eq!(found[0].schema[bound].as_f64(), Some(value), "{key}");
+        }
+    }
+
+    /// An editor knows them as the program does.
+    #[test]
+    fn the_names_of_other_tools_for_lisas_options_are_known() {
+        let schema = schema();
+        for (name, option, tool) in OF_LISA {
+            let found = fields(&schema, &format!("early_stopping.{name}"));
+            let [Field { method: Some("lisa"), schema }] = found.as_slice() else { panic!("{name}: {found:?}") };
+            assert!(schema["description"].as_str().unwrap().starts_with(tool));
+            let yaml = |value| {
+                format!(
+                    "model: m\ndatasets: [{{path: d, type: text}}]\nearly_stopping: {{method: lisa, {name}: {value}}}\n"
+                )
+            };
+            let config = Config::parse(&yaml(7), &[]).unwrap();
+            assert_eq!(serde_json::to_value(&config.early_stopping).unwrap()[option], 7, "{name}");
+            assert!(Config::parse(&yaml(0), &[]).unwrap_err().to_string().contains(option), "{name}");
         }
     }
 

@@ -25,10 +25,11 @@ const NAME: &str = "lisa";
 pub struct LisaConfig {
     /// How many layers of the language tower train at a time (γ; `lisa_n_layers` of Axolotl, `lisa_activated_layers` of
     /// LMFlow). Default: 2, as in its paper.
-    #[serde(alias = "lisa_n_layers", alias = "n_layers", alias = "activated_layers")]
+    #[serde(alias = "lisa_n_layers", alias = "lisa_activated_layers", alias = "n_layers", alias = "activated_layers")]
     pub active_layers: usize,
-    /// Steps after which they are drawn anew (K; `lisa_step_interval` of Axolotl). Default: 20, as in LMFlow.
-    #[serde(alias = "lisa_step_interval", alias = "step_interval")]
+    /// Steps after which they are drawn anew (K; `lisa_step_interval` of Axolotl, `lisa_interval_steps` of LMFlow). Default: 20, as
+    /// in LMFlow.
+    #[serde(alias = "lisa_step_interval", alias = "lisa_interval_steps", alias = "step_interval")]
     pub interval_steps: usize,
     /// What they are drawn from. Default: the run's seed.
     #[serde(skip_serializing_if = "Option::is_none")]
