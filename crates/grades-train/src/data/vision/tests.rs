@@ -194,7 +194,7 @@ fn another_tower_reads_all_turns_where_whole_pictures_have_a_token() {
     let turns = json!([{"user": "what is in the picture?", "assistant": "yes"}, {"user": "and?", "assistant": "no"}]);
     let rows = [json!({"images": ["wide.png"], "texts": turns})];
     model.vision = Vision::squares(&processor, "<|image|>", Some("<|global_image|>"), 8).unwrap();
-    let found = model.rows("cauldron", &rows, OPTIONS).unwrap().samples;
+    let found = model.rows("cauldron", &rows, OPTIONS).unwrap().tokens();
     let shown = "user\n<|global_image|><|image|><|image|><|image|><|image|>what is in the picture?";
     assert!(model.text(&found[0]).contains(shown), "{}", model.text(&found[0]));
     let learnt = model.learnt(&found[0]);
@@ -204,7 +204,7 @@ fn another_tower_reads_all_turns_where_whole_pictures_have_a_token() {
     assert_eq!((pixels.height, pixels.width), (16, 16));
     // Without that token it is May's layout.
     model.vision = Vision::squares(&processor, "<|image|>", None, 8).unwrap();
-    let found = model.rows("cauldron", &rows, OPTIONS).unwrap().samples;
+    let found = model.rows("cauldron", &rows, OPTIONS).unwrap().tokens();
     assert_eq!(model.learnt(&found[0]), "yes<|im_end|>");
 }
 
