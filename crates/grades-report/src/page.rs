@@ -68,7 +68,8 @@ th button{font-weight:inherit}[aria-sort] button::after{content:\" ▴\"}[aria-s
 .sample{margin:0 0 1.5rem}.sample h3{margin:0 0 .3rem}.sample img{margin:0 .5rem .3rem 0;vertical-align:top}\n\
 .sample pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:0}.sample mark{background:none;color:var(--s2);font-weight:700}\n\
 .sample span{color:var(--soft)}\n\
-@media print{details .scroll{max-height:none}.tools,.tip,.reset{display:none}figure,.facts div{break-inside:avoid}}\n";
+@media print{.scroll,pre{overflow:visible}details .scroll{max-height:none}.tools,.tip,.reset{display:none}thead th{position:static}\
+figure,.facts div,tr,.sample{break-inside:avoid}h2,h3{break-after:avoid}.facts div,pre{border:1px solid var(--line)}}\n";
 
 /// What a reader may do with the figures; see there.
 const SCRIPT: [&str; 3] =

@@ -41,14 +41,14 @@ const toolbar = () => {
 };
 
 // Tables sorted by a column: once up, once down.
-const sortable = table => {
+const sortable = (table, index) => {
   const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     const title = head.textContent;
     head.textContent = "";
     const button = node(head, "button", { type: "button" }, title);
-    button.addEventListener("click", () => {
-      const down = head.getAttribute("aria-sort") === "ascending";
+    const sort = down => {
+      state.sorted[index] = [column, down];
       heads.forEach(other => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const key = row => row.cells[column].dataset.v === undefined ? row.cells[column].textContent : Number(row.cells[column].dataset.v);
@@ -56,13 +56,18 @@ const sortable = table => {
       const order = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
       const rows = [...body.rows].sort((a, b) => last(a) - last(b) || (down ? -1 : 1) * order(key(a), key(b)));
       body.append(...rows);
-    });
+    };
+    button.addEventListener("click", () => sort(head.getAttribute("aria-sort") === "ascending"));
+    const [sorted, down] = state.sorted[index] || [];
+    if (sorted === column) sort(down);
   });
 };
 
-// A page of a run that goes on loads itself anew, but not under somebody's pointer, and looks as it was left.
+// A page of a run that goes on loads itself anew, but not under somebody's pointer, and looks as it was left; so does the page of its end.
 const details = () => [...document.querySelectorAll("details")];
+const picks = () => [...document.querySelectorAll(".picker > input")];
 const remember = () => {
+  state.picked = picks().flatMap((of, index) => of.checked ? [index] : []);
   state.open = details().flatMap((of, index) => of.open ? [index] : []);
   try { sessionStorage.setItem(location.pathname, JSON.stringify({ ...state, hidden: [...state.hidden] })); } catch { /* not kept then */ }
 };
@@ -72,16 +77,27 @@ const recall = () => {
     if (kept) Object.assign(state, kept, { hidden: new Set(kept.hidden) });
   } catch { /* nothing is kept */ }
 };
+recall();
+if (!refresh) {
+  try { sessionStorage.removeItem(location.pathname); } catch { /* there is none */ }
+}
+details().forEach((of, index) => { if (state.open.includes(index)) of.open = true; });
+picks().forEach((of, index) => { if (state.picked.includes(index)) of.checked = true; });
 if (refresh) {
-  recall();
   const again = () => {
     if (document.hidden || plots.some(plot => plot.cursor !== null && plot.cursor !== undefined)) return setTimeout(again, 1000);
     remember();
     location.reload();
   };
   setTimeout(again, 1000 * refresh);
-  details().forEach((of, index) => { if (state.open.includes(index)) of.open = true; });
 }
+// On paper nothing can be opened.
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = details().filter(of => !of.open);
+  closed.forEach(of => { of.open = true; });
+});
+addEventListener("afterprint", () => closed.forEach(of => { of.open = false; }));
 document.querySelectorAll("script.values").forEach((script, index) => plots.push(new Plot(script, index)));
 document.querySelectorAll("table.sortable").forEach(sortable);
 toolbar();

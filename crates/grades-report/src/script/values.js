@@ -7,7 +7,7 @@ const MARKERS = ["m-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0", "m-3 -3h6v6h-6z", "m0 -4l
 const read = element => JSON.parse(element.textContent);
 const clocks = [...document.querySelectorAll("script.clocks")].flatMap(read);
 const plots = [];
-const state = { axis: "steps", smoothing: 0, hidden: new Set(), windows: {}, open: [] };
+const state = { axis: "steps", smoothing: 0, hidden: new Set(), windows: {}, open: [], sorted: {}, picked: [] };
 const refresh = Number(document.documentElement.dataset.refresh);
 
 // Numbers as number.rs writes them.
