@@ -123,8 +123,8 @@ impl Args {
                 }
                 if interrupt.heard().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            // Who does not type the lines has nobody who would go on after an answer.
-            if input.is_terminal() {
+            // Only an answer is worth to be ended alone; and who does not type the lines has nobody who would go on after it.
+            if input.is_terminal() && matches!(Line::of(&line), Line::Message(_)) {
                 interrupt.begin();
             }
             let obeyed = self.obey(&Line::of(&line), &mut chat, &mut pictures, &mut sampler, show);
