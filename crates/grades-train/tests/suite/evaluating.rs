@@ -6,7 +6,7 @@ use grades_report::record::{Generated, TaskScores};
 use serde_json::Value;
 
 use crate::records::{logs, without_clocks};
-use crate::runs::{Run, Workspace};
+use crate::runs::{Run, Workspace, exclusive};
 
 /// Questions of one's own: with choices, and with written answers.
 fn with_questions() -> Workspace {
@@ -148,6 +148,7 @@ fn answers_are_those_of_the_present_model() {
         image_backend: ImageBackend::Auto,
         precision: Precision::F32,
     };
+    let _counters = exclusive();
     let loaded = Loaded::open(&run.summary.model_dir, loading).unwrap();
     let limits = generate::Limits { max_new_tokens: 6, stop: loaded.ends(true).unwrap() };
     for line in of(24) {
