@@ -76,8 +76,8 @@ impl Args {
         let [of_tower, of_language] = [Checkpoint::open(&tower)?, Checkpoint::open(&language)?];
         let config = |checkpoint: &Checkpoint| Ok::<_, anyhow::Error>(HfConfig::new(checkpoint.config()?.clone())?);
         let (tower_config, language_config) = (config(&of_tower)?, config(&of_language)?);
-        let tiles = self.tiles(&tower_config)?;
         let is_siglip = tower_config.model_type()?.starts_with("siglip");
+        let tiles = self.tiles(&tower_config, is_siglip)?;
         let tokens: Vec<(&str, &str)> = std::iter::once(IMAGE)
             .chain((!is_siglip).then_some(GLOBAL))
             .chain(tiles.iter().flat_map(|tiles| &tiles.tokens).map(|(name, token)| (name.as_str(), token.as_str())))
@@ -116,12 +116,11 @@ impl Args {
     }
 
     /// The tiles that pictures are cut into.
-    fn tiles(&self, tower: &HfConfig) -> anyhow::Result<Option<Tiles>> {
+    fn tiles(&self, tower: &HfConfig, is_siglip: bool) -> anyhow::Result<Option<Tiles>> {
         let Some(longest) = self.max_image_size else { return Ok(None) };
         let of_image = |value: &Value| value.get("image_size").and_then(Value::as_u64);
         let value = tower.value();
         let side = value.get("vision_config").and_then(of_image).or_else(|| of_image(value)).unwrap_or(224) as usize;
-        let is_siglip = tower.model_type()?.starts_with("siglip");
         if !is_siglip || longest == 0 || longest % side != 0 || longest / side > MOST_TILES {
             anyhow::bail!(
                 "--max-image-size {longest} does not fit; pictures are cut into tiles before a SigLIP alone, and it must be 1 to \

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use grades_images::{Alpha, Limits, Processor, decode};
 use grades_models::config::HfConfig;
-use grades_models::source::{LoadOptions, Source, Storage};
 use grades_models::template::{ChatTemplate, Given, Message};
 use grades_models::tokenizer::{SpecialTokens, Tokenizer};
 use grades_models::weights::Checkpoint;
@@ -152,22 +151,7 @@ pub fn outline(config: &HfConfig) -> Result<(), Error> {
     if !registry::towers().any(|tower| config.model_type().is_ok_and(|name| name == tower)) {
         return registry::outline(config, true).map(drop);
     }
-    let device = grades_tensor::device("cpu").map_err(|error| Error::Input(error.to_string()))?;
-    registry::load_tower(config, &Nothing, LoadOptions { storage: Storage::Outline, ..LoadOptions::new(device) })
-        .map(drop)
-}
-
-/// Holds no tensor.
-struct Nothing;
-
-impl Source for Nothing {
-    fn shape(&self, _: &str) -> Option<Vec<usize>> {
-        None
-    }
-
-    fn load(&self, _: &str, _: &[usize]) -> Result<Vec<f32>, Error> {
-        Ok(Vec::new())
-    }
+    registry::outline_tower(config).map(drop)
 }
 
 fn chat_template(bytes: &[u8], _: &Path) {

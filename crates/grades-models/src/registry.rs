@@ -112,6 +112,15 @@ pub fn outline(config: &HfConfig, split_fused: bool) -> Result<Outline, Error> {
     Ok(Outline::new(load(config, &Nothing, options)?))
 }
 
+/// The vision tower of a config, likewise.
+///
+/// # Errors
+/// As [`load_tower`].
+pub fn outline_tower(config: &HfConfig) -> Result<Encoder, Error> {
+    let device = grades_tensor::device("cpu").map_err(|error| Error::Input(error.to_string()))?;
+    load_tower(config, &Nothing, LoadOptions { storage: Storage::Outline, ..LoadOptions::new(device) })
+}
+
 /// Holds no tensor.
 struct Nothing;
 

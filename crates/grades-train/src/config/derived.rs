@@ -10,6 +10,7 @@ use crate::schedule::Schedule;
 use crate::train::average::WeightAverage;
 use crate::train::outputs;
 use crate::train::rule::{Adam, AdjustLrFn, Rule};
+
 impl Config {
     /// How the data become tokens.
     pub fn token_options(&self) -> TokenOptions {
