@@ -17,7 +17,7 @@ pub(crate) enum Level {
 }
 
 /// The best level of this processor, or a lower one that the environment variable `GRADES_SIMD` names (`baseline`,
-/// `avx2`), so that the tests can run every version that the processor has.
+/// `avx2`; `avx512` leaves AMX alone out), so that the tests can run every version that the processor has.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) fn level() -> Level {
@@ -49,6 +49,12 @@ fn detect() -> Level {
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_bf16() -> bool {
     level() == Level::Avx512 && is_x86_feature_detected!("avx512bf16")
+}
+
+/// Whether AMX may be looked for: AVX512-BF16, which its drivers need, is there, and `GRADES_SIMD` does not stop below it.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn may_use_amx() -> bool {
+    has_bf16() && std::env::var("GRADES_SIMD").as_deref() != Ok("avx512")
 }
 
 /// Whether the target guarantees a fused multiply-add, without any detection.

@@ -3,11 +3,14 @@
 //! The same three products of a linear layer `y = x · wᵀ` as in [`super`], with activations and their gradients in
 //! bf16, weights in f32 (or in any form that [`Rows`] decodes), rounded to bf16 while they are packed, and weight
 //! gradients in f32. On a processor with AVX512-BF16 the products run on its dot-product instruction, which treats
-//! denormal numbers as zero; elsewhere the rounded numbers are multiplied in f32.
+//! denormal numbers as zero, and where the processor has AMX, and the system allows it, on tiles of that (`amx`); elsewhere the rounded
+//! numbers are multiplied in f32.
 //!
 //! A weight is packed panel by panel by the thread that needs the panel next, so that nothing of a whole weight's
 //! size is written, and once for all rows of the batch.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod gated;
 mod output;
 #[cfg(target_arch = "x86_64")]
@@ -22,6 +25,8 @@ mod reference;
 mod tests;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tile;
+#[cfg(target_arch = "x86_64")]
+mod unit;
 #[cfg(target_arch = "x86_64")]
 mod weight_gradient;
 

@@ -158,7 +158,7 @@ pub(super) unsafe fn plain(
 /// Positions that put the first and the second half of 32 numbers into turns: 0, 16, 1, 17, …
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn interleaving() -> __m512i {
+pub(super) fn interleaving() -> __m512i {
     _mm512_set_epi16(
         31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
         16, 0,
@@ -171,7 +171,13 @@ fn interleaving() -> __m512i {
 /// The processor has AVX-512 with BW and VL.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn interleaved(m: &Matrix<bf16>, row: usize, end: usize, column: usize, interleave: __m512i) -> __m512i {
+pub(super) unsafe fn interleaved(
+    m: &Matrix<bf16>,
+    row: usize,
+    end: usize,
+    column: usize,
+    interleave: __m512i,
+) -> __m512i {
     let load = |row: usize| -> __m256i {
         if row >= end || column >= m.columns() {
             return _mm256_setzero_si256();

@@ -6,7 +6,8 @@ use std::ops::Range;
 use half::bf16;
 
 use super::pack;
-use super::tile::{COLUMNS, Left, Pair, ROWS, Target, tile};
+use super::tile::{COLUMNS, Left, Pair, Target};
+use super::unit::{Unit, pad, with_best};
 use crate::element::convert_into;
 use crate::gemm::Matrix;
 use crate::gemm::panels::{Packed, tasks};
@@ -71,6 +72,15 @@ impl Operand<'_> {
 /// The shapes fit, and the target takes `[rows of a, columns of b]`, which nothing else reads or writes. Unless it
 /// accumulates, it need not be initialised; every element of it is written.
 pub(super) unsafe fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], target: Target) {
+    // SAFETY: passed on; the unit is this processor's.
+    with_best!(U => unsafe { product_by::<U>(a, b, bias, target) })
+}
+
+/// [`product`] by one unit.
+///
+/// # Safety
+/// As [`product`], and the processor has the unit.
+pub(super) unsafe fn product_by<U: Unit>(a: Matrix<bf16>, b: Operand, bias: &[f32], target: Target) {
     let (m, n, k) = (a.rows(), b.columns(), a.columns());
     if m == 0 || n == 0 {
         return;
@@ -85,7 +95,7 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], target: 
     };
     let product = Product { a, b, bias };
     if k <= INNER {
-        return product.pass(0..k, target);
+        return product.pass::<U>(0..k, target);
     }
     // Sums over several blocks of the inner dimension stay in f32. The blocks one after the other for all of the result, so
     // that threads read the same block of `a`, from the cache.
@@ -102,7 +112,7 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Operand, bias: &[f32], target: 
             Target::F32 { c, row_stride, .. } if start > 0 => Target::F32 { c, row_stride, add: c.cast_const() },
             first => first,
         };
-        product.pass(start..k.min(start + INNER), target);
+        product.pass::<U>(start..k.min(start + INNER), target);
     }
     if let Target::Bf16 { c, row_stride, accumulate } = target {
         // SAFETY: there is room for `m · n` elements, and the first pass has written each of them.
@@ -131,22 +141,25 @@ struct Product<'a> {
 
 impl Product<'_> {
     /// Sums over rows `inner` of `b`, and the bias with the first of them, into `target`.
-    fn pass(&self, inner: Range<usize>, target: Target) {
+    fn pass<U: Unit>(&self, inner: Range<usize>, target: Target) {
         let panels = self.b.columns().div_ceil(COLUMNS);
         let (threads, in_groups) = (threads(), panels.div_ceil(PANELS));
         let even = in_groups.is_multiple_of(threads) || in_groups >= 4 * threads;
         let each_task = if even || panels < threads { PANELS } else { 1 };
         let shared = Shared((self, target));
-        each_with(tasks(self.a.rows(), panels.div_ceil(each_task), ROWS), Packed::default, |packed, (group, rows)| {
+        // SAFETY: `product_by` is called where the processor has the unit.
+        let init = || (unsafe { U::new() }, Packed::default());
+        each_with(tasks(self.a.rows(), panels.div_ceil(each_task), U::ROWS), init, |(unit, packed), (group, rows)| {
             let (product, target) = shared.get();
             let panels = group * each_task..panels.min((group + 1) * each_task);
-            product.run(packed, inner.clone(), panels, rows, target);
+            product.run(unit, packed, inner.clone(), panels, rows, target);
         });
     }
 
     /// The part of it in `rows` and the columns of `panels`.
-    fn run(
+    fn run<U: Unit>(
         &self,
+        unit: &mut U,
         packed: &mut Packed<Pair>,
         inner: Range<usize>,
         panels: Range<usize>,
@@ -155,18 +168,19 @@ impl Product<'_> {
     ) {
         let (n, first) = (self.b.columns(), panels.start * COLUMNS);
         let pairs = inner.len().div_ceil(2);
-        let panel_pairs = pairs * COLUMNS;
+        let panel_pairs = pairs.next_multiple_of(U::PAIRS) * COLUMNS;
         let bias = if self.bias.is_empty() || inner.start > 0 { std::ptr::null() } else { self.bias.as_ptr() };
-        // SAFETY: `product` is called where the processor has AVX512-BF16. The buffer has room for the panels, which are
+        // SAFETY: `product_by` is called where the processor has AVX512-BF16 and the unit. The buffer has room for the panels, which are
         // packed before they are read. Each tile lies within the rows and columns of this task, its rows of `a` have
         // `pairs` pairs from the start of the block on, and the bias has an element for each column.
         unsafe {
             let target = target.at(rows.start, first);
             let b = packed.panels(PANELS * panel_pairs, panels.start, |scratch, b| {
                 self.b.pack(panels.clone(), inner.clone(), scratch, b, panel_pairs);
+                pad(b, panels.len(), pairs, panel_pairs);
             });
-            for i in (0..rows.len()).step_by(ROWS) {
-                let count = ROWS.min(rows.len() - i);
+            for i in (0..rows.len()).step_by(U::ROWS) {
+                let count = U::ROWS.min(rows.len() - i);
                 let row_stride = self.a.row_stride().unsigned_abs();
                 let start = self.a.as_ptr().add((rows.start + i) * row_stride + inner.start);
                 let a = Left { start, row_stride, pair_stride: 2 };
@@ -174,7 +188,8 @@ impl Product<'_> {
                     let column = panel * COLUMNS;
                     let bias = if bias.is_null() { bias } else { bias.add(first + column) };
                     let columns = COLUMNS.min(n - first - column);
-                    tile((count, columns), pairs, a, b.add(panel * panel_pairs), bias, target.at(i, column));
+                    let b = b.add(panel * panel_pairs);
+                    unit.tile((count, columns), pairs, a, b, bias, target.at(i, column));
                 }
             }
         }

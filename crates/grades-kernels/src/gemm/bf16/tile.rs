@@ -182,7 +182,7 @@ unsafe fn fixed<const R: usize, const V: usize>(
 
 /// The columns of vector `v` that lie within the first `columns`.
 #[inline(always)]
-fn mask(columns: usize, v: usize) -> __mmask16 {
+pub(super) fn mask(columns: usize, v: usize) -> __mmask16 {
     let count = columns.saturating_sub(16 * v).min(16);
     ((1_u32 << count) - 1) as __mmask16
 }
@@ -211,7 +211,7 @@ unsafe fn widened(c: *const bf16, mask: __mmask16) -> __m512 {
 /// The processor has AVX-512; the columns that the masks name lie within the target, and if `ADD` within `add`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn store_f32<const V: usize, const ADD: bool>(
+pub(super) unsafe fn store_f32<const V: usize, const ADD: bool>(
     c: *mut f32,
     add: *const f32,
     masks: [__mmask16; VECTORS],
@@ -233,7 +233,7 @@ unsafe fn store_f32<const V: usize, const ADD: bool>(
 /// As [`store_f32`], with AVX512-BF16, BW and VL.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn store_bf16<const V: usize, const ADD: bool>(
+pub(super) unsafe fn store_bf16<const V: usize, const ADD: bool>(
     c: *mut bf16,
     masks: [__mmask16; VECTORS],
     sums: [__m512; VECTORS],

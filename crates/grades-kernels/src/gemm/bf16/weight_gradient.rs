@@ -5,7 +5,8 @@ use std::ops::Range;
 use half::bf16;
 
 use super::pack;
-use super::tile::{COLUMNS, Left, Pair, ROWS, Target, tile};
+use super::tile::{COLUMNS, Pair, Target};
+use super::unit::{Unit, pad, with_best};
 use crate::gemm::Matrix;
 use crate::gemm::panels::{Buffer, LAST, Packed};
 use crate::threads::{Shared, each, each_with, ends_a_part};
@@ -36,6 +37,15 @@ pub(super) struct Piece {
 /// The shapes fit, and each target takes `[rows, columns of b]`, which nothing else reads or writes. Unless it
 /// accumulates, it need not be initialised; every element of it is written.
 pub(super) unsafe fn product(a: Matrix<bf16>, b: Matrix<bf16>, pieces: Vec<Piece>) {
+    // SAFETY: passed on; the unit is this processor's.
+    with_best!(U => unsafe { product_by::<U>(a, b, pieces) })
+}
+
+/// [`product`] by one unit.
+///
+/// # Safety
+/// As [`product`], and the processor has the unit.
+pub(super) unsafe fn product_by<U: Unit>(a: Matrix<bf16>, b: Matrix<bf16>, pieces: Vec<Piece>) {
     let (tokens, n) = (a.rows(), b.columns());
     if n == 0 {
         return;
@@ -49,15 +59,19 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Matrix<bf16>, pieces: Vec<Piece
         }
     }
     let panels = n.div_ceil(COLUMNS);
-    let panel_pairs = tokens.clamp(1, INNER).div_ceil(2) * COLUMNS;
+    let panel_pairs = tokens.clamp(1, INNER).div_ceil(2).next_multiple_of(U::PAIRS) * COLUMNS;
     let mut buffer = Buffer::<Pair>::new(panels * panel_pairs);
     // Once for a batch of nothing as well: the result is then zero.
     for start in (0..tokens.max(1)).step_by(INNER) {
         let inner = start..tokens.min(start + INNER);
         let right = Shared(buffer.as_mut_ptr());
         each(0..panels, |panel| {
-            // SAFETY: `product` is called where the processor has AVX512-BF16; each panel has its place in the buffer.
-            unsafe { pack::right(&b, panel, inner.clone(), right.get().add(panel * panel_pairs)) };
+            // SAFETY: `product_by` is called where the processor has AVX512-BF16; each panel has its place in the buffer.
+            unsafe {
+                let out = right.get().add(panel * panel_pairs);
+                pack::right(&b, panel, inner.clone(), out);
+                pad(out, 1, inner.len().div_ceil(2), panel_pairs);
+            }
         });
         // The last of each thread's part in pieces, so that threads end together.
         let pieces = |task| if ends_a_part(task, tasks.len()) { LAST.min(panels) } else { 1 };
@@ -65,8 +79,11 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Matrix<bf16>, pieces: Vec<Piece
             let pieces = pieces(task);
             (0..pieces).map(move |piece| (task, panels * piece / pieces..panels * (piece + 1) / pieces))
         };
-        each_with((0..tasks.len()).flat_map(split), Packed::default, |packed, (index, panels)| {
+        // SAFETY: `product_by` is called where the processor has the unit.
+        let init = || (unsafe { U::new() }, Packed::default());
+        each_with((0..tasks.len()).flat_map(split), init, |(unit, packed), (index, panels)| {
             run(
+                unit,
                 packed,
                 &a,
                 inner.clone(),
@@ -81,7 +98,9 @@ pub(super) unsafe fn product(a: Matrix<bf16>, b: Matrix<bf16>, pieces: Vec<Piece
 
 /// Columns `panels` of task `index` over the rows `inner` of the batch; `right` are all panels of the right operand and their
 /// distance.
-fn run(
+#[expect(clippy::too_many_arguments, reason = "the parts of one task")]
+fn run<U: Unit>(
+    unit: &mut U,
     packed: &mut Packed<Pair>,
     a: &Matrix<bf16>,
     inner: Range<usize>,
@@ -96,20 +115,17 @@ fn run(
         first => first,
     };
     let rows = task.columns.len();
-    let block_pairs = pairs * ROWS;
-    let room = TASK_ROWS.next_multiple_of(2 * ROWS) / ROWS * block_pairs;
-    // SAFETY: the processor has AVX512-BF16. The buffer has room for an even number of blocks, which are packed before they
-    // are read; the panels have been packed. Each tile lies within this task's part of the result.
+    // SAFETY: the processor has AVX512-BF16 and the unit. The buffer has room for all rows, which are packed before they are read; the panels have been packed. Each tile lies within this task's part of the result.
     unsafe {
-        let start = packed.panels(room, index, |_, start| {
-            pack::left(a, task.columns.clone(), inner, start, block_pairs);
+        let start = packed.panels(U::left_room(TASK_ROWS, pairs), index, |_, start| {
+            U::pack_left(a, task.columns.clone(), inner, start);
         });
         for panel in panels {
             let (b, column) = (right.0.add(panel * right.1), panel * COLUMNS);
-            for i in (0..rows).step_by(ROWS) {
-                let size = (ROWS.min(rows - i), COLUMNS.min(n - column));
-                let a = Left { start: start.add(i / ROWS * block_pairs).cast(), row_stride: 2, pair_stride: 2 * ROWS };
-                tile(size, pairs, a, b, std::ptr::null(), target.at(i, column));
+            for i in (0..rows).step_by(U::ROWS) {
+                let size = (U::ROWS.min(rows - i), COLUMNS.min(n - column));
+                let a = U::left(start, i, pairs);
+                unit.tile(size, pairs, a, b, std::ptr::null(), target.at(i, column));
             }
         }
     }
