@@ -170,7 +170,10 @@ fn print(report: &StepReport) {
     ));
     let processor = report.processor.as_deref().unwrap_or("unknown processor");
     let precision = report.options.precision.name();
-    output::print(&format!("machine       {processor}, {} threads, {precision}", report.threads));
+    output::print(&format!(
+        "machine       {processor}, {} threads, {precision} on {}",
+        report.threads, report.instructions
+    ));
     output::print("                    median         best");
     for (name, median, best, digits) in [
         ("tokens/s", median.tokens_per_second, best.tokens_per_second, 1),

@@ -57,6 +57,25 @@ pub(crate) fn may_use_amx() -> bool {
     has_bf16() && std::env::var("GRADES_SIMD").as_deref() != Ok("avx512")
 }
 
+/// The best instruction set that products run on here: `amx`, `avx512-bf16`, `avx512`, `avx2` or `baseline`.
+#[must_use]
+pub fn instructions() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        match level() {
+            Level::Avx512 if crate::gemm::bf16::runs_on_amx() => "amx",
+            Level::Avx512 if has_bf16() => "avx512-bf16",
+            Level::Avx512 => "avx512",
+            Level::Avx2 => "avx2",
+            Level::Baseline => "baseline",
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        "baseline"
+    }
+}
+
 /// Whether the target guarantees a fused multiply-add, without any detection.
 pub(crate) const BASELINE_FMA: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
 

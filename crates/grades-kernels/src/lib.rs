@@ -4,8 +4,8 @@
 //! and their gradients in any [`Element`]. A kernel writes into buffers of its caller and says in its
 //! documentation what shape each of them has. Work is split into blocks of a fixed size, so that a result is the
 //! same, bit for bit, on one thread and on many; the threads are those of [`threads`]. The
-//! instruction set (AVX-512, AVX2 with FMA, or what the target guarantees) is chosen at run time; the environment
-//! variable `GRADES_SIMD` lowers it to `avx2` or `baseline`.
+//! instruction set (AMX, AVX-512, AVX2 with FMA, or what the target guarantees) is chosen at run time; the environment
+//! variable `GRADES_SIMD` lowers it to `avx512` (without AMX), `avx2` or `baseline`.
 //!
 //! A buffer whose length contradicts the stated shape is a mistake of the calling code and panics, as indexing a
 //! slice does. What depends on data (a label or token outside the vocabulary, a byte count that fits no block)
@@ -49,6 +49,7 @@ pub mod optimizer;
 pub mod quant;
 pub mod rope;
 
+pub use dispatch::instructions;
 pub use element::{Element, narrow, widen};
 pub use memory::{return_freed_memory, reuse_freed_memory};
 pub use out_of_range::OutOfRange;

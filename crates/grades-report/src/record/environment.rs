@@ -18,6 +18,9 @@ pub struct Environment {
     pub architecture: Option<String>,
     /// The processor's name, where the system says it.
     pub processor: Option<String>,
+    /// The best instruction set that the matrix products run on, such as `avx512-bf16`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
     /// Threads that compute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,

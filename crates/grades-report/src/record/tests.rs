@@ -165,7 +165,7 @@ fn every_event_reads_back_equal() {
 #[test]
 fn an_environment_reads_back_equal() {
     let text = concat!(
-        r#"{"version":"0.1.0","commit":null,"operating_system":"linux","architecture":"x86_64","processor":"CPU","threads":2,"#,
+        r#"{"version":"0.1.0","commit":null,"operating_system":"linux","architecture":"x86_64","processor":"CPU","instructions":"amx","threads":2,"#,
         r#""precision":"f32","samples":780,"validation_samples":200,"dropped_samples":0,"truncated_samples":0,"#,
         r#""parameters":450624,"trainable_parameters":450624,"model_bytes":1802496,"units":28,"planned_steps":735}"#,
     );

@@ -95,6 +95,8 @@ pub struct Products {
 pub struct GemmReport {
     /// The processor's name.
     pub processor: Option<String>,
+    /// The best instruction set that products run on.
+    pub instructions: &'static str,
     /// Threads.
     pub threads: usize,
     /// Numbers of the products.
@@ -116,6 +118,7 @@ pub fn run(sizes: &[Size], precision: Dtype, on_size: &mut dyn FnMut(&Products))
     GemmReport {
         sizes: measured.collect(),
         processor: memory::processor(),
+        instructions: grades_kernels::instructions(),
         threads: grades_kernels::threads(),
         precision,
     }

@@ -62,6 +62,8 @@ pub struct StepReport {
     pub options: StepOptions,
     /// The processor's name.
     pub processor: Option<String>,
+    /// The best instruction set that products run on.
+    pub instructions: &'static str,
     /// Threads.
     pub threads: usize,
     /// Numbers of the model, with its adapters.
@@ -149,6 +151,7 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
     Ok(StepReport {
         options: options.clone(),
         processor: memory::processor(),
+        instructions: grades_kernels::instructions(),
         threads: grades_kernels::threads(),
         parameters: bench.model.parameters().iter().map(|parameter| parameter.len()).sum(),
         trainable_parameters: bench.trainable,

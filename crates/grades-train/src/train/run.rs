@@ -240,6 +240,7 @@ fn environment(prepared: &Prepared, model: &Decoder, units: usize) -> Environmen
         operating_system: Some(std::env::consts::OS.to_owned()),
         architecture: Some(std::env::consts::ARCH.to_owned()),
         processor: memory::processor(),
+        instructions: Some(grades_kernels::instructions().to_owned()),
         threads: Some(grades_kernels::threads()),
         precision: Some(model.dtype().name().to_owned()),
         samples: Some(prepared.training_samples).filter(|_| !prepared.config.streaming),

@@ -54,6 +54,7 @@ fn a_run_leaves_its_whole_record() {
         ("version", json!(env!("CARGO_PKG_VERSION"))),
         ("operating_system", json!(std::env::consts::OS)),
         ("architecture", json!(std::env::consts::ARCH)),
+        ("instructions", json!(grades_kernels::instructions())),
     ];
     for (key, value) in expected {
         assert_eq!(environment[key], value, "{key}");

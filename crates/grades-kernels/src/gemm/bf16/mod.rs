@@ -34,3 +34,5 @@ pub use super::rows::Rows;
 pub use gated::gated_new;
 pub use output::{Output, Part};
 pub use products::{is_native, nn, nn_new, nt, nt_new, nt_onto, tn, tn_new};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use unit::has_amx as runs_on_amx;

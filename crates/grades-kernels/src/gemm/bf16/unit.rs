@@ -104,8 +104,8 @@ macro_rules! with_best {
 pub(super) use with_best;
 
 /// Whether products run on AMX.
-pub(super) fn has_amx() -> bool {
-    matches!(amx::state(), amx::State::Works)
+pub(crate) fn has_amx() -> bool {
+    amx::state() == amx::State::Works
 }
 
 /// Zeros behind the last pair of each of `panels` panels, as far as a unit reads.

@@ -5,8 +5,7 @@ use std::sync::OnceLock;
 
 use half::bf16;
 
-use super::program::Runner;
-use super::{Amx, COLUMNS, ROWS, SIDE, Tiles};
+use super::{Amx, COLUMNS, ROWS, SIDE};
 use crate::dispatch;
 use crate::gemm::bf16::tile::{Left, Pair, Target};
 use crate::gemm::bf16::unit::Unit;
@@ -33,12 +32,37 @@ pub(crate) fn state() -> State {
         }
         // SAFETY: `may_use_amx` has found AVX-512, and with it `xgetbv`, which only reads.
         let enabled = || unsafe { enabled_states() };
-        match by(|leaf, part| __cpuid_count(leaf, part), enabled, ask_system) {
+        match by(__cpuid_count, enabled, ask_system) {
             // SAFETY: the processor has AMX, and the system lets this process use it.
             State::Works if !unsafe { agrees::<Amx>() } => State::Wrong,
             state => state,
         }
+        .warned()
     })
+}
+
+impl State {
+    /// The same, with a line in the log where there is AMX that is not used.
+    fn warned(self) -> Self {
+        if let Some(why) = self.why_not() {
+            log::warn!(
+                "this processor has AMX, but {why}; bf16 products run on AVX512-BF16 (GRADES_SIMD=avx512 says so without this line)"
+            );
+        }
+        self
+    }
+
+    fn why_not(self) -> Option<String> {
+        match self {
+            Self::Works | Self::Absent => None,
+            Self::Refused(None) => Some("the system does not keep its tiles for a process".into()),
+            Self::Refused(Some(error)) => {
+                let error = std::io::Error::from_raw_os_error(error);
+                Some(format!("the system does not let this process use it ({error})"))
+            }
+            Self::Wrong => Some("a first product on it was wrong".into()),
+        }
+    }
 }
 
 #[target_feature(enable = "xsave")]
@@ -66,12 +90,12 @@ fn by(cpuid: impl Fn(u32, u32) -> CpuidResult, enabled: impl Fn() -> u64, ask: i
     if enabled() & STATES != STATES { State::Refused(None) } else { ask() }
 }
 
-/// Asks Linux, which gives a thread the memory for its tiles only then. Threads that begin later may use them as well.
+/// Asks Linux, which saves the tiles of a process's threads only then.
 #[cfg(target_os = "linux")]
 fn ask_system() -> State {
     const REQUEST: libc::c_ulong = 0x1023;
     const NUMBERS: libc::c_ulong = 18;
-    // SAFETY: the call takes two numbers; it changes what this process may use, nothing in its memory.
+    // SAFETY: the call takes two numbers; it changes what all threads of this process may use, nothing in its memory.
     match unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, NUMBERS) } {
         0 => State::Works,
         _ => State::Refused(std::io::Error::last_os_error().raw_os_error()),
@@ -87,7 +111,7 @@ fn ask_system() -> State {
 /// Whether products of a unit are those of plain loops, up to rounding: for tiles that are whole, and that end within.
 ///
 /// # Safety
-/// As [`Runner::new`].
+/// As [`Unit::new`].
 pub(super) unsafe fn agrees<U: Unit>() -> bool {
     // SAFETY: passed on.
     let mut unit = unsafe { U::new() };
@@ -122,8 +146,9 @@ pub(super) unsafe fn agrees<U: Unit>() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gemm::bf16::amx::Tiles;
     use crate::gemm::bf16::amx::emulator::Emulator;
-    use crate::gemm::bf16::amx::program::{Operands, Shapes};
+    use crate::gemm::bf16::amx::program::{Operands, Runner, Shapes};
 
     /// What a Xeon of the fourth generation says, with one register of one leaf replaced.
     fn described(change: Option<(u32, u32, [u32; 4])>) -> impl Fn(u32, u32) -> CpuidResult {
@@ -160,6 +185,14 @@ mod tests {
         ] {
             assert_eq!(by(described(Some(change)), both, || State::Works), State::Absent, "{change:?}");
         }
+    }
+
+    #[test]
+    fn amx_that_is_not_used_is_told() {
+        assert_eq!([State::Works, State::Absent].map(State::why_not), [None, None]);
+        let refused = State::Refused(Some(1)).why_not().unwrap();
+        assert!(refused.contains("("), "{refused}");
+        assert!(State::Refused(None).why_not().is_some() && State::Wrong.why_not().is_some());
     }
 
     /// An emulation that does one thing wrong.

@@ -7,8 +7,8 @@ use super::emulator::Emulator;
 use crate::activations::Activation;
 use crate::dispatch::has_bf16;
 use crate::gemm::bf16::product::{self, Operand};
-use crate::gemm::bf16::tile::Target;
-use crate::gemm::bf16::unit::Avx512;
+use crate::gemm::bf16::tile::{COLUMNS, Left, Target};
+use crate::gemm::bf16::unit::{Avx512, Unit};
 use crate::gemm::bf16::{Rows, gated, reference, weight_gradient};
 use crate::gemm::rows::{Stack, testing::Scaled};
 use crate::gemm::{Matrix, MatrixMut};
@@ -109,6 +109,31 @@ fn products_with_weights_equal_the_reference_at_any_size() {
             assert_close(&products::<false>(a, b, bias, [m, n])[0], &twice, tolerance, &what);
             assert_close(&products::<true>(a, b, bias, [m, n])[0], &twice, 2.0_f64.powi(-7) + tolerance, &what);
         }
+    }
+}
+
+/// A unit is used again with what the last product left.
+#[test]
+fn a_product_does_not_see_the_one_before() {
+    if !has_bf16() {
+        return;
+    }
+    // SAFETY: the emulation needs no AMX; the operands hold what the sizes say.
+    unsafe {
+        let mut unit = Emulated::new();
+        let mut panel = crate::gemm::Buffer::<u32>::new(16 * COLUMNS);
+        panel.as_mut_ptr().write_bytes(0, 16 * COLUMNS);
+        panel.as_mut_ptr().write(u32::from(bf16::ONE.to_bits()));
+        let mut product = |a: &[bf16], rows: usize| {
+            let mut c = vec![f32::NAN; rows];
+            let a = Left { start: a.as_ptr(), row_stride: a.len() / rows, pair_stride: 2 };
+            let target = Target::F32 { c: c.as_mut_ptr(), row_stride: 1, add: std::ptr::null() };
+            unit.tile((rows, 1), a.row_stride / 2, a, panel.as_ptr(), std::ptr::null(), target);
+            c
+        };
+        assert!(product(&[bf16::NAN; 20 * 10], 20).iter().all(|sum| sum.is_nan()));
+        assert_eq!(product(&[bf16::ONE; 2 * 4], 2), [1.0; 2]);
+        assert_eq!(product(&[bf16::ONE; 20 * 2], 20), [1.0; 20]);
     }
 }
 
