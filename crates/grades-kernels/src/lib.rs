@@ -53,6 +53,7 @@ pub use dispatch::instructions;
 pub use element::{Element, narrow, widen};
 pub use memory::{return_freed_memory, reuse_freed_memory};
 pub use out_of_range::OutOfRange;
+pub use threads::simulated::{Job, Simulation, simulate};
 pub use threads::{on_worker, set_threads, threads};
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! length, so that it finds what it has written before in its cache; who has finished takes items of the others.
 
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::{OnceLock, PoisonError};
 
 use primitives::{Arc, AtomicUsize, JoinHandle, Mutex, MutexGuard, Ordering, Thread, thread};
@@ -16,6 +16,7 @@ use crate::processors;
 #[cfg(all(test, loom))]
 mod models;
 mod primitives;
+pub(crate) mod simulated;
 
 /// Sets the number of threads for the whole process; only before the first kernel runs.
 ///
@@ -41,11 +42,13 @@ pub fn threads() -> usize {
 }
 
 /// `body` for each item, on all threads.
+#[track_caller]
 pub(crate) fn each<T: Send>(items: impl IntoIterator<Item = T>, body: impl Fn(T) + Sync) {
     each_with(items, || (), |(), item| body(item));
 }
 
 /// `body` for each item, with what `init` made for the thread that runs it.
+#[track_caller]
 pub(crate) fn each_with<T: Send, S>(
     items: impl IntoIterator<Item = T>,
     init: impl Fn() -> S + Sync,
@@ -65,8 +68,12 @@ pub(crate) fn each_with<T: Send, S>(
             body(state.get_or_insert_with(&init), item);
         }
     };
-    if len <= 1 || INSIDE.get() {
+    if len == 0 || INSIDE.get() {
         run(&mut (0..len));
+    } else if simulated::runs() {
+        simulated::job(threads(), len, &run, Location::caller());
+    } else if len == 1 {
+        run(&mut (0..1));
     } else {
         current(|pool| pool.run(len, &run));
     }
@@ -79,6 +86,7 @@ pub(crate) fn ends_a_part(index: usize, len: usize) -> bool {
 }
 
 /// What `body` makes of each item, in the items' order.
+#[track_caller]
 pub(crate) fn map<T: Send, R: Send>(items: impl IntoIterator<Item = T>, body: impl Fn(T) -> R + Sync) -> Vec<R> {
     let items: Vec<T> = items.into_iter().collect();
     let mut results: Vec<Option<R>> = items.iter().map(|_| None).collect();
@@ -175,15 +183,22 @@ pub(crate) struct Pool {
 impl Pool {
     /// A pool of the calling thread and `threads − 1` helpers, or as many as the system gives.
     pub(crate) fn new(threads: usize) -> Self {
-        let slots = (0..threads.max(1)).map(|_| Slot::default()).collect();
-        let board = Arc::new(Board { slots, job: Mutex::new(None), panic: Mutex::new(None) });
+        let mut pool = Self::without_helpers(threads);
+        let board = &pool.board;
         let helper = |index: usize| {
             let board = board.clone();
             let name = format!("kernel-{index}");
             thread::Builder::new().name(name).spawn(move || board.help(index)).ok()
         };
-        let helpers = (1..threads).map_while(helper).map(|handle| (handle.thread().clone(), Some(handle))).collect();
-        Self { board, helpers, busy: Mutex::new(()) }
+        pool.helpers = (1..threads).map_while(helper).map(|handle| (handle.thread().clone(), Some(handle))).collect();
+        pool
+    }
+
+    /// A pool that counts as so many threads, of which there is only the calling one.
+    fn without_helpers(threads: usize) -> Self {
+        let slots = (0..threads.max(1)).map(|_| Slot::default()).collect();
+        let board = Arc::new(Board { slots, job: Mutex::new(None), panic: Mutex::new(None) });
+        Self { board, helpers: Vec::new(), busy: Mutex::new(()) }
     }
 
     /// Sends the helpers to sleep at once.
@@ -195,7 +210,6 @@ impl Pool {
     }
 
     /// Runs `body` with the kernels that it calls on this pool.
-    #[cfg(test)]
     pub(crate) fn install<R>(self, body: impl FnOnce() -> R) -> R {
         let before = OWN.replace(Some(std::sync::Arc::new(self)));
         let result = catch_unwind(AssertUnwindSafe(body));
