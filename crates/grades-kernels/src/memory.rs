@@ -3,7 +3,11 @@
 //! A training step allocates and frees the same buffers again and again. The C library hands large freed buffers back
 //! to the system at once, and the page faults of getting them again take a quarter of a step.
 
-/// Keeps freed buffers for the next step, and asks for large pages for them. Call it once, at the start of the program.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+use crate::processors;
+
+/// Keeps freed buffers for the next step, asks for large pages for them, and spreads them over all memory nodes. Call it once, at the
+/// start of the program, before there are other threads.
 ///
 /// A step walks through gigabytes; with pages of 4 KiB it spends some 3 % of its time looking up where they lie.
 pub fn reuse_freed_memory() {
@@ -18,8 +22,47 @@ pub fn reuse_freed_memory() {
             libc::mallopt(libc::M_ARENA_MAX, 1);
             libc::mallopt(libc::M_TRIM_THRESHOLD, NEVER);
         }
+        spread_over_nodes();
         reserve_large_pages();
     }
+}
+
+/// Has the system take pages from all memory nodes in turn, on a machine that has several, unless it was told otherwise already
+/// (`numactl`). Threads that begin later do the same.
+///
+/// By itself it takes a page from the node of the thread that writes it first. Weights lie then on the node of the thread that read
+/// them, and activations, whose memory is freed and used again by other threads, wherever their first users were. In turn all nodes
+/// serve all threads, each with its share of the bandwidth.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn spread_over_nodes() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let Some(nodes) = memory_nodes(&status).filter(|nodes| nodes.len() > 1) else { return };
+    let mut mask = [0 as libc::c_ulong; MOST_NODES / libc::c_ulong::BITS as usize];
+    for node in nodes {
+        mask[node / libc::c_ulong::BITS as usize] |= 1 << (node % libc::c_ulong::BITS as usize);
+    }
+    let mut mode: libc::c_int = 0;
+    let none = std::ptr::null_mut::<libc::c_ulong>();
+    // SAFETY: the first call writes `mode` alone, the second reads as many bits of `mask` as it has. Where the system refuses
+    // either, pages lie where they would have lain.
+    unsafe {
+        let asked = libc::syscall(libc::SYS_get_mempolicy, &raw mut mode, none, 0_usize, none, 0_usize);
+        if asked == 0 && mode == libc::MPOL_DEFAULT {
+            // The kernel reads one bit less than it is told.
+            libc::syscall(libc::SYS_set_mempolicy, libc::MPOL_INTERLEAVE, mask.as_ptr(), MOST_NODES + 1);
+        }
+    }
+}
+
+/// As many memory nodes as Linux can have.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const MOST_NODES: usize = 1024;
+
+/// The memory nodes that the process may use, by `/proc/self/status`.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn memory_nodes(status: &str) -> Option<Vec<usize>> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Mems_allowed_list:"))?;
+    processors::list(line).filter(|nodes| nodes.iter().all(|&node| node < MOST_NODES))
 }
 
 /// Lets the heap grow at once to three quarters of the machine's memory, in addresses only, and asks for large pages there: where
@@ -61,5 +104,22 @@ pub fn return_freed_memory() {
         unsafe { libc::malloc_trim(0) };
         // The end of the heap has gone back as well.
         reserve_large_pages();
+    }
+}
+
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+mod tests {
+    use super::{memory_nodes, spread_over_nodes};
+
+    #[test]
+    fn nodes_are_those_that_the_system_allows() {
+        assert_eq!(memory_nodes("Name:\tgrades\nMems_allowed:\t3\nMems_allowed_list:\t0-1,4\n"), Some(vec![0, 1, 4]));
+        assert_eq!(memory_nodes("Mems_allowed_list:\t0\n"), Some(vec![0]));
+        for status in ["", "Mems_allowed_list:\t\n", "Mems_allowed_list:\t0-1024\n", "Mems_allowed_list:\t-1\n"] {
+            assert_eq!(memory_nodes(status), None, "{status}");
+        }
+        // Wherever the tests run, memory can be written after it.
+        spread_over_nodes();
+        assert_eq!(vec![7_u8; 1 << 20].iter().map(|&x| u64::from(x)).sum::<u64>(), 7 << 20);
     }
 }

@@ -36,7 +36,7 @@ fn cores(root: &Path) -> Option<usize> {
 }
 
 /// The numbers of a list such as `0-3,8`.
-fn list(text: &str) -> Option<Vec<usize>> {
+pub(crate) fn list(text: &str) -> Option<Vec<usize>> {
     let mut numbers = Vec::new();
     for part in text.trim().split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
