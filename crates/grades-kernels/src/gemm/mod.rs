@@ -14,6 +14,7 @@
 
 mod banded;
 pub mod bf16;
+mod blocks;
 mod matrix;
 mod panels;
 mod products;
@@ -27,6 +28,7 @@ mod tests;
 mod transpose;
 
 pub(crate) use banded::{Band, TILE_ROWS, banded};
+pub use blocks::{Blocks, Kind, Sizes};
 pub use matrix::{Matrix, MatrixMut};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use panels::Buffer;

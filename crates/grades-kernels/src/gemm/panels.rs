@@ -55,15 +55,13 @@ impl<T> Packed<T> {
     }
 }
 
-/// The fewest rows that are worth packing the panels again for.
-const MIN_ROWS: usize = 64;
 /// Tasks that the last of a thread's part are split into.
 pub(super) const LAST: usize = 4;
 
 /// Group of panels and rows of each task, in whole tiles of `tile_rows`. Every task packs its panels, unless its thread has just
 /// done so; rows are therefore split only where groups do not suffice, and at the end of each thread's part, so that threads end
-/// together.
-pub(super) fn tasks(rows: usize, groups: usize, tile_rows: usize) -> Vec<(usize, Range<usize>)> {
+/// together, and into no fewer than `least`.
+pub(super) fn tasks(rows: usize, groups: usize, tile_rows: usize, least: usize) -> Vec<(usize, Range<usize>)> {
     let threads = threads();
     let pieces = |group| match groups >= threads {
         true if !ends_a_part(group, groups) => 1,
@@ -72,7 +70,7 @@ pub(super) fn tasks(rows: usize, groups: usize, tile_rows: usize) -> Vec<(usize,
     };
     let mut tasks = Vec::new();
     for group in 0..groups {
-        let pieces = pieces(group).min(rows.div_ceil(MIN_ROWS)).max(1);
+        let pieces = pieces(group).min(rows.div_ceil(least)).max(1);
         let chunk = rows.div_ceil(pieces).next_multiple_of(tile_rows).max(tile_rows);
         tasks.extend((0..rows).step_by(chunk).map(|start| (group, start..rows.min(start + chunk))));
     }

@@ -21,6 +21,7 @@ use crate::gemm::Matrix;
 use crate::gemm::rows::Rows;
 #[cfg(target_arch = "x86_64")]
 use crate::gemm::{
+    Blocks,
     panels::{Packed, tasks},
     rows::Stack,
 };
@@ -99,7 +100,7 @@ impl Gated<'_> {
     unsafe fn run<U: Unit>(&self, y: *mut bf16, joined: *mut bf16) {
         let shared = Shared((self, y, joined));
         each_with(
-            tasks(self.a.rows(), self.gate.rows().div_ceil(COLUMNS), U::ROWS),
+            tasks(self.a.rows(), self.gate.rows().div_ceil(COLUMNS), U::ROWS, Blocks::current().bf16.rows),
             // SAFETY: the processor has the unit.
             || (unsafe { U::new() }, Packed::default()),
             |(unit, packed), (panel, rows)| {

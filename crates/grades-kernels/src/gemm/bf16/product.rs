@@ -9,9 +9,9 @@ use super::pack;
 use super::tile::{COLUMNS, Left, Pair, Target};
 use super::unit::{Unit, pad, with_best};
 use crate::element::convert_into;
-use crate::gemm::Matrix;
 use crate::gemm::panels::{Packed, tasks};
 use crate::gemm::rows::{Rows, Stack};
+use crate::gemm::{Blocks, Matrix, Sizes};
 use crate::threads::{Shared, each, each_with, threads};
 
 /// The right operand `[k, n]`.
@@ -26,8 +26,6 @@ pub(super) enum Operand<'a> {
 /// Most of the inner dimension that is packed at once: two panels of it fill little more than half of a second-level cache of
 /// 1 MiB.
 pub(super) const INNER: usize = 3072;
-/// Panels that a task packs at once. Two of bf16 results end on a cache line.
-const PANELS: usize = 2;
 
 impl Operand<'_> {
     fn columns(&self) -> usize {
@@ -143,26 +141,31 @@ impl Product<'_> {
     /// Sums over rows `inner` of `b`, and the bias with the first of them, into `target`.
     fn pass<U: Unit>(&self, inner: Range<usize>, target: Target) {
         let panels = self.b.columns().div_ceil(COLUMNS);
-        let (threads, in_groups) = (threads(), panels.div_ceil(PANELS));
+        let Sizes { panels: most, rows: least, .. } = Blocks::current().bf16;
+        let (threads, in_groups) = (threads(), panels.div_ceil(most));
         let even = in_groups.is_multiple_of(threads) || in_groups >= 4 * threads;
-        let each_task = if even || panels < threads { PANELS } else { 1 };
+        let each_task = if even || panels < threads { most } else { 1 };
         let shared = Shared((self, target));
         // SAFETY: `product_by` is called where the processor has the unit.
         let init = || (unsafe { U::new() }, Packed::default());
-        each_with(tasks(self.a.rows(), panels.div_ceil(each_task), U::ROWS), init, |(unit, packed), (group, rows)| {
-            let (product, target) = shared.get();
-            let panels = group * each_task..panels.min((group + 1) * each_task);
-            product.run(unit, packed, inner.clone(), panels, rows, target);
-        });
+        each_with(
+            tasks(self.a.rows(), panels.div_ceil(each_task), U::ROWS, least),
+            init,
+            |(unit, packed), (group, rows)| {
+                let (product, target) = shared.get();
+                let panels = group * each_task..panels.min((group + 1) * each_task);
+                product.run(unit, packed, inner.clone(), (panels, each_task), rows, target);
+            },
+        );
     }
 
-    /// The part of it in `rows` and the columns of `panels`.
+    /// The part of it in `rows` and the columns of `panels`, of which a task has at most `most`.
     fn run<U: Unit>(
         &self,
         unit: &mut U,
         packed: &mut Packed<Pair>,
         inner: Range<usize>,
-        panels: Range<usize>,
+        (panels, most): (Range<usize>, usize),
         rows: Range<usize>,
         target: Target,
     ) {
@@ -175,7 +178,7 @@ impl Product<'_> {
         // `pairs` pairs from the start of the block on, and the bias has an element for each column.
         unsafe {
             let target = target.at(rows.start, first);
-            let b = packed.panels(PANELS * panel_pairs, panels.start, |scratch, b| {
+            let b = packed.panels(most * panel_pairs, panels.start, |scratch, b| {
                 self.b.pack(panels.clone(), inner.clone(), scratch, b, panel_pairs);
                 pad(b, panels.len(), pairs, panel_pairs);
             });

@@ -7,14 +7,12 @@ use half::bf16;
 use super::pack;
 use super::tile::{COLUMNS, Pair, Target};
 use super::unit::{Unit, pad, with_best};
-use crate::gemm::Matrix;
 use crate::gemm::panels::{Buffer, LAST, Packed};
+use crate::gemm::{Blocks, Matrix};
 use crate::threads::{Shared, each, each_with, ends_a_part};
 
 /// Rows of the batch that are packed at once: a panel of them fills a tenth of a second-level cache.
 const INNER: usize = 1024;
-/// Rows of the result that a task computes.
-const TASK_ROWS: usize = 48;
 
 /// Rows of the result that belong to one task.
 struct Task {
@@ -50,10 +48,11 @@ pub(super) unsafe fn product_by<U: Unit>(a: Matrix<bf16>, b: Matrix<bf16>, piece
     if n == 0 {
         return;
     }
+    let task_rows = Blocks::current().bf16.gradient_rows;
     let mut tasks = Vec::new();
     for Piece { first, rows, target } in pieces {
-        for row in (0..rows).step_by(TASK_ROWS) {
-            let columns = first + row..first + rows.min(row + TASK_ROWS);
+        for row in (0..rows).step_by(task_rows) {
+            let columns = first + row..first + rows.min(row + task_rows);
             // SAFETY: the row lies within the part.
             tasks.push(Shared(Task { columns, target: unsafe { target.at(row, 0) } }));
         }
@@ -87,7 +86,7 @@ pub(super) unsafe fn product_by<U: Unit>(a: Matrix<bf16>, b: Matrix<bf16>, piece
                 packed,
                 &a,
                 inner.clone(),
-                (index, &tasks[index].0),
+                (index, task_rows, &tasks[index].0),
                 panels,
                 (right.get().cast_const(), panel_pairs),
                 n,
@@ -96,7 +95,7 @@ pub(super) unsafe fn product_by<U: Unit>(a: Matrix<bf16>, b: Matrix<bf16>, piece
     }
 }
 
-/// Columns `panels` of task `index` over the rows `inner` of the batch; `right` are all panels of the right operand and their
+/// Columns `panels` of task `index`, which like all has at most `task_rows` rows, over the rows `inner` of the batch; `right` are all panels of the right operand and their
 /// distance.
 #[expect(clippy::too_many_arguments, reason = "the parts of one task")]
 fn run<U: Unit>(
@@ -104,7 +103,7 @@ fn run<U: Unit>(
     packed: &mut Packed<Pair>,
     a: &Matrix<bf16>,
     inner: Range<usize>,
-    (index, task): (usize, &Task),
+    (index, task_rows, task): (usize, usize, &Task),
     panels: Range<usize>,
     right: (*const Pair, usize),
     n: usize,
@@ -117,7 +116,7 @@ fn run<U: Unit>(
     let rows = task.columns.len();
     // SAFETY: the processor has AVX512-BF16 and the unit. The buffer has room for all rows, which are packed before they are read; the panels have been packed. Each tile lies within this task's part of the result.
     unsafe {
-        let start = packed.panels(U::left_room(TASK_ROWS, pairs), index, |_, start| {
+        let start = packed.panels(U::left_room(task_rows, pairs), index, |_, start| {
             U::pack_left(a, task.columns.clone(), inner, start);
         });
         for panel in panels {

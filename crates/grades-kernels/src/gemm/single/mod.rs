@@ -11,6 +11,11 @@ mod tile;
 mod vector;
 mod weight_gradient;
 
+/// Panels that a task packs at once, unless others were chosen.
+pub(super) fn panels() -> usize {
+    kernel::Kernel::best().task_panels
+}
+
 pub(crate) use few_rows::{MAX_ROWS as MAX_FEW_ROWS, few_rows};
 pub(crate) use product::{Left, Right, product};
 pub(crate) use tile::Target;

@@ -7,6 +7,7 @@ use half::bf16;
 use super::kernel::Kernel;
 use super::tile::{self, Target, Tile};
 use crate::element::{Element, convert};
+use crate::gemm::blocks::{Blocks, Sizes};
 use crate::gemm::matrix::Matrix;
 use crate::gemm::panels::{Packed, tasks};
 use crate::gemm::rows::Rows;
@@ -150,17 +151,18 @@ struct Pass<'a> {
 impl Pass<'_> {
     fn run(&self) {
         let panels = self.b.columns().div_ceil(self.kernel.columns);
-        let (threads, most) = (threads(), self.kernel.task_panels);
+        let Sizes { panels: most, rows: least, .. } = Blocks::current().f32;
+        let threads = threads();
         let groups = panels.div_ceil(most);
         let even = groups.is_multiple_of(threads) || groups >= 4 * threads;
         let each_task = if even || panels < threads { most } else { 1 };
         let shared = Shared(self);
         each_with(
-            tasks(self.a.rows(), panels.div_ceil(each_task), self.kernel.rows),
+            tasks(self.a.rows(), panels.div_ceil(each_task), self.kernel.rows, least),
             || (Packed::default(), Vec::new()),
             |(packed, widened), (group, rows)| {
                 let panels = group * each_task..panels.min((group + 1) * each_task);
-                shared.get().task(packed, widened, panels, rows);
+                shared.get().task(packed, widened, (panels, each_task), rows);
             },
         );
     }
@@ -172,8 +174,14 @@ impl Pass<'_> {
         self.b.matrix.dense().filter(|_| once && panels * self.kernel.columns <= self.b.columns())
     }
 
-    /// The part of it in `rows` and the columns of `panels`.
-    fn task(&self, packed: &mut Packed<f32>, widened: &mut Vec<f32>, panels: Range<usize>, rows: Range<usize>) {
+    /// The part of it in `rows` and the columns of `panels`, of which a task has at most `most`.
+    fn task(
+        &self,
+        packed: &mut Packed<f32>,
+        widened: &mut Vec<f32>,
+        (panels, most): (Range<usize>, usize),
+        rows: Range<usize>,
+    ) {
         let Self { kernel, a, b, ref inner, target } = *self;
         let (n, panel_len) = (b.columns(), inner.len() * kernel.columns);
         // SAFETY: the panels lie within the operand, or the buffer has room for them, and they are packed before they are read.
@@ -186,7 +194,7 @@ impl Pass<'_> {
                     (b.as_ptr().add(inner.start * line + panels.start * kernel.columns), line, kernel.columns)
                 }
                 None => {
-                    let room = kernel.task_panels * panel_len;
+                    let room = most * panel_len;
                     let right = packed.panels(room, panels.start, |scratch, out| {
                         b.pack(kernel, panels.clone(), inner.clone(), scratch, out, panel_len);
                         if b.rounded {

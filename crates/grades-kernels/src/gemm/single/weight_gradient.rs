@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::kernel::Kernel;
 use super::tile::{Left, Right, Target, Tile};
+use crate::gemm::blocks::{Blocks, Sizes};
 use crate::gemm::matrix::Matrix;
 use crate::gemm::panels::{Buffer, LAST, Packed};
 use crate::gemm::rows::Rows;
@@ -12,8 +13,6 @@ use crate::threads::{Shared, each_with, ends_a_part};
 
 /// Rows of the batch that are packed at once: a panel of them fills a fifth of a second-level cache of 1 MiB.
 const INNER: usize = 1024;
-/// Rows of the result that a task computes, whole tiles of every kernel.
-const TASK_ROWS: usize = 96;
 
 /// The part of a product that one result holds: `rows` columns of `a` from `first` on.
 pub(crate) struct Piece {
@@ -49,10 +48,11 @@ pub(super) unsafe fn transposed_product_by(kernel: &Kernel, a: &dyn Rows, b: &dy
     if n == 0 {
         return;
     }
+    let Sizes { panels: most, gradient_rows: task_rows, .. } = Blocks::current().f32;
     let mut tasks = Vec::new();
     for &Piece { first, rows, target } in pieces {
-        for row in (0..rows).step_by(TASK_ROWS) {
-            let columns = first + row..first + rows.min(row + TASK_ROWS);
+        for row in (0..rows).step_by(task_rows) {
+            let columns = first + row..first + rows.min(row + task_rows);
             // SAFETY: the row lies within the part.
             tasks.push(Shared(Task { columns, target: unsafe { target.at(row, 0) } }));
         }
@@ -67,8 +67,8 @@ pub(super) unsafe fn transposed_product_by(kernel: &Kernel, a: &dyn Rows, b: &dy
         let inner = start..tokens.min(start + INNER);
         let panel_len = inner.len() * kernel.columns;
         let right = Shared(buffer.as_mut_ptr());
-        each_with((first_packed..panels).step_by(kernel.task_panels), Vec::new, |scratch, panel| {
-            let columns = panel * kernel.columns..n.min((panel + kernel.task_panels) * kernel.columns);
+        each_with((first_packed..panels).step_by(most), Vec::new, |scratch, panel| {
+            let columns = panel * kernel.columns..n.min((panel + most) * kernel.columns);
             // SAFETY: the caller's promise; each panel has its place in the buffer.
             unsafe {
                 let out = right.get().add(panel * panel_len);
@@ -82,7 +82,7 @@ pub(super) unsafe fn transposed_product_by(kernel: &Kernel, a: &dyn Rows, b: &dy
             (0..pieces).map(move |piece| (task, panels * piece / pieces..panels * (piece + 1) / pieces))
         };
         let packed = right.get().cast_const();
-        let pass = Pass { kernel, a, b_in_place, packed, inner, n };
+        let pass = Pass { kernel, a, b_in_place, packed, inner, n, task_rows };
         let pass = Shared(&pass);
         each_with((0..tasks.len()).flat_map(split), Packed::default, |packed, (index, panels)| {
             pass.get().task(packed, index, &tasks[index].0, panels);
@@ -101,6 +101,8 @@ struct Pass<'a> {
     inner: Range<usize>,
     /// Columns of the right operand.
     n: usize,
+    /// Most rows of a task.
+    task_rows: usize,
 }
 
 impl Pass<'_> {
@@ -133,7 +135,7 @@ impl Pass<'_> {
             }
             None => {
                 let block = inner.len() * kernel.rows;
-                let start = packed.panels(TASK_ROWS * inner.len(), index, |scratch, out| {
+                let start = packed.panels(self.task_rows * inner.len(), index, |scratch, out| {
                     // SAFETY: the kernel is one of this processor's; there is room for all blocks of a task.
                     unsafe { (kernel.left)(a, columns, inner.clone(), scratch, out, block) };
                 });
