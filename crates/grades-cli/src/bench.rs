@@ -1,9 +1,12 @@
 //! `grades bench`.
 
+use anyhow::Context;
 use grades::Companions;
 use grades_train::bench::gemm::{self, Size, Speed};
 use grades_train::bench::step::{self, Mode, StepOptions, StepReport};
-use grades_train::bench::{Frozen, Shape};
+use grades_train::bench::tune;
+use grades_train::bench::{Frozen, Scaling, Shape};
+use grades_train::blocks;
 use grades_train::config::Precision;
 
 use crate::output;
@@ -88,6 +91,10 @@ struct Step {
     /// Start above the frozen layers, from outputs that were kept.
     #[arg(long)]
     prefix_cache: bool,
+    /// Simulate a step on so many threads, for example 8,32,64: each job's items are run one after the other and dealt out as to so many
+    /// threads. That counts who waits for whom, not that threads share memory.
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',')]
+    simulate_threads: Vec<usize>,
 }
 
 /// Time the products of a linear layer: forward, input gradient and weight gradient.
@@ -99,6 +106,11 @@ struct Gemm {
     /// Numbers of the products: auto (bf16 where the processor has them), f32 or bf16.
     #[arg(long, default_value = "auto")]
     precision: Precision,
+    /// Measure candidates of the sizes that products are cut by, in f32 and bf16, and write the fastest to the file that GRADES_BLOCKS names
+    /// (else grades/blocks.json in the folder of caches), from where later runs on this processor take them. They change no result.
+    /// Nothing else should run meanwhile.
+    #[arg(long, conflicts_with = "precision")]
+    tune: bool,
 }
 
 impl Args {
@@ -136,6 +148,7 @@ impl Step {
             gradient_checkpointing: self.gradient_checkpointing,
             fold_frozen: self.fold_frozen,
             prefix_cache: self.prefix_cache,
+            simulated_threads: self.simulate_threads,
         };
         let mut step = 0;
         let report = step::run(&options, &mut |figures| {
@@ -201,11 +214,48 @@ fn print(report: &StepReport) {
         short(report.optimizer_bytes),
         short(report.kept_bytes)
     ));
+    report.simulated.iter().for_each(print_scaling);
+}
+
+/// A step on a simulated number of threads, and the places of the kernels where most is lost.
+fn print_scaling(scaling: &Scaling) {
+    const PLACES: usize = 6;
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    output::print(&format!(
+        "{} threads simulated: {:.4} s, {:.1} times one; {} jobs of {:.0} items on average; lost: {} outside of jobs, {} waiting for the \
+         last, {} handing out (assumed)",
+        scaling.threads,
+        scaling.step_seconds,
+        scaling.speedup,
+        scaling.jobs,
+        scaling.items as f64 / scaling.jobs.max(1) as f64,
+        percent(scaling.lost_outside),
+        percent(scaling.lost_uneven),
+        percent(scaling.lost_barriers)
+    ));
+    if scaling.short_of_items > 0.0 {
+        let share = percent(scaling.short_of_items);
+        output::print(&format!("  {share} of the work is in jobs of fewer items than {} threads", scaling.threads));
+    }
+    for place in scaling.places.iter().take(PLACES) {
+        output::print(&format!(
+            "  {:<34} {:>5} jobs of {:>4} to {:>5} items, {:>6} of the work, loses {:>6}",
+            place.place,
+            place.jobs,
+            place.fewest_items,
+            place.most_items,
+            percent(place.work),
+            percent(place.lost)
+        ));
+    }
 }
 
 impl Gemm {
     fn run(self, json: bool) -> anyhow::Result<()> {
         let sizes = if self.sizes.is_empty() { Size::DEFAULT.to_vec() } else { self.sizes };
+        if self.tune {
+            return tune(&sizes, json);
+        }
         if !json {
             output::print("GFLOP/s, median (best)      forward nt     input gradient nn    weight gradient tn");
         }
@@ -218,4 +268,30 @@ impl Gemm {
         });
         if json { output::print_json(&report) } else { Ok(()) }
     }
+}
+
+/// Finds the sizes of blocks and writes their file.
+fn tune(layers: &[Size], json: bool) -> anyhow::Result<()> {
+    let path =
+        blocks::place().context("GRADES_BLOCKS names no file for the sizes; leave it out, or set it to a path")?;
+    let sizes = |sizes: blocks::Sizes| {
+        let blocks::Sizes { panels, rows, gradient_rows } = sizes;
+        format!("panels {panels:>2}, rows {rows:>3}, rows of a weight gradient {gradient_rows:>3}")
+    };
+    let report = tune::run(layers, &mut |trial| {
+        if !json {
+            let name = trial.precision.name();
+            output::print(&format!("{name:<5} {}: {:.3} ms", sizes(trial.sizes), 1e3 * trial.seconds));
+        }
+    });
+    report.tuned.write(&path).with_context(|| format!("{}: the sizes cannot be written", path.display()))?;
+    if json {
+        return output::print_json(&report);
+    }
+    let known = if report.kind_measured { "measured" } else { "not measured" };
+    output::print(&format!("kind          {} (the table's sizes for it were {known})", report.kind));
+    output::print(&format!("f32           {}", sizes(report.tuned.f32)));
+    output::print(&format!("bf16          {}", sizes(report.tuned.bf16)));
+    output::print(&format!("written       {}", path.display()));
+    Ok(())
 }

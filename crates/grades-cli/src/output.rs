@@ -59,8 +59,11 @@ pub(crate) fn show_warnings() {
     }
 }
 
-/// Sets the number of threads, before anything is computed.
+/// Sets the number of threads and the sizes that products are cut by, before anything is computed.
 pub(crate) fn set_threads(threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
+    if let Err(unused) = grades_train::blocks::apply() {
+        log(&format!("warning: {unused}"));
+    }
     match threads {
         Some(count) => grades_kernels::set_threads(count.get()).context("the number of threads cannot be set"),
         None => Ok(()),

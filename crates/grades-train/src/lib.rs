@@ -3,6 +3,7 @@
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests make the files that they need"))]
 
 pub mod bench;
+pub mod blocks;
 pub mod card;
 pub mod chat;
 pub mod compare;

@@ -1,5 +1,6 @@
 //! `grades bench` as scripts use it.
 
+use std::fs;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -61,6 +62,48 @@ fn gemm_prints_the_three_products_of_each_size() {
 }
 
 #[test]
+fn sizes_that_were_measured_are_kept_and_change_no_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("caches/blocks.json");
+    let run = |arguments: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_grades"));
+        let output = command.env("GRADES_BLOCKS", &file).args(arguments.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (report, String::from_utf8(output.stderr).unwrap())
+    };
+    let (report, _) = run("bench gemm --tune --size 8x40x24 --json");
+    let mut tuned: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(report["tuned"], tuned);
+    assert!(report["trials"].as_array().unwrap().len() >= 12);
+
+    const STEP: &str = "bench step --shape tiny --rows 2 --tokens 70 --steps 1 --json";
+    let mut losses = vec![run(STEP).0["loss"].clone()];
+    for dtype in ["f32", "bf16"] {
+        tuned[dtype] = serde_json::json!({ "panels": 5, "rows": 7, "gradient_rows": 144 });
+    }
+    fs::write(&file, tuned.to_string()).unwrap();
+    losses.push(run(STEP).0["loss"].clone());
+    fs::write(&file, "{}").unwrap();
+    let (report, log) = run(STEP);
+    assert!(log.contains("blocks.json") && log.contains("--tune"), "{log}");
+    losses.push(report["loss"].clone());
+    assert!(losses[0].is_f64() && losses.iter().all(|loss| *loss == losses[0]), "{losses:?}");
+}
+
+#[test]
+fn a_step_is_simulated_on_more_threads() {
+    let report = json("bench step --shape tiny --rows 2 --tokens 32 --steps 1 --simulate-threads 1,64 --json");
+    let [one, many] = [&report["simulated"][0], &report["simulated"][1]];
+    assert_eq!([&one["threads"], &many["threads"]], [1, 64]);
+    let number = |of: &Value, key: &str| of[key].as_f64().unwrap();
+    // One thread waits for nobody; a tiny model has not the items for 64.
+    assert!((number(one, "speedup") - 1.0).abs() < 1e-9 && number(one, "lost_uneven").abs() < 1e-9, "{one}");
+    assert!(number(many, "speedup") < 64.0 && number(many, "short_of_items") > 0.0, "{many}");
+    assert!(number(many, "jobs") >= 28.0 && many["places"][0]["place"].as_str().unwrap().contains(".rs:"));
+}
+
+#[test]
 fn what_cannot_be_measured_is_said_in_a_sentence() {
     for (arguments, part) in [
         ("--precision fp8", "known are auto, f32 and bf16"),
@@ -68,6 +111,7 @@ fn what_cannot_be_measured_is_said_in_a_sentence() {
         ("--shape huge", "there is no shape `huge`"),
         ("--shape tiny --tokens 100000", "1 to 512 a row"),
         ("--shape tiny --fold-frozen", "--mode lora"),
+        ("--shape tiny --simulate-threads 0", "1 to 1024"),
     ] {
         let output = grades(&format!("bench step {arguments}"));
         let message = String::from_utf8_lossy(&output.stderr);

@@ -5,9 +5,10 @@ use std::hint::black_box;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use grades_kernels::gemm::bf16::{self, Output, Part};
+use grades_kernels::gemm::bf16::{Output, Part};
 use grades_kernels::gemm::{self, Matrix, MatrixMut};
 use grades_tensor::Dtype;
+use half::bf16;
 use serde::{Serialize, Serializer};
 
 use super::{BenchError, median};
@@ -39,6 +40,11 @@ impl Size {
         Self { rows: 1024, input: 1536, output: 576 },
         Self { rows: 1024, input: 576, output: 49_152 },
     ];
+
+    /// Operations of one of its products.
+    fn operations(self) -> f64 {
+        2.0 * self.rows as f64 * self.input as f64 * self.output as f64
+    }
 }
 
 impl fmt::Display for Size {
@@ -107,11 +113,13 @@ pub struct GemmReport {
 
 /// Measures the products of each size, and hands each to `on_size`.
 pub fn run(sizes: &[Size], precision: Dtype, on_size: &mut dyn FnMut(&Products)) -> GemmReport {
-    let measured = sizes.iter().map(|size| {
-        let products = match precision {
-            Dtype::Bf16 => products_bf16(*size),
-            Dtype::F32 | Dtype::U8 | Dtype::Packed => products(*size),
-        };
+    let measured = sizes.iter().map(|&size| {
+        let layer = Layer::new(size, precision);
+        let [nt, nn, tn] = Product::ALL.map(|product| {
+            let mut out = layer.output(product);
+            speed(size.operations(), || layer.multiply(product, &mut out))
+        });
+        let products = Products { size, nt, nn, tn };
         on_size(&products);
         products
     });
@@ -124,51 +132,98 @@ pub fn run(sizes: &[Size], precision: Dtype, on_size: &mut dyn FnMut(&Products))
     }
 }
 
-/// The products as training in bf16 makes them: activations in bf16, the weight in f32 and packed by the product, its
-/// gradient in f32.
-fn products_bf16(size: Size) -> Products {
-    let Size { rows, input, output } = size;
-    let filled = |len: usize| -> Vec<f32> { (0..len).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect() };
-    let short = |len: usize| grades_kernels::narrow(&filled(len));
-    let (mut x, mut w, mut y) = (short(rows * input), filled(output * input), short(rows * output));
-    let operations = 2.0 * rows as f64 * input as f64 * output as f64;
-    let nt = speed(operations, || {
-        let (x, w) = (Matrix::new(&x, rows, input), Matrix::new(&w, output, input));
-        bf16::nt(x, &[&w], &[], Output::Bf16(MatrixMut::new(black_box(&mut y), rows, output)));
-    });
-    let nn = speed(operations, || {
-        let (dy, w) = (Matrix::new(&y, rows, output), Matrix::new(&w, output, input));
-        bf16::nn(dy, &[&w], Output::Bf16(MatrixMut::new(black_box(&mut x), rows, input)));
-    });
-    let tn = speed(operations, || {
-        let (dy, x) = (Matrix::new(&y, rows, output), Matrix::new(&x, rows, input));
-        let c = MatrixMut::new(black_box(&mut w), output, input);
-        bf16::tn(dy, x, vec![Part { first: 0, c, accumulate: false }]);
-    });
-    Products { size, nt, nn, tn }
+/// One of the products of a linear layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Product {
+    Forward,
+    InputGradient,
+    WeightGradient,
 }
 
-fn products(size: Size) -> Products {
-    let Size { rows, input, output } = size;
-    // Neither zeros nor numbers that grow: the values must not matter for the time.
-    let filled = |len: usize| -> Vec<f32> { (0..len).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect() };
-    let (mut x, mut w, mut y) = (filled(rows * input), filled(output * input), filled(rows * output));
-    let operations = 2.0 * rows as f64 * input as f64 * output as f64;
-    // As in the step, each product reads two of the matrices and writes the third.
-    let nt = speed(operations, || {
-        let (x, w) = (Matrix::new(&x, rows, input), Matrix::new(&w, output, input));
-        gemm::nt(x, w, MatrixMut::new(black_box(&mut y), rows, output), false);
-    });
-    let nn = speed(operations, || {
-        let (dy, w) = (Matrix::new(&y, rows, output), Matrix::new(&w, output, input));
-        gemm::nn(dy, w, MatrixMut::new(black_box(&mut x), rows, input), false);
-    });
-    let x = filled(rows * input);
-    let tn = speed(operations, || {
-        let (dy, x) = (Matrix::new(&y, rows, output), Matrix::new(&x, rows, input));
-        gemm::tn(dy, x, MatrixMut::new(black_box(&mut w), output, input), false);
-    });
-    Products { size, nt, nn, tn }
+impl Product {
+    pub(super) const ALL: [Self; 3] = [Self::Forward, Self::InputGradient, Self::WeightGradient];
+}
+
+/// A linear layer with an input and a gradient of its output.
+pub(super) struct Layer {
+    size: Size,
+    numbers: Numbers,
+    /// `[out, in]`.
+    weight: Vec<f32>,
+}
+
+/// The input `[rows, in]` and the gradient `[rows, out]`.
+enum Numbers {
+    F32(Vec<f32>, Vec<f32>),
+    /// As training in bf16 has them: activations in bf16, the weight in f32 and packed by the product, its gradient in f32.
+    Bf16(Vec<bf16>, Vec<bf16>),
+}
+
+/// Where a product goes.
+pub(super) enum Out {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+}
+
+impl Layer {
+    pub(super) fn new(size: Size, precision: Dtype) -> Self {
+        let Size { rows, input, output } = size;
+        // Neither zeros nor numbers that grow: the values must not matter for the time.
+        let filled = |len: usize| -> Vec<f32> { (0..len).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect() };
+        let short = |len: usize| grades_kernels::narrow(&filled(len));
+        let numbers = match precision {
+            Dtype::Bf16 => Numbers::Bf16(short(rows * input), short(rows * output)),
+            Dtype::F32 | Dtype::U8 | Dtype::Packed => Numbers::F32(filled(rows * input), filled(rows * output)),
+        };
+        Self { size, numbers, weight: filled(output * input) }
+    }
+
+    /// Room for what a product gives.
+    pub(super) fn output(&self, product: Product) -> Out {
+        let Size { rows, input, output } = self.size;
+        let len = match product {
+            Product::Forward => rows * output,
+            Product::InputGradient => rows * input,
+            Product::WeightGradient => output * input,
+        };
+        match (&self.numbers, product) {
+            (Numbers::F32(..), _) | (_, Product::WeightGradient) => Out::F32(vec![0.0; len]),
+            (Numbers::Bf16(..), _) => Out::Bf16(vec![bf16::ZERO; len]),
+        }
+    }
+
+    /// Computes a product into its output.
+    pub(super) fn multiply(&self, product: Product, out: &mut Out) {
+        let Size { rows, input, output } = self.size;
+        let w = Matrix::new(&self.weight, output, input);
+        match (&self.numbers, product, black_box(out)) {
+            (Numbers::F32(x, _), Product::Forward, Out::F32(y)) => {
+                gemm::nt(Matrix::new(x, rows, input), w, MatrixMut::new(y, rows, output), false);
+            }
+            (Numbers::F32(_, dy), Product::InputGradient, Out::F32(dx)) => {
+                gemm::nn(Matrix::new(dy, rows, output), w, MatrixMut::new(dx, rows, input), false);
+            }
+            (Numbers::F32(x, dy), Product::WeightGradient, Out::F32(dw)) => {
+                let (dy, x) = (Matrix::new(dy, rows, output), Matrix::new(x, rows, input));
+                gemm::tn(dy, x, MatrixMut::new(dw, output, input), false);
+            }
+            (Numbers::Bf16(x, _), Product::Forward, Out::Bf16(y)) => {
+                let y = Output::Bf16(MatrixMut::new(y, rows, output));
+                gemm::bf16::nt(Matrix::new(x, rows, input), &[&w], &[], y);
+            }
+            (Numbers::Bf16(_, dy), Product::InputGradient, Out::Bf16(dx)) => {
+                let dx = Output::Bf16(MatrixMut::new(dx, rows, input));
+                gemm::bf16::nn(Matrix::new(dy, rows, output), &[&w], dx);
+            }
+            (Numbers::Bf16(x, dy), Product::WeightGradient, Out::F32(dw)) => {
+                let (dy, x) = (Matrix::new(dy, rows, output), Matrix::new(x, rows, input));
+                let c = MatrixMut::new(dw, output, input);
+                gemm::bf16::tn(dy, x, vec![Part { first: 0, c, accumulate: false }]);
+            }
+            // `output` makes no other pair.
+            _ => {}
+        }
+    }
 }
 
 /// One run to warm up, then as many as fill [`TIME`].

@@ -2,11 +2,14 @@
 
 mod frozen;
 pub mod gemm;
+mod scaling;
 mod shape;
 pub mod step;
 mod step_options;
+pub mod tune;
 
 pub use frozen::Frozen;
+pub use scaling::{Place, Scaling};
 pub use shape::Shape;
 
 use crate::train::TrainError;

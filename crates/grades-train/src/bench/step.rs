@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 pub use super::step_options::{Mode, StepOptions};
-use super::{BenchError, median};
+use super::{BenchError, Scaling, median};
 use crate::data::{Batch, Tokenized};
 use crate::train::freeze::{Freezing, Measured, units};
 use crate::train::memory;
@@ -103,6 +103,8 @@ pub struct StepReport {
     pub kept_bytes: u64,
     /// Loss of the last step.
     pub loss: f64,
+    /// A step on other numbers of threads, simulated.
+    pub simulated: Vec<Scaling>,
 }
 
 /// Measures the step, and hands each step's figures to `on_step`. The measured operations are counted for the whole
@@ -128,6 +130,11 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
         measured.push(figures);
     }
     let peak_memory_bytes = memory::peak();
+    let mut simulate = |&threads: &usize| {
+        let (step, simulation) = grades_kernels::simulate(threads, || bench.step(options.steps + 1));
+        step.map(|_| Scaling::of(&simulation))
+    };
+    let simulated = options.simulated_threads.iter().map(&mut simulate).collect::<Result<Vec<_>, _>>()?;
     let (optimizer_bytes, kept_bytes) = (bench.optimizer.bytes(), bench.freezing.bytes());
 
     // Only after the peak was read: with nothing frozen a step takes more memory.
@@ -171,6 +178,7 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
         optimizer_bytes,
         kept_bytes,
         loss,
+        simulated,
     })
 }
 

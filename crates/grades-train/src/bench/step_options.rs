@@ -7,6 +7,7 @@ use grades_models::{LoraConfig, registry};
 use grades_tensor::Dtype;
 use serde::{Serialize, Serializer};
 
+use super::scaling::MOST_THREADS;
 use super::{BenchError, Frozen, Shape};
 
 /// Most pictures of a row, and pixels along a side of one.
@@ -86,6 +87,8 @@ pub struct StepOptions {
     /// Whether steps start above the frozen layers, from the outputs that the first step kept. (Training gives the head
     /// of a tied embedding a matrix of its own first, with the same arithmetic.)
     pub prefix_cache: bool,
+    /// Numbers of threads on which a step is simulated after the measured ones.
+    pub simulated_threads: Vec<usize>,
 }
 
 impl Default for StepOptions {
@@ -109,6 +112,7 @@ impl Default for StepOptions {
             gradient_checkpointing: false,
             fold_frozen: false,
             prefix_cache: false,
+            simulated_threads: Vec::new(),
         }
     }
 }
@@ -142,6 +146,10 @@ impl StepOptions {
                 .to_owned()
         } else if !(0.0..=1.0).contains(completion_share) {
             format!("the completion share {completion_share} is no share of the tokens; it must lie between 0 and 1")
+        } else if let Some(threads) =
+            self.simulated_threads.iter().find(|threads| !(1..=MOST_THREADS).contains(*threads))
+        {
+            format!("a step cannot be simulated on {threads} threads; write 1 to {MOST_THREADS}")
         } else if *fold_frozen && *mode != Mode::Lora {
             "there is no adapter to fold; measure with --mode lora".to_owned()
         } else if *load_in_4bit && *mode == Mode::Full {
