@@ -57,22 +57,62 @@ impl<T> Packed<T> {
 
 /// Tasks that the last of a thread's part are split into.
 pub(super) const LAST: usize = 4;
+/// Rows whose product takes about as long as packing their panels.
+const PACKING: usize = 32;
 
 /// Group of panels and rows of each task, in whole tiles of `tile_rows`. Every task packs its panels, unless its thread has just
 /// done so; rows are therefore split only where groups do not suffice, and at the end of each thread's part, so that threads end
 /// together, and into no fewer than `least`.
 pub(super) fn tasks(rows: usize, groups: usize, tile_rows: usize, least: usize) -> Vec<(usize, Range<usize>)> {
     let threads = threads();
+    let most = rows.div_ceil(least).max(1);
+    let chunk = |pieces: usize| rows.div_ceil(pieces).next_multiple_of(tile_rows).max(tile_rows);
+    // Tasks that no number of threads divides leave threads idle at the end: as many pieces as end first.
+    let time = |pieces: &usize| {
+        let rounds = (groups * rows.div_ceil(chunk(*pieces))).div_ceil(threads);
+        rounds * (chunk(*pieces) + PACKING)
+    };
+    let few = (1..=most).min_by_key(time).unwrap_or(1);
     let pieces = |group| match groups >= threads {
         true if !ends_a_part(group, groups) => 1,
-        true => LAST,
-        false => threads.div_ceil(groups),
+        true => LAST.min(most),
+        false => few,
     };
     let mut tasks = Vec::new();
     for group in 0..groups {
-        let pieces = pieces(group).min(rows.div_ceil(least)).max(1);
-        let chunk = rows.div_ceil(pieces).next_multiple_of(tile_rows).max(tile_rows);
+        let chunk = chunk(pieces(group));
         tasks.extend((0..rows).step_by(chunk).map(|start| (group, start..rows.min(start + chunk))));
     }
     tasks
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::tasks;
+    use crate::threads::Pool;
+
+    /// The share of all threads' time that rows of equal cost fill, in whole rounds of tasks.
+    fn filled(threads: usize, rows: usize, groups: usize) -> f64 {
+        let tasks =
+            Pool::new(1).install(|| crate::threads::simulated::simulate(threads, || tasks(rows, groups, 8, 64)).0);
+        let mut covered = vec![0; groups];
+        for (group, rows) in &tasks {
+            assert_eq!(covered[*group], rows.start, "tasks of a group follow each other");
+            covered[*group] = rows.end;
+        }
+        assert!(covered.iter().all(|&end| end == rows));
+        let longest = tasks.iter().map(|(_, rows)| rows.len()).max().unwrap_or(0);
+        (rows * groups) as f64 / (threads * tasks.len().div_ceil(threads) * longest) as f64
+    }
+
+    #[test]
+    fn fewer_groups_than_threads_are_cut_so_that_threads_end_together() {
+        // A thirty-second of six groups would be 36 pieces, for which 32 threads take two rounds.
+        for (threads, groups) in [(32, 6), (64, 6), (64, 16), (8, 3), (2, 1), (5, 4)] {
+            let filled = filled(threads, 1024, groups);
+            assert!(filled > 0.85, "{threads} threads, {groups} groups: {filled}");
+        }
+        // Rows that are too few to be packed for again stay together.
+        assert_eq!(Pool::new(1).install(|| tasks(64, 1, 8, 64)), [(0, 0..64)]);
+    }
 }

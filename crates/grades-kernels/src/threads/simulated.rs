@@ -38,6 +38,8 @@ pub struct Simulation {
 thread_local! {
     /// The jobs of a simulation that runs on this thread.
     static JOBS: RefCell<Option<Vec<Job>>> = const { RefCell::new(None) };
+    /// The time that their simulation has taken, watching included.
+    static TAKEN: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 /// Runs `body` on this thread, cut into jobs and items as for so many threads, and gives what it would be on them.
@@ -50,13 +52,13 @@ pub fn simulate<R>(threads: usize, body: impl FnOnce() -> R) -> (R, Simulation) 
         }
     }
     let before = Before(JOBS.replace(Some(Vec::new())));
+    TAKEN.set(Duration::ZERO);
     let start = now();
     let result = Pool::without_helpers(threads).install(body);
     let whole = now().saturating_sub(start);
     let jobs = JOBS.take().unwrap_or_default();
     drop(before);
-    let inside: Duration = jobs.iter().map(|job| job.work).sum();
-    (result, Simulation { threads, jobs, outside: whole.saturating_sub(inside) })
+    (result, Simulation { threads, jobs, outside: whole.saturating_sub(TAKEN.get()) })
 }
 
 /// Whether this thread simulates others.
@@ -73,6 +75,7 @@ pub(super) fn job(threads: usize, len: usize, run: &Run<'_>, place: &'static Loc
             INSIDE.set(false);
         }
     }
+    let start = now();
     INSIDE.set(true);
     let inside = Inside;
     let parts: Vec<Vec<Duration>> = (0..threads)
@@ -95,6 +98,7 @@ pub(super) fn job(threads: usize, len: usize, run: &Run<'_>, place: &'static Loc
     drop(inside);
     let job = Job { place, items: len, work: parts.iter().flatten().sum(), longest: longest(&parts) };
     JOBS.with_borrow_mut(|jobs| jobs.get_or_insert_default().push(job));
+    TAKEN.set(TAKEN.get() + now().saturating_sub(start));
 }
 
 /// When the last thread ends: each takes the items of its own part, then those that are left of the others'.
