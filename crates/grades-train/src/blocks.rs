@@ -182,7 +182,7 @@ mod tests {
             (whole.replace("\"panels\"", "\"panel\""), "panel"),
             (whole.replacen("\"rows\": ", "\"rows\": -", 1), "-"),
             (whole.replacen("\"gradient_rows\": ", "\"gradient_rows\": 1", 1), "multiple of 48"),
-            ("[".repeat(1 << 20), "recursion"),
+            ("[".repeat(1 << 20), "invalid type"),
         ] {
             grades_fs::write(&path, &text).unwrap();
             let message = Tuned::read(&path).unwrap_err().to_string();

@@ -127,7 +127,7 @@ mod tests {
         let lost = scaling.lost_outside + scaling.lost_uneven + scaling.lost_barriers;
         assert!((lost + scaling.speedup / 4.0 - 1.0).abs() < 1e-9);
         assert!((scaling.short_of_items - 0.2).abs() < 1e-9);
-        let [place] = scaling.places.try_into().unwrap();
+        let [place]: [Place; 1] = scaling.places.try_into().unwrap();
         assert_eq!((place.jobs, place.fewest_items, place.most_items), (2, 2, 8));
         assert!((place.work - 100.0 / 110.0).abs() < 1e-9 && (place.lost - scaling.lost_uneven).abs() < 1e-9);
         assert!(place.place.contains("scaling.rs:"));
