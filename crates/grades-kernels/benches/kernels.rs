@@ -198,7 +198,7 @@ fn head<E: HeadElement>(bench: &Bench, kind: &str) {
     let (rows, size, vocab) = (1024, 576, 49_152);
     let (hidden, weight) = (numbers::<E>(rows * size), values(vocab * size));
     let labels: Vec<i64> = (0..rows as i64).collect();
-    let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+    let head = Head { hidden: &hidden, weight: &Matrix::new(&weight, vocab, size), labels: &labels };
     let product = 2.0 * (rows * size * vocab) as f64;
     bench.run(&format!("head + cross-entropy{kind} forward"), Work::Flops(product), || {
         black_box(linear_cross_entropy(head, HeadGradients::default()).is_ok());

@@ -10,8 +10,8 @@ use std::mem::MaybeUninit;
 use half::bf16;
 
 use crate::dispatch::multiversion;
-use crate::gemm::bf16::{Output, Part};
-use crate::gemm::{self, Matrix, MatrixMut};
+use crate::gemm::bf16::{Output, Part, Rows};
+use crate::gemm::{self, Matrix, MatrixMut, Span};
 use crate::math::{LANES, exp_over, max, sum};
 use crate::threads::each;
 use crate::unwritten::written;
@@ -32,19 +32,18 @@ const CHUNK_BYTES: usize = 96 << 20;
 pub struct Head<'a, E = f32> {
     /// The last hidden states, `[rows, hidden_size]`.
     pub hidden: &'a [E],
-    /// The head's weight, `[vocab, hidden_size]`.
-    pub weight: &'a [f32],
+    /// The head's weight, `[vocab, hidden_size]`, however it is stored; one that has a gradient is f32.
+    pub weight: &'a dyn Rows,
     /// The label of every row, already shifted, `[rows]`; [`IGNORE_INDEX`] where there is none.
     pub labels: &'a [i64],
-    /// Elements of a hidden state.
-    pub hidden_size: usize,
 }
 
 impl<E> Head<'_, E> {
-    /// Rows of the weight.
-    fn vocab(&self) -> usize {
-        assert!(self.hidden_size > 0, "a head without hidden elements");
-        self.weight.len() / self.hidden_size
+    /// Elements of a hidden state, and rows of the weight.
+    fn sizes(&self) -> (usize, usize) {
+        let (vocab, size) = (self.weight.rows(), self.weight.columns());
+        assert!(size > 0, "a head without hidden elements");
+        (size, vocab)
     }
 }
 
@@ -125,10 +124,10 @@ pub fn linear_cross_entropy<E: HeadElement>(
     gradients: HeadGradients<E>,
 ) -> Result<CrossEntropy, OutOfRange> {
     let HeadGradients { scale, dhidden, dweight } = gradients;
-    let (size, vocab) = (head.hidden_size, head.vocab());
+    let (size, vocab) = head.sizes();
     let labelled = labelled_rows(&head)?;
     let Some(dweight) = dweight else { return Ok(of_rows(head, &labelled, scale, dhidden, None)) };
-    assert_eq!(dweight.len(), head.weight.len());
+    assert_eq!(dweight.len(), vocab * size);
     if labelled.is_empty() {
         dweight.fill(0.0);
     }
@@ -155,7 +154,7 @@ pub fn linear_cross_entropy_new<E: HeadElement>(
     want_hidden: bool,
     want_weight: bool,
 ) -> Result<(CrossEntropy, Option<Vec<E>>, Option<Vec<f32>>), OutOfRange> {
-    let (size, vocab) = (head.hidden_size, head.vocab());
+    let (size, vocab) = head.sizes();
     let labelled = labelled_rows(&head)?;
     let mut dhidden = want_hidden.then(|| vec![E::ZERO; head.hidden.len()]);
     let mut dweight = None;
@@ -166,7 +165,7 @@ pub fn linear_cross_entropy_new<E: HeadElement>(
     let add: Option<WeightGradient<E>> = if want_weight { Some(&mut add) } else { None };
     let loss = of_rows(head, &labelled, scale, dhidden.as_deref_mut(), add);
     if want_weight && dweight.is_none() {
-        dweight = Some(vec![0.0; head.weight.len()]);
+        dweight = Some(vec![0.0; vocab * size]);
     }
     Ok((loss, dhidden, dweight))
 }
@@ -183,7 +182,7 @@ fn of_rows<E: HeadElement>(
     mut dhidden: Option<&mut [E]>,
     mut weight_gradient: Option<WeightGradient<E>>,
 ) -> CrossEntropy {
-    let (size, vocab) = (head.hidden_size, head.vocab());
+    let (size, vocab) = head.sizes();
     if let Some(dhidden) = &mut dhidden {
         assert_eq!(dhidden.len(), head.hidden.len());
         dhidden.fill(E::ZERO);
@@ -191,7 +190,7 @@ fn of_rows<E: HeadElement>(
     if let LossScale::Each(scales) = loss_scale {
         assert_eq!(scales.len(), head.labels.len());
     }
-    let weight = Matrix::new(head.weight, vocab, size);
+    let weight = head.weight;
     let wanted = dhidden.is_some() || weight_gradient.is_some();
     let mut result = CrossEntropy { sum: 0.0, count: labelled.len(), rows: vec![0.0; head.labels.len()] };
     for rows in labelled.chunks(chunk::<E>(labelled.len(), vocab)) {
@@ -246,7 +245,7 @@ fn of_rows<E: HeadElement>(
 /// If a length does not fit, or the labels are not in the order of their rows.
 pub fn log_likelihood<E: HeadElement>(
     hidden: Matrix<E>,
-    weight: Matrix,
+    weight: &dyn Rows,
     labels: &[Label],
 ) -> Result<Vec<LabelScore>, OutOfRange> {
     let (rows, vocab) = (hidden.rows(), weight.rows());
@@ -351,7 +350,7 @@ impl Seen {
 /// (its row, and the token).
 fn see<E: HeadElement>(
     hidden: Matrix<E>,
-    weight: Matrix,
+    weight: &dyn Rows,
     labels: &[(usize, usize)],
     mut kept: Option<&mut [MaybeUninit<E>]>,
 ) -> (Vec<Seen>, Vec<f32>) {
@@ -361,7 +360,7 @@ fn see<E: HeadElement>(
     for first in (0..vocab).step_by(BLOCK_COLUMNS) {
         let columns = BLOCK_COLUMNS.min(vocab - first);
         let logits = &mut logits[..rows * columns];
-        E::logits(hidden, weight.rows_from(first, columns), MatrixMut::new(logits, rows, columns));
+        E::logits(hidden, &Span::new(weight, first, columns), MatrixMut::new(logits, rows, columns));
         let kept: Vec<Option<&mut [MaybeUninit<E>]>> = match &mut kept {
             Some(kept) => kept.chunks_exact_mut(vocab).map(|row| Some(&mut row[first..][..columns])).collect(),
             None => (0..rows).map(|_| None).collect(),
@@ -381,7 +380,7 @@ fn see<E: HeadElement>(
 /// The products of the head for one dtype of hidden states; logits and weight gradient are f32 for all.
 pub trait HeadElement: Element {
     /// `logits [rows, vocab]` of `hidden [rows, size]` and `weight [vocab, size]`.
-    fn logits(hidden: Matrix<Self>, weight: Matrix, logits: MatrixMut);
+    fn logits(hidden: Matrix<Self>, weight: &dyn Rows, logits: MatrixMut);
 
     /// `dweight [vocab, size] = dlogitsᵀ · hidden`, or that added to what is there.
     fn weight_gradient(dlogits: Matrix<Self>, hidden: Matrix<Self>, dweight: MatrixMut, accumulate: bool);
@@ -390,12 +389,12 @@ pub trait HeadElement: Element {
     fn weight_gradient_new(dlogits: Matrix<Self>, hidden: Matrix<Self>) -> Vec<f32>;
 
     /// `dhidden [rows, size] = dlogits · weight`.
-    fn hidden_gradient(dlogits: Matrix<Self>, weight: Matrix, dhidden: MatrixMut);
+    fn hidden_gradient(dlogits: Matrix<Self>, weight: &dyn Rows, dhidden: MatrixMut);
 }
 
 impl HeadElement for f32 {
-    fn logits(hidden: Matrix, weight: Matrix, logits: MatrixMut) {
-        gemm::nt(hidden, weight, logits, false);
+    fn logits(hidden: Matrix, weight: &dyn Rows, logits: MatrixMut) {
+        gemm::nt_rows(hidden, weight, logits, false);
     }
 
     fn weight_gradient(dlogits: Matrix, hidden: Matrix, dweight: MatrixMut, accumulate: bool) {
@@ -406,14 +405,14 @@ impl HeadElement for f32 {
         gemm::tn_new(dlogits, hidden)
     }
 
-    fn hidden_gradient(dlogits: Matrix, weight: Matrix, dhidden: MatrixMut) {
-        gemm::nn(dlogits, weight, dhidden, false);
+    fn hidden_gradient(dlogits: Matrix, weight: &dyn Rows, dhidden: MatrixMut) {
+        gemm::nn_rows(dlogits, weight, dhidden, false);
     }
 }
 
 impl HeadElement for bf16 {
-    fn logits(hidden: Matrix<Self>, weight: Matrix, logits: MatrixMut) {
-        gemm::bf16::nt(hidden, &[&weight], &[], Output::F32(logits));
+    fn logits(hidden: Matrix<Self>, weight: &dyn Rows, logits: MatrixMut) {
+        gemm::bf16::nt(hidden, &[weight], &[], Output::F32(logits));
     }
 
     fn weight_gradient(dlogits: Matrix<Self>, hidden: Matrix<Self>, dweight: MatrixMut, accumulate: bool) {
@@ -424,16 +423,15 @@ impl HeadElement for bf16 {
         gemm::bf16::tn_new(dlogits, hidden, std::slice::from_ref(&(0..dlogits.columns()))).swap_remove(0)
     }
 
-    fn hidden_gradient(dlogits: Matrix<Self>, weight: Matrix, dhidden: MatrixMut) {
-        gemm::bf16::nn(dlogits, &[&weight], Output::F32(dhidden));
+    fn hidden_gradient(dlogits: Matrix<Self>, weight: &dyn Rows, dhidden: MatrixMut) {
+        gemm::bf16::nn(dlogits, &[weight], Output::F32(dhidden));
     }
 }
 
 /// Rows with a label, and the label.
 fn labelled_rows<E>(head: &Head<E>) -> Result<Vec<(usize, usize)>, OutOfRange> {
-    assert_eq!(head.hidden.len(), head.labels.len() * head.hidden_size);
-    assert_eq!(head.weight.len() % head.hidden_size, 0);
-    let limit = head.vocab();
+    let (size, limit) = head.sizes();
+    assert_eq!(head.hidden.len(), head.labels.len() * size);
     let labelled = head.labels.iter().enumerate().filter(|&(_, &label)| label != IGNORE_INDEX);
     labelled
         .map(|(row, &value)| match usize::try_from(value) {
@@ -445,9 +443,10 @@ fn labelled_rows<E>(head: &Head<E>) -> Result<Vec<(usize, usize)>, OutOfRange> {
 
 /// Copies the hidden states of `rows` side by side, `[rows, hidden_size]`.
 fn gather<E: HeadElement>(head: &Head<E>, rows: &[(usize, usize)]) -> Vec<E> {
-    let mut hidden = Vec::with_capacity(rows.len() * head.hidden_size);
+    let (size, _) = head.sizes();
+    let mut hidden = Vec::with_capacity(rows.len() * size);
     for &(row, _) in rows {
-        hidden.extend_from_slice(&head.hidden[row * head.hidden_size..][..head.hidden_size]);
+        hidden.extend_from_slice(&head.hidden[row * size..][..size]);
     }
     hidden
 }
@@ -518,10 +517,9 @@ mod tests {
     fn log_likelihood(head: Head) -> Result<(Vec<usize>, Vec<LabelScore>), OutOfRange> {
         let labels = head.labels.iter().enumerate().filter(|&(_, &label)| label != IGNORE_INDEX);
         let labels: Vec<_> = labels.map(|(row, &label)| Label { row: row as u32, token: label as u32 }).collect();
-        let hidden = Matrix::new(head.hidden, head.labels.len(), head.hidden_size);
-        let weight = Matrix::new(head.weight, head.weight.len() / head.hidden_size, head.hidden_size);
+        let hidden = Matrix::new(head.hidden, head.labels.len(), head.weight.columns());
         let rows = labels.iter().map(|label| label.row as usize).collect();
-        super::log_likelihood(hidden, weight, &labels).map(|scores| (rows, scores))
+        super::log_likelihood(hidden, head.weight, &labels).map(|scores| (rows, scores))
     }
 
     fn labels(rows: usize, vocab: usize) -> Vec<i64> {
@@ -535,7 +533,7 @@ mod tests {
             let hidden: Vec<f32> = numbers(1, rows * size).iter().map(|x| 3.0 * x).collect();
             let weight = numbers(2, vocab * size);
             let labels = labels(rows, vocab);
-            let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+            let head = Head { hidden: &hidden, weight: &Matrix::new(&weight, vocab, size), labels: &labels };
             let scale = LossScale::Same(0.25);
             let results = on_any_threads(|| {
                 let (mut dhidden, mut dweight) = (vec![f32::NAN; hidden.len()], vec![f32::NAN; weight.len()]);
@@ -571,7 +569,7 @@ mod tests {
         let weight = numbers(2, vocab * size);
         let labels = labels(rows, vocab);
         let scales: Vec<f32> = (0..rows).map(|row| [0.7, 2.0, -0.3, 0.0, -4.0][row % 5]).collect();
-        let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+        let head = Head { hidden: &hidden, weight: &Matrix::new(&weight, vocab, size), labels: &labels };
         let results = on_any_threads(|| {
             let (loss, dhidden, dweight) =
                 linear_cross_entropy_new(head, LossScale::Each(&scales), true, true).unwrap();
@@ -594,7 +592,7 @@ mod tests {
         let (rows, size, vocab) = (50, 2, 1 << 20);
         let (hidden, weight) = (numbers(1, rows * size), numbers(2, vocab * size));
         let labels: Vec<i64> = (0..rows as i64).map(|row| row * 20_000).collect();
-        let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+        let head = Head { hidden: &hidden, weight: &Matrix::new(&weight, vocab, size), labels: &labels };
         assert_eq!(chunk::<f32>(rows, vocab), 16);
         let mut dhidden = vec![0.0; hidden.len()];
         let gradients = HeadGradients { dhidden: Some(&mut dhidden), ..HeadGradients::default() };
@@ -625,7 +623,7 @@ mod tests {
         let grown = |(index, w): (usize, f32)| w + 0.4 * (index / (size * super::BLOCK_COLUMNS)) as f32;
         let weight: Vec<f32> = numbers(2, vocab * size).into_iter().enumerate().map(grown).collect();
         let labels: Vec<i64> = vec![7, super::BLOCK_COLUMNS as i64, vocab as i64 - 1];
-        let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+        let head = Head { hidden: &hidden, weight: &Matrix::new(&weight, vocab, size), labels: &labels };
         let (_, dhidden, dweight) = linear_cross_entropy_new(head, LossScale::Same(0.5), true, true).unwrap();
         let (mut of_hidden, mut of_weight) = (vec![0.0; rows * size], vec![0.0; vocab * size]);
         let mut kept_on = 0.0;
@@ -653,9 +651,8 @@ mod tests {
         let weight = [0.0, 2.0, -1.0, 2.0];
         let head = Head {
             hidden: &[1.0, 1.0, -3.0, 1.0, 1.0],
-            weight: &weight,
+            weight: &Matrix::new(&weight, 4, 1),
             labels: &[1, 3, 2, IGNORE_INDEX, 0],
-            hidden_size: 1,
         };
         let (rows, scores) = log_likelihood(head).unwrap();
         let losses = linear_cross_entropy(head, HeadGradients::default()).unwrap();
@@ -675,7 +672,7 @@ mod tests {
         let hidden: Vec<f32> = numbers(1, rows * size).iter().map(|x| 9.0 * x).collect();
         let weight = numbers(2, vocab * size);
         let labels: Vec<i64> = (0..rows).map(|row| (row * 977 % vocab) as i64).collect();
-        let head = Head { hidden: &hidden, weight: &weight, labels: &labels, hidden_size: size };
+        let head = Head { hidden: &hidden, weight: &Matrix::new(&weight, vocab, size), labels: &labels };
         let found = on_any_threads(|| {
             let (rows, scores) = log_likelihood(head).unwrap();
             let numbers =
@@ -712,7 +709,7 @@ mod tests {
     #[test]
     fn labels_outside_the_vocabulary_are_errors() {
         for value in [-1, -101, 2] {
-            let head = Head { hidden: &[0.0; 4], weight: &[0.0; 4], labels: &[0, value], hidden_size: 2 };
+            let head = Head { hidden: &[0.0; 4], weight: &Matrix::new(&[0.0; 4], 2, 2), labels: &[0, value] };
             let error = OutOfRange { what: "label", row: 1, value, limit: 2 };
             assert_eq!(linear_cross_entropy(head, HeadGradients::<f32>::default()), Err(error.clone()));
             if value >= 0 {
@@ -731,20 +728,44 @@ mod tests {
             (0..rows * 11 / 7).map(|index| Label { row: row(index), token: (index * 577 % vocab) as u32 }).collect();
         assert!(labels.windows(2).any(|pair| pair[0].row == pair[1].row));
         let (hidden, weight) = (Matrix::new(&hidden, rows, size), Matrix::new(&weight, vocab, size));
-        let all = super::log_likelihood(hidden, weight, &labels).unwrap();
+        let all = super::log_likelihood(hidden, &weight, &labels).unwrap();
         for (index, label) in labels.iter().enumerate().step_by(97) {
             let alone = Label { row: 0, ..*label };
-            let alone = super::log_likelihood(hidden.rows_from(label.row as usize, 1), weight, &[alone]).unwrap();
+            let alone = super::log_likelihood(hidden.rows_from(label.row as usize, 1), &weight, &[alone]).unwrap();
             assert_eq!(alone[0].is_greedy, all[index].is_greedy);
             let difference = alone[0].log_probability - all[index].log_probability;
             assert!(difference.abs() < 1e-6, "{label:?}: {difference}");
         }
-        assert_eq!(super::log_likelihood(hidden, weight, &[]), Ok(vec![]));
+        assert_eq!(super::log_likelihood(hidden, &weight, &[]), Ok(vec![]));
+    }
+
+    /// However the weight is stored: on bf16 values over several blocks of the vocabulary, in chunks of rows.
+    #[test]
+    fn a_weight_in_bf16_gives_what_its_values_give_in_f32() {
+        fn check<E: super::HeadElement + PartialEq>(rows: usize, size: usize, vocab: usize) {
+            let half = crate::narrow(&numbers(2, vocab * size));
+            let weight = crate::widen(&half);
+            let (half, weight) = (Matrix::new(&half, vocab, size), Matrix::new(&weight, vocab, size));
+            let hidden: Vec<E> = numbers(1, rows * size).into_iter().map(E::narrow).collect();
+            let labels = labels(rows, vocab);
+            let of = |weight| {
+                let head = Head { hidden: &hidden, weight, labels: &labels };
+                let (loss, dhidden, _) = linear_cross_entropy_new(head, LossScale::Same(0.25), true, false).unwrap();
+                let own: Vec<Label> = (0..rows as u32).map(|row| Label { row, token: row % vocab as u32 }).collect();
+                let scores = super::log_likelihood(Matrix::new(&hidden, rows, size), weight, &own).unwrap();
+                (loss, dhidden, scores)
+            };
+            assert!(of(&half) == of(&weight), "{rows} rows of {size}, vocabulary {vocab}");
+        }
+        for (rows, size, vocab) in [(0, 3, 5), (1, 1, 1), (5, 3, 7), (20, 9, 33), (2, 5, 40), (19, 34, 4_001)] {
+            check::<f32>(rows, size, vocab);
+            check::<half::bf16>(rows, size, vocab);
+        }
     }
 
     #[test]
     fn large_logits_do_not_overflow() {
-        let head = Head { hidden: &[1000.0], weight: &[1.0, -1.0], labels: &[1], hidden_size: 1 };
+        let head = Head { hidden: &[1000.0], weight: &Matrix::new(&[1.0, -1.0], 2, 1), labels: &[1] };
         let mut dhidden = [0.0];
         let gradients = HeadGradients { dhidden: Some(&mut dhidden), ..HeadGradients::default() };
         assert_eq!(linear_cross_entropy(head, gradients).unwrap().sum, 2000.0);

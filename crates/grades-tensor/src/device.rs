@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use grades::Norm;
 use grades_kernels::quant::PackedMatrix;
+use half::bf16;
 
 use crate::attention::AttentionSpec;
 use crate::cpu::CPU;
@@ -69,6 +70,9 @@ pub trait Memory: Send + Sync {
     /// A tensor of f32 values from the host, row-major.
     fn from_host(&self, values: Vec<f32>, shape: [usize; 2]) -> Tensor;
 
+    /// A tensor of bf16 values from the host, row-major: as weight one that does not train.
+    fn from_bf16(&self, values: Vec<bf16>, shape: [usize; 2]) -> Tensor;
+
     /// A weight that stays in its blocks, [`Dtype::Packed`].
     fn from_packed(&self, matrix: PackedMatrix) -> Tensor;
 
@@ -93,7 +97,7 @@ pub trait Memory: Send + Sync {
     /// `tensor *= factor`, in f32.
     fn scale(&self, tensor: &mut Tensor, factor: f32);
 
-    /// Rows `rows` of a tensor, `[rows, columns]`.
+    /// Rows `rows` of a tensor, `[rows, columns]`; packed ones are decoded to f32.
     fn gather_rows(&self, tensor: &Tensor, rows: &[u32]) -> Tensor;
 
     /// `sum[rows[i]] += terms[i]`, both f32, in the order of i.
@@ -106,7 +110,7 @@ pub trait Memory: Send + Sync {
     fn append_rows(&self, tensor: &mut Tensor, rows: &Tensor);
 }
 
-/// Linear layers. A batch is `[tokens, width]`; weights `[out, in]` are f32 or packed, biases f32.
+/// Linear layers. A batch is `[tokens, width]`; weights `[out, in]` are f32, or where they do not train bf16 or packed, biases f32.
 pub trait Projections: Send + Sync {
     /// `y = x · [W₁; W₂; …]ᵀ + b + residual`: x `[tokens, in]`, each W `[outᵢ, in]`, y `[tokens, Σ outᵢ]`.
     ///
@@ -130,7 +134,7 @@ pub trait Projections: Send + Sync {
     /// The sums over rows of some columns, `[1, columns]` in f32: the gradient of a bias.
     fn column_sums(&self, dy: &Tensor, columns: Range<usize>) -> Tensor;
 
-    /// `y = activation(x · Wᵍᵀ) · (x · Wᵘᵀ)`: the two dense weights `[out, in]`, y `[tokens, out]`; with `keep` also the
+    /// `y = activation(x · Wᵍᵀ) · (x · Wᵘᵀ)`: the two weights `[out, in]`, y `[tokens, out]`; with `keep` also the
     /// two products side by side, `[tokens, 2 · out]`, which its gradient needs. Kept or not, the products have the dtype
     /// of x before they are activated.
     fn gated_project(
@@ -243,7 +247,7 @@ pub trait Experts: Send + Sync {
     ) -> (Vec<Tensor>, Tensor);
 }
 
-/// The head of a language model.
+/// The head of a language model; its weight is f32, or where it does not train bf16 or packed.
 pub trait Losses: Send + Sync {
     /// `Σ scale · −log softmax(hidden · Wᵀ)[target]` as `[1, 1]` in f32: hidden `[rows, hidden]`, weight `[vocabulary,
     /// hidden]`; and its gradients in hidden and in the weight where they are wanted, from the same pass over the logits,

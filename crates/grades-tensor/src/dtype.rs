@@ -9,7 +9,8 @@ pub enum Dtype {
     /// Single precision: weights, their gradients, the optimizer's state, the residual stream.
     #[default]
     F32,
-    /// Eight bits of significand, the exponents of f32: what lies between, where a model chooses so.
+    /// Eight bits of significand, the exponents of f32: what lies between, where a model chooses so, and weights that a file has so
+    /// and that do not train.
     Bf16,
     /// Codes of one byte, whole numbers from 0 to 255, whose meaning lies elsewhere: the optimizer's state in 8 bits.
     U8,

@@ -32,5 +32,5 @@ pub use blocks::{Blocks, Kind, Sizes};
 pub use matrix::{Matrix, MatrixMut};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use panels::Buffer;
-pub use products::{nn, nt, tn, tn_new};
-pub(crate) use products::{nn_rows, nt_rows};
+pub use products::{nn, nn_rows, nt, nt_rows, tn, tn_new};
+pub(crate) use rows::Span;

@@ -57,8 +57,11 @@ pub fn tn_new(a: Matrix, b: Matrix) -> Vec<f32> {
     unsafe { written(m * n, product) }
 }
 
-/// [`nt`] with a `b` that may have to be decoded.
-pub(crate) fn nt_rows(a: Matrix, b: &dyn Rows, c: MatrixMut, accumulate: bool) {
+/// [`nt`] with a `b` that may have to be decoded, panel by panel: nothing dense of its size exists.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn nt_rows(a: Matrix, b: &dyn Rows, c: MatrixMut, accumulate: bool) {
     check((a.columns(), b.columns()), (a.rows(), b.rows()), &c);
     if a.rows() <= MAX_FEW_ROWS {
         return few_rows(a, b, c, accumulate);
@@ -68,8 +71,11 @@ pub(crate) fn nt_rows(a: Matrix, b: &dyn Rows, c: MatrixMut, accumulate: bool) {
     unsafe { product(Left::F32(a), b, target(c, accumulate)) };
 }
 
-/// [`nn`] with a `b` that may have to be decoded.
-pub(crate) fn nn_rows(a: Matrix, b: &dyn Rows, c: MatrixMut, accumulate: bool) {
+/// [`nn`] with a `b` that may have to be decoded, likewise.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn nn_rows(a: Matrix, b: &dyn Rows, c: MatrixMut, accumulate: bool) {
     check((a.columns(), b.rows()), (a.rows(), b.columns()), &c);
     let b = Right { matrix: b, transposed: false, rounded: false };
     // SAFETY: as in `nt_rows`.

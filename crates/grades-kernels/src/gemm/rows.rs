@@ -1,5 +1,6 @@
 //! The rows of a weight, however they are stored, and weights stacked upon one another.
 
+use std::fmt::Debug;
 use std::ops::Range;
 
 use half::bf16;
@@ -8,7 +9,7 @@ use super::matrix::Matrix;
 use crate::element::convert;
 
 /// A matrix `[rows, columns]`, such as a weight, whose rows can be read as f32.
-pub trait Rows: Sync {
+pub trait Rows: Sync + Debug {
     /// The number of rows.
     fn rows(&self) -> usize;
 
@@ -72,10 +73,52 @@ impl Rows for Matrix<'_, bf16> {
     }
 }
 
+/// Some rows of a matrix, one behind another.
+#[derive(Debug)]
+pub(crate) struct Span<'a> {
+    of: &'a dyn Rows,
+    first: usize,
+    rows: usize,
+}
+
+impl<'a> Span<'a> {
+    /// # Panics
+    /// If there are no such rows.
+    pub(crate) fn new(of: &'a dyn Rows, first: usize, rows: usize) -> Self {
+        assert!(first + rows <= of.rows(), "a matrix does not have rows {first} to {}", first + rows);
+        Self { of, first, rows }
+    }
+}
+
+impl Rows for Span<'_> {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn columns(&self) -> usize {
+        self.of.columns()
+    }
+
+    fn row<'s>(&'s self, row: usize, columns: Range<usize>, scratch: &'s mut [f32]) -> &'s [f32] {
+        self.of.row(self.first + row, columns, scratch)
+    }
+
+    fn expect(&self, row: usize, columns: Range<usize>) {
+        if row < self.rows {
+            self.of.expect(self.first + row, columns);
+        }
+    }
+
+    fn dense(&self) -> Option<Matrix<'_>> {
+        self.of.dense().map(|matrix| matrix.rows_from(self.first, self.rows))
+    }
+}
+
 /// Rows that are asked for ahead of the one that is packed: a trip to the memory takes as long as packing some of them.
 pub(super) const AHEAD: usize = 16;
 
 /// Weights of the same width as one matrix, the rows of the first on top.
+#[derive(Debug)]
 pub(super) struct Stack<'a> {
     weights: &'a [&'a dyn Rows],
     rows: usize,
@@ -131,6 +174,7 @@ pub(super) mod testing {
     use super::{Matrix, Rows};
 
     /// A weight that is decoded: every value is a factor times what is stored.
+    #[derive(Debug)]
     pub(in crate::gemm) struct Scaled<'a>(pub(in crate::gemm) f32, pub(in crate::gemm) Matrix<'a>);
 
     impl Rows for Scaled<'_> {

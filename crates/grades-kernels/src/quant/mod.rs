@@ -1,5 +1,5 @@
 //! Block-quantised weights: GGUF types, decoded to f32 as ggml's `dequantize_row_*` functions define them and encoded as its
-//! quantisers do, and NF4 as bitsandbytes defines it; matrices that stay packed, and products with them.
+//! quantisers do, and NF4 as bitsandbytes defines it; matrices that stay packed.
 
 mod codes;
 mod decode;
@@ -12,7 +12,6 @@ mod nf4;
 mod nonlinear;
 mod packed;
 mod part;
-mod product;
 #[cfg(test)]
 mod tests;
 
@@ -22,4 +21,3 @@ pub use encode::{EncodeError, encode, is_written};
 pub use gguf::{DecodeError, GgufType};
 pub use nf4::{BLOCK as NF4_BLOCK, NESTED_BLOCK as NF4_NESTED_BLOCK, Nf4, Nf4Encoder, Nf4Scales, NotFinite, PartError};
 pub use packed::{PackError, PackedMatrix};
-pub use product::{nn, nt};

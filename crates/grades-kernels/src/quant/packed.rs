@@ -133,9 +133,9 @@ impl Rows for PackedMatrix {
 pub(super) mod tests {
     use super::{PackError, PackedMatrix};
     use crate::gemm::bf16::{self, Output, Rows};
-    use crate::gemm::{Matrix, MatrixMut};
+    use crate::gemm::{self, Matrix, MatrixMut};
     use crate::quant::{DecodeError, GgufType, Nf4};
-    use crate::testing::numbers;
+    use crate::testing::{assert_close, in_f64, numbers, on_any_threads};
 
     /// The matrix of made-up values in NF4, and with the same bytes for every block type that its width allows.
     pub(crate) fn matrices(rows: usize, columns: usize) -> Vec<PackedMatrix> {
@@ -175,6 +175,33 @@ pub(super) mod tests {
                     (y, dx)
                 };
                 assert_eq!(products(&[&packed, &packed]), products(&[&dense, &dense]), "{m} · {rows} × {columns}");
+            }
+        }
+    }
+
+    #[test]
+    fn f32_products_are_those_of_the_decoded_matrix() {
+        for (m, rows, columns) in [(0, 2, 3), (1, 1, 1), (5, 3, 7), (13, 50, 256), (3, 700, 480), (20, 1_100, 256)] {
+            for packed in matrices(rows, columns) {
+                let dense = decoded(&packed);
+                let dense = Matrix::new(&dense, rows, columns);
+                let (x, dy) = (numbers(7, m * columns), numbers(8, m * rows));
+                let (x, dy) = (Matrix::new(&x, m, columns), Matrix::new(&dy, m, rows));
+                for accumulate in [false, true] {
+                    let before = |count| if accumulate { numbers(9, count) } else { vec![f32::NAN; count] };
+                    let found = on_any_threads(|| {
+                        let (mut y, mut dx) = (before(m * rows), before(m * columns));
+                        gemm::nt_rows(x, &packed, MatrixMut::new(&mut y, m, rows), accumulate);
+                        gemm::nn_rows(dy, &packed, MatrixMut::new(&mut dx, m, columns), accumulate);
+                        vec![y, dx]
+                    });
+                    let (mut y, mut dx) = (before(m * rows), before(m * columns));
+                    gemm::nt(x, dense, MatrixMut::new(&mut y, m, rows), accumulate);
+                    gemm::nn(dy, dense, MatrixMut::new(&mut dx, m, columns), accumulate);
+                    let what = format!("{m} · {rows} × {columns}, added {accumulate}");
+                    assert_close(&found[0], &in_f64(&y), 1e-5, &what);
+                    assert_close(&found[1], &in_f64(&dx), 1e-5, &what);
+                }
             }
         }
     }

@@ -25,6 +25,7 @@ fn places<'a>(b: &[&'a Tensor], firsts: &'a [usize]) -> impl Iterator<Item = (Ma
 }
 
 /// The rows of a matrix, `factor` times, made while a product packs them.
+#[derive(Debug)]
 struct Scaled<'a> {
     rows: Matrix<'a>,
     factor: f32,

@@ -3,6 +3,7 @@
 use grades_kernels::cross_entropy::{self as head, Head, linear_cross_entropy_new, log_likelihood};
 
 use super::processor::Cpu;
+use super::projections::Weight;
 use super::values::{matrix, slice, tensor, with_numbers};
 use crate::device::Losses;
 use crate::spec::{CrossEntropySpec, Label, LossScale};
@@ -18,6 +19,7 @@ impl Losses for Cpu {
         want_hidden: bool,
         want_weight: bool,
     ) -> (Tensor, Option<Tensor>, Option<Tensor>) {
+        let of_head = Weight::of(weight);
         let scale = match &spec.scale {
             LossScale::Same(scale) => head::LossScale::Same(*scale),
             LossScale::Each(scales) => head::LossScale::Each(scales),
@@ -25,9 +27,8 @@ impl Losses for Cpu {
         with_numbers!(hidden, E => {
             let head: Head<'_, E> = Head {
                 hidden: slice(hidden),
-                weight: slice(weight),
+                weight: of_head.rows(),
                 labels: &spec.targets,
-                hidden_size: hidden.columns(),
             };
             let (loss, dhidden, dweight) = linear_cross_entropy_new(head, scale, want_hidden, want_weight)
                 .expect("targets within the vocabulary");
@@ -45,7 +46,8 @@ impl Losses for Cpu {
 
     #[expect(clippy::expect_used, reason = "the labels of a batch are checked before it reaches a model")]
     fn log_likelihoods(&self, hidden: &Tensor, weight: &Tensor, labels: &[Label]) -> Tensor {
-        let scores = with_numbers!(hidden, E => log_likelihood(matrix::<E>(hidden), matrix(weight), labels));
+        let of_head = Weight::of(weight);
+        let scores = with_numbers!(hidden, E => log_likelihood(matrix::<E>(hidden), of_head.rows(), labels));
         let scores = scores.expect("labels within the vocabulary");
         let scores: Vec<f32> = scores.iter().map(|score| score.log_probability).collect();
         let shape = [1, scores.len()];

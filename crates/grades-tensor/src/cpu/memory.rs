@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use grades_kernels::gemm::bf16::Rows;
 use grades_kernels::quant::PackedMatrix;
 use grades_kernels::{elementwise, embedding};
 use half::bf16;
@@ -18,6 +19,11 @@ impl Memory for Cpu {
     }
 
     fn from_host(&self, values: Vec<f32>, shape: [usize; 2]) -> Tensor {
+        assert_eq!(values.len(), shape[0] * shape[1], "the values do not fill the shape {shape:?}");
+        tensor(values, shape)
+    }
+
+    fn from_bf16(&self, values: Vec<bf16>, shape: [usize; 2]) -> Tensor {
         assert_eq!(values.len(), shape[0] * shape[1], "the values do not fill the shape {shape:?}");
         tensor(values, shape)
     }
@@ -90,6 +96,13 @@ impl Memory for Cpu {
     #[expect(clippy::expect_used, reason = "the tokens of a batch are checked before it reaches a model")]
     fn gather_rows(&self, of: &Tensor, rows: &[u32]) -> Tensor {
         let width = of.columns();
+        if let Values::Packed(matrix) = of.storage() {
+            let mut found = zeros::<f32>(rows.len() * width);
+            for (&row, out) in rows.iter().zip(found.chunks_exact_mut(width.max(1))) {
+                matrix.row(row as usize, 0..width, out);
+            }
+            return tensor(found, [rows.len(), width]);
+        }
         with_numbers!(of, E => {
             let found = embedding::gather::<E>(slice(of), width, &ids(rows)).expect("rows within the tensor");
             tensor(found, [rows.len(), width])

@@ -1,10 +1,10 @@
-//! Linear layers: each weight is dense f32, or blocks that the product itself decodes.
+//! Linear layers: each weight is f32, or bf16 or blocks that the product itself decodes.
 
 use std::ops::Range;
 
 use grades_kernels::gemm::bf16::{Output, Rows};
 use grades_kernels::gemm::{self, Matrix, MatrixMut};
-use grades_kernels::quant::{self, PackedMatrix};
+use grades_kernels::quant::PackedMatrix;
 use half::bf16;
 
 use super::processor::Cpu;
@@ -17,6 +17,7 @@ use crate::tensor::Tensor;
 /// A weight `[out, in]`.
 pub(super) enum Weight<'a> {
     Dense(Matrix<'a>),
+    Half(Matrix<'a, bf16>),
     Packed(&'a PackedMatrix),
 }
 
@@ -24,7 +25,8 @@ impl<'a> Weight<'a> {
     pub(super) fn of(tensor: &'a Tensor) -> Self {
         match tensor.storage() {
             Values::Packed(matrix) => Self::Packed(matrix),
-            Values::F32(_) | Values::Bf16(_) | Values::U8(_) => Self::Dense(matrix(tensor)),
+            Values::Bf16(_) => Self::Half(matrix(tensor)),
+            Values::F32(_) | Values::U8(_) => Self::Dense(matrix(tensor)),
         }
     }
 
@@ -32,32 +34,17 @@ impl<'a> Weight<'a> {
         tensors.iter().map(|tensor| Self::of(tensor)).collect()
     }
 
-    /// As the bf16 products read it.
-    fn rows(&self) -> &dyn Rows {
+    /// As products read it.
+    pub(super) fn rows(&self) -> &dyn Rows {
         match self {
             Self::Dense(matrix) => matrix,
+            Self::Half(matrix) => matrix,
             Self::Packed(matrix) => *matrix,
         }
     }
 
     fn out(&self) -> usize {
         self.rows().rows()
-    }
-
-    /// `c = a · Wᵀ`, added to what c holds if `accumulate`.
-    fn nt(&self, a: Matrix<'_>, c: MatrixMut<'_>, accumulate: bool) {
-        match self {
-            Self::Dense(weight) => gemm::nt(a, *weight, c, accumulate),
-            Self::Packed(weight) => quant::nt(a, weight, c, accumulate),
-        }
-    }
-
-    /// `c = a · W`, added to what c holds if `accumulate`.
-    fn nn(&self, a: Matrix<'_>, c: MatrixMut<'_>, accumulate: bool) {
-        match self {
-            Self::Dense(weight) => gemm::nn(a, *weight, c, accumulate),
-            Self::Packed(weight) => quant::nn(a, weight, c, accumulate),
-        }
     }
 }
 
@@ -94,7 +81,8 @@ impl Projections for Cpu {
             values.chunks_exact_mut(total).for_each(|row| row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b));
         }
         for (weight, of) in weights.iter().zip(outputs(&weights)) {
-            weight.nt(matrix(x), columns_mut(values, shape, of.start, of.len()), accumulate);
+            let part = columns_mut(values, shape, of.start, of.len());
+            gemm::nt_rows(matrix(x), weight.rows(), part, accumulate);
         }
         y
     }
@@ -116,7 +104,7 @@ impl Projections for Cpu {
         let mut dx = zeros(tokens * width);
         for (weight, of) in weights.iter().zip(outputs(&weights)) {
             let part = columns(dy, of.start, of.len());
-            weight.nn(part, MatrixMut::new(&mut dx, tokens, width), of.start > 0);
+            gemm::nn_rows(part, weight.rows(), MatrixMut::new(&mut dx, tokens, width), of.start > 0);
         }
         let dx = tensor(dx, shape);
         match onto {
@@ -174,8 +162,8 @@ impl Projections for Cpu {
             return (self.gated_activation(&joined, activation), keep.then_some(joined));
         }
         let (tokens, out) = (x.rows(), gate.rows());
-        let weights: [Matrix<'_>; 2] = [matrix(gate), matrix(up)];
-        let (y, joined) = gemm::bf16::gated_new(matrix(x), [&weights[0], &weights[1]], activation, keep);
+        let weights = [gate, up].map(Weight::of);
+        let (y, joined) = gemm::bf16::gated_new(matrix(x), weights.each_ref().map(Weight::rows), activation, keep);
         (tensor(y, [tokens, out]), keep.then(|| tensor(joined, [tokens, 2 * out])))
     }
 }

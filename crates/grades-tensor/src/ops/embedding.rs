@@ -7,12 +7,12 @@ use crate::flops;
 use crate::tape::{Leaf, Tape, Var};
 use crate::tensor::Tensor;
 
-/// Rows `ids` of `weight` `[vocabulary, hidden]`: `[tokens, hidden]`. The gradient of each row is added where the weight's
+/// Rows `ids` of `weight` `[vocabulary, hidden]`, in f32: `[tokens, hidden]`. The gradient of each row is added where the weight's
 /// is: a tied head has left its own there already.
 #[must_use]
 pub fn embed(tape: &Tape, weight: &Leaf, ids: Arc<Vec<u32>>) -> Var {
     let (device, shape, slot) = (weight.value.device(), weight.value.shape(), weight.slot());
-    let y = device.gather_rows(&weight.value, &ids);
+    let y = device.gather_rows(&weight.value, &ids).cast(Dtype::F32);
     tape.record(y, slot.is_some(), move |dy, backward| {
         let Some(slot) = slot else { return };
         let gradients = backward.parameters();

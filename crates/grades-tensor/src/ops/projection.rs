@@ -26,7 +26,7 @@ pub fn project(tape: &Tape, x: &Var, weights: &[Leaf], biases: &[Leaf], residual
     })
 }
 
-/// `y = activation(x · Wᵍᵀ) · (x · Wᵘᵀ)`: the two dense weights `[out, in]`, y `[tokens, out]`, in one operation.
+/// `y = activation(x · Wᵍᵀ) · (x · Wᵘᵀ)`: the two weights `[out, in]`, y `[tokens, out]`, in one operation.
 #[must_use]
 pub fn gated_project(tape: &Tape, x: &Var, weights: &[Leaf; 2], activation: Activation) -> Var {
     let linear = Linear::of(tape, x, weights, &[]);

@@ -55,6 +55,10 @@ impl Memory for Reference {
         tensor(values, shape, Dtype::F32)
     }
 
+    fn from_bf16(&self, values: Vec<bf16>, shape: [usize; 2]) -> Tensor {
+        tensor(values.into_iter().map(bf16::to_f32).collect(), shape, Dtype::Bf16)
+    }
+
     fn from_packed(&self, matrix: PackedMatrix) -> Tensor {
         let shape = [matrix.rows(), matrix.columns()];
         let mut values = vec![0.0; shape[0] * shape[1]];
@@ -94,7 +98,8 @@ impl Memory for Reference {
 
     fn gather_rows(&self, of: &Tensor, rows: &[u32]) -> Tensor {
         let found = rows.iter().flat_map(|&id| row(of, id as usize)).copied().collect();
-        tensor(found, [rows.len(), of.columns()], of.dtype())
+        let dtype = if of.dtype() == Dtype::Packed { Dtype::F32 } else { of.dtype() };
+        tensor(found, [rows.len(), of.columns()], dtype)
     }
 
     fn scatter_add_rows(&self, sum: &mut Tensor, rows: &[u32], terms: &Tensor) {

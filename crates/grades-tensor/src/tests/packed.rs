@@ -1,13 +1,16 @@
-//! Projections through packed weights against the same projections through the decoded ones.
+//! Packed weights, and those in bf16, against the same through the decoded ones.
+
+use std::sync::Arc;
 
 use grades_kernels::quant::{GgufType, Nf4, PackedMatrix};
 
 use super::{ALL, exclusive, random, randoms, references, relative_error, values};
 use crate::cpu::CPU;
-use crate::device::{DeviceRef, Projections};
+use crate::device::{Adapters, DeviceRef, Losses, Memory, Projections};
 use crate::dtype::Dtype;
 use crate::flops::executed;
 use crate::ops;
+use crate::spec::{Activation, CrossEntropySpec, LossScale, labels_of};
 use crate::tape::{Gradients, Leaf, Tape};
 use crate::tensor::Tensor;
 
@@ -116,6 +119,88 @@ fn gradients_and_arithmetic_are_those_of_the_decoded_weights() {
                 assert!(relative_error(&found.0, &expected.0) < 1e-6, "{outs:?}");
                 assert_eq!(found.1, expected.1, "{outs:?}");
                 assert!(found.1.input_gradient > 0 && found.1.weight_gradient == 0);
+            }
+        }
+    }
+}
+
+/// The numbers of random weights in bf16, and the same numbers in f32.
+fn halves(device: DeviceRef, outs: &[usize], width: usize) -> [Vec<Tensor>; 2] {
+    let half = |(seed, &out): (u64, &usize)| {
+        let numbers = values(seed, out * width);
+        device.from_bf16(numbers.into_iter().map(half::bf16::from_f32).collect(), [out, width])
+    };
+    let half: Vec<Tensor> = (50..).zip(outs).map(half).collect();
+    let whole = half.iter().map(|weight| weight.cast(Dtype::F32)).collect();
+    assert!(half.iter().zip(outs).all(|(half, out)| half.dtype() == Dtype::Bf16 && half.rows() == *out));
+    [half, whole]
+}
+
+/// Whatever reads a weight that does not train: to the bit what it gives for the same numbers in f32.
+#[test]
+fn weights_in_bf16_are_their_values() {
+    for (tokens, width, outs) in SIZES {
+        let [half, whole] = halves(&CPU, outs, width);
+        assert_eq!(half[0].bytes() * 2, whole[0].bytes());
+        let total = outs.iter().sum();
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let [x, dy] =
+                [(1, width), (2, total)].map(|(seed, columns)| random(&CPU, seed, [tokens, columns]).cast(dtype));
+            let bias = random(&CPU, 20, [1, total]);
+            let ids: Vec<u32> = (0..tokens as u32).map(|row| row * 7 % outs[0] as u32).collect();
+            let targets: Arc<Vec<i64>> = Arc::new(ids.iter().map(|&id| i64::from(id)).collect());
+            let spec = CrossEntropySpec { targets: targets.clone(), scale: LossScale::Same(0.3) };
+            let labels = labels_of(&targets);
+            let [a, b] = [[2, width], [outs[0], 2]].map(|shape| random(&CPU, 40, shape));
+            let all = |weights: &[Tensor]| {
+                let (head, together) = (&weights[0], references(weights));
+                let residual = Some(random(&CPU, 30, [tokens, total]));
+                let (loss, dhidden, _) = CPU.cross_entropy(&x, head, &spec, true, false);
+                let (gated, joined) = CPU.gated_project(&x, [head, head], Activation::Silu, true);
+                let squares = CPU.row_squares(head);
+                vec![
+                    CPU.project(&x, &together, &[&bias], residual),
+                    CPU.project(&x, &together, &[], None),
+                    CPU.project_input_gradient(&dy, &together, None),
+                    CPU.project_input_gradient(&dy, &together, Some(x.clone())),
+                    CPU.gather_rows(head, &ids).cast(Dtype::F32),
+                    CPU.log_likelihoods(&x, head, &labels),
+                    loss,
+                    dhidden.unwrap(),
+                    gated,
+                    joined.unwrap(),
+                    CPU.adapted_row_norms(head, &squares, &a, &b, 0.7),
+                    squares,
+                ]
+            };
+            for (index, (found, expected)) in all(&half).iter().zip(all(&whole)).enumerate() {
+                assert_eq!((found.shape(), found.dtype()), (expected.shape(), expected.dtype()), "{index}");
+                let (found, expected) = (found.to_host(), expected.to_host());
+                assert!(found == expected, "{index} of {tokens}·{width}→{outs:?} in {}", dtype.name());
+            }
+        }
+    }
+}
+
+/// The head, and rows of the embedding, in blocks.
+#[test]
+fn a_packed_head_is_that_of_the_decoded_one() {
+    for (tokens, width, outs) in SIZES {
+        for packed in weights(&CPU, outs, width) {
+            let whole = packed.cast(Dtype::F32);
+            let ids: Vec<u32> = (0..tokens as u32).map(|row| row * 7 % packed.rows() as u32).collect();
+            assert_eq!(CPU.gather_rows(&packed, &ids).to_host(), CPU.gather_rows(&whole, &ids).to_host());
+            let targets: Arc<Vec<i64>> = Arc::new(ids.iter().map(|&id| i64::from(id)).collect());
+            for dtype in [Dtype::F32, Dtype::Bf16] {
+                let hidden = random(&CPU, 1, [tokens, width]).cast(dtype);
+                let spec = CrossEntropySpec { targets: targets.clone(), scale: LossScale::Same(0.3) };
+                let of = |weight: &Tensor| {
+                    let (loss, dhidden, _) = CPU.cross_entropy(&hidden, weight, &spec, true, false);
+                    [loss, dhidden.unwrap(), CPU.log_likelihoods(&hidden, weight, &labels_of(&targets))]
+                };
+                for (found, expected) in of(&packed).iter().zip(&of(&whole)) {
+                    same(dtype, "head", found, expected);
+                }
             }
         }
     }
