@@ -15,6 +15,7 @@ use crate::gemm::{self, Matrix, MatrixMut, Span};
 use crate::math::{LANES, exp_over, max, sum};
 use crate::threads::each;
 use crate::unwritten::written;
+use crate::workspaces::{InUse, Workspace};
 use crate::{Element, OutOfRange};
 
 /// The label of what does not count in the loss, named and numbered as PyTorch's `ignore_index`.
@@ -194,6 +195,8 @@ fn of_rows<E: HeadElement>(
     let wanted = dhidden.is_some() || weight_gradient.is_some();
     let mut result = CrossEntropy { sum: 0.0, count: labelled.len(), rows: vec![0.0; head.labels.len()] };
     for rows in labelled.chunks(chunk::<E>(labelled.len(), vocab)) {
+        let of_row = if wanted { size_of::<E>() * vocab } else { 0 } + size_of::<f32>() * vocab.min(BLOCK_COLUMNS);
+        let _counted = InUse::new(Workspace::Logits, rows.len() * of_row);
         let mut hidden = gather(&head, rows);
         let states = Matrix::new(&hidden, rows.len(), size);
         let labels: Vec<_> = rows.iter().enumerate().map(|(index, &(_, label))| (index, label)).collect();

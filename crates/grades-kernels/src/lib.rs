@@ -35,6 +35,7 @@ mod prefetch;
 mod processors;
 mod threads;
 mod unwritten;
+mod workspaces;
 
 pub mod activations;
 pub mod attention;
@@ -55,6 +56,7 @@ pub use memory::{return_freed_memory, reuse_freed_memory};
 pub use out_of_range::OutOfRange;
 pub use threads::simulated::{Job, Simulation, simulate};
 pub use threads::{on_worker, set_threads, threads};
+pub use workspaces::Workspace;
 
 #[cfg(test)]
 mod testing;

@@ -12,6 +12,7 @@ mod dispatch;
 mod dropout;
 mod dtype;
 mod flops;
+mod held;
 pub mod ops;
 mod reference;
 mod spec;
@@ -29,6 +30,7 @@ pub use dispatch::{Dispatch, Group, Routed};
 pub use dropout::Dropout;
 pub use dtype::Dtype;
 pub use flops::executed;
+pub use held::{Held, Made, held};
 pub use reference::REFERENCE;
 pub use spec::{
     Activation, AdamW, AdjustLr, CrossEntropySpec, IGNORE_INDEX, Label, Lion, LossScale, Muon, Sgd, StateMap, Sums,

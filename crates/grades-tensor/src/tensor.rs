@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::device::DeviceRef;
 use crate::dtype::Dtype;
+use crate::held::Counted;
 
 /// A row-major matrix `[rows, columns]` in the memory of a device; a vector has one row.
 ///
@@ -22,7 +23,8 @@ pub struct Tensor {
 impl Tensor {
     /// A tensor over what a device keeps of it: for devices.
     pub fn new(device: DeviceRef, shape: [usize; 2], dtype: Dtype, storage: impl Any + Send + Sync) -> Self {
-        Self { shape, dtype, device, storage: Arc::new(storage) }
+        let bytes = shape[0] * shape[1] * dtype.bytes();
+        Self { shape, dtype, device, storage: Arc::new(Counted::new(storage, bytes)) }
     }
 
     /// `[rows, columns]`.
@@ -107,8 +109,8 @@ impl Tensor {
     /// If the tensor is of another device, which is a mistake of the calling code as an index out of bounds is.
     #[expect(clippy::panic, reason = "operands of different devices are a mistake of the calling code")]
     pub fn storage<S: Any>(&self) -> &S {
-        match self.storage.downcast_ref() {
-            Some(storage) => storage,
+        match self.storage.downcast_ref::<Counted<S>>() {
+            Some(counted) => &counted.storage,
             None => panic!("a tensor of the device {} was given to another device", self.device.name()),
         }
     }
@@ -125,8 +127,8 @@ impl Tensor {
         }
         let [rows, _] = &mut self.shape;
         *rows = grown.unwrap_or(*rows);
-        match Arc::get_mut(&mut self.storage).and_then(|storage| storage.downcast_mut()) {
-            Some(storage) => storage,
+        match Arc::get_mut(&mut self.storage).and_then(|storage| storage.downcast_mut::<Counted<S>>()) {
+            Some(counted) => &mut counted.storage,
             None => panic!("a tensor of the device {} was given to another device", self.device.name()),
         }
     }

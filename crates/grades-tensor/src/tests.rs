@@ -3,6 +3,7 @@
 mod backward;
 mod devices;
 mod gradients;
+mod held;
 mod model;
 mod packed;
 mod passes;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::threads::{ends_a_part, threads};
+use crate::workspaces::{InUse, Workspace};
 
 /// A cache line, which aligns a buffer.
 #[derive(Clone, Copy)]
@@ -11,22 +12,27 @@ struct Line<T>([T; 16]);
 
 /// Room for packed panels of numbers or pairs of 32 bits. What it holds is not initialised until a packing function has
 /// written it.
-pub(crate) struct Buffer<T>(Vec<Line<T>>);
+pub(crate) struct Buffer<T> {
+    lines: Vec<Line<T>>,
+    _counted: InUse,
+}
 
 impl<T> Buffer<T> {
     pub(crate) fn new(len: usize) -> Self {
-        Self(Vec::with_capacity(len.div_ceil(16)))
+        let lines = len.div_ceil(16);
+        let _counted = InUse::new(Workspace::Panels, lines * size_of::<Line<T>>());
+        Self { lines: Vec::with_capacity(lines), _counted }
     }
 
     /// The start, at a multiple of 64 bytes; valid for as many elements as the buffer was made for.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
-        self.0.as_mut_ptr().cast()
+        self.lines.as_mut_ptr().cast()
     }
 
     /// As [`Buffer::as_mut_ptr`], for reading.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn as_ptr(&self) -> *const T {
-        self.0.as_ptr().cast()
+        self.lines.as_ptr().cast()
     }
 }
 

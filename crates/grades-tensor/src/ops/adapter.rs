@@ -6,6 +6,7 @@
 use super::projection::{tracked_columns, values};
 use crate::device::Gain;
 use crate::flops;
+use crate::held::{Made, making};
 use crate::tape::{Backward, Leaf, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -37,6 +38,7 @@ impl LowRank {
 /// `y[:, columns of i] += s · (x · Aᵢᵀ) · Bᵢᵀ`: y `[tokens, out]`, x `[tokens, in]`.
 #[must_use]
 pub fn add_low_rank(tape: &Tape, y: Var, x: &Var, adapters: LowRank) -> Var {
+    let _made = making(Made::Adapters);
     let (device, tokens) = (x.value.device(), x.value.rows() as u64);
     flops::forward(tokens * (adapters.reducing() + adapters.expanding()));
     let u = device.reduce(&x.value, &values(&adapters.a), adapters.scaling);
@@ -95,6 +97,7 @@ fn gradients_of_a(a: &[Leaf], du: &Tensor, x: &Tensor, rank: usize, backward: &m
 /// `[out, r]`. Without a record: DoRA counts it as constant.
 #[must_use]
 pub fn adapted_row_norms(weight: &Tensor, squares: &Tensor, a: &Tensor, b: &Tensor, scaling: f32) -> Tensor {
+    let _made = making(Made::Adapters);
     let [rank, width] = a.shape();
     flops::forward(flops::product(rank, weight.rows() + rank, width));
     weight.device().adapted_row_norms(weight, squares, a, b, scaling)
@@ -135,6 +138,7 @@ impl Scale {
 /// their lengths. With a residual the result is f32, else of the dtype of y.
 #[must_use]
 pub fn rescale(tape: &Tape, y: Var, scales: Vec<Scale>, biases: &[Leaf], residual: Option<&Var>) -> Var {
+    let _made = making(Made::Adapters);
     let device = y.value.device();
     let gains = device.gains(&scales.iter().map(Scale::gain).collect::<Vec<_>>());
     let onto = residual.map(|residual| residual.value.clone());

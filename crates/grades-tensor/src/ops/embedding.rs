@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::dtype::Dtype;
 use crate::flops;
+use crate::held::{Made, making};
 use crate::tape::{Leaf, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -11,6 +12,7 @@ use crate::tensor::Tensor;
 /// is: a tied head has left its own there already.
 #[must_use]
 pub fn embed(tape: &Tape, weight: &Leaf, ids: Arc<Vec<u32>>) -> Var {
+    let _made = making(Made::Embeddings);
     let (device, shape, slot) = (weight.value.device(), weight.value.shape(), weight.slot());
     let y = device.gather_rows(&weight.value, &ids).cast(Dtype::F32);
     tape.record(y, slot.is_some(), move |dy, backward| {
@@ -25,6 +27,7 @@ pub fn embed(tape: &Tape, weight: &Leaf, ids: Arc<Vec<u32>>) -> Var {
 /// `factor · x` of f32 x.
 #[must_use]
 pub fn scale(tape: &Tape, x: Var, factor: f32) -> Var {
+    let _made = making(Made::Embeddings);
     let (device, node, mut y) = (x.value.device(), x.node(), x.value);
     device.scale(&mut y, factor);
     tape.record(y, node.is_tracked(), move |mut dy, backward| {
@@ -36,6 +39,7 @@ pub fn scale(tape: &Tape, x: Var, factor: f32) -> Var {
 /// x plus a constant of its shape and dtype.
 #[must_use]
 pub fn shift(tape: &Tape, x: Var, by: &Tensor) -> Var {
+    let _made = making(Made::Embeddings);
     let (node, mut y) = (x.node(), x.value);
     by.device().add(&mut y, by);
     tape.record(y, node.is_tracked(), move |dy, backward| backward.add(node, dy))
@@ -44,12 +48,14 @@ pub fn shift(tape: &Tape, x: Var, by: &Tensor) -> Var {
 /// Rows `rows` of x; without a record.
 #[must_use]
 pub fn gather_rows(x: &Var, rows: &[u32]) -> Var {
+    let _made = making(Made::Embeddings);
     Var::constant(x.value.device().gather_rows(&x.value, rows))
 }
 
 /// The sum of two values of one shape and dtype.
 #[must_use]
 pub fn add(tape: &Tape, x: Var, y: &Var) -> Var {
+    let _made = making(Made::Embeddings);
     let (nodes, mut sum) = ([x.node(), y.node()], x.value);
     sum.device().add(&mut sum, &y.value);
     tape.record(sum, nodes.iter().any(|node| node.is_tracked()), move |dy, backward| {
@@ -62,6 +68,7 @@ pub fn add(tape: &Tape, x: Var, y: &Var) -> Var {
 /// x with the rows `rows` of it, each at most once, replaced by those of `by`.
 #[must_use]
 pub fn replace_rows(tape: &Tape, x: Var, rows: Arc<Vec<u32>>, by: &Var) -> Var {
+    let _made = making(Made::Embeddings);
     let (device, node, mut y) = (by.value.device(), x.node(), x.value);
     let (of_rows, dtype, shape) = (by.node(), by.value.dtype(), by.value.shape());
     let values = by.value.cast(y.dtype());
@@ -81,6 +88,7 @@ pub fn replace_rows(tape: &Tape, x: Var, rows: Arc<Vec<u32>>, by: &Var) -> Var {
 /// Every `count` rows of x side by side: `[rows, width]` to `[rows / count, count · width]`.
 #[must_use]
 pub fn side_by_side(tape: &Tape, x: Var, count: usize) -> Var {
+    let _made = making(Made::Embeddings);
     let (node, shape @ [rows, width]) = (x.node(), x.value.shape());
     let y = x.value.reshaped([rows / count, count * width]);
     tape.record(y, node.is_tracked(), move |dy, backward| backward.add(node, dy.reshaped(shape)))
@@ -89,6 +97,7 @@ pub fn side_by_side(tape: &Tape, x: Var, count: usize) -> Var {
 /// Rows that are each a weighted sum of a table's: `weights · table`, f32 weights `[rows, of table]`, table `[of table, width]`.
 #[must_use]
 pub fn mix_rows(tape: &Tape, weights: Tensor, table: &Leaf) -> Var {
+    let _made = making(Made::Embeddings);
     let (device, slot, [of_table, width]) = (weights.device(), table.slot(), table.value.shape());
     let operations = flops::product(weights.rows(), width, of_table);
     flops::forward(operations);

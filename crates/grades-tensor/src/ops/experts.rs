@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::dispatch::{Dispatch, Routed};
 use crate::dtype::Dtype;
+use crate::held::{Made, making};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -83,6 +84,7 @@ pub fn route(
     normalise: bool,
     balance: Option<&Rc<Balance>>,
 ) -> (Var, Arc<Dispatch>) {
+    let _made = making(Made::Experts);
     let (device, node, experts) = (logits.value.device(), logits.node(), logits.value.columns());
     let routed = device.route(&logits.value, top_k, normalise);
     if let Some(balance) = balance {
@@ -100,6 +102,7 @@ pub fn route(
 /// Rows `rows` of x. Their gradients add up in f32, whatever the dtype of x.
 #[must_use]
 pub fn take_rows(tape: &Tape, x: &Var, rows: &Arc<Vec<u32>>) -> Var {
+    let _made = making(Made::Experts);
     let (device, node, shape) = (x.value.device(), x.node(), x.value.shape());
     let y = device.gather_rows(&x.value, rows);
     let of_backward = rows.clone();
@@ -117,6 +120,7 @@ pub fn take_rows(tape: &Tape, x: &Var, rows: &Arc<Vec<u32>>) -> Var {
 /// `[rows, width]` for each group of the dispatch, weights `[tokens, top_k]`.
 #[must_use]
 pub fn combine(tape: &Tape, residual: &Var, parts: Vec<Var>, dispatch: &Arc<Dispatch>, weights: &Var) -> Var {
+    let _made = making(Made::Experts);
     let (device, onto, of_weights) = (residual.value.device(), residual.node(), weights.node());
     let nodes: Vec<_> = parts.iter().map(Var::node).collect();
     let parts: Vec<Tensor> = parts.into_iter().map(|part| part.value).collect();

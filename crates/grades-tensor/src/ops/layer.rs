@@ -5,6 +5,7 @@ use crate::device::SavedAttention;
 use crate::dropout::Dropout;
 use crate::dtype::Dtype;
 use crate::flops;
+use crate::held::{Made, making};
 use crate::spec::Activation;
 use crate::tape::{Leaf, Tape, Var};
 use crate::tensor::Tensor;
@@ -13,6 +14,7 @@ use crate::tensor::Tensor;
 /// 2019). This is where a model chooses the dtype of what follows.
 #[must_use]
 pub fn rms_norm(tape: &Tape, x: &Var, scale: &Leaf, eps: f32, dtype: Dtype) -> Var {
+    let _made = making(Made::Norms);
     let device = x.value.device();
     let (y, inverse) = device.rms_norm(&x.value, &scale.value, eps, dtype);
     let tracked = tape.is_recording() && (x.is_tracked() || scale.is_tracked());
@@ -32,6 +34,7 @@ pub fn rms_norm(tape: &Tape, x: &Var, scale: &Leaf, eps: f32, dtype: Dtype) -> V
 /// et al. 2016). The two train together or not at all.
 #[must_use]
 pub fn layer_norm(tape: &Tape, x: &Var, [scale, bias]: [&Leaf; 2], eps: f32, dtype: Dtype) -> Var {
+    let _made = making(Made::Norms);
     let device = x.value.device();
     let (y, moments) = device.layer_norm(&x.value, &scale.value, &bias.value, eps, dtype);
     let slots = [scale.slot(), bias.slot()];
@@ -55,6 +58,7 @@ pub fn layer_norm(tape: &Tape, x: &Var, [scale, bias]: [&Leaf; 2], eps: f32, dty
 /// layers that norm what they add (as Gemma 2 does).
 #[must_use]
 pub fn add_normed(tape: &Tape, residual: &Var, x: Var, scale: &Leaf, eps: f32) -> Var {
+    let _made = making(Made::Norms);
     let (device, dtype, node, onto) = (x.value.device(), x.value.dtype(), x.node(), residual.node());
     let (mut y, inverse) = device.rms_norm(&x.value.cast(Dtype::F32), &scale.value, eps, Dtype::F32);
     device.add(&mut y, &residual.value);
@@ -78,6 +82,7 @@ pub fn add_normed(tape: &Tape, residual: &Var, x: Var, scale: &Leaf, eps: f32) -
 /// head_dim]` each (as Qwen 3 does; Henry et al. 2020). The dtype stays.
 #[must_use]
 pub fn norm_heads(tape: &Tape, qkv: Var, scales: [&Leaf; 2], eps: f32, spec: &AttentionSpec) -> Var {
+    let _made = making(Made::Norms);
     let (device, [q_scale, k_scale]) = (qkv.value.device(), scales.map(|scale| &scale.value));
     let (y, inverse) = device.norm_heads(&qkv.value, [q_scale, k_scale], eps, spec);
     let (node, slots) = (qkv.node(), scales.map(Leaf::slot));
@@ -100,6 +105,7 @@ pub fn norm_heads(tape: &Tape, qkv: Var, scales: [&Leaf; 2], eps: f32, spec: &At
 /// heads · head_dim]`. Queries and keys are rotated here when the spec holds a rope table.
 #[must_use]
 pub fn self_attention(tape: &Tape, qkv: Var, spec: AttentionSpec) -> Var {
+    let _made = making(Made::Attention);
     let (device, node) = (qkv.value.device(), qkv.node());
     flops::forward(spec.operations());
     let [q, k, v] = device.split_heads(&qkv.value, &spec);
@@ -122,12 +128,14 @@ pub fn self_attention(tape: &Tape, qkv: Var, spec: AttentionSpec) -> Var {
 /// Splits `[q | k | v]` and rotates q and k; without a record, for passes that keep keys and values.
 #[must_use]
 pub fn split_heads(qkv: &Var, spec: &AttentionSpec) -> [Tensor; 3] {
+    let _made = making(Made::Attention);
     qkv.value.device().split_heads(&qkv.value, spec)
 }
 
 /// Attention over split, rotated heads, `[tokens, heads · head_dim]`; without a record.
 #[must_use]
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Var {
+    let _made = making(Made::Attention);
     flops::forward(spec.operations());
     Var::constant(q.device().attend(q, k, v, spec).0)
 }
@@ -135,6 +143,7 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Var {
 /// `activation(x)`.
 #[must_use]
 pub fn activate(tape: &Tape, x: Var, activation: Activation) -> Var {
+    let _made = making(Made::Activations);
     let (device, node) = (x.value.device(), x.node());
     let y = device.activate(&x.value, activation);
     if !node.is_tracked() {
@@ -150,6 +159,7 @@ pub fn activate(tape: &Tape, x: Var, activation: Activation) -> Var {
 /// `activation(gate) · up` of `[gate | up]` `[tokens, 2 · width]` (Shazeer 2020).
 #[must_use]
 pub fn gated_activation(tape: &Tape, gate_up: Var, activation: Activation) -> Var {
+    let _made = making(Made::Activations);
     let device = gate_up.value.device();
     let y = device.gated_activation(&gate_up.value, activation);
     let node = gate_up.node();
@@ -166,6 +176,7 @@ pub fn gated_activation(tape: &Tape, gate_up: Var, activation: Activation) -> Va
 /// x times the mask that is drawn from the dropout's key. The mask is kept nowhere: the backward pass draws it again.
 #[must_use]
 pub fn dropout(tape: &Tape, x: &Var, dropout: Dropout) -> Var {
+    let _made = making(Made::Adapters);
     let (device, node) = (x.value.device(), x.node());
     tape.record(device.dropout(&x.value, dropout), node.is_tracked(), move |dy, backward| {
         backward.add(node, device.dropout(&dy, dropout));

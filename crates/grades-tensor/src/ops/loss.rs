@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::flops;
+use crate::held::{Made, making};
 use crate::spec::{CrossEntropySpec, IGNORE_INDEX, Label, LossScale, labels_of};
 use crate::tape::{Leaf, Tape, Var};
 use crate::tensor::Tensor;
@@ -11,6 +12,7 @@ use crate::tensor::Tensor;
 /// gradients come from the same pass over the logits, which are never held all at once.
 #[must_use]
 pub fn cross_entropy(tape: &Tape, hidden: &Var, weight: &Leaf, spec: &CrossEntropySpec) -> Var {
+    let _made = making(Made::Head);
     let [vocabulary, width] = weight.value.shape();
     let labels = spec.targets.iter().filter(|&&target| target != IGNORE_INDEX).count();
     let operations = flops::product(labels, vocabulary, width);
@@ -35,6 +37,7 @@ pub fn cross_entropy(tape: &Tape, hidden: &Var, weight: &Leaf, spec: &CrossEntro
 /// weight `[vocabulary, hidden]`. The way back computes the logits again, a block at a time, once it knows what each of them counts.
 #[must_use]
 pub fn label_log_probabilities(tape: &Tape, hidden: &Var, weight: &Leaf, targets: Arc<Vec<i64>>) -> Var {
+    let _made = making(Made::Head);
     let [vocabulary, width] = weight.value.shape();
     let labels = labels_of(&targets);
     let rows: Vec<u32> = labels.iter().map(|label| label.row).collect();
@@ -68,6 +71,7 @@ pub fn label_log_probabilities(tape: &Tape, hidden: &Var, weight: &Leaf, targets
 /// record.
 #[must_use]
 pub fn log_likelihoods(hidden: &Var, weight: &Tensor, labels: &[Label]) -> Tensor {
+    let _made = making(Made::Head);
     flops::forward(flops::product(hidden.value.rows(), weight.rows(), weight.columns()));
     hidden.value.device().log_likelihoods(&hidden.value, weight, labels)
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::flops;
+use crate::held::{Made, making};
 use crate::spec::Activation;
 use crate::tape::{Backward, Leaf, Node, Saved, Tape, Var};
 use crate::tensor::Tensor;
@@ -14,6 +15,7 @@ use crate::tensor::Tensor;
 /// of x.
 #[must_use]
 pub fn project(tape: &Tape, x: &Var, weights: &[Leaf], biases: &[Leaf], residual: Option<&Var>) -> Var {
+    let _made = making(if residual.is_some() { Made::Stream } else { Made::Projections });
     let linear = Linear::of(tape, x, weights, biases);
     flops::forward(flops::product(x.value.rows(), linear.width, linear.total));
     let onto = residual.map(|residual| residual.value.clone());
@@ -29,6 +31,7 @@ pub fn project(tape: &Tape, x: &Var, weights: &[Leaf], biases: &[Leaf], residual
 /// `y = activation(x · Wᵍᵀ) · (x · Wᵘᵀ)`: the two weights `[out, in]`, y `[tokens, out]`, in one operation.
 #[must_use]
 pub fn gated_project(tape: &Tape, x: &Var, weights: &[Leaf; 2], activation: Activation) -> Var {
+    let _made = making(Made::Activations);
     let linear = Linear::of(tape, x, weights, &[]);
     flops::forward(flops::product(x.value.rows(), linear.width, linear.total));
     let (device, [gate, up]) = (x.value.device(), weights);
