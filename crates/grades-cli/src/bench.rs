@@ -2,8 +2,9 @@
 
 use anyhow::Context;
 use grades::Companions;
+use grades_tensor::Dtype;
 use grades_train::bench::gemm::{self, Size, Speed};
-use grades_train::bench::step::{self, Mode, StepOptions, StepReport};
+use grades_train::bench::step::{self, Mode, StepMemory, StepOptions, StepReport};
 use grades_train::bench::tune;
 use grades_train::bench::{Frozen, Scaling, Shape};
 use grades_train::blocks;
@@ -49,6 +50,10 @@ struct Step {
     /// Hold the matrices under the adapters in NF4.
     #[arg(long)]
     load_in_4bit: bool,
+    /// What the file of the model is taken to have where nothing of the model itself trains (lora, forward), which is then held so: bf16,
+    /// as most are published, or f32.
+    #[arg(long, value_parser = ["bf16", "f32"], default_value = "bf16")]
+    base: String,
     /// Numbers of the matrix products: auto (bf16 where the processor has them), f32 or bf16.
     #[arg(long, default_value = "auto")]
     precision: Precision,
@@ -95,6 +100,9 @@ struct Step {
     /// threads. That counts who waits for whom, not that threads share memory.
     #[arg(long, value_name = "COUNTS", value_delimiter = ',')]
     simulate_threads: Vec<usize>,
+    /// Tell what a step keeps, by kind, beside what a plan says; JSON has it always.
+    #[arg(long)]
+    memory: bool,
 }
 
 /// Time the products of a linear layer: forward, input gradient and weight gradient.
@@ -135,6 +143,7 @@ impl Step {
             },
             lora_r: self.lora_r,
             load_in_4bit: self.load_in_4bit,
+            base: if self.base == "f32" { Dtype::F32 } else { Dtype::Bf16 },
             rows: self.rows,
             tokens: self.tokens,
             pictures: self.pictures,
@@ -159,6 +168,12 @@ impl Step {
             return output::print_json(&report);
         }
         print(&report);
+        if self.memory {
+            match &report.kept {
+                Some(kept) => print_kept(kept),
+                None => output::print("a pass forward alone keeps nothing for another"),
+            }
+        }
         Ok(())
     }
 }
@@ -176,8 +191,9 @@ fn print(report: &StepReport) {
         report.units
     ));
     output::print(&format!(
-        "base          {}B, of it the matrices {}B, {:.3} of what they take in bf16",
+        "base          {}B, {:.3} of what it takes in bf16; of it the matrices {}B, {:.3}",
         short(report.base_bytes),
+        report.base_bytes as f64 / report.base_bf16_bytes as f64,
         short(report.matrices_bytes),
         report.matrices_bytes as f64 / report.matrices_bf16_bytes as f64
     ));
@@ -247,6 +263,33 @@ fn print_scaling(scaling: &Scaling) {
             percent(place.work),
             percent(place.lost)
         ));
+    }
+}
+
+/// A table of what a step keeps.
+fn print_kept(memory: &StepMemory) {
+    let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+    let line = |name: &str, [begins, ends]: [u64; 2], planned: Option<u64>| {
+        let planned = planned.map_or(String::new(), megabytes);
+        output::print(&format!("{name:<42} {:>10} {:>10} {planned:>10}", megabytes(begins), megabytes(ends)));
+    };
+    output::print("");
+    output::print("MB held when the backward pass                 begins       ends    planned");
+    for kind in &memory.kinds {
+        line(kind.name, kind.bytes(), kind.planned);
+        for part in &kind.parts {
+            line(&format!("  {}", part.name), [part.begins, part.ends], None);
+        }
+    }
+    let most = memory.begins.max(memory.ends);
+    line("all of these", [memory.begins, memory.ends], None);
+    if let (Some(other), Some(peak)) = (memory.other, memory.peak) {
+        output::print(&format!("{:<42} {:>10}", "other: the program, data, a layer's way back", megabytes(other)));
+        line(
+            "most that the process has held",
+            [if memory.begins == most { peak } else { 0 }, if memory.begins == most { 0 } else { peak }],
+            Some(memory.planned),
+        );
     }
 }
 

@@ -72,7 +72,6 @@ struct Stored {
     shape: Vec<usize>,
     dtype: String,
     bytes: u64,
-    packed: bool,
 }
 
 impl Stored {
@@ -197,12 +196,11 @@ impl Args {
                 shape: info.shape.clone(),
                 dtype: info.dtype.to_string(),
                 bytes: info.bytes,
-                packed: info.dtype.is_quantized(),
             })
         };
         let tensors = checkpoint.names().map(stored).collect::<Result<_, _>>()?;
         let config = HfConfig::new(checkpoint.config()?.clone())?;
-        Ok(Found { outline: registry::outline(&config, true)?, config, tensors })
+        Ok(Found { outline: registry::outline_of(&config, &checkpoint, true)?, config, tensors })
     }
 
     /// The config, and the tensors that it describes, in the type that it names.
@@ -228,7 +226,6 @@ impl Args {
             shape: parameter.shape.clone(),
             dtype: dtype.to_owned(),
             bytes: size * parameter.len() as u64,
-            packed: false,
         };
         let tensors = outline.parameters().iter().map(stored).collect();
         Ok(Found { config, outline, tensors })
@@ -239,6 +236,7 @@ impl Args {
         let workload = Workload {
             adapter,
             load_in_4bit,
+            fold_frozen: false,
             precision,
             rule: Config::default().rule(),
             tokens: self.micro_batch_size * self.sequence_len,
@@ -251,8 +249,9 @@ impl Args {
             gradient_checkpointing: self.gradient_checkpointing,
             kept_copies: 1,
             weight_average: false,
+            written_tokens: 0,
+            scored_tokens: 0,
         };
-        let packed = |name: &str| found.tensors.iter().find(|t| t.name == name && t.packed).map(|t| t.bytes);
-        Ok(MemoryPlan::of(&found.outline, &workload, &packed)?)
+        Ok(MemoryPlan::of(&found.outline, &workload)?)
     }
 }

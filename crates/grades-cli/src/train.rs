@@ -151,7 +151,7 @@ fn duration(seconds: f64) -> String {
 pub(crate) fn print_memory(what: &str, memory: &MemoryPlan) {
     let short = output::short;
     output::print(&format!(
-        "{what} {}B: weights {}B, gradients {}B, optimizer {}B, kept for the method {}B, average {}B, activations {}B{}",
+        "{what} {}B: weights {}B, gradients {}B, optimizer {}B, kept for the method {}B, average {}B, activations {}B{}{}",
         short(memory.peak),
         short(memory.weights),
         short(memory.gradients),
@@ -162,6 +162,10 @@ pub(crate) fn print_memory(what: &str, memory: &MemoryPlan) {
         match memory.pictures + memory.features {
             0 => String::new(),
             _ => format!(", pictures {}B, kept of them {}B", short(memory.pictures), short(memory.features)),
+        },
+        match memory.evaluation {
+            0 => String::new(),
+            bytes => format!(", answers and scores between steps {}B", short(bytes)),
         }
     ));
 }

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use grades_kernels::quant::PackedMatrix;
+use half::bf16;
 
 use crate::Error;
-use crate::source::Source;
+use crate::source::{Form, Source};
 
 /// A [`Source`] in which each expert has matrices of its own (`mlp.experts.3.gate_proj.weight`, or mixtral's
 /// `block_sparse_moe.experts.3.w1.weight`), also where the one below has `mlp.experts.gate_up_proj`, `[experts, 2 · inner,
@@ -105,6 +106,24 @@ impl Source for FusedExperts<'_> {
         match self.find(name) {
             Some(Found { name, rows, .. }) => self.0.load_rows(&name, rows),
             None => self.0.load(name, shape),
+        }
+    }
+
+    fn form(&self, name: &str) -> Form {
+        let Some(Found { name, rows, columns }) = self.find(name) else { return self.0.form(name) };
+        match self.0.form(&name) {
+            Form::Packed(bytes) => {
+                let all = self.0.shape(&name).map_or(1, |shape| shape.iter().product::<usize>().max(1));
+                Form::Packed((u128::from(bytes) * (rows.len() * columns) as u128 / all as u128) as u64)
+            }
+            form => form,
+        }
+    }
+
+    fn load_half(&self, name: &str, shape: &[usize]) -> Result<Vec<bf16>, Error> {
+        match self.find(name) {
+            Some(_) => Ok(self.load(name, shape)?.into_iter().map(bf16::from_f32).collect()),
+            None => self.0.load_half(name, shape),
         }
     }
 

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use grades_kernels::quant::PackedMatrix;
+use half::bf16;
 
 use crate::Error;
-use crate::source::Source;
+use crate::source::{Form, Source};
 
 /// The names of an architecture's tensors.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,14 @@ impl Source for Renamed<'_> {
 
     fn load(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         self.source.load(&self.found(name), shape)
+    }
+
+    fn form(&self, name: &str) -> Form {
+        self.source.form(&self.found(name))
+    }
+
+    fn load_half(&self, name: &str, shape: &[usize]) -> Result<Vec<bf16>, Error> {
+        self.source.load_half(&self.found(name), shape)
     }
 
     fn load_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>, Error> {

@@ -79,6 +79,27 @@ pub enum Group {
     Language,
 }
 
+/// Some of the groups of a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Groups([bool; 3]);
+
+impl Groups {
+    /// All of them.
+    pub const ALL: Self = Self([true; 3]);
+
+    /// These.
+    #[must_use]
+    pub fn of(groups: &[Group]) -> Self {
+        Self([Group::Vision, Group::Projector, Group::Language].map(|group| groups.contains(&group)))
+    }
+
+    /// Whether a group is one of them.
+    #[must_use]
+    pub fn contains(self, group: Group) -> bool {
+        self.0[group as usize]
+    }
+}
+
 /// A range of a parameter's rows that trains or freezes on its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -158,6 +179,12 @@ impl Parameter {
         self.value.dtype() == Dtype::Packed
     }
 
+    /// Whether it is held as its file has it, in blocks or in bf16: only what is in f32 can train.
+    #[must_use]
+    pub fn is_fixed(&self) -> bool {
+        self.value.dtype() != Dtype::F32
+    }
+
     /// Its memory, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -215,11 +242,11 @@ impl Parameter {
         self.pieces.iter().any(|piece| piece.trainable)
     }
 
-    /// Lets all of it train or not. What lies under adapters and packed blocks never train.
+    /// Lets all of it train or not. What lies under adapters and what is held as its file has it never train.
     pub fn set_trainable(&mut self, trainable: bool) {
-        let packed = self.is_packed();
+        let fixed = self.is_fixed();
         for piece in &mut self.pieces {
-            piece.trainable = trainable && !packed && piece.place != Place::Base;
+            piece.trainable = trainable && !fixed && piece.place != Place::Base;
         }
     }
 
@@ -230,9 +257,9 @@ impl Parameter {
         }
     }
 
-    /// Decodes a packed matrix for good.
+    /// Holds it in f32 from here on.
     pub(crate) fn unpack(&mut self) {
-        if self.is_packed() {
+        if self.is_fixed() {
             self.value = self.value.cast(Dtype::F32);
         }
     }
@@ -306,10 +333,10 @@ impl Parameters {
     /// Lets every piece train or not as `of` says of it; `None` leaves it as it is.
     pub fn set_trainable(&mut self, of: impl Fn(&Piece) -> Option<bool>) {
         for parameter in &mut self.table {
-            let packed = parameter.is_packed();
+            let fixed = parameter.is_fixed();
             for piece in &mut parameter.pieces {
                 if let Some(trainable) = of(piece) {
-                    piece.trainable = trainable && !packed && piece.place != Place::Base;
+                    piece.trainable = trainable && !fixed && piece.place != Place::Base;
                 }
             }
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use grades_kernels::quant::PackedMatrix;
+use half::bf16;
 
 use crate::Error;
 use crate::adapter::peft;
@@ -16,7 +17,7 @@ use crate::fields::{Fields, named, warn_once};
 use crate::fused_experts::{self, FusedExperts};
 use crate::model::{Decoder, Encoder, HEAD, Outline};
 use crate::names::{Names, Renamed};
-use crate::source::{Builder, LoadOptions, Source, Storage, packed};
+use crate::source::{Builder, Form, LoadOptions, Source, Storage, packed};
 use crate::weights::Checkpoint;
 
 /// Reads what an architecture asks of a config, puts right what it means by the sizes, and says how a layer of it is loaded.
@@ -101,15 +102,25 @@ pub fn load(config: &HfConfig, source: &dyn Source, options: LoadOptions) -> Res
     Ok(Decoder::new(description.sizes, wiring, builder.finish()))
 }
 
-/// What the model of a config is made of, without values: nothing is read, and little is held. `split_fused` makes the roles
-/// inside fused projections units of their own.
+/// What the model of a config is made of, without values: nothing is read, and little is held. They are taken to be in the dtype that
+/// the config names. `split_fused` makes the roles inside fused projections units of their own.
 ///
 /// # Errors
 /// As [`sizes`].
 pub fn outline(config: &HfConfig, split_fused: bool) -> Result<Outline, Error> {
+    outline_of(config, &Described(config), split_fused)
+}
+
+/// The same, which knows how a source has its values.
+///
+/// # Errors
+/// As [`sizes`].
+pub fn outline_of(config: &HfConfig, source: &dyn Source, split_fused: bool) -> Result<Outline, Error> {
     let device = grades_tensor::device("cpu").map_err(|error| Error::Input(error.to_string()))?;
     let options = LoadOptions { storage: Storage::Outline, split_fused, ..LoadOptions::new(device) };
-    Ok(Outline::new(load(config, &Nothing, options)?))
+    let model = load(config, &Nothing, options)?;
+    let names = model.names();
+    Ok(Outline::new(model, &Renamed { source: &FusedExperts(source), names }))
 }
 
 /// The vision tower of a config, likewise.
@@ -131,6 +142,24 @@ impl Source for Nothing {
 
     fn load(&self, _: &str, _: &[usize]) -> Result<Vec<f32>, Error> {
         Ok(Vec::new())
+    }
+}
+
+/// Holds no tensor, but knows what a config says of the dtype of all.
+struct Described<'a>(&'a HfConfig);
+
+impl Source for Described<'_> {
+    fn shape(&self, _: &str) -> Option<Vec<usize>> {
+        None
+    }
+
+    fn load(&self, _: &str, _: &[usize]) -> Result<Vec<f32>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn form(&self, _: &str) -> Form {
+        let named = ["torch_dtype", "dtype"].into_iter().find_map(|key| self.0.value().get(key)?.as_str());
+        if named == Some("bfloat16") { Form::Half } else { Form::Dense }
     }
 }
 
@@ -192,6 +221,14 @@ impl Source for Checkpoint {
 
     fn load(&self, name: &str, _: &[usize]) -> Result<Vec<f32>, Error> {
         Ok(self.load_f32(name)?)
+    }
+
+    fn form(&self, name: &str) -> Form {
+        Checkpoint::form(self, name)
+    }
+
+    fn load_half(&self, name: &str, _: &[usize]) -> Result<Vec<bf16>, Error> {
+        Ok(Checkpoint::load_half(self, name)?)
     }
 
     fn load_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>, Error> {

@@ -5,10 +5,22 @@ use std::ops::Range;
 use grades::UnitId;
 use grades_kernels::quant::{Nf4, PackedMatrix};
 use grades_tensor::{DeviceRef, Dtype, Tensor};
+use half::bf16;
 
 use crate::Error;
 use crate::nn::Norm;
-use crate::parameters::{Parameter, ParameterId, Parameters, Place};
+use crate::parameters::{Group, Groups, Parameter, ParameterId, Parameters, Place};
+
+/// How a source has the values of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As numbers that bf16 would round.
+    Dense,
+    /// In bf16.
+    Half,
+    /// In blocks, of so many bytes altogether.
+    Packed(u64),
+}
 
 /// Where the values of a new model come from.
 pub trait Source {
@@ -20,6 +32,19 @@ pub trait Source {
     /// # Errors
     /// When the tensor is missing or cannot be read.
     fn load(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error>;
+
+    /// How it has a tensor.
+    fn form(&self, _name: &str) -> Form {
+        Form::Dense
+    }
+
+    /// The values of a tensor that it has in bf16 ([`Form::Half`]).
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    fn load_half(&self, name: &str, shape: &[usize]) -> Result<Vec<bf16>, Error> {
+        Ok(self.load(name, shape)?.into_iter().map(bf16::from_f32).collect())
+    }
 
     /// Some rows of a tensor, whose row is its last dimension.
     ///
@@ -59,6 +84,20 @@ pub trait Source {
     }
 }
 
+/// How a source has a tensor, if it may be held so where it does not train: vectors are held in f32, and what reads pictures in no
+/// blocks.
+pub(crate) fn holdable(
+    source: &dyn Source,
+    name: &str,
+    shape: &[usize],
+    mut places: impl Iterator<Item = Place>,
+) -> Form {
+    match if shape.len() > 1 { source.form(name) } else { Form::Dense } {
+        Form::Packed(_) if places.any(|place| place.group() != Group::Language) => Form::Dense,
+        form => form,
+    }
+}
+
 /// The values of the matrix `name` in NF4.
 pub(crate) fn packed(name: &str, values: &[f32], [rows, columns]: [usize; 2]) -> Result<PackedMatrix, Error> {
     let refused = |problem: String| Error::Input(format!("tensor {name}: {problem}"));
@@ -91,23 +130,32 @@ impl Storage {
 pub struct LoadOptions {
     /// Where its tensors are.
     pub device: DeviceRef,
-    /// How it holds its projection matrices; embedding, head, norms, biases and what reads pictures are dense.
+    /// How it holds its projection matrices; norms, biases and what reads pictures are dense.
     pub storage: Storage,
+    /// The groups of which nothing will train: their matrices, the embedding and the head among them, stay in bf16 where the source
+    /// has them so, and with [`Storage::Packed`] in its blocks, in half the memory or less, and in the same values.
+    pub fixed: Groups,
     /// Whether the roles inside a fused projection are units of their own.
     pub split_fused: bool,
 }
 
 impl LoadOptions {
-    /// Dense, with the roles inside fused projections as units.
+    /// Dense and all in f32, with the roles inside fused projections as units.
     #[must_use]
     pub fn new(device: DeviceRef) -> Self {
-        Self { device, storage: Storage::Dense, split_fused: true }
+        Self { device, storage: Storage::Dense, fixed: Groups::default(), split_fused: true }
     }
 
     /// With the projection matrices held as the option `load_in_4bit` says.
     #[must_use]
     pub fn in_4bit(self, load_in_4bit: bool) -> Self {
         Self { storage: Storage::in_4bit(load_in_4bit), ..self }
+    }
+
+    /// For a model of which these groups do not train.
+    #[must_use]
+    pub fn fixed(self, fixed: Groups) -> Self {
+        Self { fixed, ..self }
     }
 }
 
@@ -200,11 +248,15 @@ impl<'a> Builder<'a> {
         let rows = if let [rows, _, ..] = *shape { rows } else { 1 };
         let extent = [rows, shape.iter().product::<usize>() / rows.max(1)];
         let may_be_packed = pieces.iter().all(|(_, place)| place.may_be_packed());
+        let places = || pieces.iter().map(|(_, place)| *place);
+        let fixed = places().all(|place| self.options.fixed.contains(place.group()));
+        let form = if fixed { holdable(self.source, name, shape, places()) } else { Form::Dense };
         let value = match (shape, self.options.storage) {
             (_, Storage::Outline) => Tensor::new(device, extent, Dtype::F32, ()),
-            (&[rows, columns], Storage::Packed) if may_be_packed => {
+            (&[rows, columns], Storage::Packed) if may_be_packed || matches!(form, Form::Packed(_)) => {
                 device.from_packed(self.source.load_packed(name, [rows, columns])?)
             }
+            _ if form == Form::Half => device.from_bf16(self.source.load_half(name, shape)?, extent),
             _ => {
                 let values = Some(self.source.load(name, shape)?).filter(|values| !values.is_empty()).unwrap_or(start);
                 device.from_host(values, extent)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use grades_models::generate::{Generated, Limits, generate_each};
 use grades_models::generation_config::{end_of_turn, end_tokens};
+use grades_models::parameters::Groups;
 use grades_models::sampling::{Sampler, SamplingOptions};
 use grades_models::source::LoadOptions;
 use grades_models::template::ChatTemplate;
@@ -63,7 +64,8 @@ impl Loaded {
         let checkpoint = Checkpoint::open(&path)?;
         let config = checkpoint.config()?;
         let load = LoadOptions::new(device("auto").map_err(|error| TrainError::Other(error.to_string()))?)
-            .in_4bit(options.load_in_4bit);
+            .in_4bit(options.load_in_4bit)
+            .fixed(Groups::ALL);
         // A large vocabulary takes about as long to read as a small model.
         let (model, tokenizer) =
             rayon::join(|| registry::open(&checkpoint, load), || model_vision::tokenizer(config, &path));

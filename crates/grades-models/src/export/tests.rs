@@ -8,8 +8,9 @@ use tempfile::TempDir;
 
 use super::{FileType, Model, save_adapter};
 use crate::config::HfConfig;
+use crate::parameters::Groups;
 use crate::random::Random;
-use crate::source::LoadOptions;
+use crate::source::{Form, LoadOptions};
 use crate::tokenizer::Tokenizer;
 use crate::weights::gguf::{Metadata, MetadataValue};
 use crate::weights::{Checkpoint, Dtype};
@@ -103,7 +104,7 @@ fn families_that_llama_cpp_fixes_in_its_code_come_back_with_their_logits() {
         let original = registry::load(&HfConfig::new(config.clone()).unwrap(), &values, options).unwrap();
         let out = dir.path().join("out");
         let model = Model::of_decoder("tiny", &config, &original, &tokenizer).unwrap();
-        let files = model.save(&out, &[FileType::F32, FileType::Q8_0]).unwrap();
+        let files = model.save(&out, &[FileType::F32, FileType::Q8_0, FileType::BF16]).unwrap();
         let logits = |model: &Decoder| {
             let ids: Vec<u32> = (0..40).map(|i| i * 7 % 96).collect();
             let layout = Layout::packed(std::slice::from_ref(&(0..ids.len())));
@@ -119,6 +120,29 @@ fn families_that_llama_cpp_fixes_in_its_code_come_back_with_their_logits() {
         close(&open(&files[0], options), &expected);
         // The blocks of a quantised file give the same numbers packed and decoded.
         close(&open(&files[1], options.in_4bit(true)), &open(&files[1], options));
+        // So do embedding and head where they stay in blocks, too, and all that a file has in bf16.
+        let fixed = options.fixed(Groups::ALL);
+        close(&open(&files[1], fixed.in_4bit(true)), &open(&files[1], options));
+        assert_eq!(open(&files[2], fixed), open(&files[2], options), "{more}");
+        let held = |file, options, dtype| {
+            let model = registry::open(&Checkpoint::open(file).unwrap(), options).unwrap();
+            let all = model.parameters().iter().filter(|parameter| parameter.shape.len() > 1);
+            all.filter(|parameter| parameter.value.dtype() != dtype).map(|p| p.name.clone()).collect::<Vec<_>>()
+        };
+        assert!(
+            held(&files[1], fixed.in_4bit(true), grades_tensor::Dtype::Packed)
+                .iter()
+                .all(|name| name.contains("gate.weight"))
+        );
+        // Experts of a GGUF file lie in one tensor, and a router there is f32.
+        assert!(held(&files[2], fixed, grades_tensor::Dtype::Bf16).iter().all(|name| name.contains("gate.weight")));
+        let written = Checkpoint::open(&files[2]).unwrap();
+        let halves: Vec<&str> = written.names().filter(|name| written.form(name) == Form::Half).collect();
+        assert!(halves.len() > 7, "{halves:?}");
+        for name in halves {
+            let found = written.load_half(name).unwrap().iter().map(|value| value.to_f32()).collect::<Vec<_>>();
+            assert_eq!(found, written.load_f32(name).unwrap(), "{name}");
+        }
     }
 }
 

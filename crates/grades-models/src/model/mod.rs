@@ -21,7 +21,7 @@ pub use decoder::Decoder;
 pub(crate) use decoder::Wiring;
 pub use encoder::Encoder;
 pub use inputs::{Inputs, Replaced, Rows};
-pub use outline::{Outline, TowerSize};
+pub use outline::{Forms, Outline, TowerSize};
 pub use pass::{Pass, PassOptions, ScoredPass};
 pub use stack::Prefix;
 pub(crate) use stack::Stack;

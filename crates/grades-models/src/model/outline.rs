@@ -12,13 +12,23 @@ use crate::adapter::{LoraConfig, linear};
 use crate::config::Sizes;
 use crate::nn::{FeedForward, Layer, Mlp, Projection};
 use crate::parameters::{Group, Parameter, Parameters, Place};
+use crate::source::{Form, Source, holdable};
 
 /// A model without its values.
 #[derive(Debug)]
 pub struct Outline {
     model: Decoder,
-    /// Of each parameter whether 4 bits are for it, also where it is held as it is.
-    packable: Vec<bool>,
+    /// What each parameter may be held as, also where it is held as it is.
+    forms: Vec<Forms>,
+}
+
+/// What a parameter of an outline may be held as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forms {
+    /// Whether 4 bits are for it.
+    pub packable: bool,
+    /// How it is stored, if it may be held so where it does not train.
+    pub stored: Form,
 }
 
 /// A tower of a model.
@@ -38,9 +48,18 @@ pub struct TowerSize {
 const F32: usize = 4;
 
 impl Outline {
-    pub(crate) fn new(model: Decoder) -> Self {
-        let packable = model.parameters().iter().map(Parameter::may_be_packed).collect();
-        Self { model, packable }
+    /// Of a model whose values `source` has.
+    pub(crate) fn new(model: Decoder, source: &dyn Source) -> Self {
+        let forms = model.parameters().iter().map(|parameter| Forms {
+            packable: parameter.may_be_packed(),
+            stored: holdable(
+                source,
+                &parameter.name,
+                &parameter.shape,
+                parameter.pieces().iter().map(|piece| piece.place),
+            ),
+        });
+        Self { forms: forms.collect(), model }
     }
 
     /// The sizes.
@@ -61,9 +80,16 @@ impl Outline {
         self.model.vision()
     }
 
-    /// The parameters, each with whether it is a matrix that 4 bits are for.
-    pub fn packable(&self) -> impl Iterator<Item = (&Parameter, bool)> {
-        self.parameters().iter().zip(self.packable.iter().copied())
+    /// The parameters, each with what it may be held as.
+    pub fn forms(&self) -> impl Iterator<Item = (&Parameter, Forms)> {
+        self.parameters().iter().zip(self.forms.iter().copied())
+    }
+
+    /// Whether an adapter is beside a parameter.
+    #[must_use]
+    pub fn has_adapter(&self, parameter: &Parameter, config: &LoraConfig) -> bool {
+        let mut own = self.adaptable().filter(|(weight, _)| std::ptr::eq(*weight, parameter));
+        own.any(|(weight, place)| self.is_adapted(weight, place, config))
     }
 
     /// Its towers, in the order of the data.
@@ -127,6 +153,13 @@ impl Outline {
     pub fn kept_by_vision_layers(&self, dtype: Dtype, adapter: Option<&LoraConfig>) -> Vec<usize> {
         let layers = self.vision().into_iter().flat_map(|vision| &vision.stack.layers);
         layers.map(|layer| self.kept_by_layer(layer, dtype.bytes(), adapter)).collect()
+    }
+
+    /// Bytes of the keys and values that are kept of a token while a text is written.
+    #[must_use]
+    pub fn kept_while_writing(&self, dtype: Dtype) -> usize {
+        let heads = self.layers().map(|layer| &layer.attention.heads);
+        heads.map(|heads| 2 * heads.kv_heads * heads.head_dim * dtype.bytes()).sum()
     }
 
     /// Whether anything of the vision tower trains, and whether anything does of what makes rows of the language model of it.
@@ -280,6 +313,7 @@ mod tests {
         assert_eq!(outline.kept_by_layers(Dtype::F32, None), [4 * f32s]);
         let halves = 4 * (2 * (4 + 1) + 2) + 2 * (2 * 4 + 8 + 4 + 12);
         assert_eq!(outline.kept_by_layers(Dtype::Bf16, None), [halves]);
+        assert_eq!(outline.kept_while_writing(Dtype::Bf16), 2 * 2 * 2);
         let adapter =
             LoraConfig { r: 2, target_modules: vec!["q_proj".into(), "down_proj".into()], ..LoraConfig::default() };
         assert_eq!(outline.kept_by_layers(Dtype::F32, Some(&adapter)), [4 * (f32s + 2 + 2)]);

@@ -51,7 +51,10 @@ impl Pair {
         let value = |id| parameters.get(id).value.clone();
         let (a, b) = (value(self.a), value(self.b));
         let magnitude = self.dora.as_ref().map(|dora| value(dora.magnitude));
-        let weight = &mut parameters.get_mut(weight).value;
+        let weight = parameters.get_mut(weight);
+        // The sum is no number of bf16.
+        weight.unpack();
+        let weight = &mut weight.value;
         weight.device().fold(weight, &a, &b, scaling, magnitude.as_ref());
     }
 }

@@ -7,6 +7,7 @@ mod bitsandbytes_out;
 mod dtype;
 mod error;
 mod file;
+mod form;
 pub mod gguf;
 mod safetensors;
 mod save;

@@ -13,6 +13,8 @@ mod families;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod half;
+#[cfg(test)]
 mod packed;
 #[cfg(test)]
 mod pictures;

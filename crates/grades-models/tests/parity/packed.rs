@@ -30,7 +30,7 @@ fn logits(model: &Decoder, expected: &Values) -> Vec<f32> {
 }
 
 /// Puts values of their index into every B.
-fn fill_b(model: &mut Decoder, value: impl Fn(usize) -> f32) {
+pub(crate) fn fill_b(model: &mut Decoder, value: impl Fn(usize) -> f32) {
     for parameter in model.parameters_mut().iter_mut().filter(|parameter| parameter.is_lora_b()) {
         let values: Vec<f32> = (0..parameter.len()).map(&value).collect();
         let (device, shape) = (parameter.value.device(), parameter.value.shape());

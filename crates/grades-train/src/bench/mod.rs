@@ -1,7 +1,9 @@
 //! Figures of this machine: the training step ([`step`]) and the matrix products that it is made of ([`gemm`]).
 
+mod base;
 mod frozen;
 pub mod gemm;
+mod kept;
 mod scaling;
 mod shape;
 pub mod step;

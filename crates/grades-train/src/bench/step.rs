@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use grades::{Decision, Flops, Wants};
+use grades_kernels::Workspace;
 use grades_models::model::Vision as Tower;
 use grades_models::parameters::Parameter;
-use grades_models::random::Random;
-use grades_models::source::{LoadOptions, Storage};
 use grades_models::{Decoder, Inputs, LoraConfig, registry};
-use grades_tensor::{IGNORE_INDEX, device, executed, labels_of};
+use grades_tensor::{IGNORE_INDEX, executed, labels_of};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use super::base::{self, Base};
+use super::kept::Counted;
+pub use super::kept::{Kind, Part, StepMemory};
 pub use super::step_options::{Mode, StepOptions};
 use super::{BenchError, Scaling, median};
 use crate::data::{Batch, Tokenized};
@@ -72,6 +74,8 @@ pub struct StepReport {
     pub trainable_parameters: usize,
     /// Memory of all weights but the adapters'.
     pub base_bytes: u64,
+    /// What these would take in bf16.
+    pub base_bf16_bytes: u64,
     /// Memory of the matrices among them that adapters or freezing are for.
     pub matrices_bytes: u64,
     /// What these would take in bf16.
@@ -93,6 +97,8 @@ pub struct StepReport {
     pub peak_memory_bytes: Option<u64>,
     /// What a plan says of it.
     pub memory: MemoryPlan,
+    /// What the last step kept, by kind; a pass forward alone keeps nothing.
+    pub kept: Option<StepMemory>,
     /// Executed operations of a step by kind.
     pub flops: Flops,
     /// Their sum against that of a step in which everything trains, which is executed once to be counted.
@@ -121,6 +127,7 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
 
     bench.optimizer.prepare(bench.model.parameters());
     bench.step(0)?;
+    [Workspace::Panels, Workspace::Logits].into_iter().for_each(Workspace::reset);
     let mut measured = Vec::with_capacity(options.steps);
     let (mut loss, mut flops) = (f64::NAN, Flops::default());
     for step in 1..=options.steps {
@@ -136,6 +143,10 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
     };
     let simulated = options.simulated_threads.iter().map(&mut simulate).collect::<Result<Vec<_>, _>>()?;
     let (optimizer_bytes, kept_bytes) = (bench.optimizer.bytes(), bench.freezing.bytes());
+    let memory = plan(options)?;
+    let of_step =
+        |counted| StepMemory::of(&bench.model, counted, [optimizer_bytes, kept_bytes], &memory, peak_memory_bytes);
+    let kept = bench.counted.map(of_step);
 
     // Only after the peak was read: with nothing frozen a step takes more memory.
     let flops_ratio = match decision.freeze.is_empty() {
@@ -163,6 +174,7 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
         parameters: bench.model.parameters().iter().map(|parameter| parameter.len()).sum(),
         trainable_parameters: bench.trainable,
         base_bytes: bench.base.bytes,
+        base_bf16_bytes: bench.base.bf16,
         matrices_bytes: bench.base.matrices,
         matrices_bf16_bytes: bench.base.matrices_bf16,
         loaded_bytes: bench.base.loaded,
@@ -172,7 +184,8 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
         median,
         best: fastest.unwrap_or(median),
         peak_memory_bytes,
-        memory: plan(options)?,
+        memory,
+        kept,
         flops,
         flops_ratio,
         optimizer_bytes,
@@ -184,7 +197,7 @@ pub fn run(options: &StepOptions, on_step: &mut dyn FnMut(&Figures)) -> Result<S
 
 /// What a plan says of the memory of a step in which everything trains.
 fn plan(options: &StepOptions) -> Result<MemoryPlan, BenchError> {
-    let outline = registry::outline(&options.shape.config(), true)?;
+    let outline = registry::outline_of(&options.shape.config(), base::source(options).as_ref(), true)?;
     let adapter = (options.mode == Mode::Lora).then(|| options.adapter());
     let grids = options.grids(outline.vision());
     let rows: usize = grids.iter().map(|&grid| outline.vision().map_or(0, |vision| vision.rows_of(grid))).sum();
@@ -192,6 +205,7 @@ fn plan(options: &StepOptions) -> Result<MemoryPlan, BenchError> {
     let workload = Workload {
         adapter: adapter.as_ref(),
         load_in_4bit: options.load_in_4bit,
+        fold_frozen: options.fold_frozen,
         precision: options.precision,
         rule: RULE,
         tokens: (options.rows * (options.tokens + rows)) as u64,
@@ -201,8 +215,10 @@ fn plan(options: &StepOptions) -> Result<MemoryPlan, BenchError> {
         gradient_checkpointing: options.gradient_checkpointing,
         kept_copies: options.monitor.into(),
         weight_average: false,
+        written_tokens: 0,
+        scored_tokens: 0,
     };
-    MemoryPlan::of(&outline, &workload, &|_| None).map_err(|error| BenchError::Option(error.to_string()))
+    MemoryPlan::of(&outline, &workload).map_err(|error| BenchError::Option(error.to_string()))
 }
 
 /// A model with all that its steps need.
@@ -219,39 +235,12 @@ struct Bench {
     trainable: usize,
     cache: PrefixCache,
     base: Base,
-}
-
-/// Memory of the model without adapters, in bytes.
-struct Base {
-    bytes: u64,
-    matrices: u64,
-    matrices_bf16: u64,
-    loaded: Option<u64>,
-    loading_peak: Option<u64>,
-}
-
-impl Base {
-    fn of(model: &Decoder) -> Self {
-        let unit = |p: &Parameter| p.pieces().iter().all(|piece| piece.place.unit().is_some());
-        let matrix = |p: &&Parameter| unit(p) && p.shape.len() == 2;
-        let matrices = || model.parameters().iter().filter(matrix);
-        Self {
-            bytes: model.parameters().iter().map(|p| p.bytes() as u64).sum(),
-            matrices: matrices().map(|p| p.bytes() as u64).sum(),
-            matrices_bf16: matrices().map(|p| 2 * p.len() as u64).sum(),
-            loaded: memory::resident(),
-            loading_peak: memory::peak(),
-        }
-    }
+    counted: Option<Counted>,
 }
 
 impl Bench {
     fn new(options: &StepOptions) -> Result<Self, BenchError> {
-        let storage = Storage::in_4bit(options.load_in_4bit);
-        let device = device("cpu").map_err(|error| BenchError::Option(error.to_string()))?;
-        let load = LoadOptions { storage, ..LoadOptions::new(device) };
-        let mut model = registry::load(&options.shape.config(), &Random::new(SEED), load)?;
-        let base = Base::of(&model);
+        let (mut model, base) = base::load(options)?;
         if options.mode == Mode::Lora {
             model = model.with_adapter(options.adapter(), &LoraConfig::initial(SEED))?;
         }
@@ -274,6 +263,7 @@ impl Bench {
             wants: Wants { measure_gradients: monitor, keep_gradient: monitor, gain: monitor, ..Wants::default() },
             trainable,
             base,
+            counted: None,
             model,
         })
     }
@@ -291,7 +281,7 @@ impl Bench {
                 if inputs.replaced.is_some() { None } else { cache.prefix(model, layers, Set::Train, batch, true) };
             Ok(Read { inputs: inputs.clone(), prefix })
         };
-        let Pass { loss, mut gradients, flops, forward_seconds, backward_seconds, .. } = step::pass(
+        let Pass { loss, mut gradients, flops, kept, forward_seconds, backward_seconds, .. } = step::pass(
             &self.model,
             Drawn { seed: SEED, step, noise: None },
             batches,
@@ -299,6 +289,8 @@ impl Bench {
             &Objective::Tokens,
             &mut read,
         )?;
+
+        self.counted = Some(Counted::new(kept, &gradients));
 
         let watch = Instant::now();
         let measured = match self.max_grad_norm.is_none() && !self.wants.measure_gradients {

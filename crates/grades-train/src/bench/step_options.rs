@@ -58,6 +58,8 @@ pub struct StepOptions {
     pub lora_r: usize,
     /// Whether the matrices under the adapters are in NF4.
     pub load_in_4bit: bool,
+    /// What the file of a model has of which nothing trains itself: f32, or as most are published bf16, in which it is then held.
+    pub base: Dtype,
     /// The dtype of the products.
     pub precision: Dtype,
     /// Rows of the batch.
@@ -95,6 +97,7 @@ impl Default for StepOptions {
     fn default() -> Self {
         Self {
             shape: Shape::SmolLm2M135,
+            base: Dtype::Bf16,
             precision: Dtype::F32,
             mode: Mode::Full,
             lora_r: 32,

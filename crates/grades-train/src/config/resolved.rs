@@ -60,8 +60,8 @@ pub struct Config {
     /// In bf16 the sum is then rounded as every weight is, and small adapters lose by it. Default: false.
     pub fold_frozen: bool,
     /// Whether the base of the adapters stays in 4 bits in memory: one that is quantised already (a GGUF file, or nf4 of
-    /// bitsandbytes) in its own blocks, any other in NF4 with double quantisation. Embedding, head and norms are f32.
-    /// Default: false.
+    /// bitsandbytes) in its own blocks, any other in NF4 with double quantisation. Embedding and head stay in the blocks or the
+    /// bf16 of their file. Default: false.
     pub load_in_4bit: bool,
     /// LoRA+: what the learning rate of every B is multiplied by. Left out: 1.
     pub loraplus_lr_ratio: Option<f64>,
@@ -228,7 +228,8 @@ pub struct Config {
     /// times slower.
     pub device: String,
     /// The dtype of the matrix products and of the activations: `auto` (default: bf16 where the processor multiplies such
-    /// numbers itself, else f32), `f32` or `bf16`. Weights, gradients, optimizer state and sums are f32 always.
+    /// numbers itself, else f32), `f32` or `bf16`. Weights that train, gradients, optimizer state and sums are f32 always; matrices
+    /// that do not train, as under adapters, are held in bf16 where their file has them so, which changes no result.
     pub precision: Precision,
     /// Whether each layer is computed again in the backward pass instead of keeping its activations: less memory, more
     /// time, the same result. Default: false.

@@ -16,6 +16,7 @@ use super::prepared::Prepared;
 use super::start::Start;
 use crate::config::{Config, LearningRate};
 use crate::data::{Held, Placed};
+use crate::eval::BATCH_TOKENS;
 
 /// What a run would be.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -125,6 +126,7 @@ impl DryRun {
         let workload = Workload {
             adapter: lora.as_ref(),
             load_in_4bit: config.load_in_4bit,
+            fold_frozen: config.fold_frozen,
             precision,
             rule: config.rule(),
             tokens: largest_batch_tokens as u64,
@@ -135,8 +137,10 @@ impl DryRun {
             kept_copies: kept_copies(policy.as_ref(), prepared.planned_steps),
             // The search of a rate keeps the initial weights, before there is an average.
             weight_average: config.weight_average().is_some() || config.learning_rate == LearningRate::Auto,
+            written_tokens: written_tokens(prepared),
+            scored_tokens: if config.eval_tasks.is_empty() { 0 } else { BATCH_TOKENS as u64 },
         };
-        let memory = MemoryPlan::of(&outline, &workload, &|name| prepared.source.packed_bytes(name))?;
+        let memory = MemoryPlan::of(&outline, &workload)?;
         let parameters: u64 = outline.parameters().iter().map(|parameter| parameter.len() as u64).sum();
         let samples = prepared.objective.own(prepared.feed.samples());
         let trainable_parameters = match &lora {
@@ -168,6 +172,12 @@ impl DryRun {
             time: None,
         })
     }
+}
+
+/// Tokens of the prompts of `generate_samples` with their answers; a sample is at least as long as its prompt.
+fn written_tokens(prepared: &Prepared) -> u64 {
+    let answer = prepared.config.generation_max_new_tokens();
+    prepared.validation.asked.iter().map(|sample| (sample.ids.len() + answer) as u64).sum()
 }
 
 /// Most bytes that are kept of pictures in memory from the first step on, because nothing of the tower trains.

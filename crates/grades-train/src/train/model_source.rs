@@ -92,18 +92,16 @@ impl ModelSource {
 
     /// What it is made of.
     pub(super) fn outline(&self, split_fused: bool) -> Result<Outline, TrainError> {
-        Ok(registry::outline(&self.config, split_fused)?)
+        Ok(match &self.values {
+            Values::Pretrained(checkpoint) => registry::outline_of(&self.config, checkpoint.as_ref(), split_fused)?,
+            Values::Random(random) => registry::outline_of(&self.config, random, split_fused)?,
+            Values::Absent(_) => registry::outline(&self.config, split_fused)?,
+        })
     }
 
     /// Its architecture.
     pub(super) fn model_type(&self) -> Result<String, TrainError> {
         Ok(self.config.model_type()?)
-    }
-
-    /// Bytes of a tensor that is stored packed.
-    pub(super) fn packed_bytes(&self, name: &str) -> Option<u64> {
-        let Values::Pretrained(checkpoint) = &self.values else { return None };
-        checkpoint.info(name).ok().filter(|info| info.dtype.is_quantized()).map(|info| info.bytes)
     }
 
     /// Its `config.json`.

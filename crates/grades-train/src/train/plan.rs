@@ -1,8 +1,9 @@
 //! How much memory a run will hold, from the model's outline and the largest batch, before anything is loaded.
 
 use grades_models::LoraConfig;
-use grades_models::model::Outline;
+use grades_models::model::{Forms, Outline};
 use grades_models::parameters::{Parameter, Place};
+use grades_models::source::Form;
 use grades_tensor::Dtype;
 use serde::Serialize;
 
@@ -11,6 +12,8 @@ use super::rule::Rule;
 
 /// Bytes of a number in f32.
 const F32: u64 = 4;
+/// Bytes of a number in bf16.
+const HALF: u64 = 2;
 /// 64ths of a byte that a value takes in NF4.
 const NF4_64THS: u64 = 33;
 /// The program, its threads' buffers, tokenizer and data.
@@ -25,6 +28,8 @@ pub struct Workload<'a> {
     pub adapter: Option<&'a LoraConfig>,
     /// Whether the matrices under the adapters are packed.
     pub load_in_4bit: bool,
+    /// Whether adapters that are frozen are added to their matrices.
+    pub fold_frozen: bool,
     /// The dtype of the products.
     pub precision: Dtype,
     /// The update.
@@ -43,6 +48,10 @@ pub struct Workload<'a> {
     pub kept_copies: u64,
     /// Whether an average of the weights is kept.
     pub weight_average: bool,
+    /// Most tokens of texts that are written between steps, all at once.
+    pub written_tokens: u64,
+    /// Most tokens of questions that are scored between steps, all at once.
+    pub scored_tokens: u64,
 }
 
 /// The memory of a run at its highest, in bytes, by what holds it.
@@ -64,25 +73,19 @@ pub struct MemoryPlan {
     pub pictures: u64,
     /// What is kept of pictures from step to step.
     pub features: u64,
+    /// What answers and scores between steps take, while there are neither activations nor gradients.
+    pub evaluation: u64,
     /// All of it when most of it is held at once, with the program itself.
     pub peak: u64,
 }
 
 impl MemoryPlan {
-    /// Of a run. `packed` gives the bytes of a matrix that is stored packed already; others take NF4's.
+    /// Of a run.
     ///
     /// # Errors
     /// If the adapters do not fit the model.
-    pub fn of(
-        outline: &Outline,
-        workload: &Workload<'_>,
-        packed: &dyn Fn(&str) -> Option<u64>,
-    ) -> Result<Self, TrainError> {
-        let base = outline.packable().map(|(parameter, may_be_packed)| match workload.load_in_4bit && may_be_packed {
-            true => packed(&parameter.name).unwrap_or(parameter.len() as u64 * NF4_64THS / 64),
-            false => F32 * parameter.len() as u64,
-        });
-        let base: u64 = base.sum();
+    pub fn of(outline: &Outline, workload: &Workload<'_>) -> Result<Self, TrainError> {
+        let base: u64 = outline.forms().map(|(parameter, forms)| held(outline, workload, parameter, forms)).sum();
         let (adapters, trains, matrices, optimizer) = match workload.adapter {
             Some(config) => {
                 let adapters = outline.adapters(config)?;
@@ -113,11 +116,12 @@ impl MemoryPlan {
         };
         let by_layers = outline.kept_by_layers(workload.precision, workload.adapter);
         plan.activations = activations(outline, workload, &by_layers);
+        plan.evaluation = evaluation(outline, workload, &by_layers);
         plan.peak = plan.highest(outline, workload, &by_layers);
         Ok(plan)
     }
 
-    /// Either the backward pass begins, with all activations, or it ends, with all gradients.
+    /// Either the backward pass begins, with all activations, or it ends, with all gradients, or the model is asked between steps.
     fn highest(&self, outline: &Outline, workload: &Workload<'_>, by_layers: &[usize]) -> u64 {
         let always = PROGRAM + self.weights + self.optimizer + self.kept + self.average + self.features + self.pictures;
         let sizes = outline.sizes();
@@ -129,7 +133,20 @@ impl MemoryPlan {
         let begin = self.activations + head + before;
         let largest = by_layers.iter().max().copied().unwrap_or(0) as u64;
         let end = self.gradients + 2 * workload.tokens * largest;
-        always + begin.max(end)
+        always + begin.max(end).max(self.evaluation)
+    }
+}
+
+/// Bytes of a parameter of the model: what does not train is held as its file has it.
+fn held(outline: &Outline, workload: &Workload<'_>, parameter: &Parameter, forms: Forms) -> u64 {
+    let (values, fixed) = (parameter.len() as u64, workload.adapter.is_some() || parameter.is_base());
+    // With what is folded into it a weight is no number of bf16 any more.
+    let folded = || workload.adapter.is_some_and(|config| outline.has_adapter(parameter, config));
+    match forms.stored {
+        Form::Packed(bytes) if workload.load_in_4bit && (forms.packable || fixed) => bytes,
+        _ if workload.load_in_4bit && forms.packable => values * NF4_64THS / 64,
+        Form::Half if fixed && !(workload.fold_frozen && folded()) => HALF * values,
+        _ => F32 * values,
     }
 }
 
@@ -149,6 +166,16 @@ fn activations(outline: &Outline, workload: &Workload<'_>, by_layers: &[usize]) 
         ([true, _], false) => of_vision.iter().sum(),
     };
     workload.tokens * per_token as u64 + workload.patches * per_patch as u64
+}
+
+/// Keys and values of all texts that are written at a time, or one layer of all questions, with a block of logits.
+fn evaluation(outline: &Outline, workload: &Workload<'_>, by_layers: &[usize]) -> u64 {
+    let sizes = outline.sizes();
+    let largest = by_layers.iter().max().copied().unwrap_or(0) + 2 * F32 as usize * sizes.hidden_size;
+    let written = workload.written_tokens * (outline.kept_while_writing(workload.precision) + largest) as u64;
+    let scored = workload.scored_tokens * largest as u64;
+    let tokens = workload.written_tokens.max(workload.scored_tokens);
+    written.max(scored) + HEAD.min(F32 * tokens * sizes.vocab_size as u64)
 }
 
 /// The pixels of a micro-batch, as they are decoded and as the tower reads them, and one layer of the tower, which runs without a

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use grades::{EarlyStopping, Flops, Policy, UnitId};
-use grades_models::parameters::Parameter;
+use grades_models::parameters::{Groups, Parameter};
 use grades_models::source::LoadOptions;
 use grades_models::tokenizer::TEMPLATE_FILE;
 use grades_models::weights::{SaveDtype, SaveOptions};
@@ -212,7 +212,9 @@ pub(super) fn load(prepared: &Prepared, early_stopping: &EarlyStopping) -> Resul
     let config = &prepared.config;
     let device = device(&config.device).map_err(|error| TrainError::Other(error.to_string()))?;
     let split_fused = early_stopping.split_fused();
-    let options = LoadOptions { split_fused, ..LoadOptions::new(device).in_4bit(config.load_in_4bit) };
+    // Beside adapters nothing of the model itself trains.
+    let fixed = if config.adapter.is_some() { Groups::ALL } else { Groups::of(&config.held()) };
+    let options = LoadOptions { split_fused, ..LoadOptions::new(device).in_4bit(config.load_in_4bit).fixed(fixed) };
     let mut model = prepared.source.load(options)?;
     if let Some(key) = config.key_of_pictures().filter(|_| model.vision().is_none()) {
         return Err(TrainError::Other(format!(

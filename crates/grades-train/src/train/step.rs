@@ -7,7 +7,7 @@ use grades::Flops;
 use grades_models::model::{PassOptions, Prefix};
 use grades_models::nn::DropoutKey;
 use grades_models::{Decoder, Inputs};
-use grades_tensor::{Gradients, executed};
+use grades_tensor::{Gradients, Held, executed, held};
 
 use super::error::TrainError;
 use super::preference::{Objective, Preferences, RewardSums};
@@ -25,6 +25,8 @@ pub(crate) struct Pass {
     pub(crate) gradients: Gradients,
     /// Executed operations.
     pub(crate) flops: Flops,
+    /// What the last micro-batch's forward pass left for the way back, and the head's gradients.
+    pub(crate) kept: Held,
     /// Seconds until the losses were known. The gradients of the head are computed with them, so they count here.
     pub(crate) forward_seconds: f64,
     /// Seconds of the rest.
@@ -63,7 +65,8 @@ pub(crate) fn pass(
     objective: &Objective,
     read: &mut dyn FnMut(&Batch) -> Result<Read, TrainError>,
 ) -> Result<Pass, TrainError> {
-    let (started, before) = (Instant::now(), executed());
+    let (started, before, held_before) = (Instant::now(), executed(), held());
+    let mut kept = Held::default();
     let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
     let rows =
         |preferences: &Preferences| batches.iter().map(|batch| preferences.rows(Set::Train, batch)).sum::<usize>();
@@ -85,6 +88,7 @@ pub(crate) fn pass(
             if !total.is_finite() {
                 break;
             }
+            kept = held().since(&held_before);
             judged.backward(&mut gradients);
             continue;
         }
@@ -97,6 +101,7 @@ pub(crate) fn pass(
         if !total.is_finite() {
             break;
         }
+        kept = held().since(&held_before);
         pass.backward(&mut gradients);
     }
     Ok(Pass {
@@ -104,6 +109,7 @@ pub(crate) fn pass(
         rewards,
         gradients,
         flops: executed().since(&before),
+        kept,
         forward_seconds,
         backward_seconds: started.elapsed().as_secs_f64() - forward_seconds,
     })

@@ -1,14 +1,18 @@
 //! The measured step: what it counts agrees with a count by hand.
 //!
-//! Operations are counted for the whole process, so everything is one test.
+//! Operations are counted for the whole process, so one step is made at a time.
+
+use std::sync::{Mutex, PoisonError};
 
 use grades::Companions;
 use grades::Flops;
 use grades_tensor::Dtype;
-use grades_train::bench::step::{Mode, StepOptions, StepReport, run};
+use grades_train::bench::step::{Kind, Mode, StepOptions, StepReport, run};
 use grades_train::bench::{BenchError, Shape};
 
 fn step(options: StepOptions) -> StepReport {
+    static COUNTERS: Mutex<()> = Mutex::new(());
+    let _exclusive = COUNTERS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut steps = 0;
     let report = run(&options, &mut |_| steps += 1).unwrap();
     assert_eq!(steps, options.steps);
@@ -22,6 +26,7 @@ const LABELS: u64 = 2;
 
 fn options(frozen: &str, companions: Companions) -> StepOptions {
     StepOptions {
+        base: Dtype::F32,
         precision: Dtype::F32,
         shape: Shape::Tiny,
         mode: Mode::Full,
@@ -41,6 +46,44 @@ fn options(frozen: &str, companions: Companions) -> StepOptions {
         fold_frozen: false,
         prefix_cache: false,
     }
+}
+
+#[test]
+fn what_a_step_keeps_adds_up_and_is_what_a_plan_says() {
+    let plain = || StepOptions { tokens: 64, completion_share: 1.0, ..options("none", Companions::Train) };
+    let lora = |base, load_in_4bit| StepOptions { mode: Mode::Lora, lora_r: 4, base, load_in_4bit, ..plain() };
+    let (embedding, matrices) = (256 * 64, 4 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 160 * 64));
+    let vectors = 4 * (4 * 2 * 64 + 64);
+    for (options, base_bytes) in [
+        (plain(), 4 * (embedding + matrices) + vectors),
+        // A tied embedding counts once.
+        (lora(Dtype::Bf16, false), 2 * (embedding + matrices) + vectors),
+        (lora(Dtype::F32, false), 4 * (embedding + matrices) + vectors),
+        (lora(Dtype::Bf16, true), 2 * embedding + vectors + step(lora(Dtype::F32, true)).matrices_bytes),
+    ] {
+        for precision in [Dtype::F32, Dtype::Bf16] {
+            for gradient_checkpointing in [false, true] {
+                let report = step(StepOptions { precision, gradient_checkpointing, ..options.clone() });
+                let (kept, plan) = (report.kept.unwrap(), report.memory);
+                let of = |name| kept.kinds.iter().find(|kind| kind.name == name).map_or([0, 0], Kind::bytes);
+                let what = format!("{} of {}, {kept:#?}", report.options.mode.name(), report.options.base.name());
+                assert_eq!(report.base_bytes, base_bytes, "{what}");
+                // Of NF4 a matrix has a scale of scales and an offset beside what a plan counts.
+                let beside = if options.load_in_4bit { 28 * 8 } else { 0 };
+                assert_eq!(of("weights"), [plan.weights + beside; 2], "{what}");
+                assert_eq!(of("gradients")[1], plan.gradients, "{what}");
+                assert_eq!(of("optimizer"), [plan.optimizer; 2], "{what}");
+                assert_eq!(of("monitor"), [plan.kept; 2], "{what}");
+                // The plan leaves out what comes before the layers and behind them.
+                let share = of("activations")[0] as f64 / plan.activations as f64;
+                assert!((0.95..1.15).contains(&share), "{share}: {what}");
+                let all = |moment: usize| kept.kinds.iter().map(|kind| kind.bytes()[moment]).sum::<u64>();
+                assert_eq!((kept.begins, kept.ends), (all(0), all(1)));
+                assert_eq!(kept.peak, kept.other.map(|other| other + kept.begins.max(kept.ends)));
+            }
+        }
+    }
+    assert_eq!(step(StepOptions { mode: Mode::Forward, ..plain() }).kept, None);
 }
 
 #[test]

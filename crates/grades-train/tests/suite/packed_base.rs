@@ -1,8 +1,9 @@
-//! Training adapters on a base that stays in 4 bits, and a whole model from a checkpoint in 4 bits.
+//! Training adapters on a base that stays in 4 bits or in bf16, and a whole model from such a checkpoint.
 
 use std::fs;
 
-use grades_models::weights::Checkpoint;
+use grades_models::weights::{Checkpoint, SaveDtype, SaveOptions, TensorToSave, save_checkpoint};
+use grades_train::train::dry_run;
 
 use crate::runs::{Run, Workspace};
 use crate::tiny_checkpoint::fixture;
@@ -78,4 +79,62 @@ fn a_whole_model_trains_from_a_checkpoint_in_4_bits_as_a_dense_one() {
     let config = saved.config().unwrap();
     assert!(config.get("quantization_config").is_none(), "{config}");
     assert_eq!(saved.info("model.layers.0.self_attn.q_proj.weight").unwrap().shape, [32, 32]);
+}
+
+/// Two workspaces with the same values, in a file of bf16 and in one of f32.
+fn rounded() -> [Workspace; 2] {
+    let dtypes = [(SaveDtype::BF16, "bfloat16"), (SaveDtype::F32, "float32")];
+    let [half, whole] = dtypes.map(|(dtype, name)| {
+        let (workspace, original) = (Workspace::new(), Checkpoint::open(fixture("llama")).unwrap());
+        let tensors = original.names().map(|name| {
+            let values = original.load_f32(name).unwrap().into_iter();
+            let values = values.map(|value| half::bf16::from_f32(value).to_f32()).collect::<Vec<f32>>();
+            TensorToSave::new(name, &original.info(name).unwrap().shape, values)
+        });
+        let (config, written) = (original.config().unwrap(), workspace.path(name));
+        save_checkpoint(&written, config, tensors, &SaveOptions { dtype, ..SaveOptions::default() }).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(written.join(file), workspace.path("model").join(file)).unwrap();
+        }
+        workspace
+    });
+    [half, whole]
+}
+
+#[test]
+fn a_base_in_bf16_takes_half_the_memory_and_changes_nothing() {
+    let [half, whole] = rounded();
+    let matrices = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32) + 96 * 32;
+    let fold = [
+        "early_stopping={method: grades, alpha: 0.25, tau: {language.0.q: 1.0e9, default: 1.0e-9}}",
+        "fold_frozen=true",
+    ];
+    for (name, options, saved) in [
+        ("lora", &LORA[..3], 2 * matrices),
+        // What is folded is f32, so a plan counts what may be so.
+        ("folded", &[&LORA[..3], &fold].concat(), 2 * matrices),
+        // 4 bits are made of the values in both; the embedding stays.
+        ("packed", &LORA[..], 2 * 96 * 32),
+    ] {
+        for precision in ["precision=f32", "precision=bf16"] {
+            let options = [options, &[precision]].concat();
+            let name = format!("{name}-{}", &precision[10..]);
+            let (found, expected) = (half.train(&name, &options), whole.train(&name, &options));
+            assert_eq!(found.metric("/loss"), expected.metric("/loss"), "{name}");
+            assert_eq!(adapter(&found), adapter(&expected), "{name}");
+            assert_eq!(found.summary.val_loss, expected.summary.val_loss, "{name}");
+            let bytes = |run: &Run| run.json("environment.json")["model_bytes"].as_u64().unwrap();
+            assert_eq!(bytes(&expected) - bytes(&found), saved as u64, "{name}");
+            // The plan knows it from the headers.
+            let planned = |workspace: &Workspace| {
+                dry_run(&workspace.config(&format!("{name}-plan"), &options)).unwrap().memory.weights
+            };
+            let saved = if name.starts_with("folded") { 2 * 96 * 32 } else { saved };
+            assert_eq!(planned(&whole) - planned(&half), saved as u64, "{name}");
+        }
+    }
+    // Where all trains, all is f32.
+    let (found, expected) = (half.train("full", &[]), whole.train("full", &[]));
+    assert_eq!(found.metric("/loss"), expected.metric("/loss"));
+    assert_eq!(found.json("environment.json")["model_bytes"], expected.json("environment.json")["model_bytes"]);
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{fixture, values};
+use crate::source::Form;
 use crate::weights::{
     Checkpoint, Dtype, SaveDtype, SaveOptions, TensorToSave, WeightsError, nf4_tensors, quantization_config,
     save_checkpoint,
@@ -58,6 +59,12 @@ fn a_saved_checkpoint_loads_with_the_same_values() {
         for tensor in original.names() {
             let expected: Vec<f32> = original.load_f32(tensor).unwrap().into_iter().map(round).collect();
             assert_eq!(saved.load_f32(tensor).unwrap(), expected, "{tensor}");
+            // As it lies in the file, where that is bf16 and nothing else.
+            assert_eq!(saved.form(tensor) == Form::Half, dtype == SaveDtype::BF16, "{tensor}");
+            match saved.load_half(tensor) {
+                Ok(found) => assert_eq!(found.iter().map(|v| v.to_f32()).collect::<Vec<_>>(), expected, "{tensor}"),
+                Err(error) => assert!(error.to_string().contains("not as BF16"), "{error}"),
+            }
             assert_eq!(saved.info(tensor).unwrap().dtype, stored);
             assert_eq!(saved.info(tensor).unwrap().shape, original.info(tensor).unwrap().shape);
         }
