@@ -268,7 +268,10 @@ fn print_scaling(scaling: &Scaling) {
 
 /// A table of what a step keeps.
 fn print_kept(memory: &StepMemory) {
-    let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+    let megabytes = |bytes: u64| match bytes {
+        0 => String::new(),
+        _ => format!("{:.1}", bytes as f64 / 1e6),
+    };
     let line = |name: &str, [begins, ends]: [u64; 2], planned: Option<u64>| {
         let planned = planned.map_or(String::new(), megabytes);
         output::print(&format!("{name:<42} {:>10} {:>10} {planned:>10}", megabytes(begins), megabytes(ends)));
