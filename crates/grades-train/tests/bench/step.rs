@@ -45,6 +45,7 @@ fn options(frozen: &str, companions: Companions) -> StepOptions {
         gradient_checkpointing: false,
         fold_frozen: false,
         prefix_cache: false,
+        simulated_threads: Vec::new(),
     }
 }
 
