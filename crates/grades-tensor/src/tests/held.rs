@@ -19,7 +19,7 @@ fn what_is_kept_for_the_way_back_is_counted_by_the_operation_that_made_it() {
     let scale = Leaf::tracked(random(&CPU, 2, [1, width]), 0);
     let normed = ops::rms_norm(&tape, &x, &scale, 1e-5, Dtype::Bf16);
     let weight = Leaf::tracked(random(&CPU, 3, [inner, width]), 1);
-    let y = ops::project(&tape, &normed, &[weight.clone()], &[], None);
+    let y = ops::project(&tape, &normed, std::slice::from_ref(&weight), &[], None);
     drop(normed);
     let back = Leaf::tracked(random(&CPU, 4, [width, inner]), 2);
     let stream = ops::project(&tape, &y, &[back], &[], Some(&x));
