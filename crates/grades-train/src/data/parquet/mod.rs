@@ -14,8 +14,11 @@ use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use serde_json::{Map, Number, Value};
 
+use self::headers::Walked;
 use super::error::DataError;
 use super::record::Columns;
+
+mod headers;
 
 /// A row: its columns, and the bytes that they number.
 #[derive(Debug, Default)]
@@ -33,7 +36,7 @@ pub(super) fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Row, DataE
     let path: Arc<Path> = path.into();
     let mut rows = guarded(&path, || {
         let file = File::open(&path).map_err(|source| DataError::Read { path: path.to_path_buf(), source })?;
-        let reader = SerializedFileReader::new(file).map_err(|error| explain(&path, &error))?;
+        let reader = SerializedFileReader::new(Walked(file)).map_err(|error| explain(&path, &error))?;
         Ok(RowIter::from_file_into(Box::new(reader)))
     })?;
     Ok(iter::from_fn(move || {
