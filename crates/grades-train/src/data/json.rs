@@ -3,6 +3,7 @@
 //! Python writes and reads `NaN`, `Infinity` and halves of surrogate pairs, which JSON does not know. What nobody uses may
 //! hold them, and numbers of any size and lists of any depth.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -63,6 +64,9 @@ fn lenient<T>(text: &str, read: impl Fn(&str) -> Result<T, serde_json::Error>) -
     })
 }
 
+/// Members of an object that are few.
+const FEW: usize = 64;
+
 /// The members of an object as they are written. Of a name that occurs twice the last counts, as in Python.
 struct Row<'a>(Vec<(String, &'a RawValue)>);
 
@@ -85,10 +89,21 @@ impl<'de> Deserialize<'de> for Row<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members: Vec<(String, &RawValue)> = Vec::new();
+                let mut places = HashMap::new();
                 while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-                    match members.iter_mut().find(|(known, _)| *known == name) {
-                        Some((_, place)) => *place = value,
-                        None => members.push((name, value)),
+                    let place = match members.len() {
+                        // Of a few it takes less time to look at each.
+                        ..FEW => members.iter().position(|(known, _)| *known == name),
+                        _ => places.get(&name).copied(),
+                    };
+                    if let Some(place) = place {
+                        members[place].1 = value;
+                        continue;
+                    }
+                    members.push((name, value));
+                    let from = if members.len() == FEW { 0 } else { members.len() - 1 };
+                    if members.len() >= FEW {
+                        places.extend((from..members.len()).map(|place| (members[place].0.clone(), place)));
                     }
                 }
                 Ok(Row(members))
@@ -163,6 +178,18 @@ mod tests {
             columns(r#"{"a": 1, "b": 2, "a": 3}"#),
             [("a", "3"), ("b", "2")].map(|(k, v)| (k.to_owned(), Ok(v.to_owned())))
         );
+    }
+
+    /// Looking at each member for each would take minutes.
+    #[test]
+    fn a_row_may_have_very_many_columns() {
+        let member = |at: usize| format!("\"{}\": {at}", at % 300_000);
+        let text = (0..300_100).map(member).collect::<Vec<_>>().join(",");
+        let found = columns(&format!("{{{text}}}"));
+        assert_eq!(found.len(), 300_000);
+        for (place, value) in [(0, 300_000), (63, 300_063), (99, 300_099), (100, 100), (299_999, 299_999)] {
+            assert_eq!(found[place], (place.to_string(), Ok(value.to_string())));
+        }
     }
 
     #[test]
