@@ -1,4 +1,4 @@
-//! Adding, scaling and masking whole tensors in place, on all threads.
+//! Copying whole tensors, and adding, scaling and masking them in place, on all threads.
 //!
 //! Each element depends on those at its own place alone, so that results are the same bits on any number of threads.
 
@@ -6,9 +6,23 @@ use crate::Element;
 use crate::dispatch::multiversion;
 use crate::math::mul_add;
 use crate::threads::each;
+use crate::unwritten::written;
 
 /// Elements of a block of work.
 const BLOCK: usize = 16_384;
+
+/// The same elements in memory of their own. Each thread copies what it changes afterwards, and finds it in its cache then.
+#[must_use]
+pub fn copy<T: Copy + Send + Sync>(x: &[T]) -> Vec<T> {
+    // SAFETY: each block is written whole, and the blocks are all elements.
+    unsafe {
+        written(x.len(), |copy| {
+            each(copy.chunks_mut(BLOCK).zip(x.chunks(BLOCK)), |(copy, x)| {
+                copy.write_copy_of_slice(x);
+            });
+        })
+    }
+}
 
 /// `y += x`, each sum made in f32 and rounded once to the dtype.
 ///
@@ -87,7 +101,7 @@ multiversion! {
 mod tests {
     use half::bf16;
 
-    use super::{add_in_place, axpy, scale, zero_masked};
+    use super::{add_in_place, axpy, copy, scale, zero_masked};
     use crate::testing::{assert_close, numbers, on_any_threads};
 
     /// None, one, less than a vector, and some blocks of work with a rest.
@@ -116,6 +130,14 @@ mod tests {
             // The exact sum of two such numbers fits f64, so that this rounds once.
             let once = |(x, y): (&bf16, &bf16)| bf16::from_f64(x.to_f64() + y.to_f64()).to_f32();
             assert_eq!(found[1], short_x.iter().zip(&short_y).map(once).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn copies_are_the_same_elements() {
+        for len in LENGTHS {
+            let x = numbers(1, len);
+            assert_eq!(on_any_threads(|| vec![copy(&x), wide(&copy(&short(&x)))]), [x.clone(), wide(&short(&x))]);
         }
     }
 

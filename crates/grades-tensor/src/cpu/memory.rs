@@ -55,9 +55,9 @@ impl Memory for Cpu {
 
     fn copy(&self, of: &Tensor) -> Tensor {
         let values = match of.storage() {
-            Values::F32(values) => Values::F32(values.clone()),
-            Values::Bf16(values) => Values::Bf16(values.clone()),
-            Values::U8(codes) => Values::U8(codes.clone()),
+            Values::F32(values) => Values::F32(elementwise::copy(values)),
+            Values::Bf16(values) => Values::Bf16(elementwise::copy(values)),
+            Values::U8(codes) => Values::U8(elementwise::copy(codes)),
             Values::Packed(matrix) => Values::Packed(matrix.clone()),
         };
         Tensor::new(&CPU, of.shape(), of.dtype(), values)

@@ -77,6 +77,15 @@ pub(super) fn is_codes(tensor: &Tensor) -> bool {
     tensor.dtype() == grades_tensor::Dtype::U8
 }
 
+/// The bytes of values, the lowest first.
+fn bytes(values: &[f32]) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        Cow::Borrowed(bytemuck::cast_slice(values))
+    } else {
+        Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+}
+
 impl View for Saved {
     fn dtype(&self) -> Dtype {
         match &self.contents {
@@ -89,13 +98,18 @@ impl View for Saved {
         &self.shape
     }
 
+    /// Without a copy where the run's storage holds the same bytes: a thread beside the steps has better things to do.
     fn data(&self) -> Cow<'_, [u8]> {
-        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        Cow::Owned(match &self.contents {
-            Contents::Tensor(tensor) if is_codes(tensor) => tensor.to_host().iter().map(|code| *code as u8).collect(),
-            Contents::Tensor(tensor) => bytes(&tensor.to_host()),
+        match &self.contents {
+            Contents::Tensor(tensor) if is_codes(tensor) => {
+                Cow::Owned(tensor.to_host().iter().map(|code| *code as u8).collect())
+            }
+            Contents::Tensor(tensor) => match tensor.to_host() {
+                Cow::Borrowed(values) => bytes(values),
+                Cow::Owned(values) => Cow::Owned(bytes(&values).into_owned()),
+            },
             Contents::Values(values) => bytes(values),
-        })
+        }
     }
 
     fn data_len(&self) -> usize {
