@@ -169,6 +169,38 @@ mod tests {
         assert!(OutputsFile::open(&path, 5).unwrap().1.is_empty());
     }
 
+    /// Whatever byte was the last that a writer wrote before it was killed: what is found are the records before, and a body that is
+    /// read is one that was written.
+    #[test]
+    fn a_writer_that_was_killed_leaves_whole_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outputs");
+        let stored = written(&path);
+        let before = fs::read(&path).unwrap();
+        for cut in 0..=before.len() {
+            grades_fs::write(&path, &before[..cut]).unwrap();
+            let (_, found) = OutputsFile::open(&path, 5).unwrap();
+            let ends = stored.iter().map(|stored| stored.offset as usize + HEAD + stored.bytes as usize);
+            assert_eq!(found.len(), ends.filter(|end| *end <= cut).count(), "cut at {cut}");
+            assert!(found.iter().map(|(_, stored)| stored).eq(&stored[..found.len()]));
+        }
+        // One in the place of another.
+        grades_fs::write(&path, &before).unwrap();
+        let other = Stamp { key: 8, ..STAMP };
+        OutputsFile::open(&path, 5).unwrap().0.write(Some(stored[1].offset), &other, b"THE SECOND").unwrap();
+        let after = fs::read(&path).unwrap();
+        for cut in 0..=before.len() {
+            grades_fs::write(&path, &[&after[..cut], &before[cut..]].concat()).unwrap();
+            let (mut file, found) = OutputsFile::open(&path, 5).unwrap();
+            for (stamp, stored) in found {
+                let body = file.read(&stored).unwrap();
+                let wanted =
+                    if stamp == other { &[&b"THE SECOND"[..]][..] } else { &[&b"first"[..], b"the second", b"third"] };
+                assert!(body.is_none_or(|body| wanted.contains(&body.as_slice())), "cut at {cut}");
+            }
+        }
+    }
+
     #[test]
     fn another_context_and_another_process_are_kept_apart() {
         let folder = tempfile::tempdir().unwrap();
