@@ -59,4 +59,6 @@ pub use threads::{on_worker, set_threads, threads};
 pub use workspaces::Workspace;
 
 #[cfg(test)]
+mod small;
+#[cfg(test)]
 mod testing;
