@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: grades_fuzz::begin(), |bytes: &[u8]| grades_fuzz::read("adapter", bytes));
+grades_fuzz::target!("adapter");

@@ -5,10 +5,13 @@
 
 use std::alloc::System;
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::process::abort;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use cap::Cap;
+pub use grades_hostile::reader;
+use tempfile::TempDir;
 
 /// Most bytes that the process may hold.
 const MOST: usize = 1 << 30;
@@ -29,10 +32,22 @@ pub fn begin() {
     }));
 }
 
-/// Gives bytes to a reader, and ends the process if that panics.
-pub fn read(name: &str, bytes: &[u8]) {
-    if panic::catch_unwind(AssertUnwindSafe(|| grades_hostile::read(name, bytes))).is_err() {
+/// Gives bytes to a reader, and ends the process if that panics. The folder is one for all that this process reads, as making one takes
+/// longer than most files do; it stays behind.
+pub fn give(read: fn(&[u8], &Path), bytes: &[u8]) {
+    static FOLDER: OnceLock<TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| tempfile::tempdir().expect("a temporary folder"));
+    if panic::catch_unwind(AssertUnwindSafe(|| read(bytes, folder.path()))).is_err() {
         eprintln!("{}", SAID.lock().map_or_else(|_| String::new(), |said| said.clone()));
         abort();
     }
+}
+
+/// A target: the reader of that name, which is looked up as it is compiled, so that no other is linked.
+#[macro_export]
+macro_rules! target {
+    ($name:literal) => {
+        const READ: fn(&[u8], &std::path::Path) = $crate::reader($name).read;
+        libfuzzer_sys::fuzz_target!(init: $crate::begin(), |bytes: &[u8]| $crate::give(READ, bytes));
+    };
 }

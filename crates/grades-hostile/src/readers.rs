@@ -15,6 +15,7 @@ use grades_train::data::source;
 use crate::corpus;
 
 /// A reader, and files that it takes.
+#[derive(Clone, Copy, Debug)]
 pub struct Reader {
     /// Its name, and its target's in `fuzz/`.
     pub name: &'static str,
@@ -63,6 +64,32 @@ pub const READERS: [Reader; 20] = [
     Reader { name: "config_yaml", read: config_yaml, corpus: corpus::configs },
     Reader { name: "http_request", read: http_request, corpus: corpus::requests },
 ];
+
+/// The reader of that name: a constant, so that a target of `fuzz/` is linked with no other.
+///
+/// # Panics
+/// If there is none, which ends the compilation there.
+#[must_use]
+#[expect(clippy::panic, clippy::indexing_slicing, reason = "for constants alone")]
+pub const fn reader(name: &str) -> Reader {
+    let mut at = 0;
+    while at < READERS.len() {
+        if is(READERS[at].name.as_bytes(), name.as_bytes()) {
+            return READERS[at];
+        }
+        at += 1;
+    }
+    panic!("no reader has this name")
+}
+
+#[expect(clippy::indexing_slicing, reason = "for constants alone")]
+const fn is(one: &[u8], other: &[u8]) -> bool {
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
+}
 
 fn with(first: Vec<u8>, endings: &[&str]) -> Vec<Vec<u8>> {
     [vec![first], corpus::named(endings)].concat()
@@ -171,7 +198,7 @@ fn data(bytes: &[u8], folder: &Path, ending: &str) {
 }
 
 fn picture(bytes: &[u8], _: &Path) {
-    let limits = Limits { pixels: 1 << 20, bytes: 1 << 26 };
+    let limits = Limits { pixels: 1 << 16, bytes: 1 << 24 };
     for alpha in [Alpha::Dropped, Alpha::OnWhite] {
         let _ = decode(bytes, alpha, limits);
     }
