@@ -70,7 +70,7 @@ pub const READERS: [Reader; 20] = [
 /// # Panics
 /// If there is none, which ends the compilation there.
 #[must_use]
-#[expect(clippy::panic, clippy::indexing_slicing, reason = "for constants alone")]
+#[expect(clippy::panic, reason = "for constants alone")]
 pub const fn reader(name: &str) -> Reader {
     let mut at = 0;
     while at < READERS.len() {
@@ -82,7 +82,6 @@ pub const fn reader(name: &str) -> Reader {
     panic!("no reader has this name")
 }
 
-#[expect(clippy::indexing_slicing, reason = "for constants alone")]
 const fn is(one: &[u8], other: &[u8]) -> bool {
     let mut at = 0;
     while at < one.len() && at < other.len() && one[at] == other[at] {
