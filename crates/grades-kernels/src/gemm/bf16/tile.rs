@@ -8,8 +8,6 @@ use std::arch::x86_64::{
 
 use half::bf16;
 
-use crate::prefetch::expect_line;
-
 /// Rows of a tile.
 pub(crate) const ROWS: usize = 8;
 /// Vectors of a tile's row. 8 × 3 sums leave registers for three vectors of `b` and the broadcast pair of `a`.
@@ -142,16 +140,6 @@ unsafe fn fixed<const R: usize, const V: usize>(
     // SAFETY: the offsets stay within what the caller promised for `a`, `b`, `bias` and `target`; masks leave out what
     // lies past the columns.
     unsafe {
-        // What the sums are added to comes from the memory while they are made.
-        match target {
-            Target::F32 { row_stride, add, .. } if !add.is_null() => {
-                each_row!(R, I => expect_row::<V, f32>(add.add(I * row_stride)));
-            }
-            Target::Bf16 { c, row_stride, accumulate: true } => {
-                each_row!(R, I => expect_row::<V, bf16>(c.add(I * row_stride)));
-            }
-            _ => {}
-        }
         let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
         if !bias.is_null() {
             let load = |v: usize| _mm512_maskz_loadu_ps(masks[v], bias.wrapping_add(16 * v));
@@ -190,17 +178,6 @@ unsafe fn fixed<const R: usize, const V: usize>(
             }
         }
     }
-}
-
-/// Asks for `V` vectors of a row, which may begin and end within cache lines.
-#[inline(always)]
-fn expect_row<const V: usize, T>(row: *const T) {
-    const LINE: usize = 64;
-    let bytes = 16 * V * size_of::<T>();
-    for offset in (0..bytes).step_by(LINE) {
-        expect_line(row.wrapping_byte_add(offset));
-    }
-    expect_line(row.wrapping_byte_add(bytes - 1));
 }
 
 /// The columns of vector `v` that lie within the first `columns`.
