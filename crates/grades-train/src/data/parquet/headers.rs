@@ -2,7 +2,7 @@
 //! lists declare their length.
 //!
 //! What the library does not know it skips by the type that is declared, and truth values in a list take it a turn each and no byte: a
-//! file of 45 bytes kept it busy for eleven seconds. So a header with such a list is refused. What it knows it reads as it should be,
+//! file of 41 bytes kept it busy for eleven seconds. So a header with such a list is refused. What it knows it reads as it should be,
 //! whatever is declared; so a header is refused, too, if that is something else, as the library would go on at another byte than we.
 
 use std::fs::File;
