@@ -192,7 +192,7 @@ mod tests {
         let rows: [&dyn Rows; 1] = [&weight];
         let (gated, _) = gated_new(x, [&weight, &weight], Activation::Silu, false);
         let mut all = vec![y, dx, dw, wide(&nt_new(x, &rows, &[])), wide(&nn_new(dy, &rows)), wide(&gated)];
-        all.extend(tn_new(dy, x, &[0..n]));
+        all.extend(tn_new(dy, x, &[0..n / 2, n / 2..n]));
         all
     }
 

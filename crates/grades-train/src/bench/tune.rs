@@ -57,11 +57,14 @@ fn of(blocks: &mut Blocks, precision: Dtype) -> &mut Sizes {
     if precision == Dtype::Bf16 { &mut blocks.bf16 } else { &mut blocks.f32 }
 }
 
+/// Candidates of one size, the products whose time it decides, and where it is.
+type Dimension = (&'static [usize], &'static [Product], fn(&mut Sizes) -> &mut usize);
+
 /// One size after the other, each with what was found of those before.
 fn tune(layers: &[Size], precision: Dtype, mut blocks: Blocks, on_trial: &mut dyn FnMut(&Trial)) -> Sizes {
     const WITH_WEIGHTS: &[Product] = &[Product::Forward, Product::InputGradient];
     let layers: Vec<Layer> = layers.iter().map(|&size| Layer::new(size, precision)).collect();
-    let dimensions: [(&[usize], &[Product], fn(&mut Sizes) -> &mut usize); 3] = [
+    let dimensions: [Dimension; 3] = [
         (&[1, 2, 3, 4, 6, 8], WITH_WEIGHTS, |sizes| &mut sizes.panels),
         (&[32, 64, 128, 256], WITH_WEIGHTS, |sizes| &mut sizes.rows),
         (&[48, 96, 144, 192], &[Product::WeightGradient], |sizes| &mut sizes.gradient_rows),
