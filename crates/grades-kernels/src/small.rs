@@ -137,7 +137,7 @@ fn attention_and_heads() {
 fn a_head_with_its_loss() {
     let (hidden, weight) = (numbers(1, 4 * 3), numbers(2, 7 * 3));
     computed(|| {
-        let head = Head { hidden: &hidden, weight: &weight, labels: &[0, 6, -100, 3], hidden_size: 3 };
+        let head = Head { hidden: &hidden, weight: &Matrix::new(&weight, 7, 3), labels: &[0, 6, -100, 3] };
         let (loss, dhidden, dweight) = linear_cross_entropy_new(head, LossScale::Same(0.5), true, true).unwrap();
         vec![loss.rows, dhidden.unwrap(), dweight.unwrap()]
     });
