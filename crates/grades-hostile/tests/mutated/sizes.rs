@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::limit;
 
-/// Most bytes of a model's outline; those of the fixtures take kilobytes.
-const MOST: usize = 64 << 20;
+/// Most bytes of a model's outline: 576 for each of as many experts as there may be in all. Those of the fixtures take kilobytes.
+const MOST: usize = 576 << 17;
 
 /// What counts parts of a model; other numbers are tokens, lengths of texts, or say nothing.
 const SIZES: &[&str] = &[
