@@ -1,7 +1,7 @@
 //! The file of the sizes that products are cut by, which `grades bench gemm --tune` measured on this machine.
 //!
 //! It lies where `GRADES_BLOCKS` says (`none` reads no file), or as `grades/blocks.json` in the user's folder of caches. Sizes change no
-//! result, so a file that does not fit is passed over.
+//! result, so a file that does not fit, or was named and is not there, is told and passed over.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -139,9 +139,10 @@ fn described_by(variable: impl Fn(&str) -> Option<String>, user: Option<PathBuf>
 /// Has products cut by the sizes of the file, if there is one for this processor. Before the first product.
 ///
 /// # Errors
-/// There is a file that is not read.
+/// There is a file that is not read, or none where `GRADES_BLOCKS` says.
 pub fn apply() -> Result<(), Unused> {
-    let Some(path) = place().filter(|path| path.exists()) else { return Ok(()) };
+    let named = env::var_os("GRADES_BLOCKS").is_some_and(|path| !path.is_empty());
+    let Some(path) = place().filter(|path| named || path.exists()) else { return Ok(()) };
     let tuned = Tuned::read(&path)?;
     // A folder of a user may be that of several machines.
     if tuned.processor == memory::processor() && tuned.instructions == grades_kernels::instructions() {
