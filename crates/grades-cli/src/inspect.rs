@@ -251,6 +251,7 @@ impl Args {
             weight_average: false,
             written_tokens: 0,
             scored_tokens: 0,
+            has_texts: true,
         };
         Ok(MemoryPlan::of(&found.outline, &workload)?)
     }

@@ -217,6 +217,7 @@ fn plan(options: &StepOptions) -> Result<MemoryPlan, BenchError> {
         weight_average: false,
         written_tokens: 0,
         scored_tokens: 0,
+        has_texts: false,
     };
     MemoryPlan::of(&outline, &workload).map_err(|error| BenchError::Option(error.to_string()))
 }

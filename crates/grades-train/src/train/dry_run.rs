@@ -139,6 +139,7 @@ impl DryRun {
             weight_average: config.weight_average().is_some() || config.learning_rate == LearningRate::Auto,
             written_tokens: written_tokens(prepared),
             scored_tokens: if config.eval_tasks.is_empty() { 0 } else { BATCH_TOKENS as u64 },
+            has_texts: true,
         };
         let memory = MemoryPlan::of(&outline, &workload)?;
         let parameters: u64 = outline.parameters().iter().map(|parameter| parameter.len() as u64).sum();

@@ -16,8 +16,10 @@ const F32: u64 = 4;
 const HALF: u64 = 2;
 /// 64ths of a byte that a value takes in NF4.
 const NF4_64THS: u64 = 33;
-/// The program, its threads' buffers, tokenizer and data.
-const PROGRAM: u64 = 64 << 20;
+/// The program and its threads' buffers.
+const PROGRAM: u64 = 24 << 20;
+/// A tokenizer and data.
+const TEXTS: u64 = 40 << 20;
 /// Gradients of logits that the head holds at a time, and a block of logits (`grades_kernels::cross_entropy`).
 const HEAD: u64 = (96 + 8) << 20;
 
@@ -52,6 +54,8 @@ pub struct Workload<'a> {
     pub written_tokens: u64,
     /// Most tokens of questions that are scored between steps, all at once.
     pub scored_tokens: u64,
+    /// Whether there are a tokenizer and data, which a benchmark has not.
+    pub has_texts: bool,
 }
 
 /// The memory of a run at its highest, in bytes, by what holds it.
@@ -123,7 +127,8 @@ impl MemoryPlan {
 
     /// Either the backward pass begins, with all activations, or it ends, with all gradients, or the model is asked between steps.
     fn highest(&self, outline: &Outline, workload: &Workload<'_>, by_layers: &[usize]) -> u64 {
-        let always = PROGRAM + self.weights + self.optimizer + self.kept + self.average + self.features + self.pictures;
+        let beside = PROGRAM + if workload.has_texts { TEXTS } else { 0 };
+        let always = beside + self.weights + self.optimizer + self.kept + self.average + self.features + self.pictures;
         let sizes = outline.sizes();
         let number = workload.precision.bytes() as u64;
         let [hidden, vocabulary] = [sizes.hidden_size, sizes.vocab_size].map(|size| size as u64);
