@@ -10,6 +10,7 @@ use grades_tensor::{Dtype, Label, Layout, device};
 use grades_train::encoder::Encoder;
 use grades_train::eval::{Question, ScoreOptions, Task, score};
 
+use crate::runs::exclusive;
 use crate::tiny_checkpoint;
 
 fn question(contexts: &[&str], choices: &[&str]) -> Question {
@@ -56,6 +57,7 @@ fn alone(model: &Decoder, tokenizer: &Tokenizer, context: &str, choice: &str) ->
 
 #[test]
 fn sharing_changes_no_likelihood() {
+    let _counters = exclusive();
     let folder = tempfile::tempdir().unwrap();
     tiny_checkpoint::write(folder.path(), "llama");
     let tokenizer = Tokenizer::from_checkpoint(folder.path()).unwrap();
