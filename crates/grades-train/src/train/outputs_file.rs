@@ -190,7 +190,7 @@ mod tests {
         OutputsFile::open(&path, 5).unwrap().0.write(Some(stored[1].offset), &other, b"THE SECOND").unwrap();
         let after = fs::read(&path).unwrap();
         for cut in 0..=before.len() {
-            grades_fs::write(&path, &[&after[..cut], &before[cut..]].concat()).unwrap();
+            grades_fs::write(&path, [&after[..cut], &before[cut..]].concat()).unwrap();
             let (mut file, found) = OutputsFile::open(&path, 5).unwrap();
             for (stamp, stored) in found {
                 let body = file.read(&stored).unwrap();
