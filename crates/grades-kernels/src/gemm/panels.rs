@@ -78,7 +78,7 @@ pub(super) fn tasks(rows: usize, groups: usize, tile_rows: usize, least: usize) 
         let rounds = (groups * rows.div_ceil(chunk(*pieces))).div_ceil(threads);
         rounds * (chunk(*pieces) + PACKING)
     };
-    let few = (1..=most).min_by_key(time).unwrap_or(1);
+    let few = if groups < threads { (1..=most).min_by_key(time).unwrap_or(1) } else { 1 };
     let pieces = |group| match groups >= threads {
         true if !ends_a_part(group, groups) => 1,
         true => LAST.min(most),
