@@ -102,29 +102,21 @@ mod tests {
     use half::bf16;
 
     use super::{add_in_place, axpy, copy, scale, zero_masked};
-    use crate::testing::{assert_close, numbers, on_any_threads};
+    use crate::testing::{assert_close, numbers, on_any_threads, rounded, widened};
 
     /// None, one, less than a vector, and some blocks of work with a rest.
     const LENGTHS: [usize; 6] = [0, 1, 7, 1000, 16_384, 40_001];
-
-    fn short(values: &[f32]) -> Vec<bf16> {
-        values.iter().map(|&x| bf16::from_f32(x)).collect()
-    }
-
-    fn wide(values: &[bf16]) -> Vec<f32> {
-        values.iter().map(|x| x.to_f32()).collect()
-    }
 
     #[test]
     fn sums_are_those_of_the_elements() {
         for len in LENGTHS {
             let (x, y) = (numbers(1, len), numbers(2, len));
-            let (short_x, short_y) = (short(&x), short(&y));
+            let (short_x, short_y) = (rounded(&x), rounded(&y));
             let found = on_any_threads(|| {
                 let (mut sum, mut short_sum) = (y.clone(), short_y.clone());
                 add_in_place(&mut sum, &x);
                 add_in_place(&mut short_sum, &short_x);
-                vec![sum, wide(&short_sum)]
+                vec![sum, widened(&short_sum)]
             });
             assert_eq!(found[0], x.iter().zip(&y).map(|(x, y)| x + y).collect::<Vec<_>>());
             // The exact sum of two such numbers fits f64, so that this rounds once.
@@ -137,7 +129,10 @@ mod tests {
     fn copies_are_the_same_elements() {
         for len in LENGTHS {
             let x = numbers(1, len);
-            assert_eq!(on_any_threads(|| vec![copy(&x), wide(&copy(&short(&x)))]), [x.clone(), wide(&short(&x))]);
+            assert_eq!(
+                on_any_threads(|| vec![copy(&x), widened(&copy(&rounded(&x)))]),
+                [x.clone(), widened(&rounded(&x))]
+            );
         }
     }
 
@@ -168,14 +163,14 @@ mod tests {
             let mut x = numbers(1, len);
             x.iter_mut().zip(&keep).filter(|(_, keep)| !**keep).for_each(|(x, _)| *x += f32::NAN);
             let found = on_any_threads(|| {
-                let (mut long, mut halved) = (x.clone(), short(&x));
+                let (mut long, mut halved) = (x.clone(), rounded(&x));
                 zero_masked(&mut long, &keep);
                 zero_masked(&mut halved, &keep);
-                vec![long, wide(&halved)]
+                vec![long, widened(&halved)]
             });
             let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&found[0]), bits(&expected));
-            assert_eq!(bits(&found[1]), bits(&wide(&short(&expected))));
+            assert_eq!(bits(&found[1]), bits(&widened(&rounded(&expected))));
         }
     }
 

@@ -19,7 +19,7 @@ use crate::norms::{layer_norm_new, rms_norm_backward_new, rms_norm_new};
 use crate::optimizer::{self, AdamW, AdamWState, Codes, Measure, Update, state_scales};
 use crate::quant::{Nf4, PackedMatrix};
 use crate::rope::RotaryTable;
-use crate::testing::{numbers, on_any_threads};
+use crate::testing::{numbers, on_any_threads, rounded, widened};
 
 /// The numbers of a kernel, which are finite and the same on any number of threads.
 #[track_caller]
@@ -27,14 +27,6 @@ fn computed(compute: impl Fn() -> Vec<Vec<f32>> + Sync) -> Vec<Vec<f32>> {
     let results = on_any_threads(compute);
     assert!(results.iter().flatten().all(|x| x.is_finite()), "an element is not written");
     results
-}
-
-fn short(x: &[f32]) -> Vec<bf16> {
-    x.iter().map(|&x| bf16::from_f32(x)).collect()
-}
-
-fn long(x: &[bf16]) -> Vec<f32> {
-    x.iter().map(|x| x.to_f32()).collect()
 }
 
 #[test]
@@ -66,10 +58,10 @@ fn norms_and_activations() {
         let (layer, _) = layer_norm_new::<bf16>(&x, &scale, &scale, 1e-5);
         let mut dscale = vec![f32::NAN; 7];
         let dx = rms_norm_backward_new(&x, &scale, &inverse, &dout, Some(&mut dscale));
-        let plain = activations::activated_new(Activation::Silu, &short(&x));
+        let plain = activations::activated_new(Activation::Silu, &rounded(&x));
         let gated = activations::gated_joined_new(Activation::Silu, &x[..28], 7);
         let dgated = activations::gated_joined_backward_new(Activation::Silu, &x[..28], &dout[..14], 7);
-        vec![out, long(&layer), dscale, dx, long(&plain), gated, dgated]
+        vec![out, widened(&layer), dscale, dx, widened(&plain), gated, dgated]
     });
 }
 
@@ -103,14 +95,14 @@ fn products_in_f32() {
 #[test]
 fn products_in_bf16() {
     let (m, n, k) = (5, 9, 3);
-    let (a, b, dy) = (short(&numbers(1, m * k)), numbers(2, n * k), short(&numbers(3, m * n)));
+    let (a, b, dy) = (rounded(&numbers(1, m * k)), numbers(2, n * k), rounded(&numbers(3, m * n)));
     computed(|| {
         let (mut y, mut dx) = (vec![f32::NAN; m * n], vec![bf16::NAN; m * k]);
         let weight = Matrix::new(&b, n, k);
         let weights: [&dyn Rows; 1] = [&weight];
         gemm::bf16::nt(Matrix::new(&a, m, k), &weights, &[], Output::F32(MatrixMut::new(&mut y, m, n)));
         gemm::bf16::nn(Matrix::new(&dy, m, n), &weights, Output::Bf16(MatrixMut::new(&mut dx, m, k)));
-        vec![y, long(&dx)]
+        vec![y, widened(&dx)]
     });
 }
 
@@ -128,8 +120,8 @@ fn attention_and_heads() {
         let saved = Saved { q: &q, k: &k, v: &v, out: &out, log_sum_exp: &log_sum_exp };
         let [dq, dk, dv] = attention_backward_new(&form, &segments, saved, &q);
         let dx = heads.join_new(&dq, &dk, &dv).unwrap();
-        let (short_out, _) = attention_new(&form, &segments, &short(&q), &short(&k), &short(&v));
-        vec![out, dx, long(&short_out)]
+        let (short_out, _) = attention_new(&form, &segments, &rounded(&q), &rounded(&k), &rounded(&v));
+        vec![out, dx, widened(&short_out)]
     });
 }
 
@@ -185,7 +177,7 @@ fn packed_weights() {
         packed.decode(&mut values);
         let weights: [&dyn Rows; 1] = [&packed];
         let y_of = Output::F32(MatrixMut::new(&mut y, 2, 3));
-        gemm::bf16::nt(Matrix::new(&short(&x), 2, 70), &weights, &[], y_of);
+        gemm::bf16::nt(Matrix::new(&rounded(&x), 2, 70), &weights, &[], y_of);
         vec![values, y]
     });
 }

@@ -1,5 +1,7 @@
 //! Helpers of the tests: numbers, pools, comparisons, finite differences.
 
+use half::bf16;
+
 /// `count` numbers in (−1, 1) that only `seed` decides (SplitMix64).
 pub(crate) fn numbers(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -11,6 +13,16 @@ pub(crate) fn numbers(seed: u64, count: usize) -> Vec<f32> {
         (z >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
     (0..count).map(|_| next()).collect()
+}
+
+/// The nearest numbers of bf16.
+pub(crate) fn rounded(x: &[f32]) -> Vec<bf16> {
+    x.iter().map(|&x| bf16::from_f32(x)).collect()
+}
+
+/// The same numbers in f32.
+pub(crate) fn widened(x: &[bf16]) -> Vec<f32> {
+    x.iter().map(|x| x.to_f32()).collect()
 }
 
 pub(crate) fn in_f64(x: &[f32]) -> Vec<f64> {

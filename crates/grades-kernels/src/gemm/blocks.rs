@@ -146,13 +146,12 @@ impl Blocks {
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
 
     use super::*;
     use crate::activations::Activation;
     use crate::gemm::bf16::{Rows, gated_new, nn_new, nt_new, tn_new};
     use crate::gemm::{Matrix, MatrixMut, nn, nt, tn};
-    use crate::testing::{numbers, on_any_threads};
+    use crate::testing::{numbers, on_any_threads, rounded, widened};
 
     #[test]
     fn processors_are_told_by_family_and_model() {
@@ -185,13 +184,11 @@ mod tests {
         nt(Matrix::new(&x, m, k), weight, MatrixMut::new(&mut y, m, n), false);
         nn(Matrix::new(&dy, m, n), weight, MatrixMut::new(&mut dx, m, k), false);
         tn(Matrix::new(&dy, m, n), Matrix::new(&x, m, k), MatrixMut::new(&mut dw, n, k), false);
-        let short = |x: &[f32]| -> Vec<bf16> { x.iter().map(|&x| bf16::from_f32(x)).collect() };
-        let wide = |x: &[bf16]| -> Vec<f32> { x.iter().map(|x| x.to_f32()).collect() };
-        let (x, dy) = (short(&x), short(&dy));
+        let (x, dy) = (rounded(&x), rounded(&dy));
         let (x, dy) = (Matrix::new(&x, m, k), Matrix::new(&dy, m, n));
         let rows: [&dyn Rows; 1] = [&weight];
         let (gated, _) = gated_new(x, [&weight, &weight], Activation::Silu, false);
-        let mut all = vec![y, dx, dw, wide(&nt_new(x, &rows, &[])), wide(&nn_new(dy, &rows)), wide(&gated)];
+        let mut all = vec![y, dx, dw, widened(&nt_new(x, &rows, &[])), widened(&nn_new(dy, &rows)), widened(&gated)];
         all.extend(tn_new(dy, x, &[0..n / 2, n / 2..n]));
         all
     }

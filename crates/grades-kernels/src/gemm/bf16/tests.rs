@@ -4,7 +4,7 @@ use super::{Output, Part, Rows, gated_new, nn, nn_new, nt, nt_new, nt_onto, port
 use crate::activations::{Activation, gated_joined_new};
 use crate::gemm::rows::{Stack, testing::Scaled};
 use crate::gemm::{Matrix, MatrixMut};
-use crate::testing::{assert_close, numbers, on_any_threads};
+use crate::testing::{assert_close, numbers, on_any_threads, rounded, widened};
 
 /// Sizes m, n (of one or several weights) and k: none, single ones, odd ones, and such as fill tiles, panels and blocks
 /// of the inner dimension and leave a rest.
@@ -23,14 +23,6 @@ const SIZES: [(usize, &[usize], usize); 13] = [
     (9, &[50], 2_050),
     (150, &[97, 33], 130),
 ];
-
-fn rounded(values: &[f32]) -> Vec<bf16> {
-    values.iter().map(|&x| bf16::from_f32(x)).collect()
-}
-
-fn widened(values: &[bf16]) -> Vec<f32> {
-    values.iter().map(|x| x.to_f32()).collect()
-}
 
 /// All outputs of one product: f32 in place, added, and bf16. `run` takes a portable product where its flag is set.
 fn compare(expected: &[f64], [m, n]: [usize; 2], what: &str, inner: usize, run: impl Fn(bool, Output) + Sync) {

@@ -12,13 +12,9 @@ use crate::gemm::bf16::unit::{Avx512, Unit};
 use crate::gemm::bf16::{Rows, gated, reference, weight_gradient};
 use crate::gemm::rows::{Stack, testing::Scaled};
 use crate::gemm::{Matrix, MatrixMut};
-use crate::testing::{assert_close, numbers, on_any_threads};
+use crate::testing::{assert_close, numbers, on_any_threads, rounded, widened};
 
 type Emulated = Tiles<Emulator>;
-
-fn rounded(values: &[f32]) -> Vec<bf16> {
-    values.iter().map(|&x| bf16::from_f32(x)).collect()
-}
 
 /// None, single ones, odd ones, whole tiles, whole panels, and two blocks of the inner dimension.
 const SIZES: [(usize, &[usize], usize); 13] = [
@@ -57,9 +53,8 @@ fn products<const BF16: bool>(a: Matrix<bf16>, b: Operand, bias: &[f32], [m, n]:
                 product::product_by::<Emulated>(a, b, bias, target);
             }
         }
-        let values: Vec<f32> = if BF16 { short.iter().map(|x| x.to_f32()).collect() } else { sums.clone() };
-        let original: Vec<f32> =
-            if BF16 { rounded(&before).iter().map(|x| x.to_f32()).collect() } else { before.clone() };
+        let values: Vec<f32> = if BF16 { widened(&short) } else { sums.clone() };
+        let original: Vec<f32> = if BF16 { widened(&rounded(&before)) } else { before.clone() };
         for (values, original) in values.chunks(n + GAP).zip(original.chunks(n + GAP)) {
             assert_eq!(values[n..], original[n..], "written between the rows");
         }
