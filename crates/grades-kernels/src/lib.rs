@@ -39,6 +39,7 @@ mod workspaces;
 
 pub mod activations;
 pub mod attention;
+pub mod control_groups;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod embedding;

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
+
+use crate::control_groups;
 
 /// The number of threads for kernels where none is asked for; at least 1.
 pub(crate) fn fitting() -> usize {
@@ -49,22 +51,7 @@ pub(crate) fn list(text: &str) -> Option<Vec<usize>> {
 
 /// Whole processors of the time that the control groups of the process give it, at least 1; `None` without a limit.
 fn quota(root: &Path) -> Option<usize> {
-    let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
-    groups.lines().filter_map(|line| quota_of_group(root, line)).min()
-}
-
-/// That of a line `hierarchy:controllers:path`.
-fn quota_of_group(root: &Path, line: &str) -> Option<usize> {
-    let mut parts = line.splitn(3, ':').skip(1);
-    let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
-    let mounted = match controllers {
-        "" => root.join("sys/fs/cgroup"),
-        names if names.split(',').any(|name| name == "cpu") => root.join("sys/fs/cgroup/cpu"),
-        _ => return None,
-    };
-    // A limit holds for all groups below; inside a container the path from outside may not exist.
-    let folder: PathBuf = mounted.join(path);
-    folder.ancestors().take_while(|folder| folder.starts_with(&mounted)).filter_map(quota_of_folder).min()
+    control_groups::folders(root, "cpu").iter().filter_map(|folder| quota_of_folder(folder)).min()
 }
 
 /// That of one group, in version 2 or 1 of their files.
