@@ -26,7 +26,14 @@ pub(crate) fn level() -> Level {
         let highest = match std::env::var("GRADES_SIMD").as_deref() {
             Ok("baseline") => Level::Baseline,
             Ok("avx2") => Level::Avx2,
-            _ => Level::Avx512,
+            Ok("avx512" | "") | Err(_) => Level::Avx512,
+            Ok(name) => {
+                log::warn!(
+                    "GRADES_SIMD={name} names no level of instructions, so the processor's best is taken; there are `avx512` \
+                     (without AMX), `avx2` and `baseline`"
+                );
+                Level::Avx512
+            }
         };
         detect().min(highest)
     })
