@@ -10,7 +10,7 @@ use grades_kernels::Element;
 use grades_kernels::activations::{Activation, gated_joined_backward_new, gated_joined_new};
 use grades_kernels::attention::{Attention, Saved, Segment, attention_backward_new, attention_new};
 use grades_kernels::cross_entropy::{Head, HeadElement, HeadGradients, linear_cross_entropy};
-use grades_kernels::elementwise::add_in_place;
+use grades_kernels::elementwise::{add_in_place, lerp};
 use grades_kernels::gemm::bf16::{self as short, Rows};
 use grades_kernels::gemm::{Matrix, MatrixMut, nn, nt, tn};
 use grades_kernels::heads::JoinedHeads;
@@ -213,7 +213,7 @@ fn head<E: HeadElement>(bench: &Bench, kind: &str) {
 
 fn optimizers(bench: &Bench) {
     let len = 16 << 20;
-    let (mut parameter, gradient, previous) = (values(len), values(len), values(len));
+    let (mut parameter, gradient, mut previous) = (values(len), values(len), values(len));
     let (mut first, mut second) = (vec![0.0; len], vec![0.0; len]);
     let options = AdamW {
         learning_rate: 1e-3,
@@ -229,6 +229,12 @@ fn optimizers(bench: &Bench) {
         let update = Update { parameter: &mut parameter, gradient: &gradient, gradient_scale: 0.5 };
         adamw(&options, update, AdamWState { first_moment: &mut first, second_moment: &mut second });
     });
+    let with_gain = AdamW { gain_of: Some(options.learning_rate), ..options };
+    bench.run("AdamW with gain", bytes(7), || {
+        let update = Update { parameter: &mut parameter, gradient: &gradient, gradient_scale: 0.5 };
+        black_box(adamw(&with_gain, update, AdamWState { first_moment: &mut first, second_moment: &mut second }));
+    });
+    bench.run("lerp", bytes(3), || lerp(0.25, &gradient, &mut previous));
     bench.run("measure", bytes(2), || {
         black_box(measure(&gradient, Measure::Against(&previous)));
     });
