@@ -2,14 +2,37 @@
 //!
 //! Each element depends on those at its own place alone, so that results are the same bits on any number of threads.
 
+use std::collections::TryReserveError;
+
 use crate::Element;
 use crate::dispatch::multiversion;
 use crate::math::mul_add;
 use crate::threads::each;
-use crate::unwritten::written;
+use crate::unwritten::{filled, written};
 
 /// Elements of a block of work.
 const BLOCK: usize = 16_384;
+
+/// Elements of new memory that a thread fills at once: a large page or more.
+const NEW: usize = 1 << 19;
+
+/// `len` times `value`, in memory of its own.
+///
+/// The system finds and clears a page when it is first written, which takes longer than whatever is done with it then. Here all threads write them;
+/// the C library's zeros are written by one, where the memory was the program's before.
+///
+/// # Errors
+/// If there is not as much memory.
+pub fn repeat<T: Copy + Send + Sync>(value: T, len: usize) -> Result<Vec<T>, TryReserveError> {
+    let mut new = Vec::new();
+    new.try_reserve_exact(len)?;
+    each(new.spare_capacity_mut()[..len].chunks_mut(NEW), |part| {
+        filled(part, value);
+    });
+    // SAFETY: there is room for `len` elements, and each has just been written.
+    unsafe { new.set_len(len) };
+    Ok(new)
+}
 
 /// The same elements in memory of their own. Each thread copies what it changes afterwards, and finds it in its cache then.
 #[must_use]
@@ -101,7 +124,7 @@ multiversion! {
 mod tests {
     use half::bf16;
 
-    use super::{add_in_place, axpy, copy, scale, zero_masked};
+    use super::{NEW, add_in_place, axpy, copy, repeat, scale, zero_masked};
     use crate::testing::{assert_close, numbers, on_any_threads, rounded, widened};
 
     /// None, one, less than a vector, and some blocks of work with a rest.
@@ -123,6 +146,15 @@ mod tests {
             let once = |(x, y): (&bf16, &bf16)| bf16::from_f64(x.to_f64() + y.to_f64()).to_f32();
             assert_eq!(found[1], short_x.iter().zip(&short_y).map(once).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn new_memory_holds_one_value_throughout() {
+        for len in [0, 1, 1000, NEW, 2 * NEW + 1] {
+            let found = on_any_threads(|| vec![repeat(0.5_f32, len).unwrap()]);
+            assert!(found[0].len() == len && found[0].iter().all(|value| *value == 0.5), "{len}");
+        }
+        assert!(repeat(0_u8, usize::MAX).is_err());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use grades_kernels::elementwise;
 use grades_kernels::quant::{Nf4, NotFinite, PackedMatrix};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -572,10 +573,9 @@ fn locate(path: &Path) -> Result<Layout> {
     }
 }
 
-/// Memory for one tensor; the count comes from a header that was checked against the size of the file. The system's own zeros
-/// are taken, so that the threads that read touch the pages first.
-fn zeroed<T: bytemuck::Zeroable>(name: &str, count: usize) -> Result<Vec<T>> {
-    bytemuck::allocation::try_zeroed_vec(count).map_err(|()| WeightsError::OutOfMemory {
+/// Memory for one tensor; the count comes from a header that was checked against the size of the file.
+fn zeroed<T: bytemuck::Pod + Send + Sync>(name: &str, count: usize) -> Result<Vec<T>> {
+    elementwise::repeat(T::zeroed(), count).map_err(|_| WeightsError::OutOfMemory {
         name: name.to_owned(),
         bytes: (count as u64).saturating_mul(size_of::<T>() as u64),
     })

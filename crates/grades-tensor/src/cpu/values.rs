@@ -1,6 +1,7 @@
 //! What a tensor of the processor holds, and the typed views that kernels need of it.
 
 use grades_kernels::cross_entropy::HeadElement;
+use grades_kernels::elementwise;
 use grades_kernels::gemm::{Matrix, MatrixMut};
 use grades_kernels::quant::PackedMatrix;
 use half::bf16;
@@ -151,6 +152,6 @@ pub(super) fn columns_mut<E: Number>(
 
 /// Zeros to write into.
 pub(super) fn zeros<E: Number>(count: usize) -> Vec<E> {
-    // Not `vec!`, which clears elements of a foreign type one by one.
-    bytemuck::zeroed_vec(count)
+    // Where there is not as much memory, the allocation below ends the program and says so.
+    elementwise::repeat(E::zeroed(), count).unwrap_or_else(|_| bytemuck::zeroed_vec(count))
 }
