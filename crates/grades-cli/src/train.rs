@@ -124,9 +124,13 @@ fn print_plan(plan: &DryRun) {
 }
 
 fn print_time(time: &TimeEstimate) {
+    let evaluations = match time.evaluations {
+        0 => String::new(),
+        count => format!(", {count} evaluations of {:.1} s", time.evaluation_seconds),
+    };
     output::print(&format!(
-        "time          about {}: steps of {:.2} s ({:.0} tokens/s), {} validations of {:.1} s, if nothing freezes or ends earlier; \
-         {} steps were timed, in {:.1} s with the loading",
+        "time          about {}: steps of {:.2} s ({:.0} tokens/s), {} validations of {:.1} s{evaluations}, if nothing freezes or \
+         ends earlier; {} steps were timed, in {:.1} s with the loading",
         duration(time.seconds),
         time.step_seconds,
         time.tokens_per_second,

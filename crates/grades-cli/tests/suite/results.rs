@@ -317,6 +317,14 @@ fn a_timed_dry_run_adds_up_steps_and_validations() {
     assert_eq!(plan["time"]["validations"], 5);
     let seconds = 9.0 * time("step_seconds") + 5.0 * time("validation_seconds");
     assert!((time("seconds") - seconds).abs() < 1e-9 * seconds, "{plan}");
+    assert_eq!(plan["time"]["evaluations"], 0);
+    let asked = workspace.json(&[&options[..], &["--time", "generate_samples=1"]].concat());
+    let time_asked = |key: &str| asked["time"][key].as_f64().unwrap();
+    assert_eq!(asked["time"]["evaluations"], 5);
+    assert!(time_asked("evaluation_seconds") > 0.0, "{asked}");
+    let between = time_asked("validation_seconds") + time_asked("evaluation_seconds");
+    let seconds = 9.0 * time_asked("step_seconds") + 5.0 * between;
+    assert!((time_asked("seconds") - seconds).abs() < 1e-9 * seconds, "{asked}");
     // 10 samples in steps of 2.
     let tokens = plan["tokens"].as_f64().unwrap() / 5.0;
     assert!((time("tokens_per_second") * time("step_seconds") - tokens).abs() < 1e-6 * tokens, "{plan}");

@@ -69,7 +69,11 @@ pub struct TimeEstimate {
     pub validation_seconds: f64,
     /// Validations of the run, by `eval_steps` and at its end.
     pub validations: usize,
-    /// Seconds of all steps and validations.
+    /// Seconds of asking the model once, for `generate_samples` and `eval_tasks`.
+    pub evaluation_seconds: f64,
+    /// How often it is asked: by `eval_steps`, and at the end.
+    pub evaluations: usize,
+    /// Seconds of all steps, validations and evaluations.
     pub seconds: f64,
     /// Steps that were timed.
     pub timed_steps: usize,

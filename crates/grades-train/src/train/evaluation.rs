@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use grades_models::Decoder;
 use grades_models::generate::Limits;
@@ -102,7 +103,27 @@ impl Evaluation {
         }
         Ok(Evaluated { generated, scores: Some(scores).filter(|scores| !scores.is_empty()) })
     }
+
+    /// The seconds that asking once takes, by all prompts and some questions of each benchmark, spread over it.
+    pub(super) fn seconds(mut self, model: &mut Decoder) -> Result<f64, TrainError> {
+        let benchmarks = std::mem::take(&mut self.benchmarks);
+        let clock = Instant::now();
+        self.ask(0, model)?;
+        let mut seconds = clock.elapsed().as_secs_f64();
+        let Self { tokenizer, reader, ends, .. } = &mut self;
+        for (_, benchmark) in benchmarks {
+            let all = benchmark.questions();
+            let some = benchmark.every(all.div_ceil(TIMED).max(1));
+            let clock = Instant::now();
+            some.score(Writer { model, tokenizer, reader, ends })?;
+            seconds += clock.elapsed().as_secs_f64() * all as f64 / some.questions().max(1) as f64;
+        }
+        Ok(seconds)
+    }
 }
+
+/// Questions of a benchmark that tell, at most, how long all of them take.
+const TIMED: usize = 32;
 
 fn other(error: impl ToString) -> TrainError {
     TrainError::Other(error.to_string())
@@ -142,6 +163,25 @@ fn benchmarks(
 }
 
 impl Benchmark {
+    fn questions(&self) -> usize {
+        match self {
+            Self::Choices(_, questions) => questions.len(),
+            Self::Written(_, questions, _) => questions.len(),
+        }
+    }
+
+    /// The first of each `step` of its questions.
+    fn every(self, step: usize) -> Self {
+        match self {
+            Self::Choices(task, questions) => Self::Choices(task, questions.into_iter().step_by(step).collect()),
+            Self::Written(task, questions, prompts) => Self::Written(
+                task,
+                questions.into_iter().step_by(step).collect(),
+                prompts.into_iter().step_by(step).collect(),
+            ),
+        }
+    }
+
     /// Its scores, as `grades eval` has them.
     fn score(&self, mut writer: Writer<'_>) -> Result<BTreeMap<String, f64>, TrainError> {
         match self {

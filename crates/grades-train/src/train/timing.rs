@@ -7,6 +7,7 @@ use grades_tensor::labels_of;
 
 use super::dry_run::{DryRun, TimeEstimate};
 use super::error::TrainError;
+use super::evaluation::Evaluation;
 use super::freeze::units;
 use super::optimizer_state::Rates;
 use super::options::TrainOptions;
@@ -81,12 +82,19 @@ fn estimate(prepared: &Prepared) -> Result<TimeEstimate, TrainError> {
     let validation_seconds = validation_seconds * of_validation as f64 / seen.max(1) as f64;
     let between = options.eval_steps.map_or(0, |every| planned.saturating_sub(1) / every);
     let validations = if seen == 0 { 0 } else { between + 1 };
+    let (evaluation_seconds, evaluations) = match Evaluation::of(prepared)? {
+        Some(evaluation) => (evaluation.seconds(&mut state.model)?, between + 1),
+        None => (0.0, 0),
+    };
+    let between_steps = validations as f64 * validation_seconds + evaluations as f64 * evaluation_seconds;
     Ok(TimeEstimate {
         step_seconds,
         tokens_per_second: 1.0 / per_token.max(f64::MIN_POSITIVE),
         validation_seconds,
         validations,
-        seconds: asked_seconds + planned as f64 * step_seconds + validations as f64 * validation_seconds,
+        evaluation_seconds,
+        evaluations,
+        seconds: asked_seconds + planned as f64 * step_seconds + between_steps,
         timed_steps: TIMED,
         cost_seconds: started.elapsed().as_secs_f64(),
     })
