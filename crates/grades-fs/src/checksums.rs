@@ -21,6 +21,14 @@ pub struct Damage(String);
 /// # Errors
 /// If a file cannot be read, or the list cannot be written.
 pub fn seal(folder: &Path) -> Result<(), Error> {
+    seal_with(folder, &[])
+}
+
+/// The same where the sums of some files are known by their name, so that these are not read again.
+///
+/// # Errors
+/// As [`seal`].
+pub fn seal_with(folder: &Path, known: &[(String, Sum)]) -> Result<(), Error> {
     let mut names: Vec<_> = fs::read_dir(folder)
         .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>())
         .map_err(Error::at(folder))?;
@@ -28,8 +36,11 @@ pub fn seal(folder: &Path) -> Result<(), Error> {
     let mut list = String::new();
     for name in names {
         let path = folder.join(&name);
-        let (sum, bytes) = sum(&path).map_err(Error::at(&path))?;
-        let _ = writeln!(list, "{sum:08x} {bytes} {}", name.to_string_lossy());
+        let Sum { crc, bytes } = match known.iter().find(|(known, _)| name == known.as_str()) {
+            Some((_, sum)) => *sum,
+            None => Sum::of(&path).map_err(Error::at(&path))?,
+        };
+        let _ = writeln!(list, "{crc:08x} {bytes} {}", name.to_string_lossy());
     }
     create(&folder.join(LIST), list)
 }
@@ -49,12 +60,12 @@ pub fn verify(folder: &Path) -> Result<(), Damage> {
         else {
             return Err(Damage(format!("its {LIST} is damaged")));
         };
-        let (found, length) =
-            sum(&folder.join(name)).map_err(|error| Damage(format!("its {name} cannot be read ({error})")))?;
-        if length != bytes {
-            return Err(Damage(format!("its {name} has {length} bytes and not {bytes}")));
+        let found =
+            Sum::of(&folder.join(name)).map_err(|error| Damage(format!("its {name} cannot be read ({error})")))?;
+        if found.bytes != bytes {
+            return Err(Damage(format!("its {name} has {} bytes and not {bytes}", found.bytes)));
         }
-        if found != expected {
+        if found.crc != expected {
             return Err(Damage(format!("its {name} is not what was written (by its checksum)")));
         }
     }
@@ -70,17 +81,41 @@ pub fn lists(folder: &Path, file: &Path) -> bool {
 }
 
 /// CRC-32 and length of a file.
-fn sum(path: &Path) -> io::Result<(u32, u64)> {
-    let (mut file, mut hasher) = (File::open(path)?, crc32fast::Hasher::new());
-    let (mut buffer, mut length) = (vec![0; 1 << 16], 0);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((hasher.finalize(), length)),
-            read => {
-                hasher.update(&buffer[..read]);
-                length += read as u64;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sum {
+    crc: u32,
+    bytes: u64,
+}
+
+impl Sum {
+    /// That of a file.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let (mut file, mut summing) = (File::open(path)?, Summing::default());
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(summing.finish()),
+                read => summing.add(&buffer[..read]),
             }
         }
+    }
+}
+
+/// A sum that is being made.
+#[derive(Debug, Default)]
+pub(crate) struct Summing {
+    hasher: crc32fast::Hasher,
+    bytes: u64,
+}
+
+impl Summing {
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
+    pub(crate) fn finish(self) -> Sum {
+        Sum { crc: self.hasher.finalize(), bytes: self.bytes }
     }
 }
 
@@ -98,6 +133,25 @@ mod tests {
         create(&path("b.bin"), "b").unwrap();
         assert!(lists(folder.path(), &path("a.bin")) && !lists(folder.path(), &path("b.bin")));
         assert!(verify(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn a_sum_that_is_known_is_listed_as_one_that_is_read() {
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for folder in [&folder, &other] {
+            create(&folder.path().join("a"), "123456789").unwrap();
+            create(&folder.path().join("b"), "b").unwrap();
+        }
+        let sum = Sum::of(&folder.path().join("a")).unwrap();
+        seal_with(folder.path(), &[("a".to_owned(), sum)]).unwrap();
+        seal(other.path()).unwrap();
+        let list = |folder: &tempfile::TempDir| fs::read_to_string(folder.path().join(LIST)).unwrap();
+        assert_eq!(list(&folder), list(&other));
+        // It is taken as it is.
+        create(&other.path().join("c"), "c").unwrap();
+        fs::remove_file(other.path().join(LIST)).unwrap();
+        seal_with(other.path(), &[("c".to_owned(), sum)]).unwrap();
+        assert_eq!(verify(other.path()).unwrap_err().to_string(), "its c has 1 bytes and not 9");
     }
 
     #[test]

@@ -12,13 +12,15 @@ mod checksums;
 mod disk;
 mod error;
 mod file;
+mod large;
 mod lock;
 mod space;
 mod staging;
 
-pub use checksums::{Damage, lists, seal, verify};
+pub use checksums::{Damage, Sum, lists, seal, seal_with, verify};
 pub use error::Error;
 pub use file::{create, write, write_from};
+pub use large::LargeFile;
 pub use lock::{Lock, lock};
 pub use space::free;
 pub use staging::{Staging, remove_leftovers, remove_leftovers_in};

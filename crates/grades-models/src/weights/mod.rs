@@ -28,7 +28,7 @@ use serde_json::Value;
 pub use bitsandbytes_out::{nf4_tensors, quantization_config};
 pub use dtype::Dtype;
 pub use error::{Result, WeightsError};
-pub use save::{SaveDtype, SaveOptions, TensorToSave, save_adapter, save_checkpoint};
+pub use save::{SaveDtype, SaveOptions, TensorToSave, safetensors_header, save_adapter, save_checkpoint};
 
 use file::TensorFile;
 

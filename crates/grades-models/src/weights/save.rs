@@ -253,33 +253,38 @@ fn write_shards(dir: &Path, tensors: Vec<TensorToSave<'_>>, options: &SaveOption
 
 /// Streams tensors into one safetensors file, one in memory at a time.
 fn write_safetensors(path: &Path, tensors: Vec<TensorToSave<'_>>, dtype: SaveDtype) -> Result<()> {
-    let mut end = 0;
-    let infos = tensors
-        .iter()
-        .map(|tensor| {
-            let begin = end;
-            end += tensor.size(dtype);
-            let info =
-                TensorInfo { dtype: tensor.stored(dtype), shape: tensor.shape.clone(), data_offsets: (begin, end) };
-            (tensor.name.clone(), info)
-        })
-        .collect();
+    let infos = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.stored(dtype), tensor.shape.clone()));
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let mut header = Metadata::new(Some(format), infos)
-        .map_err(|e| e.to_string())
-        .and_then(|metadata| serde_json::to_vec(&metadata).map_err(|e| e.to_string()))
+    let header = safetensors_header(infos, Some(format))
         .map_err(|e| WeightsError::malformed(path, format!("its header cannot be written: {e}")))?;
-    // The values begin at a multiple of eight, as the reference implementation writes them.
-    header.resize(header.len().next_multiple_of(8), b' ');
-
     let io = || WeightsError::io("write", path);
     let mut out = BufWriter::new(File::create_new(path).map_err(io())?);
-    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io())?;
     out.write_all(&header).map_err(io())?;
     for tensor in tensors {
         tensor.write(dtype, path, &mut out)?;
     }
     out.flush().map_err(io())
+}
+
+/// What a safetensors file begins with whose tensors, by name, dtype and shape, follow one another in this order.
+///
+/// # Errors
+/// If two have one name.
+pub fn safetensors_header(
+    tensors: impl IntoIterator<Item = (String, Stored, Vec<usize>)>,
+    metadata: Option<HashMap<String, String>>,
+) -> std::result::Result<Vec<u8>, String> {
+    let mut end = 0;
+    let infos = tensors.into_iter().map(|(name, dtype, shape)| {
+        let begin = end;
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        (name, TensorInfo { dtype, shape, data_offsets: (begin, end) })
+    });
+    let metadata = Metadata::new(metadata, infos.collect()).map_err(|e| e.to_string())?;
+    let mut text = serde_json::to_vec(&metadata).map_err(|e| e.to_string())?;
+    // The values begin at a multiple of eight, as the reference implementation writes them.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    Ok([&(text.len() as u64).to_le_bytes()[..], &text].concat())
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

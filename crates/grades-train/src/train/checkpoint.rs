@@ -7,14 +7,14 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use grades::PolicyState;
-use grades_fs::Staging;
+use grades_fs::{LargeFile, Staging, Sum};
+use grades_models::weights::safetensors_header;
 use grades_tensor::Tensor;
-use safetensors::serialize_to_file;
-use safetensors::tensor::{Dtype, View};
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
@@ -49,12 +49,7 @@ pub(super) struct Progress {
 }
 
 /// A tensor of a checkpoint, one dimension for all: the shapes are the model's.
-struct Saved {
-    shape: [usize; 1],
-    contents: Contents,
-}
-
-enum Contents {
+enum Saved {
     /// f32 values or codes of a byte, in the run's own storage: what the run changes from here on, it copies first.
     Tensor(Tensor),
     Values(Vec<f32>),
@@ -62,13 +57,13 @@ enum Contents {
 
 impl From<&Tensor> for Saved {
     fn from(tensor: &Tensor) -> Self {
-        Self { shape: [tensor.len()], contents: Contents::Tensor(tensor.clone()) }
+        Self::Tensor(tensor.clone())
     }
 }
 
 impl From<Vec<f32>> for Saved {
     fn from(values: Vec<f32>) -> Self {
-        Self { shape: [values.len()], contents: Contents::Values(values) }
+        Self::Values(values)
     }
 }
 
@@ -86,35 +81,50 @@ fn bytes(values: &[f32]) -> Cow<'_, [u8]> {
     }
 }
 
-impl View for Saved {
+impl Saved {
     fn dtype(&self) -> Dtype {
-        match &self.contents {
-            Contents::Tensor(tensor) if is_codes(tensor) => Dtype::U8,
+        match self {
+            Self::Tensor(tensor) if is_codes(tensor) => Dtype::U8,
             _ => Dtype::F32,
         }
     }
 
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// Without a copy where the run's storage holds the same bytes: a thread beside the steps has better things to do.
-    fn data(&self) -> Cow<'_, [u8]> {
-        match &self.contents {
-            Contents::Tensor(tensor) if is_codes(tensor) => {
-                Cow::Owned(tensor.to_host().iter().map(|code| *code as u8).collect())
-            }
-            Contents::Tensor(tensor) => match tensor.to_host() {
-                Cow::Borrowed(values) => bytes(values),
-                Cow::Owned(values) => Cow::Owned(bytes(&values).into_owned()),
-            },
-            Contents::Values(values) => bytes(values),
+    fn len(&self) -> usize {
+        match self {
+            Self::Tensor(tensor) => tensor.len(),
+            Self::Values(values) => values.len(),
         }
     }
 
-    fn data_len(&self) -> usize {
-        self.shape[0] * if self.dtype() == Dtype::U8 { 1 } else { size_of::<f32>() }
+    /// Without a copy where the run's storage holds the same bytes: a thread beside the steps has better things to do.
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Tensor(tensor) if is_codes(tensor) => {
+                Cow::Owned(tensor.to_host().iter().map(|code| *code as u8).collect())
+            }
+            Self::Tensor(tensor) => match tensor.to_host() {
+                Cow::Borrowed(values) => bytes(values),
+                Cow::Owned(values) => Cow::Owned(bytes(&values).into_owned()),
+            },
+            Self::Values(values) => bytes(values),
+        }
     }
+}
+
+/// Writes a safetensors file, past the system's pages: nothing reads it before the run has gone on. Each tensor is let go as soon as it is written,
+/// so that the next update finds as few as possible that it must copy.
+fn write_tensors(path: &Path, mut tensors: Vec<(String, Saved)>) -> Result<Sum, TrainError> {
+    // Where a value begins at a multiple of its size, a reader can use it as it lies there.
+    tensors.sort_by_key(|(_, saved)| saved.dtype() == Dtype::U8);
+    let infos = tensors.iter().map(|(name, saved)| (name.clone(), saved.dtype(), vec![saved.len()]));
+    let io = |error| TrainError::io(path, error);
+    let header = safetensors_header(infos, None).map_err(|error| io(io::Error::other(error)))?;
+    let mut file = LargeFile::create(path)?;
+    file.write_all(&header).map_err(io)?;
+    for (_, saved) in tensors {
+        file.write_all(&saved.bytes()).map_err(io)?;
+    }
+    file.finish().map_err(io)
 }
 
 /// The folder of a run's checkpoints.
@@ -196,19 +206,21 @@ impl Snapshot {
 
     /// Its size on the disk, in bytes, but for names.
     pub(super) fn bytes(&self) -> u64 {
-        self.files.iter().flat_map(|(_, tensors)| tensors).map(|(_, saved)| saved.data_len() as u64).sum()
+        let all = self.files.iter().flat_map(|(_, tensors)| tensors);
+        all.map(|(_, saved)| (saved.len() * saved.dtype().bitsize() / 8) as u64).sum()
     }
 
-    /// Writes it into the run directory `run`; each tensor is let go as soon as its file is there.
+    /// Writes it into the run directory `run`.
     pub(super) fn write(self, run: &Path) -> Result<(), TrainError> {
         let staging = Staging::beside(&folder(run, self.step))?;
+        let mut sums = Vec::new();
         for (name, tensors) in self.files.into_iter().filter(|(_, tensors)| !tensors.is_empty()) {
-            let path = staging.path().join(format!("{name}.safetensors"));
-            serialize_to_file(tensors, None, &path)
-                .map_err(|error| TrainError::io(&path, io::Error::other(error.to_string())))?;
+            let name = format!("{name}.safetensors");
+            let sum = write_tensors(&staging.path().join(&name), tensors)?;
+            sums.push((name, sum));
         }
         grades_fs::write(&staging.path().join(STATE), self.progress)?;
-        grades_fs::seal(staging.path())?;
+        grades_fs::seal_with(staging.path(), &sums)?;
         Ok(staging.replace()?)
     }
 }
