@@ -234,7 +234,7 @@ pub struct Config {
     /// Whether each layer is computed again in the backward pass instead of keeping its activations: less memory, more
     /// time, the same result. Default: false.
     pub gradient_checkpointing: bool,
-    /// The average of the weights that a run ends with, unless its loss on batches not yet seen is worse:
+    /// The average of the weights that a run ends with, unless its loss on batches not yet seen is higher by more than chance:
     /// `{kind: polynomial, power: 3}` (Shamir & Zhang 2013), `{kind: ema, updates: 20}`, `none`, or `auto` (default: the
     /// polynomial one with `tau: auto`, else none). It takes the memory of what trains once more. A matrix that freezes takes
     /// its average.

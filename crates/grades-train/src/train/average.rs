@@ -72,8 +72,8 @@ pub struct Average {
     kind: WeightAverage,
     /// Values that each average is of.
     pub(super) count: u64,
-    /// Where it was compared with the weights before the end: its loss and theirs over batches that came next.
-    pub(super) compared: Option<[f64; 2]>,
+    /// Its loss and that of the weights over the batches that came next, for each of the steps at which it was compared with them.
+    pub(super) compared: Vec<[f64; 2]>,
     /// By the slot of the piece, of those that train.
     pub(super) values: Vec<Option<Tensor>>,
 }
@@ -82,7 +82,7 @@ impl Average {
     /// Of nothing yet, over a table of `slots` pieces.
     #[must_use]
     pub fn new(kind: WeightAverage, slots: usize) -> Self {
-        Self { kind, count: 0, compared: None, values: vec![None; slots] }
+        Self { kind, count: 0, compared: Vec::new(), values: vec![None; slots] }
     }
 
     /// Whether the weights after step `step` are taken in: none before the end of the warm-up are.
@@ -103,6 +103,21 @@ impl Average {
                 place => *place = Some(device.part(&parameter.value, first, shape)),
             }
         }
+    }
+
+    /// Whether the weights had lower losses by more than chance (Student's test of the differences, one side, 5 %). A low learning rate makes
+    /// them so by a little at every step; a high one makes either better from step to step, and the weights that a run would end with are then worse
+    /// than those that were compared as often as not.
+    #[must_use]
+    pub fn is_worse(&self) -> bool {
+        // The 95 % quantiles of one, two and three degrees of freedom.
+        const QUANTILES: [f64; 3] = [6.314, 2.920, 2.353];
+        let differences: Vec<f64> = self.compared.iter().map(|[averaged, raw]| averaged - raw).collect();
+        let Some(freedom) = differences.len().checked_sub(2) else { return false };
+        let count = differences.len() as f64;
+        let mean = differences.iter().sum::<f64>() / count;
+        let spread = differences.iter().map(|difference| (difference - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        mean > QUANTILES[freedom.min(QUANTILES.len() - 1)] * (spread / count).sqrt()
     }
 
     /// Whether anything was taken in.
@@ -268,6 +283,20 @@ mod tests {
         average.mask(1, &[false]);
         average.swap(&mut now);
         assert_eq!(*now[0].to_host(), [0.0, 20.0]);
+    }
+
+    /// By hand: four differences of mean 2 and standard error 1 or 0.5, and what is too few.
+    #[test]
+    fn an_average_is_worse_only_by_more_than_chance() {
+        let is_worse = |differences: &[f64]| {
+            let compared = differences.iter().map(|difference| [3.0 + difference, 3.0]).collect();
+            Average { compared, ..Average::new(WeightAverage::Ema { updates: 4.0 }, 0) }.is_worse()
+        };
+        let around = |spread: f64| [2.0 - spread, 2.0 - spread, 2.0 + spread, 2.0 + spread];
+        // Their standard error is spread / √3; 2.353 of it is 2 at a spread of 1.472.
+        assert!(is_worse(&around(1.46)) && !is_worse(&around(1.49)));
+        assert!(!is_worse(&around(1.46).map(|difference| -difference)));
+        assert!(is_worse(&[1.0, 1.0]) && !is_worse(&[0.0, 0.0]) && !is_worse(&[5.0]) && !is_worse(&[]));
     }
 
     #[test]

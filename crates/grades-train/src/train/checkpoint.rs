@@ -38,8 +38,8 @@ pub(super) struct Progress {
     pub(super) rule: Rule,
     /// Updates that each piece has had, where it has a state.
     pub(super) optimizer_steps: BTreeMap<usize, u64>,
-    /// How many values the average of the weights is of, and what a comparison of it came to.
-    pub(super) average: Option<(u64, Option<[f64; 2]>)>,
+    /// How many values the average of the weights is of, and what comparisons of it came to.
+    pub(super) average: Option<(u64, Vec<[f64; 2]>)>,
     /// Norms of the kept gradients, as bits, where they were measured.
     pub(super) kept_norm_bits: BTreeMap<usize, Option<u64>>,
     /// Pieces that train, by slot.
@@ -180,7 +180,7 @@ impl Snapshot {
             policy,
             rule: state.optimizer.rule(),
             optimizer_steps: states.map(|(slot, state)| (slot, state.steps())).collect(),
-            average: state.average.as_ref().map(|average| (average.count, average.compared)),
+            average: state.average.as_ref().map(|average| (average.count, average.compared.clone())),
             kept_norm_bits: freezing.previous.iter().map(|(i, kept)| (*i, kept.norm.map(f64::to_bits))).collect(),
             trainable: parameters.pieces().filter(|(_, p)| p.is_trainable()).map(|(_, p)| p.slot()).collect(),
             untied: state.model.is_untied(),

@@ -196,7 +196,7 @@ fn restore_kept(folder: &Path, progress: &Progress, state: &mut TrainState) -> R
 
 fn restore_average(
     folder: &Path,
-    saved: Option<(u64, Option<[f64; 2]>)>,
+    saved: Option<(u64, Vec<[f64; 2]>)>,
     steps: usize,
     state: &mut TrainState,
     options: &TrainOptions,

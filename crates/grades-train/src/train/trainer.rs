@@ -306,8 +306,8 @@ impl<'a> Trainer<'a> {
         let average_val_loss = if val_loss.is_some() { self.with_average(Self::validate)?.flatten() } else { None };
         // Those of the average are not told.
         self.val_rewards = None;
-        if step + COMPARED == self.options.schedule.total_steps {
-            self.compare_average(step)?;
+        if (1..=COMPARED).contains(&(self.options.schedule.total_steps - step)) {
+            self.compare_average(step..step + 1)?;
         }
         let seconds = self.state.ledger.count_step(clock, loss, tokens);
         self.judge(step, val_loss);

@@ -1,5 +1,6 @@
 //! How a run ends: at its weights or at their average.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use grades::StopReason;
@@ -16,66 +17,72 @@ use crate::train::prefix_cache::Set;
 use crate::train::state::TrainState;
 use crate::train::validation::Validation;
 
-/// Steps whose batches an average of the weights is compared with the weights over: two forward passes each, 1 % of a run of 250 steps.
+/// Steps at which an average of the weights is compared with the weights: two forward passes each, 1 % of a run of 250 steps.
 pub(in crate::train) const COMPARED: usize = 4;
 
 impl Trainer<'_> {
-    /// Compares the average with the weights over the next batches, where these are not known yet: on samples that were
-    /// trained on before, the weights that have just seen them would look better than they are.
-    pub(super) fn compare_average(&mut self, step: usize) -> Result<(), TrainError> {
+    /// Compares the average with the weights over the batches of each of the next steps `steps`, counted from 0, where these are not known yet: on
+    /// samples that were trained on before, the weights that have just seen them would look better than they are.
+    pub(super) fn compare_average(&mut self, steps: Range<usize>) -> Result<(), TrainError> {
         if self.state.average.is_none() {
             return Ok(());
         }
         let (clock, before) = (Instant::now(), executed());
-        let next = Validation::from(self.feed.unseen(step..step + COMPARED)?);
-        if next.batches.is_empty() {
-            return Ok(());
-        }
-        let loss = |trainer: &mut Self| {
-            let (model, reader) = (&trainer.state.model, &mut trainer.reader);
-            if let Objective::Preference(preferences) = &trainer.objective {
-                let judged = mean_of_rows(next.batches.iter().map(|batch| {
-                    let inputs = reader.read(model, batch)?;
-                    let rows = preferences.rows(Set::Train, batch);
-                    Ok((preferences.evaluate(model, Set::Train, batch, None, &inputs), rows))
-                }));
-                return Ok(judged?.map_or(f64::NAN, |(loss, _)| loss));
+        for step in steps {
+            let next = Validation::from(self.feed.unseen(step..step + 1)?);
+            if next.batches.is_empty() {
+                continue;
             }
-            let losses = next.losses(|batch| {
-                Ok(loss_of(&model.log_likelihoods(&reader.read(model, batch)?, &labels_of(&batch.targets))))
-            })?;
-            Ok(losses.all.unwrap_or(f64::NAN))
-        };
-        let raw = loss(self)?;
-        let averaged = self.with_average(loss)?;
-        if let (Some(average), Some(averaged)) = (&mut self.state.average, averaged) {
-            average.compared = Some([averaged, raw]);
+            let raw = self.loss_over(&next)?;
+            let averaged = self.with_average(|trainer| trainer.loss_over(&next))?;
+            if let (Some(average), Some(averaged)) = (&mut self.state.average, averaged) {
+                average.compared.push([averaged, raw]);
+            }
         }
         self.state.ledger.monitor_flops += executed().since(&before).total();
         self.state.ledger.monitored(clock, self.state.ledger.validation_seconds);
         Ok(())
     }
 
+    fn loss_over(&mut self, next: &Validation) -> Result<f64, TrainError> {
+        let (model, reader) = (&self.state.model, &mut self.reader);
+        if let Objective::Preference(preferences) = &self.objective {
+            let judged = mean_of_rows(next.batches.iter().map(|batch| {
+                let inputs = reader.read(model, batch)?;
+                let rows = preferences.rows(Set::Train, batch);
+                Ok((preferences.evaluate(model, Set::Train, batch, None, &inputs), rows))
+            }));
+            return Ok(judged?.map_or(f64::NAN, |(loss, _)| loss));
+        }
+        let losses = next.losses(|batch| {
+            Ok(loss_of(&model.log_likelihoods(&reader.read(model, batch)?, &labels_of(&batch.targets))))
+        })?;
+        Ok(losses.all.unwrap_or(f64::NAN))
+    }
+
     /// Ends with the average of the weights, unless it is known to be worse. Returns whether it does; what is not taken stays
     /// in the average.
     pub(super) fn end_with_average(&mut self) -> Result<bool, TrainError> {
         let step = self.state.ledger.steps;
-        if self.state.average.as_ref().is_some_and(|average| average.compared.is_none()) {
-            self.compare_average(step)?;
+        if self.state.average.as_ref().is_some_and(|average| average.compared.is_empty()) {
+            self.compare_average(step..step + COMPARED)?;
         }
         let TrainState { average, model, .. } = &mut self.state;
         let Some(average) = average.as_mut().filter(|average| average.is_of_something()) else { return Ok(false) };
-        let is_worse = average.compared.is_some_and(|[averaged, raw]| averaged >= raw);
+        let is_worse = average.is_worse();
         if !is_worse {
             average.swap(model.parameters_mut());
         }
-        let reason = match (average.compared, is_worse) {
-            (None, _) => "the run ends with the average of its weights".to_owned(),
-            (Some([averaged, raw]), false) => format!(
+        let count = average.compared.len() as f64;
+        let [averaged, raw] = [0, 1].map(|of| average.compared.iter().map(|pair| pair[of]).sum::<f64>() / count);
+        let reason = match (average.compared.is_empty(), is_worse) {
+            (true, _) => "the run ends with the average of its weights".to_owned(),
+            (false, false) => format!(
                 "the run ends with the average of its weights, whose loss on batches not yet seen is {averaged:.4}; that of \
-                 the weights themselves is {raw:.4}"
+                 the weights themselves is {raw:.4}{}",
+                if averaged < raw { "" } else { ", which may be chance" }
             ),
-            (Some([averaged, raw]), true) => format!(
+            (false, true) => format!(
                 "the run ends with its weights, whose loss on batches not yet seen is {raw:.4}; that of their average is \
                  {averaged:.4}"
             ),
