@@ -15,10 +15,10 @@
 //!
 //! - *exhausted*: the unit's average has stayed at the noise floor for half a window (or, with `freeze: gain`, its gain is
 //!   not worth its arithmetic; see the module `gain`);
-//! - *stalled*: since all data have been seen once, the mean of all units' averages has come close to the floor and then
+//! - *stalled*: all data have been seen once, and the mean of all units' averages has come close to the floor and then
 //!   not fallen further for a whole window. From the second epoch on the samples are known, and agreement that rises
 //!   again comes from memorising them. Then all units that still train count as converged. In the first epoch agreement
-//!   that rises is progress, and nothing stalls;
+//!   that rises is progress, and nothing stalls; but what has stayed close to the floor in its last window need not be waited for in the second;
 //! - *nothing gained*: since all data have been seen once, updates have gained less than a fifth of their mean gain for 25
 //!   steps (see the module `gain`). Then, too, all units that still train count as converged.
 
@@ -196,7 +196,7 @@ const STEP: f64 = 0.01;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Detector {
     averages: BTreeMap<UnitId, Average>,
-    /// The lowest mean of all averages since the data repeat.
+    /// The lowest mean of all averages since the data repeat, or since it has been close to the floor before that.
     #[serde(with = "exact")]
     lowest: f64,
     /// Measurements since then.
@@ -305,15 +305,18 @@ impl Detector {
                 present.push((unit, average.at_floor));
             }
         }
-        if rule.repeats(step) && step > rule.settled_after && !present.is_empty() {
+        if step > rule.settled_after && !present.is_empty() {
             let mean = self.averages.values().map(Average::value).sum::<f64>() / self.averages.len() as f64;
-            if mean < self.lowest - STEP {
+            if mean > rule.stalled && !rule.repeats(step) {
+                // Agreement that rises in the first epoch is progress, and what was lowest before it does not count.
+                (self.lowest, self.since_lowest) = (f64::INFINITY, 0);
+            } else if mean < self.lowest - STEP {
                 (self.lowest, self.since_lowest) = (mean, 0);
             } else {
                 self.since_lowest += 1;
             }
         }
-        let stalled = self.lowest <= rule.stalled && self.since_lowest >= rule.window;
+        let stalled = rule.repeats(step) && self.lowest <= rule.stalled && self.since_lowest >= rule.window;
         let over = stalled || self.gains_nothing();
         present.retain(|(unit, at_floor)| {
             over || match rule.freeze {

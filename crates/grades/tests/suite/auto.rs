@@ -160,7 +160,12 @@ fn a_stalled_run_freezes_by_hand() {
     // Fresh data: what was lowest in the first epoch does not count.
     assert_eq!(freezes_at(AutoTau { epoch_steps: None, ..auto.clone() }, &[0.3, 0.1, 0.05, 0.2, 0.3]), None);
     assert_eq!(freezes_at(AutoTau { epoch_steps: Some(5), ..auto.clone() }, &[0.3, 0.1, 0.05, 0.2, 0.3, 0.4]), None);
-    assert_eq!(freezes_at(AutoTau { epoch_steps: Some(3), ..auto }, &[0.3, 0.1, 0.05, 0.2, 0.3, 0.4]), Some(5));
+    assert_eq!(freezes_at(AutoTau { epoch_steps: Some(3), ..auto.clone() }, &[0.3, 0.1, 0.05, 0.2, 0.3, 0.4]), Some(5));
+    // Close to the floor up to the end of the first epoch, step 5: that is over at the first step of the second, unless it falls on.
+    let close = AutoTau { epoch_steps: Some(5), ..auto };
+    assert_eq!(freezes_at(close.clone(), &[0.3, 0.05, 0.055, 0.05, 0.05]), Some(6));
+    assert_eq!(freezes_at(close.clone(), &[0.3, 0.05, 0.055, 0.05, 0.03, 0.05]), Some(7));
+    assert_eq!(freezes_at(close, &[0.3, 0.05, 0.055, 0.07, 0.05, 0.05]), Some(7));
 }
 
 #[test]
