@@ -565,6 +565,11 @@ fn locate(path: &Path) -> Result<Layout> {
     match (gguf.pop(), gguf.len()) {
         (Some(file), 0) => Ok(Layout::Gguf(file)),
         (Some(_), more) => Err(not_a_checkpoint(format!("it holds {} .gguf files; name the one to open", more + 1))),
+        (None, _) if path.join("adapter_config.json").is_file() => Err(not_a_checkpoint(
+            "it holds an adapter; give the model that it was trained on, with this folder as its adapter, or merge the two \
+             first"
+                .into(),
+        )),
         (None, _) => Err(not_a_checkpoint(
             "it holds no model.safetensors, no model.safetensors.index.json and no .gguf file; \
              convert weights of other formats to safetensors first"

@@ -121,6 +121,8 @@ fn what_is_no_checkpoint_is_named() {
     let path = dir.path();
     assert!(open_error(&path.join("absent")).contains("absent"));
     assert!(open_error(path).contains("holds no model.safetensors"));
+    fs::write(path.join("adapter_config.json"), "{}").unwrap();
+    assert!(open_error(path).contains("holds an adapter; give the model"));
     fs::write(path.join("weights.bin"), "x").unwrap();
     assert!(open_error(&path.join("weights.bin")).contains(".gguf"));
     fs::write(path.join("a.gguf"), "x").unwrap();
