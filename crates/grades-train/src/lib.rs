@@ -17,4 +17,5 @@ pub mod quickstart;
 mod random;
 pub mod schedule;
 pub mod serve;
+pub mod significance;
 pub mod train;

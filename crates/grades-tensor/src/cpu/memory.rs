@@ -48,7 +48,7 @@ impl Memory for Cpu {
     fn zeros(&self, shape @ [rows, columns]: [usize; 2], dtype: Dtype) -> Tensor {
         match dtype {
             Dtype::Bf16 => tensor::<bf16>(zeros(rows * columns), shape),
-            Dtype::U8 => Tensor::new(&CPU, shape, dtype, Values::U8(vec![0; rows * columns])),
+            Dtype::U8 => Tensor::new(&CPU, shape, dtype, Values::U8(zeros(rows * columns))),
             Dtype::F32 | Dtype::Packed => tensor::<f32>(zeros(rows * columns), shape),
         }
     }

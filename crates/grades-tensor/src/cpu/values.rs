@@ -151,7 +151,7 @@ pub(super) fn columns_mut<E: Number>(
 }
 
 /// Zeros to write into.
-pub(super) fn zeros<E: Number>(count: usize) -> Vec<E> {
+pub(super) fn zeros<E: bytemuck::Pod + Send + Sync>(count: usize) -> Vec<E> {
     // Where there is not as much memory, the allocation below ends the program and says so.
     elementwise::repeat(E::zeroed(), count).unwrap_or_else(|_| bytemuck::zeroed_vec(count))
 }

@@ -7,7 +7,7 @@
 
 use super::finished::Finished;
 use super::outcome::flops;
-use super::significance::t_test;
+use crate::significance::t_test;
 use grades_report::table::Mean;
 
 /// Which schedules make the frontier.

@@ -28,7 +28,6 @@ mod plan;
 mod planned_run;
 mod questions;
 mod results;
-pub mod significance;
 mod sweep;
 mod tables;
 

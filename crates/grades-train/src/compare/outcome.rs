@@ -7,7 +7,7 @@ use super::error::CompareError;
 use super::finished::Finished;
 use super::frontier::Frontier;
 use super::questions::{Answers, Metric, Questions};
-use super::significance::{holm, sign_flip};
+use crate::significance::{holm, sign_flip};
 use grades_report::table::Mean;
 
 /// The method that the others are compared with.

@@ -8,6 +8,8 @@ use grades_tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::significance::t_test;
+
 /// `weight_average`: which average is kept, of everything that trains.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -110,14 +112,9 @@ impl Average {
     /// than those that were compared as often as not.
     #[must_use]
     pub fn is_worse(&self) -> bool {
-        // The 95 % quantiles of one, two and three degrees of freedom.
-        const QUANTILES: [f64; 3] = [6.314, 2.920, 2.353];
         let differences: Vec<f64> = self.compared.iter().map(|[averaged, raw]| averaged - raw).collect();
-        let Some(freedom) = differences.len().checked_sub(2) else { return false };
-        let count = differences.len() as f64;
-        let mean = differences.iter().sum::<f64>() / count;
-        let spread = differences.iter().map(|difference| (difference - mean).powi(2)).sum::<f64>() / (count - 1.0);
-        mean > QUANTILES[freedom.min(QUANTILES.len() - 1)] * (spread / count).sqrt()
+        // Of both sides.
+        differences.iter().sum::<f64>() > 0.0 && t_test(&differences).is_some_and(|p| p < 0.1)
     }
 
     /// Whether anything was taken in.
@@ -285,7 +282,7 @@ mod tests {
         assert_eq!(*now[0].to_host(), [0.0, 20.0]);
     }
 
-    /// By hand: four differences of mean 2 and standard error 1 or 0.5, and what is too few.
+    /// By hand: four differences around 2, and what is too few.
     #[test]
     fn an_average_is_worse_only_by_more_than_chance() {
         let is_worse = |differences: &[f64]| {
