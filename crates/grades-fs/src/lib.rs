@@ -23,4 +23,4 @@ pub use file::{create, write, write_from};
 pub use large::LargeFile;
 pub use lock::{Lock, lock};
 pub use space::free;
-pub use staging::{Staging, remove_leftovers, remove_leftovers_in};
+pub use staging::{Staging, remove_leftovers_in};

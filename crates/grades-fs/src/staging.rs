@@ -1,5 +1,6 @@
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use crate::disk::{folder_of, hidden, hidden_prefix, is_hidden, rename, sync_files};
 use crate::error::Error;
@@ -9,17 +10,29 @@ use crate::error::Error;
 pub struct Staging {
     path: PathBuf,
     target: PathBuf,
+    /// Locked as long as this process lives, so that others know whether the folder was left behind. None where folders cannot be
+    /// locked (Windows, some network file systems); what is left there stays.
+    _lock: Option<File>,
 }
 
 impl Staging {
-    /// An empty one for the folder `target`, whose parents are made where they are missing.
+    /// An empty one for the folder `target`, whose parents are made where they are missing. What writers of `target` left behind that
+    /// were killed is removed.
     ///
     /// # Errors
     /// If it cannot be made.
     pub fn beside(target: &Path) -> Result<Self, Error> {
-        let path = hidden(target);
-        fs::create_dir_all(folder_of(target)).and_then(|()| fs::create_dir(&path)).map_err(Error::at(target))?;
-        Ok(Self { path, target: target.to_owned() })
+        remove_abandoned(target);
+        fs::create_dir_all(folder_of(target)).map_err(Error::at(target))?;
+        loop {
+            let path = hidden(target);
+            fs::create_dir(&path).map_err(Error::at(target))?;
+            // Another process may take it for abandoned, and lock and remove it, before it is locked here.
+            let lock = File::open(&path).ok().filter(|folder| folder.lock().is_ok());
+            if path.exists() {
+                return Ok(Self { path, target: target.to_owned(), _lock: lock });
+            }
+        }
     }
 
     /// Where its files are written.
@@ -78,22 +91,21 @@ impl Drop for Staging {
     }
 }
 
-/// Removes what writers of the folder `target` left beside it that were cut short. Only for folders that no other process
-/// may be writing now.
-///
-/// # Errors
-/// If they cannot be removed.
-pub fn remove_leftovers(target: &Path) -> Result<(), Error> {
+/// Removes what writers of the folder `target` left beside it whose processes are no more. What cannot be removed stays: it is in nobody's
+/// way.
+fn remove_abandoned(target: &Path) {
     let prefix = hidden_prefix(target);
-    let Ok(entries) = fs::read_dir(folder_of(target)) else { return Ok(()) };
-    let is_left = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(prefix.as_encoded_bytes());
-    for path in entries.flatten().filter(|entry| is_left(&entry.file_name())).map(|entry| entry.path()) {
-        fs::remove_dir_all(&path).map_err(Error::at(&path))?;
+    let entries = fs::read_dir(folder_of(target)).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes())) {
+        let Ok(folder) = File::open(entry.path()) else { continue };
+        if folder.try_lock().is_ok() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
-    Ok(())
 }
 
-/// The same for whatever was to lie in `folder`.
+/// Removes what was to lie in `folder`, of whatever name, and was cut short. Only for folders that no other process may be writing into
+/// now.
 ///
 /// # Errors
 /// If they cannot be removed.
@@ -159,16 +171,26 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_are_those_of_one_name() {
+    #[cfg(unix)]
+    fn a_killed_writer_leaves_nothing_for_the_next_and_a_living_one_keeps_its_own() {
         let parent = tempfile::tempdir().unwrap();
-        let target = parent.path().join("step-1");
-        for name in [".step-1.partial-7-0", ".step-10.partial-7-0", "step-1"] {
+        let target = parent.path().join("model");
+        for name in [".model.partial-7-0", ".models.partial-7-0"] {
             fs::create_dir(parent.path().join(name)).unwrap();
+            fs::write(parent.path().join(name).join("a"), "half").unwrap();
         }
-        remove_leftovers(&target).unwrap();
-        assert_eq!(names(parent.path()), [".step-10.partial-7-0", "step-1"]);
-        remove_leftovers(&parent.path().join("none/step-1")).unwrap();
-        // Of all that was to lie in a folder, files too.
+        let [first, second] = [(); 2].map(|()| Staging::beside(&target).unwrap());
+        let name = |staging: &Staging| staging.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let mut expected = [name(&first), name(&second), ".models.partial-7-0".to_owned()];
+        expected.sort();
+        assert_eq!(names(parent.path()), expected);
+        drop((first, second));
+        assert_eq!(names(parent.path()), [".models.partial-7-0"]);
+    }
+
+    #[test]
+    fn what_was_cut_short_in_a_folder_is_removed() {
+        let parent = tempfile::tempdir().unwrap();
         for name in [".step-1.partial-7-0", ".step-2.partial-7-1"] {
             fs::create_dir(parent.path().join(name)).unwrap();
         }

@@ -1,6 +1,13 @@
 //! Every kernel once, on few numbers: what an interpreter (Miri) can run in minutes, which sees a read or write out of bounds, of what is
-//! not initialised, or of what another thread writes. `MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-tree-borrows" cargo +nightly miri test -p
-//! grades-kernels --lib small::`; crossbeam, below rayon, needs tree borrows. It has the baseline's instructions alone.
+//! not initialised, or of what another thread writes.
+//!
+//! ```sh
+//! MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-tree-borrows -Zmiri-deterministic-floats" \
+//!     cargo +nightly miri test -p grades-kernels --lib small::
+//! ```
+//!
+//! crossbeam, below rayon, needs tree borrows; left to itself, Miri draws the last bits of `exp` and the like at random, so that numbers
+//! differ between numbers of threads. It has the baseline's instructions alone.
 //!
 //! The tests beside each kernel say what its numbers are; here they are finite, that is written, and the same on any number of threads.
 

@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::program::Workspace;
 use crate::records::logs;
+use crate::{pictures, tiny_checkpoint};
 
 /// Begins a call that says nothing.
 fn begin(workspace: &Workspace, arguments: &[&str]) -> Child {
@@ -19,15 +20,14 @@ fn begin(workspace: &Workspace, arguments: &[&str]) -> Child {
     program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
+fn trained(run: &Path) -> Vec<u8> {
+    let [model, adapter] = ["model/model.safetensors", "adapter/adapter_model.safetensors"].map(|file| run.join(file));
+    fs::read(if model.is_file() { model } else { adapter }).unwrap()
+}
+
 #[track_caller]
 fn assert_same(run: &Path, whole: &Path) {
-    let trained = |run: &Path| {
-        let [model, adapter] =
-            ["model/model.safetensors", "adapter/adapter_model.safetensors"].map(|file| run.join(file));
-        fs::read(if model.is_file() { model } else { adapter }).unwrap()
-    };
-    let [model, expected] = [run, whole].map(trained);
-    assert!(model == expected, "another model");
+    assert!(trained(run) == trained(whole), "another model");
     assert_eq!(logs(run), logs(whole));
 }
 
@@ -131,6 +131,57 @@ fn whatever_a_run_remembers_is_there_after_a_kill() {
         let [run, whole] = ["run", "whole"].map(|name| workspace.path(&format!("{name}-{index}")));
         assert_same(&run, &whole);
     }
+}
+
+/// Encoded samples and what is kept of pictures: a writer that is killed leaves nothing that others take for whole.
+#[test]
+fn caches_whose_writers_are_killed_hold_nothing_that_is_not_whole() {
+    let workspace = Workspace::new();
+    tiny_checkpoint::write_sentences(&workspace.path("data.jsonl"), 20_000);
+    let encode = ["preprocess", "config.yaml", "dataset_prepared_path=prepared"];
+    let started = Instant::now();
+    assert!(workspace.call(&["preprocess", "config.yaml", "dataset_prepared_path=whole"]).succeeded());
+    let whole = started.elapsed();
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    let names = |folder: &str| -> Vec<String> {
+        let entries = fs::read_dir(workspace.path(folder)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+    };
+    for _ in 0..10 {
+        let mut child = begin(&workspace, &encode);
+        thread::sleep(whole.mul_f64(random.random()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let kept = names("prepared");
+        let whole = |name: &String| grades_fs::verify(&workspace.path("prepared").join(name)).is_ok();
+        assert!(kept.iter().filter(|name| !name.starts_with('.')).all(whole), "{kept:?}");
+    }
+    assert!(workspace.call(&encode).succeeded());
+    // Nor is what was half written still there.
+    let kept = names("prepared");
+    assert!(kept.len() == 1 && kept == names("whole"), "{kept:?}");
+    for file in ["tokens.bin", "index.bin"] {
+        let [found, whole] =
+            ["prepared", "whole"].map(|folder| fs::read(workspace.path(folder).join(&kept[0]).join(file)).unwrap());
+        assert!(found == whole, "{file}");
+    }
+
+    pictures::config(&workspace);
+    let train = |output: &'static str, cache: &'static str| {
+        ["train", "seen.yaml", output, "freeze_vision_tower=true", "vision_cache=disk", cache, "max_steps=2"]
+    };
+    let started = Instant::now();
+    assert!(workspace.call(&train("output_dir=left", "vision_cache_dir=left-cache")).succeeded());
+    let whole = started.elapsed();
+    for output in ["output_dir=a", "output_dir=b", "output_dir=c", "output_dir=d"] {
+        let mut child = begin(&workspace, &train(output, "vision_cache_dir=cache"));
+        thread::sleep(whole.mul_f64(random.random()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(workspace.call(&train("output_dir=end", "vision_cache_dir=cache")).succeeded());
+    // What was computed and what was found differ, and are counted.
+    assert!(trained(&workspace.path("end")) == trained(&workspace.path("left")), "another model");
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn fixture() -> (String, String) {
 }
 
 /// A config that trains the model on two rows.
-fn config(workspace: &Workspace) {
+pub(crate) fn config(workspace: &Workspace) {
     let (model, images) = fixture();
     let row = |question: &str, answer: &str| {
         let content = [json!({"type": "image", "image": "wide.png"}), json!({"type": "text", "text": question})];

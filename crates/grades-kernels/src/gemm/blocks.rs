@@ -61,20 +61,21 @@ impl Kind {
     /// That of this machine.
     #[must_use]
     pub fn of_processor() -> Self {
-        #[cfg(target_arch = "x86_64")]
+        // Miri does not know `cpuid`.
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
             use std::arch::x86_64::__cpuid;
             let (vendor, version) = (__cpuid(0), __cpuid(1).eax);
             let vendor = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat();
             Self::described(&vendor, version, super::bf16::runs_on_amx())
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(any(not(target_arch = "x86_64"), miri))]
         {
             Self::OTHER
         }
     }
 
-    #[cfg(any(target_arch = "x86_64", test))]
+    #[cfg(any(all(target_arch = "x86_64", not(miri)), test))]
     fn described(vendor: &[u8], version: u32, amx: bool) -> Self {
         let base = version >> 8 & 0xf;
         let family = base + if base == 0xf { version >> 20 & 0xff } else { 0 };
