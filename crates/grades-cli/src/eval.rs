@@ -19,6 +19,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::output;
+use crate::parts::Parts;
 
 /// Score a model on benchmarks, or on questions of your own.
 ///
@@ -34,7 +35,8 @@ use crate::output;
 /// Example: grades eval --model runs/vqa/model --tasks my-questions.jsonl --image-folder pictures
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A model folder in the Hugging Face layout, a GGUF file, or a model of the Hugging Face Hub (owner/name).
+    /// The directory of a run, a model folder in the Hugging Face layout, a GGUF file, a model of the Hugging Face Hub
+    /// (owner/name), or the folder of an adapter that names its base.
     #[arg(long)]
     model: PathBuf,
     /// The folder of an adapter for it, as PEFT stores them.
@@ -103,14 +105,15 @@ impl Args {
         for name in &self.tasks {
             tasks.push((name.as_str(), Asked::find(name, &at)?));
         }
+        let parts = Parts::given(&self.model, self.adapter.as_deref())?;
         let options = Loading {
-            adapter: self.adapter.as_deref(),
+            adapter: parts.adapter.as_deref(),
             fold_adapter: false,
             load_in_4bit: self.load_in_4bit,
             image_backend: self.image_backend,
             precision: self.precision,
         };
-        let mut loaded = Loaded::open(&self.model, options)?;
+        let mut loaded = Loaded::open(&parts.model, options)?;
         // Only now, so that a mistake in the data or the model leaves no empty file behind.
         let mut samples = self.samples.as_deref().map(Samples::create).transpose()?;
         let mut results = BTreeMap::new();

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::draws::Draws;
 use crate::output;
+use crate::parts::Parts;
 
 /// Continue a text, or answer a question about pictures.
 ///
@@ -27,7 +28,8 @@ use crate::output;
 /// Example: grades generate --model runs/vqa/model --image photo.jpg --prompt "What is this?"
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A model folder in the Hugging Face layout, a GGUF file, or a model of the Hugging Face Hub (owner/name).
+    /// The directory of a run, a model folder in the Hugging Face layout, a GGUF file, a model of the Hugging Face Hub
+    /// (owner/name), or the folder of an adapter that names its base.
     #[arg(long)]
     model: PathBuf,
     /// The folder of an adapter for it, as PEFT stores them.
@@ -58,14 +60,15 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<()> {
         let pictures = self.pictures()?;
+        let parts = Parts::given(&self.model, self.adapter.as_deref())?;
         let options = Loading {
-            adapter: self.adapter.as_deref(),
+            adapter: parts.adapter.as_deref(),
             fold_adapter: true,
             load_in_4bit: self.load_in_4bit,
             image_backend: self.image_backend,
             precision: Precision::F32,
         };
-        let mut loaded = Loaded::open(&self.model, options)?;
+        let mut loaded = Loaded::open(&parts.model, options)?;
         let chat = self.chat || !self.image.is_empty();
         if chat && loaded.vision.is_none() {
             ChatTemplate::of(&loaded.tokenizer).context("the model has no chat template; leave --chat out")??;

@@ -15,6 +15,14 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
+    /// Those of `--model` and `--adapter`: without the latter, of whatever the former is.
+    pub(crate) fn given(model: &Path, adapter: Option<&Path>) -> anyhow::Result<Self> {
+        match adapter {
+            Some(adapter) => Ok(Self { model: model.to_owned(), adapter: Some(adapter.to_owned()) }),
+            None => Self::of(model, None),
+        }
+    }
+
     /// Those of a run's directory, a model or an adapter; `base` is the adapter's, if not the one that it names.
     pub(crate) fn of(source: &Path, base: Option<&Path>) -> anyhow::Result<Self> {
         let has_adapter = |folder: &Path| folder.join("adapter_config.json").is_file();
@@ -36,7 +44,11 @@ fn base_of(adapter: &Path) -> anyhow::Result<PathBuf> {
     let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
     let config: Value = serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
     let base = config["base_model_name_or_path"].as_str().filter(|base| !base.is_empty());
-    let base =
-        base.with_context(|| format!("{} does not name the adapter's base; give it with --base", path.display()))?;
-    Ok(base.into())
+    let unnamed = || {
+        format!(
+            "{} does not name the adapter's base; give it with --base, or as --model beside --adapter",
+            path.display()
+        )
+    };
+    Ok(base.with_context(unnamed)?.into())
 }

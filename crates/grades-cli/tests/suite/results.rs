@@ -173,6 +173,11 @@ fn an_adapter_beside_its_base_and_folded_into_it_are_one_model() {
     }
     let text = |model: &[&str]| continuation(&workspace, model);
     assert_eq!(text(&["--model", "model", "--adapter", "run/adapter"]), text(&["--model", "merged"]));
+    // A run, or its adapter, which names its base, stands for both.
+    for (source, name) in [("run", "run.jsonl"), ("run/adapter", "adapter.jsonl")] {
+        assert_eq!(scores(name, &["--model", source]), beside);
+        assert_eq!(text(&["--model", source]), text(&["--model", "merged"]));
+    }
 }
 
 #[test]
