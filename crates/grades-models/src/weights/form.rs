@@ -4,7 +4,8 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::error::Result;
-use super::{Checkpoint, Dtype, VALUES_PER_READ, WeightsError, gguf, zeroed};
+use super::load::{VALUES_PER_READ, zeroed};
+use super::{Checkpoint, Dtype, WeightsError, gguf};
 use crate::source::Form;
 
 impl Checkpoint {

@@ -102,7 +102,7 @@ fn every_float_type_of_safetensors_decodes_and_integers_are_refused() {
 fn a_tensor_longer_than_one_read_is_whole() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("model.safetensors");
-    let numbers = values(super::VALUES_PER_READ * 2 + 5, 2);
+    let numbers = values(super::load::VALUES_PER_READ * 2 + 5, 2);
     write_safetensors(&path, &[("long", Stored::F32, &[numbers.len()], &le_bytes(&numbers))]);
     assert_eq!(Checkpoint::open(&path).unwrap().load_f32("long").unwrap(), numbers);
 }
