@@ -68,9 +68,9 @@ impl Args {
             (None, true) => bail!("{}: there is no adapter; leave --lora out", self.source.display()),
             (Some(adapter), false) => {
                 let tokenizer = Tokenizer::from_checkpoint(&model)?.with_template_in(adapter)?;
-                let base = registry::open(&checkpoint, LoadOptions::new(device("auto")?))?;
-                let merged = peft::attach(base, adapter)?.merged();
-                let model = Model::of_decoder(&name, checkpoint.config()?, &merged, &tokenizer)?;
+                let base = registry::open(&checkpoint, LoadOptions::stored(device("auto")?))?;
+                let beside = peft::attach(base, adapter)?;
+                let model = Model::of_decoder(&name, checkpoint.config()?, &beside, &tokenizer)?;
                 save(&model, &checkpoint, &out, &types)?
             }
             (None, false) => {

@@ -54,8 +54,10 @@ impl Args {
         let model = Hub::from_env().model(&self.model)?;
         let checkpoint = Checkpoint::open(&model)?;
         let tokenizer = Tokenizer::from_checkpoint(&model)?.with_template_in(&self.adapter)?;
-        let base = registry::open(&checkpoint, LoadOptions::new(device("auto")?).in_4bit(self.load_in_4bit))?;
-        let model = peft::attach(base, &self.adapter)?.merged();
+        let stored = LoadOptions::stored(device("auto")?);
+        let stored = if self.load_in_4bit { stored.in_4bit(true) } else { stored };
+        // Folded into its base a matrix at a time, as they are written.
+        let model = peft::attach(registry::open(&checkpoint, stored)?, &self.adapter)?;
         let options = SaveOptions {
             dtype: match self.dtype.as_str() {
                 "f32" => SaveDtype::F32,

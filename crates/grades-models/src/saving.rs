@@ -5,17 +5,16 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::Error;
-use crate::model::Decoder;
-use crate::parameters::Parameter;
+use crate::model::{Decoder, Weight};
 use crate::weights::{SaveOptions, TensorToSave, WeightsError, nf4_tensors, quantization_config, save_checkpoint};
 
 /// Writes a model into the folder `dir`, which must not hold one, with the config that it was loaded by. A head that has parted
-/// from the embedding is a matrix of its own there; packed matrices are decoded.
+/// from the embedding is a matrix of its own there; packed matrices are decoded, and adapters folded in.
 ///
 /// # Errors
 /// If something is in the way, or the disk refuses.
 pub fn save(dir: &Path, model: &Decoder, config: &Value, options: &SaveOptions<'_>) -> Result<(), Error> {
-    let tensors = model.parameters().iter().map(dense).collect();
+    let tensors = model.weights().into_iter().map(dense).collect();
     write(dir, model, config, tensors, options)
 }
 
@@ -26,20 +25,20 @@ pub fn save(dir: &Path, model: &Decoder, config: &Value, options: &SaveOptions<'
 /// As [`save`], and if a matrix is one of several experts or holds what is no finite number.
 pub fn save_in_nf4(dir: &Path, model: &Decoder, config: &Value, options: &SaveOptions<'_>) -> Result<(), Error> {
     let mut tensors = Vec::new();
-    for parameter in model.parameters().iter() {
-        let name = &parameter.name;
-        match *parameter.shape {
-            [rows, columns] if parameter.may_be_packed() => {
+    for weight in model.weights() {
+        let name = weight.name();
+        match *weight.shape() {
+            [rows, columns] if weight.may_be_packed() => {
                 if name.contains(".experts.") {
                     return Err(Error::Weights(WeightsError::Values(format!(
                         "{name} is one of several experts, which transformers keeps in one tensor and bitsandbytes does not \
                          quantise; save it dense"
                     ))));
                 }
-                let values = || parameter.to_host().into_owned();
+                let values = move || weight.values().into_owned();
                 tensors.extend(nf4_tensors(name, [rows, columns], options.dtype, values));
             }
-            _ => tensors.push(dense(parameter)),
+            _ => tensors.push(dense(weight)),
         }
     }
     let quantization = quantization_config(options.dtype);
@@ -69,6 +68,6 @@ fn write(
     Ok(save_checkpoint(dir, &config, tensors, options)?)
 }
 
-fn dense(parameter: &Parameter) -> TensorToSave<'_> {
-    TensorToSave::deferred(&parameter.name, &parameter.shape, || Ok(parameter.to_host()))
+fn dense(weight: Weight<'_>) -> TensorToSave<'_> {
+    TensorToSave::deferred(weight.name(), weight.shape(), move || Ok(weight.values()))
 }

@@ -113,6 +113,8 @@ pub enum Storage {
     Dense,
     /// In the blocks of their checkpoint where it is quantised, else in NF4. They do not train.
     Packed,
+    /// In the blocks of their checkpoint where it is quantised, and as [`LoadOptions::fixed`] has it elsewhere: no value changes.
+    Stored,
     /// Nothing of the whole model is held or read but names, shapes and places; it cannot compute.
     Outline,
 }
@@ -144,6 +146,12 @@ impl LoadOptions {
     #[must_use]
     pub fn new(device: DeviceRef) -> Self {
         Self { device, storage: Storage::Dense, fixed: Groups::default(), split_fused: true }
+    }
+
+    /// All as its source has it, where that is in bf16 or in blocks: a model that is read and written, and no more.
+    #[must_use]
+    pub fn stored(device: DeviceRef) -> Self {
+        Self { storage: Storage::Stored, fixed: Groups::ALL, ..Self::new(device) }
     }
 
     /// With the projection matrices held as the option `load_in_4bit` says.
@@ -253,7 +261,9 @@ impl<'a> Builder<'a> {
         let form = if fixed { holdable(self.source, name, shape, places()) } else { Form::Dense };
         let value = match (shape, self.options.storage) {
             (_, Storage::Outline) => Tensor::new(device, extent, Dtype::F32, ()),
-            (&[rows, columns], Storage::Packed) if may_be_packed || matches!(form, Form::Packed(_)) => {
+            (&[rows, columns], storage @ (Storage::Packed | Storage::Stored))
+                if matches!(form, Form::Packed(_)) || may_be_packed && storage == Storage::Packed =>
+            {
                 device.from_packed(self.source.load_packed(name, [rows, columns])?)
             }
             _ if form == Form::Half => device.from_bf16(self.source.load_half(name, shape)?, extent),
@@ -294,7 +304,7 @@ impl<'a> Builder<'a> {
         let device = self.options.device;
         let value = match self.options.storage {
             Storage::Outline => Tensor::new(device, [1, width], Dtype::F32, ()),
-            Storage::Dense | Storage::Packed => {
+            Storage::Dense | Storage::Packed | Storage::Stored => {
                 device.from_host(self.source.load_scale(name, width, offset)?, [1, width])
             }
         };
@@ -308,7 +318,7 @@ impl<'a> Builder<'a> {
         let device = self.options.device;
         match self.options.storage {
             Storage::Outline => Tensor::new(device, [1, width], Dtype::F32, ()),
-            Storage::Dense | Storage::Packed => device.from_host(vec![number; width], [1, width]),
+            Storage::Dense | Storage::Packed | Storage::Stored => device.from_host(vec![number; width], [1, width]),
         }
     }
 

@@ -105,7 +105,7 @@ impl<'a> Model<'a> {
         Self::new(name, config, tokenizer, tensors, Box::new(|name| Ok(checkpoint.load_f32(name)?)))
     }
 
-    /// A model in memory without adapters; `config` is that of its checkpoint.
+    /// A model in memory, its adapters folded in; `config` is that of its checkpoint.
     ///
     /// # Errors
     /// As [`of_checkpoint`](Self::of_checkpoint).
@@ -115,13 +115,13 @@ impl<'a> Model<'a> {
         model: &'a Decoder,
         tokenizer: &'a Tokenizer,
     ) -> Result<Self, Error> {
-        let parameter = |name: &str| model.parameters().iter().find(|parameter| parameter.name == name);
-        let tensors = model.parameters().iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone()));
-        let values = move |name: &str| match parameter(name) {
-            Some(parameter) => Ok(parameter.to_host().into_owned()),
+        let weights = model.weights();
+        let tensors = weights.iter().map(|weight| (weight.name().to_owned(), weight.shape().to_vec())).collect();
+        let values = move |name: &str| match weights.iter().find(|weight| weight.name() == name) {
+            Some(weight) => Ok(weight.values().into_owned()),
             None => Err(WeightsError::Values(format!("it has no tensor {name}")).into()),
         };
-        Self::new(name, HfConfig::new(config.clone())?, tokenizer, tensors.collect(), Box::new(values))
+        Self::new(name, HfConfig::new(config.clone())?, tokenizer, tensors, Box::new(values))
     }
 
     fn new(

@@ -140,8 +140,7 @@ impl Decoder {
         config: LoraConfig,
         attach: impl FnOnce(&LoraConfig, Parameters, Vec<&mut Projection>) -> Result<Parameters, E>,
     ) -> Result<(), E> {
-        let places = |parameter: &Parameter| parameter.pieces().iter().map(|piece| piece.place).collect();
-        self.places = self.parameters.iter().map(places).collect();
+        self.places = self.parameters.iter().map(places_of).collect();
         for parameter in self.parameters.iter_mut() {
             parameter.set_trainable(false);
             let all = vec![Place::Base; parameter.pieces().len()];
@@ -151,6 +150,14 @@ impl Decoder {
         self.parameters = attach(&config, parameters, self.projections().collect())?;
         self.adapter = Some(config);
         Ok(())
+    }
+
+    /// The places of all parameters but its adapters', as they are without these.
+    pub(super) fn places_without_adapters(&self) -> Vec<Vec<Place>> {
+        match self.adapter {
+            Some(_) => self.places.clone(),
+            None => self.parameters.iter().map(places_of).collect(),
+        }
     }
 
     /// The same model without adapters, all of it dense: each weight becomes what it is with its own.
@@ -307,4 +314,8 @@ impl Decoder {
         self.vision.is_some()
             && self.parameters.pieces().any(|(_, piece)| piece.is_trainable() && piece.place.group() != Group::Language)
     }
+}
+
+fn places_of(parameter: &Parameter) -> Vec<Place> {
+    parameter.pieces().iter().map(|piece| piece.place).collect()
 }

@@ -14,6 +14,7 @@ mod reading;
 mod stack;
 mod tied;
 mod vision;
+mod weights;
 
 pub(crate) use arrangement::Arrangement;
 pub use cache::{KvCache, KvCaches};
@@ -28,3 +29,4 @@ pub(crate) use stack::Stack;
 pub(crate) use tied::HEAD;
 pub use tied::Untied;
 pub use vision::{Pictures, Vision};
+pub use weights::Weight;

@@ -1,9 +1,9 @@
 //! The low-rank adapter beside one matrix of a linear layer.
 
-use grades_tensor::{Tensor, ops};
+use grades_tensor::{Dtype, Tensor, ops};
 
 use super::run::Run;
-use crate::parameters::{ParameterId, Parameters};
+use crate::parameters::{Parameter, ParameterId, Parameters};
 
 /// The adapter of one matrix.
 #[derive(Clone, Debug)]
@@ -48,13 +48,24 @@ impl Pair {
 
     /// Adds `s · B · A` to the weight; with DoRA each row of the sum becomes as long as its magnitude says.
     pub(crate) fn fold(&self, parameters: &mut Parameters, weight: ParameterId, scaling: f32) {
-        let value = |id| parameters.get(id).value.clone();
-        let (a, b) = (value(self.a), value(self.b));
-        let magnitude = self.dora.as_ref().map(|dora| value(dora.magnitude));
+        let add = self.adding(parameters, scaling);
         let weight = parameters.get_mut(weight);
         // The sum is no number of bf16.
         weight.unpack();
-        let weight = &mut weight.value;
-        weight.device().fold(weight, &a, &b, scaling, magnitude.as_ref());
+        add(&mut weight.value);
+    }
+
+    /// What [`fold`](Self::fold) would make of the weight, in f32.
+    pub(crate) fn folded(&self, parameters: &Parameters, weight: &Parameter, scaling: f32) -> Tensor {
+        let mut sum = if weight.is_fixed() { weight.value.cast(Dtype::F32) } else { weight.value.clone() };
+        self.adding(parameters, scaling)(&mut sum);
+        sum
+    }
+
+    fn adding(&self, parameters: &Parameters, scaling: f32) -> impl FnOnce(&mut Tensor) + use<> {
+        let value = |id| parameters.get(id).value.clone();
+        let (a, b) = (value(self.a), value(self.b));
+        let magnitude = self.dora.as_ref().map(|dora| value(dora.magnitude));
+        move |weight| weight.device().fold(weight, &a, &b, scaling, magnitude.as_ref())
     }
 }

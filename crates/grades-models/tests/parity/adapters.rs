@@ -13,7 +13,7 @@ use grades_models::weights::Checkpoint;
 use grades_models::{Decoder, LoraConfig, peft, registry};
 use serde_json::{Value, json};
 
-use crate::fixture::{self, Batch, Values, assert_close, cpu, find, find_each, in_f64, relative_error};
+use crate::fixture::{self, Batch, Values, assert_close, cpu, find, find_each, held, in_f64, relative_error, written};
 
 /// Adapters of PEFT: plain ones, and weight-decomposed ones beside biases.
 const KINDS: [&str; 2] = ["lora", "dora"];
@@ -100,8 +100,11 @@ fn a_merged_model_computes_what_the_adapter_did() {
         let folded = batch.logits(&model);
         assert_close("logits after folding", &folded, &expected);
         assert!(folded == batch.logits(&model.merged()));
-        let merged = peft::attach(base(&folder), &folder).unwrap().merged();
+        let beside = peft::attach(base(&folder), &folder).unwrap();
+        let in_file = written(&beside);
+        let merged = beside.merged();
         assert!(merged.adapter().is_none());
+        assert!(in_file == held(&merged));
         assert_eq!(places(&merged), places_before);
         let found = batch.logits(&merged);
         assert_close("logits after merging", &found, &expected);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use grades_models::config::HfConfig;
 use grades_models::model::PassOptions;
-use grades_models::model::{Pictures, Vision};
+use grades_models::model::{Pictures, Vision, Weight};
 use grades_models::nn::Grid;
 use grades_models::parameters::Parameter;
 use grades_models::source::{LoadOptions, Source};
@@ -320,4 +320,19 @@ impl Bf16Bounds {
         let bound = |key: &str| 1.1 * measured[key].as_f64().unwrap();
         Some(Self { logits: bound("logits"), gradients: bound("gradients"), each_gradient: bound("worst_gradient") })
     }
+}
+
+/// What a file holds of a weight: its name, its shape, whether 4 bits are for it, and its values.
+pub(crate) type InFile = (String, Vec<usize>, bool, Vec<f32>);
+
+/// What is written of a model, whose adapters are folded in as that is done.
+pub(crate) fn written(model: &Decoder) -> Vec<InFile> {
+    let weight = |w: &Weight<'_>| (w.name().to_owned(), w.shape().to_vec(), w.may_be_packed(), w.values().into_owned());
+    model.weights().iter().map(weight).collect()
+}
+
+/// The same of what a model without adapters holds.
+pub(crate) fn held(model: &Decoder) -> Vec<InFile> {
+    let parameter = |p: &Parameter| (p.name.clone(), p.shape.clone(), p.may_be_packed(), p.to_host().into_owned());
+    model.parameters().iter().map(parameter).collect()
 }

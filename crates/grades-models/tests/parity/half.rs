@@ -10,7 +10,7 @@ use grades_models::{Decoder, Error, LoraConfig, registry};
 use grades_tensor::Dtype;
 use half::bf16;
 
-use crate::fixture::{Batch, Values, cpu, find, find_each, gradient, json};
+use crate::fixture::{Batch, Values, cpu, find, find_each, gradient, held, json, written};
 use crate::packed::fill_b;
 
 const FAMILIES: [&str; 12] = [
@@ -94,7 +94,9 @@ fn adapters_on_a_base_in_bf16_learn_what_they_learn_on_its_values_in_f32() {
             }
             // Sums with adapters are no numbers of bf16, so what they are added to is f32 from there on.
             let batch = Batch::new(&whole, &Values::expected(&folder));
-            let (mut half, whole) = (half, batch.logits(&whole.merged()));
+            let (beside, merged) = (written(&half), whole.merged());
+            assert!(beside == held(&merged), "{family}: what is written of it");
+            let (mut half, whole) = (half, batch.logits(&merged));
             half.parameters_mut().set_trainable(|_| Some(false));
             half.fold_frozen();
             let beside: usize = half.parameters().iter().filter(|parameter| is_half(parameter)).count();

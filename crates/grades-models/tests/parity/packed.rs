@@ -10,7 +10,9 @@ use grades_models::weights::{Checkpoint, Dtype as Stored};
 use grades_models::{Decoder, Inputs, LoraConfig, registry};
 use grades_tensor::{Dtype, Layout};
 
-use crate::fixture::{Batch, Values, assert_close, cpu, find, find_each, gradient, in_f64, relative_error};
+use crate::fixture::{
+    Batch, Values, assert_close, cpu, find, find_each, gradient, held, in_f64, relative_error, written,
+};
 
 /// What bitsandbytes made of the fixture `llama`.
 const NF4: &str = "nf4/llama";
@@ -145,8 +147,10 @@ fn a_merged_packed_base_computes_what_the_adapter_did() {
     let mut model = open(&folder, Storage::Packed).with_adapter(config, &LoraConfig::initial(1)).unwrap();
     fill_b(&mut model, |_| 0.2);
     let beside = in_f64(&logits(&model, &expected));
+    let beside_base = written(&model);
     let merged = model.merged();
     assert!(!merged.parameters().iter().any(Parameter::is_packed));
+    assert!(beside_base == held(&merged));
     let found = logits(&merged, &expected);
     assert_close("logits", &found, &beside);
     assert!(relative_error(&found, expected.get("logits")) > 0.01);
