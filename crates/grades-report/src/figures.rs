@@ -57,7 +57,12 @@ fn known(points: Vec<(f64, f64)>) -> Points {
 /// The losses, training and validation in one figure.
 pub(super) fn losses(cast: &Cast<'_>) -> Figure {
     let training = of_steps(|step| step.loss);
-    let series = cast.lines(&[("training", &training), ("validation", &Run::validation_losses)]);
+    let lines = [
+        ("training", &training as Line<'_>),
+        ("validation", &Run::validation_losses),
+        ("validation of the average", &Run::average_losses),
+    ];
+    let series = cast.lines(&lines);
     let loss = chart("Loss", "loss per predicted token", series, false, Unit::Number);
     over_steps("loss", "", Chart { smooth: true, ..loss })
 }
@@ -67,11 +72,54 @@ pub(super) fn losses_apart(cast: &Cast<'_>) -> Vec<Figure> {
     let y = "loss per predicted token";
     let training = of_steps(|step| step.loss);
     let training = chart("Training loss", y, cast.lines(&[("", &training)]), false, Unit::Number);
-    let validation = chart("Validation loss", y, cast.lines(&[("", &Run::validation_losses)]), false, Unit::Number);
+    let validation = chart("Validation loss", y, validations(cast, |_, points| points), false, Unit::Number);
     let followed = validation.series.iter().any(|series| series.points.len() > 1);
     let mut figures = vec![over_steps("training-loss", "", Chart { smooth: true, ..training })];
     figures.extend(followed.then(|| over_steps("validation-loss", "", validation)));
     figures
+}
+
+/// Validation losses, and where a run kept an average of its weights those of it, as `placed` has them of each run.
+fn validations(cast: &Cast<'_>, placed: impl Fn(&Run, Points) -> Points) -> Vec<Series> {
+    let (weights, average) =
+        (|run: &Run| placed(run, run.validation_losses()), |run: &Run| placed(run, run.average_losses()));
+    let lines: [(&str, Line<'_>); 2] = [("", &weights), ("average", &average)];
+    let kept = cast.runs.iter().any(|run| !run.average_losses().is_empty());
+    cast.lines(if kept { &lines } else { &lines[..1] })
+}
+
+/// Validation losses over what training had cost by then: at equal arithmetic the lower line is the better run.
+pub(super) fn validation_by_arithmetic(cast: &Cast<'_>) -> Figure {
+    let executed: BTreeMap<&str, BTreeMap<u64, f64>> = cast
+        .runs
+        .iter()
+        .map(|run| (run.name.as_str(), run.executed_by_step().map(|(step, flops)| (step as u64, flops)).collect()))
+        .collect();
+    let flops = |run: &Run, step: f64| executed[run.name.as_str()].get(&(step as u64)).copied();
+    let placed = |run: &Run, points: Points| {
+        points.into_iter().filter_map(|(step, loss)| Some((flops(run, step)?, loss))).collect()
+    };
+    let title = "Validation loss by arithmetic";
+    let mut chart = chart(title, "loss per predicted token", validations(cast, placed), false, Unit::Number);
+    (chart.x, chart.x_unit) = ("operations executed".to_owned(), Unit::Flops);
+    let columns = [
+        ("run", "Run"),
+        ("step", "Step"),
+        ("executed", "Executed (FLOP)"),
+        ("validation", "Validation loss"),
+        ("average", "Of the average"),
+    ];
+    let mut table = Table::new(title, columns);
+    for run in cast.runs {
+        let average: BTreeMap<u64, Option<f64>> =
+            run.average_losses().into_iter().map(|(step, loss)| (step as u64, loss)).collect();
+        for (step, loss) in run.validation_losses() {
+            let of_average = average.get(&(step as u64)).copied().flatten();
+            let cells = [Cell::text(&run.name), Cell::count(step as u64)];
+            table.row(cells.into_iter().chain([flops(run, step), loss, of_average].map(Cell::short)));
+        }
+    }
+    Figure::of("validation-by-arithmetic", "", chart, table)
 }
 
 /// What benchmarks are judged by, of runs that were scored while they trained.

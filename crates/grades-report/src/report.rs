@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::answers;
 use crate::error::ReportError;
 use crate::figure::Figure;
-use crate::figures::{benchmarks, cost, events, freezing, frozen_share, learning_rate, losses, losses_apart};
+use crate::figures::{
+    benchmarks, cost, events, freezing, frozen_share, learning_rate, losses, losses_apart, validation_by_arithmetic,
+};
 use crate::groups::{Cast, Group, by_seed};
 use crate::live;
 use crate::page::{self, escape};
@@ -26,7 +28,7 @@ pub fn figures(runs: &[Run]) -> Vec<Figure> {
         figures.extend(signals::layers(run, index, &prefix).into_iter().map(|(_, figure)| figure));
         figures
     };
-    let mut figures = vec![losses(&cast), learning_rate(&cast), frozen_share(&cast)];
+    let mut figures = vec![losses(&cast), validation_by_arithmetic(&cast), learning_rate(&cast), frozen_share(&cast)];
     figures.extend(benchmarks(&cast));
     figures.extend(freezing(&cast));
     figures.extend(cost(&cast));

@@ -178,6 +178,21 @@ impl Run {
         losses
     }
 
+    /// The validation losses of the average of the weights, where one is kept.
+    #[must_use]
+    pub fn average_losses(&self) -> Vec<(f64, Option<f64>)> {
+        let at = |step: &Step| Some((step.step as f64, Some(step.average_val_loss?)));
+        self.steps.iter().filter_map(at).collect()
+    }
+
+    /// The operations of training that were executed by the end of each step.
+    pub fn executed_by_step(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
+        self.steps.iter().scan(0, |executed, step| {
+            *executed += step.flops.executed.total();
+            Some((step.step as f64, *executed as f64))
+        })
+    }
+
     /// Scores of benchmarks by step, those at the end of the run with them.
     fn scores(&self) -> impl Iterator<Item = (usize, &TaskScores)> {
         let during = self.steps.iter().filter_map(|step| Some((step.step, step.eval_tasks.as_ref()?)));

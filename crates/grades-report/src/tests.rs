@@ -60,6 +60,28 @@ fn numbers_of_a_run_stand_behind_their_figures() {
 }
 
 #[test]
+fn losses_of_an_average_lie_beside_those_of_the_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["kept", "plain"].map(|name| folder.path().join(name));
+    write_run(&paths[0], &METRICS.replace("\"val_loss\":3.125", "\"val_loss\":3.125,\"average_val_loss\":3.0"));
+    write_run(&paths[1], METRICS);
+    let runs = read(&paths).unwrap();
+    let csv = |runs: &[Run], name: &str| figure(&figures(runs), name).table.csv();
+    assert_eq!(
+        csv(&runs[..1], "loss"),
+        "step,training,validation,validation of the average\n1,3.5,,\n2,3.25,3.125,3\n"
+    );
+    // Two steps of 90 operations each.
+    assert_eq!(
+        csv(&runs, "validation-by-arithmetic"),
+        "run,step,executed,validation,average\nkept,2,180,3.125,3\nplain,2,180,3.125,\n"
+    );
+    let svg = figure(&figures(&runs), "validation-by-arithmetic").svg();
+    assert!(svg.contains("kept average") && !svg.contains("plain average"), "{svg}");
+    assert!(!figure(&figures(&runs[1..]), "validation-by-arithmetic").svg().contains("average"));
+}
+
+#[test]
 fn a_page_is_complete_in_itself_and_escaped() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("a<b>");
