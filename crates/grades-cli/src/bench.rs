@@ -224,9 +224,13 @@ fn print(report: &StepReport) {
         report.flops_ratio
     ));
     let peak = report.peak_memory_bytes.map_or("unknown".into(), |peak| format!("{}B", short(peak)));
+    // Plans are of training.
+    let planned = match report.options.mode {
+        Mode::Forward => String::new(),
+        _ => format!(" (planned {}B)", short(report.memory.peak)),
+    };
     output::print(&format!(
-        "memory        peak {peak} (planned {}B), optimizer {}B, kept gradients {}B",
-        short(report.memory.peak),
+        "memory        peak {peak}{planned}, optimizer {}B, kept gradients {}B",
         short(report.optimizer_bytes),
         short(report.kept_bytes)
     ));
