@@ -84,7 +84,13 @@ def test_ctrl_c_ends_the_program_and_other_threads_go_on(quickstart, tmp_path):
         "try: gradestop.train(%r, max_steps=100000, num_epochs=10000, output_dir=%r, early_stopping='none', progress=False)\n"
         "except KeyboardInterrupt: print('stopped', len(ticks))\n"
     ) % (str(quickstart / "config.yaml"), str(tmp_path / "long"))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    def heed():
+        # What a shell has put into the background ignores Ctrl-C, and so do its children.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "long" / "metrics.jsonl").is_file() and time.monotonic() < deadline:
         time.sleep(0.1)
