@@ -96,7 +96,12 @@ def test_ctrl_c_ends_the_program_and_other_threads_go_on(quickstart, tmp_path):
         time.sleep(0.1)
     time.sleep(0.5)
     os.kill(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
+    try:
+        out, _ = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        # It would train for hours.
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     said, ticks = out.split()
     assert said == "stopped" and int(ticks) > 10
     # Nothing of it is left.
