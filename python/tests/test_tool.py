@@ -84,6 +84,7 @@ def test_ctrl_c_ends_the_program_and_other_threads_go_on(quickstart, tmp_path):
         "try: gradestop.train(%r, max_steps=100000, num_epochs=10000, output_dir=%r, early_stopping='none', progress=False)\n"
         "except KeyboardInterrupt: print('stopped', len(ticks))\n"
     ) % (str(quickstart / "config.yaml"), str(tmp_path / "long"))
+
     def heed():
         # What a shell has put into the background ignores Ctrl-C, and so do its children.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
