@@ -257,11 +257,14 @@ impl Parameter {
         }
     }
 
+    /// Its value in f32.
+    pub(crate) fn dense(&self) -> Tensor {
+        if self.is_fixed() { self.value.cast(Dtype::F32) } else { self.value.clone() }
+    }
+
     /// Holds it in f32 from here on.
     pub(crate) fn unpack(&mut self) {
-        if self.is_fixed() {
-            self.value = self.value.cast(Dtype::F32);
-        }
+        self.value = self.dense();
     }
 
     /// The parameter in a forward pass; nothing of it is tracked unless `track` is on.

@@ -8,7 +8,7 @@ use super::vision::Vision;
 use crate::adapter::LoraConfig;
 use crate::config::Sizes;
 use crate::names::Names;
-use crate::nn::{Adapting, DropoutKey, KeysAndValues, Projection, Run};
+use crate::nn::{Adapting, DropoutKey, KeysAndValues, Layer, Projection, Run};
 use crate::parameters::{Group, Parameter, ParameterId, Parameters, Place};
 
 /// What a family puts together.
@@ -116,7 +116,13 @@ impl Decoder {
     }
 
     /// Every linear layer, in the order of the data.
-    fn projections(&mut self) -> impl Iterator<Item = &mut Projection> {
+    pub(super) fn projections(&self) -> impl Iterator<Item = &Projection> {
+        let of_vision = self.vision.iter().flat_map(Vision::projections);
+        of_vision.chain(self.stack.layers.iter().flat_map(Layer::projections))
+    }
+
+    /// The same, to be changed.
+    fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
         let of_vision = self.vision.iter_mut().flat_map(Vision::projections_mut);
         of_vision.chain(self.stack.layers.iter_mut().flat_map(|layer| layer.projections_mut()))
     }
@@ -128,7 +134,7 @@ impl Decoder {
             let places: Vec<Place> = parameter.pieces().iter().map(|piece| held(piece.place)).collect();
             parameter.set_places(places);
         }
-        for projection in self.projections() {
+        for projection in self.projections_mut() {
             projection.places.iter_mut().for_each(|place| *place = held(*place));
         }
     }
@@ -147,7 +153,7 @@ impl Decoder {
             parameter.set_places(all);
         }
         let parameters = std::mem::take(&mut self.parameters);
-        self.parameters = attach(&config, parameters, self.projections().collect())?;
+        self.parameters = attach(&config, parameters, self.projections_mut().collect())?;
         self.adapter = Some(config);
         Ok(())
     }
@@ -166,7 +172,7 @@ impl Decoder {
         self.parameters.iter_mut().for_each(Parameter::unpack);
         let scaling = self.adapter.take().as_ref().map_or(0.0, LoraConfig::scaling);
         let mut parameters = std::mem::take(&mut self.parameters);
-        for projection in self.projections() {
+        for projection in self.projections_mut() {
             for (&weight, pair) in projection.weights.iter().zip(std::mem::take(&mut projection.pairs)) {
                 if let Some(pair) = pair.filter(|pair| !pair.folded) {
                     pair.fold(&mut parameters, weight, scaling);
@@ -189,7 +195,7 @@ impl Decoder {
     pub fn fold_frozen(&mut self) {
         let scaling = self.adapter.as_ref().map_or(0.0, LoraConfig::scaling);
         let mut parameters = std::mem::take(&mut self.parameters);
-        for projection in self.projections() {
+        for projection in self.projections_mut() {
             for (&weight, pair) in projection.weights.iter().zip(&mut projection.pairs) {
                 let Some(pair) = pair.as_mut().filter(|pair| !pair.folded) else { continue };
                 let trains = pair.parameters().any(|id| parameters.get(id).is_trainable());

@@ -214,7 +214,7 @@ impl Outline {
 
     /// The weights that can have an adapter, each with its place.
     fn adaptable(&self) -> impl Iterator<Item = (&Parameter, Place)> {
-        let all = self.projections().flat_map(|projection| projection.weights.iter().zip(&projection.places));
+        let all = self.model.projections().flat_map(|projection| projection.weights.iter().zip(&projection.places));
         all.filter(|(_, place)| **place != Place::Base).map(|(&id, &place)| (self.parameters().get(id), place))
     }
 
@@ -224,11 +224,6 @@ impl Outline {
 
     fn layers(&self) -> impl Iterator<Item = &Layer> {
         self.model.stack.layers.iter()
-    }
-
-    /// Every linear layer, in the order of the data.
-    fn projections(&self) -> impl Iterator<Item = &Projection> {
-        self.vision().into_iter().flat_map(Vision::projections).chain(self.layers().flat_map(Layer::projections))
     }
 
     fn weights<'a>(&'a self, projection: &Projection) -> impl Iterator<Item = &'a Parameter> {

@@ -4,9 +4,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::decoder::Decoder;
-use super::vision::Vision;
 use crate::adapter::LoraConfig;
-use crate::nn::{Layer, Pair};
+use crate::nn::Pair;
 use crate::parameters::{Parameter, Parameters};
 
 /// A weight as it is without adapters: its own is added when the values are asked for, so that one matrix at a time of a model that is
@@ -58,9 +57,7 @@ impl Decoder {
     /// has, without holding it.
     #[must_use]
     pub fn weights(&self) -> Vec<Weight<'_>> {
-        let of_vision = self.vision.iter().flat_map(Vision::projections);
-        let projections = of_vision.chain(self.stack.layers.iter().flat_map(Layer::projections));
-        let beside = projections.flat_map(|projection| projection.weights.iter().zip(&projection.pairs));
+        let beside = self.projections().flat_map(|projection| projection.weights.iter().zip(&projection.pairs));
         let mut pairs: HashMap<usize, &Pair> = HashMap::new();
         for (weight, pair) in beside {
             pairs.extend(pair.iter().filter(|pair| !pair.folded).map(|pair| (weight.index(), pair)));

@@ -1,6 +1,6 @@
 //! The low-rank adapter beside one matrix of a linear layer.
 
-use grades_tensor::{Dtype, Tensor, ops};
+use grades_tensor::{Tensor, ops};
 
 use super::run::Run;
 use crate::parameters::{Parameter, ParameterId, Parameters};
@@ -57,7 +57,7 @@ impl Pair {
 
     /// What [`fold`](Self::fold) would make of the weight, in f32.
     pub(crate) fn folded(&self, parameters: &Parameters, weight: &Parameter, scaling: f32) -> Tensor {
-        let mut sum = if weight.is_fixed() { weight.value.cast(Dtype::F32) } else { weight.value.clone() };
+        let mut sum = weight.dense();
         self.adding(parameters, scaling)(&mut sum);
         sum
     }

@@ -99,7 +99,9 @@ fn a_merged_model_computes_what_the_adapter_did() {
         model.fold_frozen();
         let folded = batch.logits(&model);
         assert_close("logits after folding", &folded, &expected);
-        assert!(folded == batch.logits(&model.merged()));
+        let in_file = written(&model);
+        let merged = model.merged();
+        assert!(folded == batch.logits(&merged) && in_file == held(&merged));
         let beside = peft::attach(base(&folder), &folder).unwrap();
         let in_file = written(&beside);
         let merged = beside.merged();
