@@ -90,14 +90,12 @@ fn validations(cast: &Cast<'_>, placed: impl Fn(&Run, Points) -> Points) -> Vec<
 
 /// Validation losses over what training had cost by then: at equal arithmetic the lower line is the better run.
 pub(super) fn validation_by_arithmetic(cast: &Cast<'_>) -> Figure {
-    let executed: BTreeMap<&str, BTreeMap<u64, f64>> = cast
-        .runs
-        .iter()
-        .map(|run| (run.name.as_str(), run.executed_by_step().map(|(step, flops)| (step as u64, flops)).collect()))
-        .collect();
-    let flops = |run: &Run, step: f64| executed[run.name.as_str()].get(&(step as u64)).copied();
+    let executed = |run: &Run| -> BTreeMap<u64, f64> {
+        run.executed_by_step().map(|(step, flops)| (step as u64, flops)).collect()
+    };
     let placed = |run: &Run, points: Points| {
-        points.into_iter().filter_map(|(step, loss)| Some((flops(run, step)?, loss))).collect()
+        let executed = executed(run);
+        points.into_iter().filter_map(|(step, loss)| Some((*executed.get(&(step as u64))?, loss))).collect()
     };
     let title = "Validation loss by arithmetic";
     let mut chart = chart(title, "loss per predicted token", validations(cast, placed), false, Unit::Number);
@@ -111,12 +109,14 @@ pub(super) fn validation_by_arithmetic(cast: &Cast<'_>) -> Figure {
     ];
     let mut table = Table::new(title, columns);
     for run in cast.runs {
+        let executed = executed(run);
         let average: BTreeMap<u64, Option<f64>> =
             run.average_losses().into_iter().map(|(step, loss)| (step as u64, loss)).collect();
         for (step, loss) in run.validation_losses() {
             let of_average = average.get(&(step as u64)).copied().flatten();
             let cells = [Cell::text(&run.name), Cell::count(step as u64)];
-            table.row(cells.into_iter().chain([flops(run, step), loss, of_average].map(Cell::short)));
+            let flops = executed.get(&(step as u64)).copied();
+            table.row(cells.into_iter().chain([flops, loss, of_average].map(Cell::short)));
         }
     }
     Figure::of("validation-by-arithmetic", "", chart, table)

@@ -104,14 +104,9 @@ pub(super) fn clocks(runs: &[Run]) -> String {
     let clock = |run: &Run| {
         let every = run.steps.len().div_ceil(CLOCK).max(1);
         let last = run.steps.len().saturating_sub(1);
-        let (mut flops, mut ticks) = (0.0, Vec::new());
-        for (place, step) in run.steps.iter().enumerate() {
-            flops += step.flops.executed.total() as f64;
-            if place % every == 0 || place == last {
-                ticks.push([step.step as f64, step.seconds, flops].map(short));
-            }
-        }
-        json!(ticks)
+        let ticks = run.steps.iter().zip(run.executed_by_step()).enumerate();
+        let shown = ticks.filter(|(place, _)| place % every == 0 || *place == last);
+        shown.map(|(_, (step, (at, flops)))| json!([at, step.seconds, flops].map(short))).collect::<Value>()
     };
     data("clocks", &runs.iter().map(clock).collect())
 }
