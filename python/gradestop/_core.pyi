@@ -81,6 +81,7 @@ class Policy:
         measurements: list[tuple[str, list[Norms]]],
         gradients: list[Array] = ...,
         weights: list[Array] = ...,
+        training_loss: float | None = None,
         validation_loss: float | None = None,
         flops: int = 0,
         seconds: float = 0.0,

@@ -48,6 +48,15 @@ class Group:
             dist.broadcast(values, dist.get_global_rank(group, 0), group=group)
         return values
 
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over all processes of what each has found for its own samples."""
+        if self._shards or self.ddp is not None:
+            group = self.ddp.process_group if self.ddp is not None else None
+            value = value.clone()
+            dist.all_reduce(value, group=group)
+            value /= dist.get_world_size(group)
+        return value
+
 
 def data_parallel(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
     """The DDP that a model is, or that wraps it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Callable
 
@@ -21,6 +22,38 @@ __all__ = ["GradES"]
 
 #: A state of another version is refused.
 _VERSION = 1
+
+
+class _Losses:
+    """The losses of the passes since the last step, and the hook that sees them where a model returns its own.
+
+    What copies or pickles the model gets a hook that keeps nothing of this run.
+    """
+
+    def __init__(self) -> None:
+        self._means: list[Tensor] = []
+        self._shares: list[Tensor] = []
+
+    def __reduce__(self) -> Any:
+        return _Losses, ()
+
+    def __call__(self, model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        # Inside a graph nothing can be kept.
+        loss = None if torch.compiler.is_compiling() else getattr(output, "loss", None)
+        if isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1:
+            # Told how many tokens the whole step has, Transformers divides by them: the passes' losses then add up to the step's.
+            self.add(loss, kwargs.get("num_items_in_batch") is not None)
+
+    def add(self, loss: Tensor, is_share: bool) -> None:
+        (self._shares if is_share else self._means).append(loss.detach().to(torch.float32).reshape(()))
+
+    def take(self) -> Tensor:
+        """The step's loss; NaN where none was seen."""
+        shares, means = self._shares, self._means
+        self._shares, self._means = [], []
+        if shares:
+            return torch.stack(shares).sum()
+        return torch.stack(means).mean() if means else torch.tensor(math.nan)
 
 
 class GradES:
@@ -44,6 +77,10 @@ class GradES:
 
     Gradients are measured as the optimizer gets them. Where they are clipped by another function before, that is after clipping: it
     changes nothing for ``tau="auto"`` without repeated data, which asks for angles, and everything for a number as threshold.
+
+    Where samples come again, ``tau="auto"`` asks by the training loss whether they are learnt by heart. A model that returns its loss as
+    those of Transformers do (``output.loss``) tells it by itself; in another loop call `observe_loss`. Where no loss is known, samples
+    count as known from the second epoch on.
 
     Args:
         model: The model, wrapped (DDP, FSDP2, ``torch.compile``, PEFT) or not.
@@ -118,8 +155,12 @@ class GradES:
         #: Seconds spent here, in all.
         self.monitor_seconds = 0.0
         self._clock_of_step = 0.0
+        self._losses = _Losses()
+        self._loss_of_step: float | None = None
         pre, post = self.optimizer.register_step_pre_hook, self.optimizer.register_step_post_hook
         self._hooks = [pre(self._before_step), post(self._after_step)]
+        if self._repeats:
+            self._hooks.append(model.register_forward_hook(self._losses, with_kwargs=True))
         self.optimizer._gradestop = self
         self._apply(self.policy.in_force())
         wants = self.policy.wants(0)
@@ -159,6 +200,21 @@ class GradES:
     def report(self, path: str) -> None:
         """Writes the report of the run so far as one HTML file. Only an older report is replaced."""
         self.record.report(path, self)
+
+    # The training loss
+
+    def observe_loss(self, loss: Any) -> None:
+        """Tells the mean training loss per predicted token of a pass: for loops whose model does not return it. Where gradients are
+        accumulated, call it once a pass. A tensor is read with the next step."""
+        if self._repeats:
+            self._losses.add(torch.as_tensor(loss), False)
+
+    def _training_loss(self) -> float | None:
+        """The mean loss over the passes of a step and over all processes."""
+        if not self._repeats:
+            return None
+        loss = float(self.group.mean(self._losses.take().to(self._parameters()[0].device)))
+        return loss if math.isfinite(loss) else None
 
     # Before the optimizer's step
 
@@ -239,10 +295,14 @@ class GradES:
         return measured
 
     @property
+    def _repeats(self) -> bool:
+        """Whether samples come again."""
+        return self.epoch_steps is not None and self.epoch_steps < self.total_steps
+
+    @property
     def _gains_matter(self) -> bool:
         """Gains count once data repeat, and where they choose single matrices."""
-        repeats = self.epoch_steps is not None and self.epoch_steps < self.total_steps
-        return repeats or self.config.weighs
+        return self._repeats or self.config.weighs
 
     @torch.no_grad()
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -252,6 +312,7 @@ class GradES:
         wants = self.policy.wants(step)
         measured = self._measure(step)
         clock = time.perf_counter()
+        self._loss_of_step = self._training_loss()
         if not wants.idle and not wants.after_update:
             self._decide(step, self._observation(wants, measured), measured)
         self.freezing.before_update()
@@ -282,7 +343,8 @@ class GradES:
             weights = [(u.name, i, _bytes(p.of(p.parameter))) for u in self.units for i, p in enumerate(u.parts)]
         seconds = time.perf_counter() - self._seconds
         return dict(
-            measurements=measurements, gradients=gradients, weights=weights, validation_loss=validation_loss, seconds=seconds
+            measurements=measurements, gradients=gradients, weights=weights, training_loss=self._loss_of_step,
+            validation_loss=validation_loss, seconds=seconds,
         )
 
     def _decide(self, step: int, observation: dict[str, Any], measured: Measured) -> None:

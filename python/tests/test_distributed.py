@@ -52,12 +52,16 @@ def run(model, inner, rank=0, world=1, freeze_every=None):
     from gradestop import GradES, GradESConfig
 
     optimizer = torch.optim.AdamW(inner.parameters(), lr=1e-2)
-    stopper = GradES(model, optimizer, total_steps=STEPS, config=GradESConfig(**CONFIG, trace=True), freeze_every=freeze_every)
+    stopper = GradES(model, optimizer, total_steps=STEPS, epoch_steps=12, config=GradESConfig(**CONFIG, trace=True), freeze_every=freeze_every)
+    stopper.losses = []
     for x, y in batches():
         part = slice(rank * 32 // world, (rank + 1) * 32 // world)
-        torch.nn.functional.cross_entropy(model(x[part]), y[part]).backward()
+        loss = torch.nn.functional.cross_entropy(model(x[part]), y[part])
+        stopper.observe_loss(loss)
+        loss.backward()
         stopper.clip_grad_norm_(0.5)
         optimizer.step()
+        stopper.losses.append(stopper._loss_of_step)
         optimizer.zero_grad()
         if stopper.should_stop:
             break
@@ -83,7 +87,7 @@ def worker(rank, port, kind, folder, freeze_every):
     stopper = run(model, model if kind == "fsdp2" else inner, rank, WORLD, freeze_every)
     whole = lambda p: p.full_tensor() if hasattr(p, "full_tensor") else p  # noqa: E731
     weights = {name: whole(p.detach()).double().sum().item() for name, p in inner.named_parameters()}
-    told = dict(events=stopper.events, signals=stopper.record.signals, weights=weights)
+    told = dict(events=stopper.events, signals=stopper.record.signals, weights=weights, losses=stopper.losses)
     with open(os.path.join(folder, f"{rank}.json"), "w") as file:
         json.dump(told, file)
     dist.barrier()
@@ -105,6 +109,8 @@ def test_two_processes_decide_as_one(tmp_path, kind, freeze_every):
     mp.spawn(worker, args=(free_port(), kind, str(tmp_path), freeze_every), nprocs=WORLD)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORLD))
     assert first["events"] == second["events"] and first["signals"] == second["signals"]
+    # Each process saw half of the samples.
+    assert first["losses"] == second["losses"] and first["losses"] == pytest.approx(alone.losses, rel=1e-4)
     moves = lambda events: [(e["event"], e["step"], e.get("unit")) for e in events]  # noqa: E731
     assert moves(first["events"]) == moves(alone.events)
     for (step, ours), (_, theirs) in zip(alone.record.signals, first["signals"]):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import pickle
 
 import pytest
 import torch
@@ -158,6 +160,70 @@ def test_clip_equals_pytorchs(tiny_llama, tokens):
             torch.testing.assert_close(parameter.grad, other[name] * scale, rtol=1e-5, atol=1e-9)
         optimizer.step()
         optimizer.zero_grad()
+
+
+def known_losses(stopper):
+    """The training losses that the method remembers, by step."""
+    return dict(json.loads(stopper.policy.state()[0])["memory"]["detector"]["staircase"]["last"])
+
+
+def test_the_training_loss_is_seen(tiny_llama, tokens):
+    rows = tokens(32)
+    stopper, _, losses = train(tiny_llama(), rows, 10, epoch_steps=4)
+    assert known_losses(stopper) == dict(enumerate(losses, 1))
+    # Of data that do not repeat nothing is read.
+    stopper, _, _ = train(tiny_llama(), rows, 10, epoch_steps=10)
+    assert "staircase" not in json.loads(stopper.policy.state()[0])["memory"]["detector"]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_loss_of_accumulated_gradients_is_that_of_the_step(tiny_llama, tokens, told):
+    model, rows = tiny_llama(), tokens(16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    stopper = GradES(model, optimizer, total_steps=8, epoch_steps=2)
+    whole = {}
+    for step in range(1, 5):
+        with torch.no_grad():
+            whole[step] = model(input_ids=rows, labels=rows).loss.item()
+        for ids in rows.split(8):
+            # Told the tokens of the whole step, the model divides by them.
+            options = dict(num_items_in_batch=torch.tensor(16 * 11)) if told else {}
+            loss = model(input_ids=ids, labels=ids, **options).loss
+            (loss if told else loss / 2).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert known_losses(stopper) == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_loss_that_the_model_does_not_return_is_told(tiny_llama, tokens):
+    model, rows = tiny_llama(), tokens(8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    stopper = GradES(model, optimizer, total_steps=8, epoch_steps=2)
+    told = {}
+    for step in range(1, 5):
+        logits = model(input_ids=rows).logits
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), rows[:, 1:].flatten())
+        if step != 2:
+            stopper.observe_loss(loss)
+            told[step] = loss.item()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert known_losses(stopper) == told
+
+
+def test_a_copy_of_the_model_tells_nothing(tiny_llama, tokens):
+    model, rows = tiny_llama(), tokens(8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    stopper = GradES(model, optimizer, total_steps=8, epoch_steps=2)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        twin(input_ids=rows, labels=rows)
+    loss = model(input_ids=rows, labels=rows).loss
+    loss.backward()
+    optimizer.step()
+    assert known_losses(stopper) == {1: loss.item()}
+    stopper.detach()
+    assert not model._forward_hooks
 
 
 @pytest.mark.parametrize("clip", [None, 0.1])

@@ -208,7 +208,8 @@ impl Policy {
 
     /// Takes what was measured at a step and decides. `measurements` has for each unit that trains one tuple for each tensor:
     /// ‖∇W_t‖, ‖∇W_{t−1}‖, ‖∇W_t − ∇W_{t−1}‖, ‖W_t − W_s‖, of which any may be `None`.
-    #[pyo3(signature = (step, measurements, gradients=Vec::new(), weights=Vec::new(), validation_loss=None, flops=0, seconds=0.0))]
+    /// `training_loss` is the mean over all batches of the step and all processes, `None` where it is not known.
+    #[pyo3(signature = (step, measurements, gradients=Vec::new(), weights=Vec::new(), training_loss=None, validation_loss=None, flops=0, seconds=0.0))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python, where one observation is one call")]
     fn observe(
         &self,
@@ -216,6 +217,7 @@ impl Policy {
         measurements: Vec<(String, Vec<Norms>)>,
         gradients: Arrays,
         weights: Arrays,
+        training_loss: Option<f64>,
         validation_loss: Option<f64>,
         flops: u64,
         seconds: f64,
@@ -230,6 +232,7 @@ impl Policy {
                 measurements: &measurements,
                 gradients: &elements(&gradients),
                 weights: &elements(&weights),
+                training_loss,
                 validation_loss,
                 spent: Spent { flops, seconds },
             },

@@ -15,12 +15,15 @@
 //!
 //! - *exhausted*: the unit's average has stayed at the noise floor for half a window (or, with `freeze: gain`, its gain is
 //!   not worth its arithmetic; see the module `gain`);
-//! - *stalled*: all data have been seen once, and the mean of all units' averages has come close to the floor and then
-//!   not fallen further for a whole window. From the second epoch on the samples are known, and agreement that rises
-//!   again comes from memorising them. Then all units that still train count as converged. In the first epoch agreement
-//!   that rises is progress, and nothing stalls; but what has stayed close to the floor in its last window need not be waited for in the second;
-//! - *nothing gained*: since all data have been seen once, updates have gained less than a fifth of their mean gain for 25
-//!   steps (see the module `gain`). Then, too, all units that still train count as converged.
+//! - *stalled*: samples are learnt by heart, and the mean of all units' averages has come close to the floor and then not
+//!   fallen further for a whole window. Agreement that rises again comes from memorising them. Then all units that still
+//!   train count as converged. Before samples are known agreement that rises is progress, and nothing stalls; but what has stayed close to the
+//!   floor in the last window need not be waited for again;
+//! - *nothing gained*: samples are learnt by heart, and since they come again updates have gained less than a fifth of their
+//!   mean gain for 25 steps (see the module `gain`). Then, too, all units that still train count as converged.
+//!
+//! Whether samples are learnt by heart is seen where they come again, from the second epoch on: the training loss then falls at once (see
+//! the module `staircase`). Where the loop tells no training loss they count as known from there on.
 
 use std::collections::BTreeMap;
 
@@ -31,6 +34,7 @@ use crate::exact;
 use crate::gain::{GainAverage, Gains, StepGains};
 use crate::norm::Norm;
 use crate::signal::Measurement;
+use crate::staircase::Staircase;
 use crate::unit::UnitId;
 
 /// The parameters of `tau: auto`.
@@ -196,12 +200,14 @@ const STEP: f64 = 0.01;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Detector {
     averages: BTreeMap<UnitId, Average>,
-    /// The lowest mean of all averages since the data repeat, or since it has been close to the floor before that.
+    /// The lowest mean of all averages since samples are known, or since it has been close to the floor before that.
     #[serde(with = "exact")]
     lowest: f64,
     /// Measurements since then.
     since_lowest: usize,
     gains: Gains,
+    #[serde(default, skip_serializing_if = "Staircase::is_empty")]
+    staircase: Staircase,
     /// With `freeze: gain`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     unit_gains: BTreeMap<UnitId, OfUnit>,
@@ -250,15 +256,28 @@ impl Default for Detector {
             lowest: f64::INFINITY,
             since_lowest: 0,
             gains: Gains::default(),
+            staircase: Staircase::default(),
             unit_gains: BTreeMap::new(),
         }
     }
 }
 
 impl Detector {
-    /// Whether updates gain nothing any more.
+    /// Whether updates gain nothing any more but what is learnt by heart.
     pub(crate) fn gains_nothing(&self) -> bool {
-        self.gains.are_exhausted()
+        self.gains.are_exhausted() && self.staircase.is_found()
+    }
+
+    /// Whether samples come again and are learnt by heart.
+    fn memorises(&self, rule: &Rule, step: usize) -> bool {
+        rule.repeats(step) && self.staircase.is_found()
+    }
+
+    /// Takes in the training loss of a step.
+    pub(crate) fn observe_loss(&mut self, rule: &Rule, step: usize, loss: f64) {
+        if let Some(epoch) = rule.epoch_steps {
+            self.staircase.add(step, loss, epoch);
+        }
     }
 
     /// Takes in what an update has gained.
@@ -307,8 +326,8 @@ impl Detector {
         }
         if step > rule.settled_after && !present.is_empty() {
             let mean = self.averages.values().map(Average::value).sum::<f64>() / self.averages.len() as f64;
-            if mean > rule.stalled && !rule.repeats(step) {
-                // Agreement that rises in the first epoch is progress, and what was lowest before it does not count.
+            if mean > rule.stalled && !self.memorises(rule, step) {
+                // Agreement that rises before samples are known is progress, and what was lowest before it does not count.
                 (self.lowest, self.since_lowest) = (f64::INFINITY, 0);
             } else if mean < self.lowest - STEP {
                 (self.lowest, self.since_lowest) = (mean, 0);
@@ -316,7 +335,7 @@ impl Detector {
                 self.since_lowest += 1;
             }
         }
-        let stalled = rule.repeats(step) && self.lowest <= rule.stalled && self.since_lowest >= rule.window;
+        let stalled = self.memorises(rule, step) && self.lowest <= rule.stalled && self.since_lowest >= rule.window;
         let over = stalled || self.gains_nothing();
         present.retain(|(unit, at_floor)| {
             over || match rule.freeze {

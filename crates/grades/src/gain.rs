@@ -5,8 +5,8 @@
 //! update has lowered the expected loss, so its sum foretells the validation loss without validating. The moments of AdamW
 //! tell what the last update was, so that it costs no copy of weights or gradients.
 //!
-//! Once every sample has been seen, updates also lower the loss by memorising, which makes gains larger than what they are
-//! worth. Gains that have become small all the same say that nothing is left:
+//! Once samples are learnt by heart (see the module `staircase`), updates also lower the loss by memorising, which makes gains larger
+//! than what they are worth. Gains that have become small all the same say that nothing is left but that:
 //!
 //! t · ḡ_t < share · Σ_{s ≤ t} g_s,
 //!

@@ -66,6 +66,7 @@ mod replay;
 #[cfg(feature = "schema")]
 mod schema;
 mod signal;
+mod staircase;
 mod state;
 mod threshold;
 mod unit;

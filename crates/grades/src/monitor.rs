@@ -84,6 +84,15 @@ impl Monitor {
         }
     }
 
+    /// With `tau: auto`, takes the mean training loss per predicted token of step `step`, before its measurements: where samples
+    /// come again it tells whether they are learnt by heart. Without it they count as known from the second epoch on.
+    pub fn observe_loss(&mut self, step: usize, loss: f64) {
+        let rule = self.config.auto.rule(self.config.norm(), self.config.interval, self.planned_steps);
+        if let Some(detector) = self.detector.as_mut().filter(|_| !self.stopped && step > self.last_step) {
+            detector.observe_loss(&rule, step, loss);
+        }
+    }
+
     /// Takes the measurements of a step: for each unit those of its tensors (one, or A and B of a LoRA pair).
     ///
     /// At step 1 a measurement without a previous gradient is completed by the paper's ∇W_0 := 0. Frozen and unknown

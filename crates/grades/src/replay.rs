@@ -18,6 +18,9 @@ use crate::unit::UnitId;
 pub struct TraceStep {
     /// The optimizer step, from 1.
     pub step: usize,
+    /// The training loss; recordings from before it was kept have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
     /// The measurements of each unit.
     pub measurements: Vec<(UnitId, Vec<Measurement>)>,
     /// What the step's update has found of the update before it; empty where nothing was asked for.
@@ -65,6 +68,9 @@ pub fn replay<'a>(
     let mut monitor = Monitor::new(config, units, planned_steps)?;
     let mut replay = Replay::default();
     for recorded in trace {
+        if let Some(loss) = recorded.loss {
+            monitor.observe_loss(recorded.step, loss);
+        }
         let decision = monitor.observe(recorded.step, &recorded.measurements);
         replay.frozen_at.extend(decision.freeze.into_iter().map(|unit| (unit, recorded.step)));
         replay.stop = replay.stop.or(decision.stop.map(|reason| (recorded.step, reason)));

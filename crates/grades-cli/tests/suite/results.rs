@@ -95,27 +95,6 @@ fn train_prints_the_summary_of_its_directory() {
     assert!(text.stderr().contains("step 1/1"), "{}", text.stderr());
 }
 
-/// The rule was made for models that have learnt something.
-#[test]
-fn a_run_from_random_values_that_may_end_too_soon_says_so() {
-    let workspace = Workspace::new();
-    let said = |output: &str, options: &[&str]| {
-        let output = format!("output_dir={output}");
-        let called = workspace.call(&[&["train", "config.yaml", &output, "max_steps=1"][..], options].concat());
-        assert!(called.succeeded(), "{}", called.stderr());
-        called.stderr().contains("early_stopping: none prevents")
-    };
-    let auto = "early_stopping={method: grades, tau: auto}";
-    assert!(said("a", &["init=random", "num_epochs=2", auto]));
-    for (output, options) in [
-        ("b", ["init=random", "num_epochs=1", auto]),
-        ("c", ["init=random", "num_epochs=2", "early_stopping=none"]),
-        ("d", ["init=pretrained", "num_epochs=2", auto]),
-    ] {
-        assert!(!said(output, &options), "{options:?}");
-    }
-}
-
 #[test]
 fn report_writes_a_page_drawings_and_tables() {
     let workspace = Workspace::new();

@@ -56,6 +56,15 @@ pub struct Measured {
     pub operations: u64,
 }
 
+/// The losses of a step, in nats per predicted token (of preferences the training loss per row).
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Losses {
+    /// Over its batches, before its update; before the first step there is none.
+    pub(super) training: Option<f64>,
+    /// Over the validation set, where it was wanted.
+    pub(super) validation: Option<f64>,
+}
+
 impl Measured {
     /// The measurements of each unit.
     pub(super) fn by_unit(&self) -> Vec<(UnitId, Vec<Measurement>)> {
@@ -172,7 +181,7 @@ impl Freezing {
         &self,
         model: &Decoder,
         wants: &Wants,
-        (measured, gradients, validation_loss, spent): (&Measured, &Gradients, Option<f64>, Spent),
+        (measured, gradients, losses, spent): (&Measured, &Gradients, Losses, Spent),
         observe: impl FnOnce(&Observation<'_>) -> T,
     ) -> T {
         let gradients: Vec<_> = self
@@ -191,7 +200,8 @@ impl Freezing {
             measurements: &measured.by_unit(),
             gradients: &elements(&gradients),
             weights: &elements(&weights),
-            validation_loss,
+            training_loss: losses.training,
+            validation_loss: losses.validation,
             spent,
         })
     }

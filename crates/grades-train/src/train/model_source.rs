@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use grades::{EarlyStopping, Tau};
 use grades_models::config::{HfConfig, Sizes};
 use grades_models::generation_config::end_tokens;
 use grades_models::model::Outline;
@@ -153,18 +152,6 @@ impl ModelSource {
             Some(_) => "and take less memory with load_in_4bit: true, which leaves them as they are",
         };
         Some(format!("the model's weights in {} are decoded to f32, {why}", types.join(" and ")))
-    }
-
-    /// Why it may end too soon. In a model that has learnt nothing yet, gradients have little in common long before there is little
-    /// left to learn (`configs/pretrain.yaml` with `tau: auto` ends with its first epoch, 0.2 nats above what eight come to).
-    pub(super) fn may_end_too_soon(&self, config: &Config) -> Option<String> {
-        let is_auto = matches!(&config.early_stopping, EarlyStopping::Grades(options) if options.tau == Tau::Auto);
-        let begins_anew = matches!(self.values, Values::Random(_)) && config.num_epochs > 1.0;
-        (is_auto && begins_anew).then(|| {
-            "tau: auto was made for models that are trained already; from random values a run may end with its first epoch, long before \
-             it has learnt what it can, which early_stopping: none prevents"
-                .to_owned()
-        })
     }
 }
 

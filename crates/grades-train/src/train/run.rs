@@ -109,8 +109,7 @@ pub fn run_until(config: &Config, progress: bool, interrupt: &Interrupt) -> Resu
     if let Some(best) = best {
         checkpoints::adopt(&best, dir.path())?;
     }
-    let (decoded, too_soon) = (prepared.source.decoded(config), prepared.source.may_end_too_soon(config));
-    for line in decoded.iter().chain(&too_soon).filter(|_| progress) {
+    if let Some(line) = prepared.source.decoded(config).filter(|_| progress) {
         let _ = writeln!(io::stderr(), "{line}");
     }
     dir.report_to(config, resumed)?;

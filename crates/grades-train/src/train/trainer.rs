@@ -21,7 +21,7 @@ use super::average::Average;
 use super::checkpoints::Checkpoints;
 use super::error::{Nonfinite, TrainError};
 use super::evaluation::Evaluation;
-use super::freeze::Measured;
+use super::freeze::{Losses, Measured};
 use super::interrupt::Interrupt;
 use super::ledger::Ledger;
 use super::memory;
@@ -196,7 +196,7 @@ impl<'a> Trainer<'a> {
         let before_first = self.state.policy.wants(0);
         if self.state.ledger.steps == 0 && !before_first.is_idle() {
             let (mut gradients, measured) = (Gradients::default(), Measured::default());
-            self.observe_after_update(0, &before_first, measured, &mut gradients)?;
+            self.observe_after_update(0, &before_first, None, measured, &mut gradients)?;
         }
         self.state.optimizer.prepare(self.state.model.parameters());
         let mut stopped = None;
@@ -255,7 +255,8 @@ impl<'a> Trainer<'a> {
         // Algorithm 1: a matrix that freezes at this step is not updated any more.
         let mut decision = Decision::default();
         if !wants.is_idle() && !wants.after_update() {
-            decision = self.decide(step, &wants, &measured, &gradients, None)?;
+            decision =
+                self.decide(step, &wants, Losses { training: Some(loss), validation: None }, &measured, &gradients)?;
         }
         self.state.ledger.monitored(monitor, before.validation_seconds);
 
@@ -282,7 +283,14 @@ impl<'a> Trainer<'a> {
         if self.options.trace {
             let measurements = measured.by_unit();
             let flops = flops.total();
-            self.dir.trace(&TraceStep { step, measurements, gains: units, other_gain: others, flops })?;
+            self.dir.trace(&TraceStep {
+                step,
+                loss: Some(loss),
+                measurements,
+                gains: units,
+                other_gain: others,
+                flops,
+            })?;
         }
         if let Some(average) = average.as_mut().filter(|average| average.takes(step, warmup_steps)) {
             average.add(model.parameters());
@@ -291,7 +299,7 @@ impl<'a> Trainer<'a> {
         let monitor = Instant::now();
         let mut val_loss = None;
         if wants.after_update() {
-            (decision, val_loss) = self.observe_after_update(step, &wants, measured, &mut gradients)?;
+            (decision, val_loss) = self.observe_after_update(step, &wants, Some(loss), measured, &mut gradients)?;
         } else {
             self.keep(&mut gradients, &measured, &wants);
         }
@@ -417,12 +425,12 @@ impl<'a> Trainer<'a> {
         &mut self,
         step: usize,
         wants: &Wants,
+        losses: Losses,
         measured: &Measured,
         gradients: &Gradients,
-        validation_loss: Option<f64>,
     ) -> Result<Decision, TrainError> {
         let TrainState { model, policy, freezing, ledger, .. } = &mut self.state;
-        let seen = (measured, gradients, validation_loss, ledger.spent());
+        let seen = (measured, gradients, losses, ledger.spent());
         let decision = freezing.observed(model, wants, seen, |observation| policy.observe(step, observation));
         self.state.apply(&decision)?;
         if decision.restore_best {
@@ -444,6 +452,7 @@ impl<'a> Trainer<'a> {
         &mut self,
         step: usize,
         wants: &Wants,
+        training_loss: Option<f64>,
         mut measured: Measured,
         gradients: &mut Gradients,
     ) -> Result<(Decision, Option<f64>), TrainError> {
@@ -453,7 +462,8 @@ impl<'a> Trainer<'a> {
         }
         self.state.ledger.monitor_flops += measured.operations - before;
         let validation_loss = if wants.validation_loss { self.validate()? } else { None };
-        let decision = self.decide(step, wants, &measured, gradients, validation_loss)?;
+        let losses = Losses { training: training_loss, validation: validation_loss };
+        let decision = self.decide(step, wants, losses, &measured, gradients)?;
         self.keep(gradients, &measured, wants);
         Ok((decision, validation_loss))
     }

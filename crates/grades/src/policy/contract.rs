@@ -39,6 +39,9 @@ pub struct Observation<'a> {
     pub gradients: &'a [Elements<'a>],
     /// The weights of all tensors of the units, frozen ones too, after this step's update.
     pub weights: &'a [Elements<'a>],
+    /// The mean loss per predicted token over the batches of this step, before its update (of preferences that per row); known
+    /// at every step, `None` where the loop does not see it.
+    pub training_loss: Option<f64>,
     /// The mean loss per predicted token over the validation set after this step's update; `None` also where there is
     /// no validation set.
     pub validation_loss: Option<f64>,

@@ -50,6 +50,9 @@ impl Policy for Monitor {
     }
 
     fn observe(&mut self, step: usize, observation: &Observation<'_>) -> Decision {
+        if let Some(loss) = observation.training_loss {
+            self.observe_loss(step, loss);
+        }
         Self::observe(self, step, observation.measurements)
     }
 

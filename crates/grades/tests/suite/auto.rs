@@ -1,6 +1,9 @@
 //! `tau: auto` on traces with the course that was measured on a real model, and on cases by hand.
 
-use grades::{AutoTau, Config, Measurement, Monitor, Norm, Role, Signal, StopReason, TraceStep, UnitId, replay};
+use grades::{
+    AutoTau, Config, FreezeBy, Measurement, Monitor, Norm, Role, Signal, StepGains, StopReason, TraceStep, UnitId,
+    replay,
+};
 
 const STEPS: usize = 120;
 
@@ -116,10 +119,17 @@ fn a_run_over_fresh_data_is_not_cut_short() {
 
 /// One unit whose agreement takes these values at steps 2, 3, …, in the Frobenius norm: cosines.
 fn freezes_at(auto: AutoTau, cosines: &[f64]) -> Option<usize> {
+    freezes_with_losses_at(auto, cosines, &[])
+}
+
+/// The same with the training losses of steps 1, 2, ….
+fn freezes_with_losses_at(auto: AutoTau, cosines: &[f64], losses: &[f64]) -> Option<usize> {
     let unit = UnitId::language(0, Role::Q);
     let config = Config { auto, ..Config::default() };
     let mut monitor = Monitor::new(config, &[unit], STEPS).unwrap();
+    losses.first().into_iter().for_each(|loss| monitor.observe_loss(1, *loss));
     for (i, cosine) in cosines.iter().enumerate() {
+        losses.get(i + 1).into_iter().for_each(|loss| monitor.observe_loss(i + 2, *loss));
         // Gradients of lengths 1 and 2 at this angle.
         let change = (5.0 - 4.0 * cosine).sqrt();
         let measurement =
@@ -166,6 +176,50 @@ fn a_stalled_run_freezes_by_hand() {
     assert_eq!(freezes_at(close.clone(), &[0.3, 0.05, 0.055, 0.05, 0.05]), Some(6));
     assert_eq!(freezes_at(close.clone(), &[0.3, 0.05, 0.055, 0.05, 0.03, 0.05]), Some(7));
     assert_eq!(freezes_at(close, &[0.3, 0.05, 0.055, 0.07, 0.05, 0.05]), Some(7));
+}
+
+#[test]
+fn a_run_that_does_not_memorise_does_not_stall() {
+    // Close to the floor all the time: over with the first epoch of five steps where no loss is known.
+    let auto = AutoTau { window: Some(1), epoch_steps: Some(5), stalled: 0.06, ..AutoTau::default() };
+    let close = [0.05; 8];
+    assert_eq!(freezes_at(auto.clone(), &close), Some(6));
+    // Losses of mean 3 and variance 0.04: the first after them must be lower by 2 · 0.2 · √(1/5 + 1) = 0.4382, the mean of the first
+    // two by 2 · 0.2 · √(1/5 + 1/2) = 0.3347.
+    let stalls = |after: [f64; 4]| {
+        freezes_with_losses_at(auto.clone(), &close, &[vec![3.2, 2.8, 3.2, 2.8, 3.0], after.to_vec()].concat())
+    };
+    assert_eq!(stalls([2.56, 3.0, 3.0, 3.0]), Some(6));
+    assert_eq!(stalls([2.57, 2.75, 3.0, 3.0]), Some(7));
+    assert_eq!(stalls([2.57, 2.77, 3.0, 3.0]), None);
+    // Once known, samples remain so. Agreement that rises before that is progress, and the lowest is looked for anew.
+    let rises = [0.05, 0.05, 0.05, 0.05, 0.3, 0.05, 0.05, 0.05];
+    let losses = |sixth: f64, seventh: f64| [3.2, 2.8, 3.2, 2.8, 3.0, sixth, seventh, 3.0, 3.0];
+    assert_eq!(freezes_with_losses_at(auto.clone(), &rises, &losses(2.0, 3.0)), Some(6));
+    assert_eq!(freezes_with_losses_at(auto, &rises, &losses(3.0, 2.0)), Some(8));
+}
+
+#[test]
+fn gains_that_have_become_small_end_no_run_that_does_not_memorise() {
+    let unit = UnitId::language(0, Role::Q);
+    let ends_at = |loss: Option<fn(usize) -> f64>| {
+        let auto = AutoTau { epoch_steps: Some(30), freeze: FreezeBy::None, ..AutoTau::default() };
+        let mut monitor = Monitor::new(Config { auto, ..Config::default() }, &[unit], STEPS).unwrap();
+        let agreeing = Measurement { gradient: Some(1.0), previous: Some(1.0), change: Some(1.0), weight_change: None };
+        (2..STEPS).find(|&step| {
+            loss.into_iter().for_each(|loss| monitor.observe_loss(step, loss(step)));
+            let decision = monitor.observe(step, &[(unit, vec![agreeing])]);
+            let others = 0.8_f64.powi(step as i32);
+            monitor.observe_gains(step, &StepGains { units: &[], others, flops: 3, bytes: 0 });
+            decision.stop.is_some()
+        })
+    };
+    // The n-th gain is small from n · 0.8ⁿ⁻²⁵ / 25 < 0.2 on, which is n = 34 at step 35; the 25th of them is that of step 59.
+    assert_eq!(ends_at(None), Some(60));
+    assert_eq!(ends_at(Some(|_| 2.0)), None);
+    assert_eq!(ends_at(Some(|step| if step > 30 { 1.0 } else { 2.0 })), Some(60));
+    // Learnt by heart in the second epoch, as the third shows.
+    assert_eq!(ends_at(Some(|step| if step > 60 { 1.0 } else { 2.0 })), Some(61));
 }
 
 #[test]

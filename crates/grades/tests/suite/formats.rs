@@ -75,6 +75,7 @@ fn observe(policy: &mut dyn Policy, units: &[UnitId], step: usize) {
         measurements: &measurements,
         gradients: &elements,
         weights: &elements,
+        training_loss: None,
         validation_loss: Some(3.0 - 0.1 * step as f64),
         spent: grades::Spent { flops: 100 * step as u64, seconds: step as f64 },
     };

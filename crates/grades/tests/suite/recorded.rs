@@ -61,6 +61,7 @@ fn read(name: &str) -> Recorded {
         let all = 0..head.units.len();
         trace.push(TraceStep {
             step: line.step,
+            loss: None,
             measurements: all.clone().filter_map(measured).collect(),
             gains: all.filter_map(gain).collect(),
             other_gain: line.other_gain,
