@@ -42,6 +42,8 @@ pub struct Freezing {
     masks: BTreeMap<usize, Vec<bool>>,
     /// Whether frozen adapters are added to their weights.
     fold: bool,
+    /// Bytes that freezing has freed, and that have not gone back to the system.
+    freed: u64,
 }
 
 /// What one look at all gradients gave.
@@ -92,7 +94,8 @@ impl Freezing {
             Some((piece.slot(), PartId { unit, part: *next - 1 }))
         });
         let matrices = matrices.collect();
-        Self { matrices, previous: BTreeMap::new(), weights: BTreeMap::new(), masks: BTreeMap::new(), fold: false }
+        let (previous, weights, masks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { matrices, previous, weights, masks, fold: false, freed: 0 }
     }
 
     /// With frozen adapters added to their weights. They then stay frozen.
@@ -233,7 +236,7 @@ impl Freezing {
         let changed: Vec<(usize, bool)> =
             model.parameters().pieces().filter_map(|(_, piece)| Some((piece.slot(), changes(piece)?))).collect();
         model.parameters_mut().set_trainable(changes);
-        let before = (optimizer.bytes(), self.bytes());
+        let before = self.held(optimizer, average.as_deref());
         for (slot, trains) in changed {
             optimizer.release(slot);
             if !trains {
@@ -262,10 +265,20 @@ impl Freezing {
         if self.fold && decision.stop.is_none() {
             model.fold_frozen();
         }
-        if (optimizer.bytes(), self.bytes()) != before {
+        let held = self.held(optimizer, average.as_deref());
+        self.freed += before.saturating_sub(held);
+        // What goes back takes the memory that steps share along, and the next step has to get that again, a tenth longer: so seldom,
+        // where matrices freeze one by one.
+        if self.freed > held / 4 {
             grades_kernels::return_freed_memory();
+            self.freed = 0;
         }
         Ok(())
+    }
+
+    /// Bytes of what is held for what trains, between steps.
+    fn held(&self, optimizer: &Optimizer, average: Option<&Average>) -> u64 {
+        optimizer.bytes() + self.bytes() + average.map_or(0, Average::bytes)
     }
 
     /// What is folded is part of a weight by now.
