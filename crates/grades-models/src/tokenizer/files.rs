@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
+use super::charsmap;
 use super::sentencepiece::{Model, Options};
 use super::{Result, SpecialTokens, Templates, Tokenizer, TokenizerError};
 use crate::fields::{self, Fields, FieldsError, Rest, warn_once};
@@ -257,6 +258,7 @@ impl Templates {
 /// Makes a tokenizer from the contents of a `tokenizer.json`; `path` is for messages.
 pub(super) fn build(path: &Path, definition: &Value) -> Result<tokenizers::Tokenizer> {
     check_merges(path, definition)?;
+    charsmap::check(&definition["normalizer"]).map_err(|problem| malformed(path, problem))?;
     let bytes = serde_json::to_vec(definition).map_err(|e| malformed(path, e.to_string()))?;
     let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| malformed(path, e.to_string()))?;
     // A file may remember the truncation and padding of its last use; transformers resets both on every call.

@@ -1,5 +1,6 @@
 //! Tokenizers: text to token ids and back, as `AutoTokenizer` of transformers does it.
 
+mod charsmap;
 mod files;
 mod gguf;
 mod gguf_out;

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::charsmap;
 use super::files::malformed;
 use super::post_processor::around;
 use super::protobuf::{Field, fields};
@@ -143,7 +144,8 @@ impl<'a> Model<'a> {
         let replace = |pattern: Value, by: &str| json!({ "type": "Replace", "pattern": pattern, "content": by });
         let mut normalizers = Vec::new();
         if !self.charsmap.is_empty() {
-            normalizers.push(json!({ "type": "Precompiled", "precompiled_charsmap": base64(self.charsmap) }));
+            normalizers
+                .push(json!({ "type": "Precompiled", "precompiled_charsmap": charsmap::written(self.charsmap) }));
         }
         if self.remove_extra_whitespaces {
             // Of spaces alone: other white space stays.
@@ -294,21 +296,6 @@ fn any_of(mut texts: Vec<&str>) -> String {
     pattern
 }
 
-/// As RFC 4648 writes bytes.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let byte = |i: usize| u32::from(three.get(i).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for i in 0..4 {
-            let letter = char::from(ALPHABET[(bits >> (18 - 6 * i)) as usize & 63]);
-            text.push(if i <= three.len() { letter } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -424,13 +411,5 @@ mod tests {
         assert!(read(&[&piece[..], &[0x12, 2, 0x18, 4]].concat()).contains("word or char"));
         assert!(read(&[&piece[..], &[0x0a, 0]].concat()).contains("no text"));
         assert!(read(&[&piece[..], &[0x12, 3, 0xc0, 0x01, 1]].concat()).contains("treat_whitespace_as_suffix"));
-    }
-
-    #[test]
-    fn bytes_are_written_as_the_standard_does() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-        assert_eq!(base64(&[0xfb, 0xff]), "+/8=");
     }
 }
