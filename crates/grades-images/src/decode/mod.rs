@@ -7,6 +7,7 @@ mod error;
 mod gif;
 mod jpeg;
 mod pixels;
+mod png;
 
 use std::io::Cursor;
 
@@ -53,6 +54,9 @@ pub fn decode(file: &[u8], alpha: Alpha, limits: Limits) -> Result<Picture, Deco
         Format::Jpeg => return jpeg::decode(file, limits),
         Format::WebP if !webp_is_whole(file) => return Err(DecodeError::Truncated { format }),
         Format::WebP => ImageFormat::WebP,
+        Format::Png if png::has_cut_palette(file) => {
+            return Err(DecodeError::Damaged { format, reason: "its palette is not of whole colours".into() });
+        }
         Format::Png => ImageFormat::Png,
         Format::Bmp => ImageFormat::Bmp,
     };
@@ -70,7 +74,7 @@ pub fn decode(file: &[u8], alpha: Alpha, limits: Limits) -> Result<Picture, Deco
     decoder.set_limits(allowed).map_err(|error| DecodeError::from_image(format, error))?;
     let mut stored = vec![0; bytes as usize];
     decoder.read_image(&mut stored).map_err(|error| DecodeError::from_image(format, error))?;
-    let clipped = format == Format::Png && pixels::is_png_grey16(file);
+    let clipped = format == Format::Png && png::is_grey16(file);
     let rgb = pixels::rgb(stored, color, alpha, clipped).ok_or_else(|| DecodeError::Damaged {
         format,
         reason: format!("its pixels are of a kind that is not read ({color:?})"),

@@ -31,11 +31,6 @@ fn narrow(stored: &[u8], clipped: bool) -> Vec<u8> {
     if clipped { values.map(|v| v.min(255) as u8).collect() } else { values.map(|v| (v >> 8) as u8).collect() }
 }
 
-/// Whether a PNG file is grey with 16 bits and nothing else, by its header.
-pub(super) fn is_png_grey16(file: &[u8]) -> bool {
-    file.get(24..26) == Some(&[16, 0])
-}
-
 /// A colour laid over white: (colour · alpha + 255 · (255 − alpha)) / 255, rounded as Pillow's `alpha_composite` does it,
 /// in seven more bits.
 pub(super) fn on_white(color: u8, alpha: u8) -> u8 {

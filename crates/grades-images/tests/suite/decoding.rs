@@ -107,6 +107,30 @@ fn what_is_no_picture_or_a_giant_gets_a_sentence() {
     }
 }
 
+/// A PNG file of one pixel, the first of the palette.
+fn with_palette(palette: &[u8]) -> Vec<u8> {
+    let chunk = |kind: &[u8], data: &[u8]| {
+        let named = [kind, data].concat();
+        let length = u32::try_from(data.len()).unwrap().to_be_bytes();
+        [&length[..], &named, &crc32(&named).to_be_bytes()].concat()
+    };
+    let header = [0, 0, 0, 1, 0, 0, 0, 1, 8, 3, 0, 0, 0];
+    // A block of zlib that is stored as it is: no filter, colour 0.
+    let pixel = [0x78, 0x01, 1, 2, 0, 0xfd, 0xff, 0, 0, 0, 2, 0, 1];
+    let chunks = [chunk(b"IHDR", &header), chunk(b"PLTE", palette), chunk(b"IDAT", &pixel), chunk(b"IEND", &[])];
+    [&b"\x89PNG\r\n\x1a\n"[..], &chunks.concat()].concat()
+}
+
+#[test]
+fn a_palette_of_parts_of_colours_is_refused() {
+    let read = |palette: &[u8]| decode(&with_palette(palette), Alpha::Dropped, Limits::default());
+    assert_eq!(read(&[10, 20, 30]).unwrap().rgb(), [10, 20, 30]);
+    assert_eq!(read(&[[10, 20, 30]; 256].concat()).unwrap().rgb(), [10, 20, 30]);
+    for palette in [&[][..], &[10], &[10, 20, 30, 40], &[10; 771]] {
+        assert!(matches!(read(palette), Err(DecodeError::Damaged { .. })), "{} bytes", palette.len());
+    }
+}
+
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
     !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), |crc, _| step(crc)))
