@@ -209,11 +209,12 @@ class GradES:
         if self._repeats:
             self._losses.add(torch.as_tensor(loss), False)
 
-    def _training_loss(self) -> float | None:
-        """The mean loss over the passes of a step and over all processes."""
-        if not self._repeats:
+    def _training_loss(self, wants: Any) -> float | None:
+        """The mean loss over the passes of a step and over all processes, read from the device where the step is observed."""
+        loss = self._losses.take()
+        if wants.idle or not self._repeats:
             return None
-        loss = float(self.group.mean(self._losses.take().to(self._parameters()[0].device)))
+        loss = float(self.group.mean(loss.to(self._parameters()[0].device)))
         return loss if math.isfinite(loss) else None
 
     # Before the optimizer's step
@@ -312,7 +313,7 @@ class GradES:
         wants = self.policy.wants(step)
         measured = self._measure(step)
         clock = time.perf_counter()
-        self._loss_of_step = self._training_loss()
+        self._loss_of_step = self._training_loss(wants)
         if not wants.idle and not wants.after_update:
             self._decide(step, self._observation(wants, measured), measured)
         self.freezing.before_update()

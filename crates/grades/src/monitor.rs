@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::auto::Detector;
+use crate::auto::{Detector, Rule};
 use crate::check::ConfigError;
 use crate::companion::{Companion, Companions};
 use crate::config::Config;
@@ -78,7 +78,7 @@ impl Monitor {
     /// With `tau: auto`, takes the gains that the update of step `step` has found of the update before it,
     /// −⟨∇W_t, W_{t−1} − W_{t−2}⟩: the decisions of later steps know them.
     pub fn observe_gains(&mut self, step: usize, gains: &StepGains<'_>) {
-        let rule = self.config.auto.rule(self.config.norm(), self.config.interval, self.planned_steps);
+        let rule = self.rule();
         if let Some(detector) = self.detector.as_mut().filter(|_| !self.stopped) {
             detector.observe_gains(&rule, step, gains);
         }
@@ -87,7 +87,7 @@ impl Monitor {
     /// With `tau: auto`, takes the mean training loss per predicted token of step `step`, before its measurements: where samples
     /// come again it tells whether they are learnt by heart. Without it they count as known from the second epoch on.
     pub fn observe_loss(&mut self, step: usize, loss: f64) {
-        let rule = self.config.auto.rule(self.config.norm(), self.config.interval, self.planned_steps);
+        let rule = self.rule();
         if let Some(detector) = self.detector.as_mut().filter(|_| !self.stopped && step > self.last_step) {
             detector.observe_loss(&rule, step, loss);
         }
@@ -113,11 +113,9 @@ impl Monitor {
         if !self.measured(step) || step < self.first_deciding_step() {
             return decision;
         }
+        let rule = self.rule();
         let converged = match &mut self.detector {
-            Some(detector) => {
-                let rule = self.config.auto.rule(self.config.norm(), self.config.interval, self.planned_steps);
-                detector.converged(&rule, step, training.iter().map(|(unit, parts)| (*unit, &parts[..])))
-            }
+            Some(detector) => detector.converged(&rule, step, training.iter().map(|(unit, parts)| (*unit, &parts[..]))),
             None => {
                 let tau = |unit| self.config.tau.of(unit);
                 let passes = |(unit, value): &(UnitId, f64)| tau(*unit).is_some_and(|tau| signal.passes(*value, tau));
@@ -147,6 +145,11 @@ impl Monitor {
         decision.unfreeze_companions = companions_before.difference(&companions_now).copied().collect();
         self.events.extend(decision.events());
         decision
+    }
+
+    /// The parameters of `tau: auto`, resolved for this run.
+    fn rule(&self) -> Rule {
+        self.config.auto.rule(self.config.norm(), self.config.interval, self.planned_steps)
     }
 
     /// Lets the units train again that have been frozen for long enough, with [`Config::unfreeze`]: for a window, and twice as long

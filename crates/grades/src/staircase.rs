@@ -46,7 +46,7 @@ impl Staircase {
         if self.last.len() > 2 * LOOK {
             self.last.pop_front();
         }
-        self.found |= self.falls(step.saturating_sub(1) / epoch.max(1) * epoch);
+        self.found = self.found || self.falls(step.saturating_sub(1) / epoch.max(1) * epoch);
     }
 
     /// Whether no loss is known.

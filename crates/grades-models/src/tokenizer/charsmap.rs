@@ -26,10 +26,7 @@ pub(super) fn check(normalizer: &Value) -> Result<(), String> {
                 let table = STANDARD
                     .decode(table)
                     .map_err(|error| format!("its precompiled_charsmap is no base64 ({error})"))?;
-                match problem(&table) {
-                    Some(problem) => Err(format!("its precompiled_charsmap {problem}")),
-                    None => Ok(()),
-                }
+                walk(&table).map_err(|problem| format!("its precompiled_charsmap {problem}"))
             }
             _ => check(part),
         }),
@@ -37,39 +34,37 @@ pub(super) fn check(normalizer: &Value) -> Result<(), String> {
     }
 }
 
-/// Why a table cannot be used. It is the length of a trie in bytes, the trie as a double array of units, and the texts that its values
-/// are places in, each up to a zero byte (SentencePiece's `builder.h`, Darts-clone); all numbers are little-endian.
-fn problem(table: &[u8]) -> Option<&'static str> {
-    let Some((length, rest)) = table.split_first_chunk::<4>() else { return Some("is too short") };
+/// Goes wherever a text could lead. A table is the length of a trie in bytes, the trie as a double array of units, and the texts that its
+/// values are places in, each up to a zero byte (SentencePiece's `builder.h`, Darts-clone); all numbers are little-endian.
+///
+/// # Errors
+/// Why the table cannot be used.
+fn walk(table: &[u8]) -> Result<(), &'static str> {
+    let (length, rest) = table.split_first_chunk::<4>().ok_or("is too short")?;
     let length = u32::from_le_bytes(*length) as usize / 4 * 4;
-    let Some((trie, texts)) = rest.split_at_checked(length) else { return Some("ends before its trie does") };
-    let Ok(texts) = str::from_utf8(texts) else { return Some("holds texts that are not UTF-8") };
+    let (trie, texts) = rest.split_at_checked(length).ok_or("ends before its trie does")?;
+    let texts = str::from_utf8(texts).map_err(|_| "holds texts that are not UTF-8")?;
     let (units, _) = trie.as_chunks::<4>();
     let units: Vec<Unit> = units.iter().map(|bytes| Unit(u32::from_le_bytes(*bytes))).collect();
-    let Some(root) = units.first() else { return Some("has an empty trie") };
+    let root = units.first().ok_or("has an empty trie")?;
+    let unit_at = |at: usize| units.get(at).ok_or("leads out of its trie");
     let (mut seen, mut states) = (vec![false; units.len()], vec![root.offset()]);
     while let Some(state) = states.pop() {
         for byte in 1..=u8::MAX {
             let at = state ^ usize::from(byte);
-            let Some(unit) = units.get(at) else { return Some("leads out of its trie") };
+            let unit = unit_at(at)?;
             if !unit.is_reached_by(byte) || seen[at] {
                 continue;
             }
             seen[at] = true;
             let next = at ^ unit.offset();
-            if unit.has_value() {
-                match units.get(next) {
-                    None => return Some("leads out of its trie"),
-                    Some(value) if !texts.is_char_boundary(value.value()) => {
-                        return Some("has a value that is not the place of a text");
-                    }
-                    Some(_) => {}
-                }
+            if unit.has_value() && !texts.is_char_boundary(unit_at(next)?.value()) {
+                return Err("has a value that is not the place of a text");
             }
             states.push(next);
         }
     }
-    None
+    Ok(())
 }
 
 /// A unit of the double array.
@@ -118,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_sound_table_is_what_the_library_takes_it_for() {
-        assert_eq!(problem(&table()), None);
+        assert_eq!(walk(&table()), Ok(()));
         let json = json!({ "type": "Precompiled", "precompiled_charsmap": written(&table()) });
         let normalizer: tokenizers::normalizers::NormalizerWrapper = serde_json::from_value(json.clone()).unwrap();
         let mut text = tokenizers::NormalizedString::from("banana");
@@ -145,7 +140,7 @@ mod tests {
             let told = check(&json).unwrap_err();
             assert!(told.contains(expected), "{expected}: {told}");
         }
-        assert!(problem(&with(353, 8)).is_none() && problem(&with(353, 9)).is_some());
+        assert!(walk(&with(353, 8)).is_ok() && walk(&with(353, 9)).is_err());
         assert!(check(&json!({ "precompiled_charsmap": "?" })).unwrap_err().contains("no base64"));
     }
 }

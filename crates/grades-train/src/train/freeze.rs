@@ -267,8 +267,7 @@ impl Freezing {
         }
         let held = self.held(optimizer, average.as_deref());
         self.freed += before.saturating_sub(held);
-        // What goes back takes the memory that steps share along, and the next step has to get that again, a tenth longer: so seldom,
-        // where matrices freeze one by one.
+        // Not at each freeze: all that is free goes back, also what the next step needs, which then takes a tenth longer to get it again.
         if self.freed > held / 4 {
             grades_kernels::return_freed_memory();
             self.freed = 0;

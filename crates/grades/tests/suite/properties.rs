@@ -127,9 +127,14 @@ proptest! {
     fn a_resumed_run_decides_as_the_uninterrupted_one(config in config(), trace in trace(), cut in 0..=STEPS) {
         let mut whole = Monitor::new(config.clone(), &units(), STEPS).unwrap();
         let mut first = whole.clone();
-        let expected: Vec<_> = trace.iter().enumerate().map(|(i, step)| whole.observe(i + 1, &measured(step))).collect();
+        let observe = |monitor: &mut Monitor, i: usize, step: &_| {
+            // A loss that falls with every epoch of six steps.
+            monitor.observe_loss(i + 1, 3.0 / (1 + i / 6) as f64 + 0.01 * (i % 3) as f64);
+            monitor.observe(i + 1, &measured(step))
+        };
+        let expected: Vec<_> = trace.iter().enumerate().map(|(i, step)| observe(&mut whole, i, step)).collect();
         for (i, step) in trace[..cut].iter().enumerate() {
-            first.observe(i + 1, &measured(step));
+            observe(&mut first, i, step);
         }
         let json = serde_json::to_string(&first.state()).unwrap();
         let mut second = Monitor::new(config, &units(), STEPS).unwrap();
@@ -139,8 +144,8 @@ proptest! {
         prop_assert_eq!(memory(&second), memory(&first));
         for (i, step) in trace.iter().enumerate().skip(cut) {
             prop_assert_eq!(second.wants(i + 1), first.wants(i + 1));
-            prop_assert_eq!(&second.observe(i + 1, &measured(step)), &expected[i]);
-            first.observe(i + 1, &measured(step));
+            prop_assert_eq!(&observe(&mut second, i, step), &expected[i]);
+            observe(&mut first, i, step);
         }
         prop_assert_eq!(second.frozen(), whole.frozen());
     }
